@@ -1,0 +1,51 @@
+# Everything here needs only python3 (3.11 or newer) and make; the first target run makes .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow soak check format bench build clean
+
+help: ## Say what each target does
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[testing,demo]' --group dev
+	@touch $@
+
+install: $(STAMP) ## Make .venv and install everything into it
+
+demo: $(STAMP) ## Watch real flow runs share two cards and a licence (under three minutes)
+	$(BIN)/prefect-slots demo
+
+test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow'
+
+test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
+	$(BIN)/python -m pytest -q -m slow
+
+soak: $(STAMP) ## Each law with 100,000 examples (an hour or more)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/property --timeout 0
+
+check: $(STAMP) ## Format, lint, strict types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Ours and stock Prefect side by side, as ratios
+	$(BIN)/python -m benchmarks uncontended --quick
+
+build: $(STAMP) ## Build the wheel
+	$(BIN)/python -m build --wheel
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis

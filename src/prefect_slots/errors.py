@@ -1,0 +1,247 @@
+"""Every way a request, a registration or the machine's own book can fail: one type per circumstance.
+
+Fields come first and the message is made from them, so that a program can act on an error and a person can read
+it. Errors survive pickling (they cross process pools and Prefect results). This file knows nothing else of the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+
+def _rebuild(kind: type[SlotsError], state: dict[str, Any]) -> SlotsError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    return error
+
+
+class SlotsError(Exception):
+    """Base of all errors that prefect-slots raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException pickles positional args only; ours are fields given by keyword.
+        return _rebuild, (type(self), dict(self.__dict__))
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({listed})"
+
+
+def nearest(name: str, known: tuple[str, ...]) -> str:
+    """Say which known names are close to a mistyped one; all of them when none is."""
+    if not known:
+        return "nothing is registered here"
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+@dataclass(eq=False, repr=False)
+class InvalidRequirement(SlotsError, ValueError):
+    """What was asked for is not a requirement, whatever the machine has."""
+
+    key: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"requires({self.key}={self.value}): {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class UnknownResource(SlotsError, LookupError):
+    """The machine has no resource of that name."""
+
+    name: str
+    known: tuple[str, ...]
+    machine: str
+
+    def __str__(self) -> str:
+        return (
+            f"machine '{self.machine}' has no resource '{self.name}': {nearest(self.name, self.known)}. "
+            "Declare it in prefect-slots.toml and run `prefect-slots register`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class Impossible(SlotsError):
+    """The machine can never give this, however long one waits. Prefect is told not to retry it."""
+
+    wanted: str
+    largest: str
+    machine: str
+
+    def __str__(self) -> str:
+        return f"machine '{self.machine}' can never give {self.wanted}: {self.largest}. Ask for less."
+
+
+@dataclass(eq=False, repr=False)
+class WaitTimeout(SlotsError, TimeoutError):
+    """The request was not granted within its `timeout`; it has left the queue."""
+
+    wanted: str
+    seconds: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not granted within {self.seconds:g} s: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class OutOfOrder(SlotsError):
+    """A nested request could deadlock with another process's, so it is refused before it waits."""
+
+    wanted: str
+    held: str
+    held_at: str
+    wanted_at: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.wanted_at} asks for {self.wanted} while {self.held_at} holds {self.held}. "
+            "Two tasks nesting these in opposite orders would wait for each other for ever. "
+            "Ask for everything in the outer `requires`; the inner one then draws on it."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class GrantClosed(SlotsError):
+    """The grant that a nested request draws on has ended."""
+
+    grant: str
+
+    def __str__(self) -> str:
+        return f"grant {self.grant} has ended and takes no new draw; keep the outer `requires` open while its children run."
+
+
+@dataclass(eq=False, repr=False)
+class NotRegistered(SlotsError):
+    """No process has registered this machine yet, and registering by itself is not asked for."""
+
+    state_dir: str
+
+    def __str__(self) -> str:
+        return (
+            f"this machine is not registered (state folder {self.state_dir}). Run `prefect-slots register`, "
+            "start the worker with `prefect-slots worker start`, or set PREFECT_SLOTS_AUTO_REGISTER=true."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class LimitMissing(SlotsError):
+    """The Prefect server does not know a limit that a grant must occupy."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"the Prefect server has no active limit named {', '.join(self.names)}. `prefect-slots register` makes it "
+            "(or set PREFECT_SLOTS_AUTO_REGISTER=true). In unit tests set PREFECT_SLOTS_COORDINATION=off."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class LimitConflict(SlotsError):
+    """A limit of our name exists with another number, and we did not make it."""
+
+    name: str
+    theirs: int
+    ours: int
+
+    def __str__(self) -> str:
+        return (
+            f"limit '{self.name}' is {self.theirs} on the server, this machine has {self.ours}, and prefect-slots did "
+            "not make it. Take it over with `prefect-slots register --adopt`, or change the name (--name)."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class NameTaken(SlotsError):
+    """Another ledger has claimed this machine name on the server."""
+
+    machine: str
+    theirs: str
+    ours: str
+    host: str
+
+    def __str__(self) -> str:
+        return (
+            f"the name '{self.machine}' is claimed by another ledger ({self.theirs}, on host {self.host}); this one is "
+            f"{self.ours}. Give this machine its own name (`--name`, or `worker` in prefect-slots.toml); if the other "
+            "machine is gone for good, take its name with `prefect-slots register --adopt`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ServerUnreachable(SlotsError, ConnectionError):
+    """The Prefect server did not answer; trying again may help."""
+
+    url: str
+    cause: str
+
+    def __str__(self) -> str:
+        return (
+            f"no Prefect server answers at {self.url} ({self.cause}). Start it with `prefect server start`, correct "
+            "PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local to use this machine's own book alone."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ServerRefused(SlotsError):
+    """The Prefect server refused us; trying again will not help."""
+
+    url: str
+    status: int
+    detail: str
+
+    def __str__(self) -> str:
+        hint = "Set PREFECT_API_KEY or PREFECT_API_AUTH_STRING." if self.status in (401, 403) else "Check its log."
+        return f"the Prefect server at {self.url} refused the request (HTTP {self.status}: {self.detail}). {hint}"
+
+
+@dataclass(eq=False, repr=False)
+class LeaseLost(SlotsError):
+    """The server no longer lists a lease that a running grant stands on."""
+
+    limit: str
+    grant: str
+
+    def __str__(self) -> str:
+        return f"the server lost the lease of grant {self.grant} on '{self.limit}'; others may be using its slots."
+
+
+@dataclass(eq=False, repr=False)
+class LedgerUnreadable(SlotsError):
+    """The ledger file is corrupt, locked for too long, or of another version."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"ledger {self.path}: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class StateFolderUnsuitable(SlotsError):
+    """The state folder cannot hold a ledger."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"state folder {self.path}: {self.reason}. Set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk."
+
+
+@dataclass(eq=False, repr=False)
+class ConfigError(SlotsError, ValueError):
+    """A configuration file or variable is wrong."""
+
+    source: str
+    key: str
+    reason: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.source}:{self.line}" if self.line else self.source
+        return f"{where}: {self.key}: {self.reason}" if self.key else f"{where}: {self.reason}"

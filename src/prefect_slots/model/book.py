@@ -1,0 +1,279 @@
+"""Who holds what and who waits: the view of the ledger that scheduling decides on.
+
+Tickets of one shape (same requirement, same priority) are interchangeable, so a view need only hold the cells, the
+grants and the front of each line: its size grows with the number of shapes, not waiters. A nested ticket is a line of
+its own. What happens to a book is an `Event`; what a decision writes is a sequence of `Change`s.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from prefect_slots.model.requirement import Requirement
+
+
+class CellId(NamedTuple):
+    """A cell as the ledger numbers it: `("gpu_mem", 1)`."""
+
+    resource: str
+    number: int
+
+
+class Holding(NamedTuple):
+    """`amount` units on one cell."""
+
+    cell: CellId
+    amount: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellState:
+    """A cell with its nominal capacity and what others than us use of it, in the resource's unit."""
+
+    id: CellId
+    capacity: int
+    foreign: int = 0
+
+    @property
+    def effective(self) -> int:
+        """What is left for us after foreign use."""
+        return max(0, self.capacity - self.foreign)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nesting:
+    """Where a nested ticket or grant stands.
+
+    Attributes:
+        ticket: Its own id: a nested ticket is never interchangeable with another.
+        parent: The innermost grant that encloses it.
+        root: The outermost grant of its chain.
+        source: The grant whose holdings it draws on, or `None` if it takes cells of the machine.
+    """
+
+    ticket: str
+    parent: str
+    root: str
+    source: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What makes tickets interchangeable; `nesting` is `None` for requests outside any grant."""
+
+    requirement: Requirement
+    priority: int = 0
+    nesting: Nesting | None = None
+
+    @property
+    def pool(self) -> str | None:
+        """The grant that serves this shape, or `None` for the machine."""
+        return self.nesting.source if self.nesting else None
+
+    @property
+    def key(self) -> str:
+        """Text that is equal for equal shapes only, the same in every process."""
+        own = self.nesting.ticket if self.nesting else None
+        return json.dumps([self.requirement.to_data(), self.priority, own], separators=(",", ":"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """A requirement in the queue.
+
+    Attributes:
+        seq: Arrival number; unique.
+        base: The line's count of overtakes when the ticket was enqueued.
+        reserved: The cells it waits for, once it reserves; the amounts are what it will take there.
+    """
+
+    id: str
+    seq: int
+    base: int = 0
+    reserved: tuple[Holding, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The waiting tickets of one shape, oldest first.
+
+    Attributes:
+        overtakes: Grants to later arrivals that competed with this shape; a ticket's count is this minus its base.
+        tickets: Every ticket that reserves, and at least the first that does not.
+        truncated: Whether more tickets wait behind those listed.
+    """
+
+    shape: Shape
+    overtakes: int = 0
+    tickets: tuple[Ticket, ...] = ()
+    truncated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """A ticket that holds cells.
+
+    Attributes:
+        overtaken: How often it had been overtaken when granted, in case the server refuses and it must wait again.
+        closed: Its holder has ended but draws on it go on: it keeps its cells and takes no new draw.
+    """
+
+    id: str
+    shape: Shape
+    holdings: tuple[Holding, ...]
+    seq: int = 0
+    overtaken: int = 0
+    closed: bool = False
+
+    @property
+    def root(self) -> str:
+        """The outermost grant of its chain: itself unless it is nested."""
+        return self.shape.nesting.root if self.shape.nesting else self.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Book:
+    """Cells, grants and lines of one machine at one moment."""
+
+    cells: tuple[CellState, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    lines: tuple[Line, ...] = field(default_factory=tuple)
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A ticket joins its line. `Ticket.base` is filled in by the decision."""
+
+    shape: Shape
+    ticket: Ticket
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """A ticket leaves ungranted: timed out, cancelled, or its owner died."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A grant's holder is done, or dead."""
+
+    grant: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returned:
+    """The server refused what the ledger granted: the cells go back and the ticket steps aside until it is resumed."""
+
+    grant: str
+    blocked_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A ticket that had stepped aside stands in its line again, at its old place."""
+
+    shape: Shape
+    ticket: Ticket
+    overtaken: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Cells were registered, or their capacity or foreign use changed; the book given to `decide` has them already."""
+
+
+Event = Asked | Left | Ended | Returned | Resumed | Changed
+
+
+# Changes: what a decision writes, in this order.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """Write the ticket as waiting (new, or resumed)."""
+
+    shape: Shape
+    ticket: Ticket
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dequeued:
+    """Delete the waiting ticket."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granted:
+    """Turn the waiting ticket into a grant on these cells, and wake its owner."""
+
+    grant: Grant
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Delete the waiting draw and wake its owner: the grant it wanted to draw on has ended."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """The grant's holder has ended but draws on it go on: it keeps its cells and takes no new draw."""
+
+    grant: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freed:
+    """Delete the grant; its cells are free."""
+
+    grant: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteppedAside:
+    """Turn the grant back into a waiting ticket that scheduling passes over until it is resumed."""
+
+    grant: Grant
+    blocked_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """Set the line's count of overtakes."""
+
+    shape: Shape
+    overtakes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """Set the cells that the ticket reserves; empty means none."""
+
+    ticket: str
+    cells: tuple[Holding, ...]
+
+
+Change = Queued | Dequeued | Granted | Refused | Closed | Freed | SteppedAside | Counted | Reserved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to write, and the book as it then is.
+
+    Attributes:
+        again: The front of some line was used up: write the changes, load the book anew and decide once more.
+    """
+
+    book: Book
+    changes: tuple[Change, ...]
+    again: bool = False

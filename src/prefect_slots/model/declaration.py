@@ -1,0 +1,73 @@
+"""What a person wrote about a machine: how to detect it, and what detection cannot know.
+
+Plain values, checked and converted to integer units by `settings`; `detect` reads them. Nothing here reads files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_slots.model.resource import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredCard:
+    """One `[[gpus.card]]`: a card for demonstrations, or where detection cannot see it."""
+
+    uuid: str
+    memory_mib: int
+    name: str = "declared card"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuRules:
+    """The `[gpus]` table: `exclude` holds UUID prefixes, `headroom_mib` is kept free on each detected card."""
+
+    detect: bool = True
+    exclude: tuple[str, ...] = ()
+    headroom_mib: int = 0
+    cards: tuple[DeclaredCard, ...] = ()
+
+    def excludes(self, uuid: str) -> bool:
+        """Say whether a prefix in `exclude` is the beginning of `uuid`, in upper or lower case."""
+        return any(uuid.lower().startswith(prefix.lower()) for prefix in self.exclude)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRules:
+    """The `[host]` table: `None` means as detected."""
+
+    cpus: int | None = None
+    mem_mib: int | None = None
+    mem_headroom_mib: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredLicense:
+    """One `[license.<feature>]` with a number of seats."""
+
+    feature: str
+    seats: int
+    scope: Scope = Scope.FLEET
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredResource:
+    """One `[resources.<name>]`: `capacity` of `unit` on each of `cells` cells."""
+
+    name: str
+    capacity: int
+    cells: int = 1
+    unit: str = "units"
+    scope: Scope = Scope.WORKER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declarations:
+    """Everything a configuration file says about the machine, and the file it came from (for messages)."""
+
+    gpus: GpuRules = GpuRules()
+    host: HostRules = HostRules()
+    licenses: tuple[DeclaredLicense, ...] = ()
+    resources: tuple[DeclaredResource, ...] = ()
+    source: str = "defaults"

@@ -1,0 +1,229 @@
+"""What one call needs: a canonical, sorted set of demands.
+
+`declare` turns the words of `requires(...)` into a `Requirement`; equal needs give equal requirements however they were
+spelled. Whether a machine has the resources is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from prefect_slots.errors import InvalidRequirement
+from prefect_slots.model.amount import CORES, MIB, SEATS, count_asked, format_amount, memory_asked
+from prefect_slots.model.resource import (
+    CPUS,
+    GPU_MEM,
+    LICENSE_PREFIX,
+    MEM,
+    check_resource_name,
+    license_resource,
+)
+
+T = TypeVar("T")
+
+WHOLE: Final = 1_000_000
+
+
+@dataclass(frozen=True, order=True)
+class Share:
+    """A part of one cell's nominal capacity, in millionths; `WHOLE` is the whole cell."""
+
+    millionths: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.millionths <= WHOLE:
+            raise ValueError(f"a share of a cell lies above 0 and up to {WHOLE} millionths, not {self.millionths}")
+
+    def of(self, capacity: int) -> int:
+        """Return this share of `capacity`, rounded up and never below one unit."""
+        return max(1, -(-capacity * self.millionths // WHOLE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """`amount` on each of `cells` different cells of `resource`."""
+
+    resource: str
+    amount: int | Share
+    cells: int = 1
+
+    def __post_init__(self) -> None:
+        if self.cells < 1 or (isinstance(self.amount, int) and self.amount < 1):
+            raise ValueError(f"a demand is for at least one unit on at least one cell: {self}")
+
+    def on(self, capacity: int) -> int:
+        """Return the units that this demand takes on a cell of that nominal capacity."""
+        return self.amount.of(capacity) if isinstance(self.amount, Share) else self.amount
+
+    def describe(self) -> str:
+        """Say it for people: `"16GiB of gpu_mem on one card"`, `"1 seat of license.matlab"`."""
+        place = "card" if self.resource == GPU_MEM else "cell"
+        where = f"each of {self.cells} {place}s" if self.cells > 1 else f"one {place}"
+        if isinstance(self.amount, Share):
+            if self.amount.millionths == WHOLE:
+                return f"{self.cells} whole {place}{'s' if self.cells > 1 else ''} of {self.resource}"
+            return f"{self.amount.millionths / 10_000:g} % of {self.resource} on {where}"
+        if self.resource in (GPU_MEM, MEM):
+            text = f"{format_amount(self.amount, MIB)} of {self.resource}"
+        elif self.resource.startswith(LICENSE_PREFIX):
+            text = f"{self.amount} {'seat' if self.amount == 1 else 'seats'} of {self.resource}"
+        else:
+            text = f"{self.amount} of {self.resource}"
+        return f"{text} on {where}" if self.cells > 1 or self.resource == GPU_MEM else text
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Demands on distinct resources, sorted by resource name; at least one."""
+
+    demands: tuple[Demand, ...]
+
+    def __post_init__(self) -> None:
+        names = [demand.resource for demand in self.demands]
+        if not names or names != sorted(set(names)):
+            raise ValueError(f"demands must be sorted, distinct and at least one: {names}")
+
+    @classmethod
+    def of(cls, demands: Iterable[Demand]) -> Requirement:
+        """Return the requirement of these demands in any order."""
+        return cls(tuple(sorted(demands, key=lambda demand: demand.resource)))
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The names of the resources asked for, sorted."""
+        return tuple(demand.resource for demand in self.demands)
+
+    def describe(self) -> str:
+        """Say it for people, demands joined by ` and `."""
+        return " and ".join(demand.describe() for demand in self.demands)
+
+    def to_data(self) -> list[list[Any]]:
+        """Return plain lists for JSON; `from_data` reads them back."""
+        return [
+            [
+                d.resource,
+                d.amount if isinstance(d.amount, int) else {"millionths": d.amount.millionths},
+                d.cells,
+            ]
+            for d in self.demands
+        ]
+
+    @classmethod
+    def from_data(cls, data: Iterable[list[Any]]) -> Requirement:
+        """Read what `to_data` returned.
+
+        Raises:
+            ValueError: if the data are not a requirement.
+        """
+        return cls(
+            tuple(
+                Demand(
+                    resource=name,
+                    amount=amount if isinstance(amount, int) else Share(amount["millionths"]),
+                    cells=cells,
+                )
+                for name, amount, cells in data
+            )
+        )
+
+
+def _checked(key: str, value: object, read: Callable[..., T], *args: object) -> T:
+    try:
+        return read(value, *args)
+    except ValueError as error:
+        raise InvalidRequirement(key=key, value=repr(value), reason=str(error)) from None
+
+
+def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
+    if isinstance(gpus, float):
+        if not math.isfinite(gpus) or gpus <= 0 or (gpus > 1 and not gpus.is_integer()):
+            raise InvalidRequirement(
+                key="gpus",
+                value=repr(gpus),
+                reason="a whole number of cards, or a part of one card above 0 and below 1",
+            )
+        if gpus < 1:
+            if gpu_mem is not None:
+                raise InvalidRequirement(
+                    key="gpus",
+                    value=repr(gpus),
+                    reason="a part of a card already says how much memory; leave gpu_mem out",
+                )
+            return Demand(resource=GPU_MEM, amount=Share(max(1, math.ceil(gpus * WHOLE))))
+        gpus = int(gpus)
+    cells = 1 if gpus is None else _checked("gpus", gpus, count_asked, "cards")
+    amount: int | Share = Share(WHOLE) if gpu_mem is None else _checked("gpu_mem", gpu_mem, memory_asked)
+    return Demand(resource=GPU_MEM, amount=amount, cells=cells)
+
+
+def _license_demands(asked: object) -> Iterable[Demand]:
+    counts: dict[Any, Any]
+    if isinstance(asked, str):
+        counts = {asked: 1}
+    elif isinstance(asked, Mapping):
+        counts = dict(asked)  # pyright: ignore[reportUnknownVariableType]
+    elif isinstance(asked, (list, tuple, set, frozenset)):
+        names: list[Any] = list(asked)  # pyright: ignore[reportUnknownVariableType]
+        counts = dict.fromkeys(names, 1)
+        if len(counts) != len(names):
+            raise InvalidRequirement(
+                key="license",
+                value=repr(names),
+                reason='a name stands twice; write {"name": 2} for two seats',
+            )
+    else:
+        raise InvalidRequirement(
+            key="license",
+            value=repr(asked),
+            reason='a name, a list of names, or a mapping such as {"matlab": 2}',
+        )
+    for feature, seats in counts.items():
+        if not isinstance(feature, str):
+            raise InvalidRequirement(key="license", value=repr(feature), reason="a licence's name is a string")
+        name = _checked("license", feature, license_resource)
+        yield Demand(resource=name, amount=_checked(f"license[{feature!r}]", seats, count_asked, SEATS))
+
+
+def declare(
+    *,
+    gpu_mem: object = None,
+    gpus: object = None,
+    mem: object = None,
+    cpus: object = None,
+    license: object = None,
+    **declared: object,
+) -> Requirement:
+    """Return the canonical requirement of what a call asks for.
+
+    Args:
+        gpu_mem: Memory per card: a number of GiB, or a string with its unit.
+        gpus: Number of cards (default 1); without `gpu_mem` they are whole cards; `0 < gpus < 1` is a part of one card.
+        mem: System memory: a number of GiB, or a string with its unit.
+        cpus: Whole number of cores.
+        license: `"matlab"`, `["a", "b"]` or `{"matlab": 2}`.
+        **declared: Whole numbers of declared resources: `scanner=1`.
+
+    Raises:
+        InvalidRequirement: if a value is not an amount, or nothing is asked for. `None` means not asked for.
+    """
+    demands: list[Demand] = []
+    if gpu_mem is not None or gpus is not None:
+        demands.append(_gpu_demand(gpu_mem, gpus))
+    if mem is not None:
+        demands.append(Demand(resource=MEM, amount=_checked("mem", mem, memory_asked)))
+    if cpus is not None:
+        demands.append(Demand(resource=CPUS, amount=_checked("cpus", cpus, count_asked, CORES)))
+    if license is not None:
+        demands.extend(_license_demands(license))
+    for name, amount in declared.items():
+        if amount is not None:
+            _checked(name, name, check_resource_name)
+            demands.append(Demand(resource=name, amount=_checked(name, amount, count_asked, "units")))
+    if not demands:
+        raise InvalidRequirement(
+            key="", value="", reason="nothing is asked for; name at least one resource, such as gpu_mem=8"
+        )
+    return Requirement.of(demands)

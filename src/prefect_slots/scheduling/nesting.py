@@ -1,0 +1,78 @@
+"""What a request inside a grant may do: draw on an enclosing grant, wait for the machine, or neither.
+
+A request is served from the nearest enclosing grant whose total covers it. It waits for siblings that draw on the same
+grant only if the chain below that grant holds nothing at or after what it asks, in the canonical order; a request for
+the machine's cells may wait only for resources strictly after everything the chain holds. Everything else could be
+half of a deadlock and is refused at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prefect_slots.model.book import Book, Grant, Nesting
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.resource import Scope
+from prefect_slots.scheduling.ordering import strictly_after
+from prefect_slots.scheduling.placement import grant_pool, place
+
+
+@dataclass(frozen=True)
+class Nested:
+    """The request may proceed so; with `may_wait` false only if it can be granted at once."""
+
+    nesting: Nesting
+    may_wait: bool
+
+
+@dataclass(frozen=True)
+class RefusedNesting:
+    """The request may not proceed; `held` is the innermost grant that stands in its way, `closed` that it has ended."""
+
+    held: Grant
+    closed: bool
+
+
+def chain_of(book: Book, grant_id: str) -> tuple[Grant, ...]:
+    """Return the grant and those that enclose it, innermost first; empty if it is gone."""
+    grants = {grant.id: grant for grant in book.grants}
+    chain: list[Grant] = []
+    at: str | None = grant_id
+    while at is not None and at in grants:
+        chain.append(grants[at])
+        nesting = grants[at].shape.nesting
+        at = nesting.parent if nesting else None
+    return tuple(chain)
+
+
+def nest(
+    book: Book, requirement: Requirement, chain: Sequence[Grant], ticket: str, scopes: Mapping[str, Scope]
+) -> Nested | RefusedNesting:
+    """Say how a request made under `chain` (innermost first, not empty) may proceed.
+
+    Args:
+        book: The machine as it is now.
+        requirement: What is asked for.
+        chain: The enclosing grants.
+        ticket: The id of the new ticket.
+        scopes: The scope of every resource that is asked for or held.
+    """
+    parent, root = chain[0], chain[-1].root
+    if parent.closed:
+        return RefusedNesting(parent, closed=True)
+
+    def places(names: Sequence[str]) -> list[tuple[Scope, str]]:
+        return [(scopes.get(name, Scope.WORKER), name) for name in names]
+
+    asked = places(requirement.resources)
+    held_below: list[str] = []
+    for grant in chain:
+        pool = grant_pool(book, grant)
+        if not grant.closed and place(pool, requirement, pool.most) is not None:
+            nesting = Nesting(ticket=ticket, parent=parent.id, root=root, source=grant.id)
+            return Nested(nesting, may_wait=strictly_after(asked, places(held_below)))
+        held_below.extend(cell.resource for cell, _ in grant.holdings)
+    if strictly_after(asked, places(held_below)):
+        return Nested(Nesting(ticket=ticket, parent=parent.id, root=root, source=None), may_wait=True)
+    return RefusedNesting(parent, closed=False)

@@ -1,0 +1,56 @@
+"""The canonical order: one total order over everything a grant occupies.
+
+Deadlock freedom rests on every process on every machine using this order and no other, so `canonical_key` is the only
+comparator: for grouping limits into calls, for acquiring them, and for the rule about nested requests. It compares
+fields, never limit names as text (as bytes `"gpu-mem:" < "gpu:"` and `":10" < ":2"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.resource import Scope
+
+_RANK: Final = {Scope.WORKER: 0, Scope.FLEET: 1}
+
+Key = tuple[int, str, int]
+
+
+def canonical_key(scope: Scope, resource: str, cell: int | None = None) -> Key:
+    """Return the sort key of a place: worker scope first, then by resource, its total before its cells."""
+    return _RANK[scope], resource, -1 if cell is None else cell
+
+
+def calls(units: Iterable[LimitUnit]) -> tuple[tuple[LimitUnit, ...], ...]:
+    """Group units into server calls, in the order to make them.
+
+    The server takes one number for all names of a call, atomically, so neighbours of equal weight share a call. Only
+    neighbours: joining two units across a third would occupy out of order.
+
+    Raises:
+        ValueError: if a unit stands twice.
+    """
+    ordered = sorted(units, key=lambda unit: canonical_key(unit.scope, unit.resource, unit.cell))
+    grouped: list[list[LimitUnit]] = []
+    for before, unit in zip([None, *ordered], ordered, strict=False):
+        if before is not None and canonical_key(before.scope, before.resource, before.cell) == canonical_key(
+            unit.scope, unit.resource, unit.cell
+        ):
+            raise ValueError(f"{unit} stands twice")
+        if grouped and grouped[-1][0].weight == unit.weight:
+            grouped[-1].append(unit)
+        else:
+            grouped.append([unit])
+    return tuple(tuple(group) for group in grouped)
+
+
+def strictly_after(
+    asked: Iterable[tuple[Scope, str]],
+    held: Iterable[tuple[Scope, str]],
+) -> bool:
+    """Tell whether every resource asked for lies after every resource held: only then may one wait while holding."""
+    lowest = min((canonical_key(*place) for place in asked), default=None)
+    highest = max((canonical_key(*place) for place in held), default=None)
+    return lowest is None or highest is None or lowest > highest

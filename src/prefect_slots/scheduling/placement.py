@@ -1,0 +1,92 @@
+"""Where a requirement fits: best fit, every demand on single cells, all different.
+
+Best fit keeps large gaps for large requests: of the cells with room, the one with the least left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prefect_slots.model.book import Book, CellId, Grant, Holding
+from prefect_slots.model.requirement import Demand, Requirement
+
+Amounts = Mapping[CellId, int]
+
+
+@dataclass
+class Pool:
+    """The cells that serve some requests: the machine's, or those a grant holds.
+
+    Attributes:
+        nominal: Capacity that a share of a cell is a share of.
+        most: What one requirement could have if nobody else held anything; after foreign use.
+        free: What is free now; negative after a capacity cut below what is held.
+    """
+
+    nominal: dict[CellId, int]
+    most: dict[CellId, int]
+    free: dict[CellId, int]
+    by_resource: dict[str, list[CellId]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_resource = {}
+        for cell in sorted(self.nominal):
+            self.by_resource.setdefault(cell.resource, []).append(cell)
+
+    def cells(self, resource: str) -> list[CellId]:
+        """Return the cells of `resource` in this pool, by number."""
+        return self.by_resource.get(resource, [])
+
+    def need(self, demand: Demand, cell: CellId) -> int:
+        """Return what `demand` takes on `cell`."""
+        return demand.on(self.nominal[cell])
+
+
+def machine_pool(book: Book) -> Pool:
+    """Return the machine's cells; grants that draw on another grant take nothing here."""
+    free = {cell.id: cell.capacity - cell.foreign for cell in book.cells}
+    for grant in book.grants:
+        if grant.shape.pool is None:
+            for cell, amount in grant.holdings:
+                free[cell] = free.get(cell, 0) - amount
+    known = {cell.id: cell.capacity for cell in book.cells}
+    # A held cell that is no longer registered still counts as held; it offers nothing.
+    for cell in free.keys() - known.keys():
+        known[cell] = 0
+    most = {cell.id: cell.effective for cell in book.cells}
+    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free)
+
+
+def grant_pool(book: Book, source: Grant) -> Pool:
+    """Return what `source` holds as cells to draw on, less what is drawn already."""
+    nominal = {cell.id: cell.capacity for cell in book.cells}
+    most = dict(source.holdings)
+    free = dict(most)
+    for grant in book.grants:
+        if grant.shape.pool == source.id:
+            for cell, amount in grant.holdings:
+                free[cell] -= amount
+    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free)
+
+
+def _best(pool: Pool, demand: Demand, amounts: Amounts) -> list[CellId]:
+    fitting = [cell for cell in pool.cells(demand.resource) if amounts[cell] >= pool.need(demand, cell)]
+    fitting.sort(key=lambda cell: (amounts[cell] - pool.need(demand, cell), pool.need(demand, cell), cell.number))
+    return fitting[: demand.cells]
+
+
+def fits(pool: Pool, demand: Demand, amounts: Amounts) -> bool:
+    """Tell whether one demand has room on enough cells."""
+    return len(_best(pool, demand, amounts)) == demand.cells
+
+
+def place(pool: Pool, requirement: Requirement, amounts: Amounts) -> tuple[Holding, ...] | None:
+    """Return where `requirement` goes when `amounts` are to be had, or `None` if it does not fit."""
+    placed: list[Holding] = []
+    for demand in requirement.demands:
+        cells = _best(pool, demand, amounts)
+        if len(cells) < demand.cells:
+            return None
+        placed.extend(Holding(cell, pool.need(demand, cell)) for cell in sorted(cells))
+    return tuple(placed)
