@@ -10,8 +10,10 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, get_args
+from reprlib import Repr
+from typing import Any, Final, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -57,7 +59,7 @@ def load_settings(
         ConfigError: for a file that cannot be read, and for the first wrong key or value in the file or a variable.
     """
     env = os.environ if env is None else env
-    path = choose_file(config, env, cwd or Path.cwd())
+    path = choose_file(config, env, cwd or Path())
     file = ConfigFile() if path is None else read_file(path)
     source = "defaults" if path is None else str(path)
     # Only what was written: a default of the file's table must not look like a choice.
@@ -88,11 +90,11 @@ def choose_file(config: Path | None, env: Mapping[str, str], cwd: Path, system: 
     if config is None and env.get(CONFIG_VARIABLE):
         named = Path(env[CONFIG_VARIABLE]), CONFIG_VARIABLE
     if named[0] is not None:
-        path = cwd / named[0].expanduser()
-        if not path.exists():
+        path = cwd / named[0]
+        if not _exists(path):
             raise ConfigError(source=named[1], key="", reason=f"there is no file {path}")
-        return path
-    return next((path for path in (cwd / LOCAL_FILE, system) if path.exists()), None)
+        return path.absolute()
+    return next((path.absolute() for path in (cwd / LOCAL_FILE, system) if _exists(path)), None)
 
 
 def read_file(path: Path) -> ConfigFile:
@@ -105,20 +107,23 @@ def read_file(path: Path) -> ConfigFile:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(source=str(path), key="", reason=f"not valid TOML: {_toml_words(error)}", line=_toml_line(error, text)) from None
+        raise ConfigError(
+            source=str(path), key="", reason=f"not valid TOML: {_toml_words(error)}", line=_toml_line(error, text)
+        ) from None
     wrong: list[tuple[KeyPath, str]]
     try:
         file = ConfigFile.model_validate(document)
     except ValidationError as error:
-        wrong = [(_document_path(detail["loc"], document), _file_reason(detail)) for detail in error.errors()]
+        # A mistyped key is reported before the required key that is missing because of it.
+        details = [detail for detail in error.errors() if detail["type"] != "missing"] or error.errors()
+        wrong = [(_document_path(detail["loc"], document), _file_reason(detail)) for detail in details]
     else:
         wrong = list(contradictions(file))
         if not wrong:
             return file
     lines = key_lines(text)
-    places = [(line_of(at, lines) or 1, at, reason) for at, reason in wrong]
-    line, at, reason = min(places, key=lambda place: place[0])
-    raise ConfigError(source=str(path), key=_spell(at), reason=reason, line=line)
+    line, at, reason = min((line_of(at, lines) or 1, _spell(at), reason) for at, reason in wrong)
+    raise ConfigError(source=str(path), key=at, reason=reason, line=line)
 
 
 def read_variables(env: Mapping[str, str]) -> dict[str, Any]:
@@ -130,10 +135,25 @@ def read_variables(env: Mapping[str, str]) -> dict[str, Any]:
     known = SETTING_VARIABLES + OTHER_VARIABLES
     for name in sorted(env):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            raise ConfigError(source=name, key="", reason=f"there is no such setting; {nearest(name.upper(), known)}")
+            raise ConfigError(source=name, key="", reason=f"there is no such setting; {_nearest_variable(name, known)}")
     variables = EnvSettingsSource(Settings)
     variables.env_vars = {name.lower(): value for name, value in env.items() if value}
     return variables()
+
+
+def _nearest_variable(name: str, known: tuple[str, ...]) -> str:
+    # The prefix that all share would make every name look close.
+    bare = tuple(variable.removeprefix(ENV_PREFIX) for variable in known)
+    close = get_close_matches(name.upper().removeprefix(ENV_PREFIX), bare, n=1, cutoff=0.5)
+    return f"did you mean {ENV_PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A file behind a folder that we may not enter must not pass for no file: reading it then says why.
+        return True
 
 
 def _read_text(path: Path) -> str:
@@ -168,12 +188,10 @@ def _document_path(loc: tuple[int | str, ...], document: Any) -> KeyPath:
     path: KeyPath = ()
     here: Any = document
     for part in loc:
-        if isinstance(here, dict) and part in here:
-            here = here[part]
+        if isinstance(here, dict):
+            here = cast("dict[object, Any]", here).get(part)
         elif isinstance(here, list) and isinstance(part, int):
-            here = here[part]
-        elif isinstance(here, dict) and isinstance(part, str):
-            return (*path, part)
+            here = cast("list[Any]", here)[part]
         else:
             return path
         path += (part,)
@@ -201,16 +219,18 @@ def _fields_at(loc: Iterable[int | str]) -> Iterable[str]:
     """Return the keys that the table at `loc` may hold."""
     model: type[BaseModel] = ConfigFile
     for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is not None:
-            inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_model(kind)]
-            model = inner[0] if inner else model
+        if str(part) in model.model_fields:
+            annotation: Any = model.model_fields[str(part)].annotation
+            model = next(filter(_is_model, (annotation, *get_args(annotation))), model)
     return model.model_fields
 
 
 def _is_model(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
+
+_SHOWN: Final = Repr()
+_SHOWN.maxstring = _SHOWN.maxlong = 60
 
 _NEEDED: Final = {
     "missing": "is missing",
@@ -241,6 +261,6 @@ def _reason(detail: ErrorDetails) -> str:
         reason = _NEEDED[kind]
     else:
         reason = detail["msg"].removeprefix("Input ")
-    given = detail["input"]
-    shown = kind != "missing" and isinstance(given, (str, int, float)) and repr(given) not in reason
-    return f"{reason} (it is {given!r})" if shown else reason
+    given = _SHOWN.repr(detail["input"])
+    shown = kind != "missing" and isinstance(detail["input"], (str, int, float)) and given not in reason
+    return f"{reason} (it is {given})" if shown else reason

@@ -1,8 +1,8 @@
 """What may be written in the configuration file and in `PREFECT_SLOTS_*` variables.
 
 One pydantic model per table. Values of the file keep their TOML types (`"20"` is no number there); values of variables
-are text and are read leniently. Contradictions between several keys are in `contradictions`, because each has a place of
-its own that a model's validator could not name. Nothing here reads files or the environment.
+are text and are read leniently. What several keys contradict each other in is found by `contradictions`: each has a
+place of its own, which a model's validator could not name. Nothing here reads files or the environment.
 """
 
 from __future__ import annotations
@@ -60,8 +60,13 @@ def _machine_name(value: str) -> str:
 
 def _state_dir(value: object) -> object:
     if not isinstance(value, (str, Path)):
-        raise ValueError(f"a folder is needed, not {type(value).__name__}")  # noqa: TRY004
-    path = Path(value).expanduser()
+        raise ValueError(f"a folder is needed, not {type(value).__name__}")
+    if "\0" in str(value):
+        raise ValueError("no folder has a NUL character in its name")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
     if not path.is_absolute():
         raise ValueError(
             f"'{value}' depends on where a process starts, so two processes would keep two books of one machine; "
@@ -71,6 +76,7 @@ def _state_dir(value: object) -> object:
 
 
 def _auto_or(read: Callable[[object], int], value: object) -> int | None:
+    """Return `None` for `"auto"`, that is as detected, else what `read` makes of `value`."""
     return None if value == "auto" else read(value)
 
 
@@ -84,11 +90,6 @@ def _prefix(value: str) -> str:
     if not value.strip():
         raise ValueError("an empty prefix would exclude every card; to use no card, write detect = false")
     return value
-
-
-_Count = Callable[[object], int]
-_seats: _Count = partial(count_asked, unit=SEATS)
-_cores: _Count = partial(count_asked, unit=CORES)
 
 
 def _count(unit: str) -> Any:
@@ -140,7 +141,7 @@ class GpusTable(_Table):
 class HostTable(_Table):
     """The `[host]` table."""
 
-    cpus: Annotated[int | None, PlainValidator(partial(_auto_or, _cores))] = None
+    cpus: Annotated[int | None, PlainValidator(partial(_auto_or, partial(count_asked, unit=CORES)))] = None
     mem: Annotated[int | None, PlainValidator(partial(_auto_or, memory_available))] = None
     mem_headroom: Annotated[int, PlainValidator(memory_kept)] = 0
 
@@ -148,7 +149,7 @@ class HostTable(_Table):
 class LicenseTable(_Table):
     """One `[license.<feature>]`."""
 
-    seats: Annotated[int, PlainValidator(_seats)]
+    seats: Annotated[int, _count(SEATS)]
     scope: Literal["fleet", "worker"] = "fleet"
 
 
@@ -224,7 +225,10 @@ def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
     yield from _card_contradictions(file.gpus)
     if file.host.mem is not None and file.host.mem <= file.host.mem_headroom:
         kept = format_amount(file.host.mem_headroom, "MiB")
-        yield ("host", "mem_headroom"), f"keeping {kept} free leaves nothing of mem = {format_amount(file.host.mem, 'MiB')}"
+        yield (
+            ("host", "mem_headroom"),
+            f"keeping {kept} free leaves nothing of mem = {format_amount(file.host.mem, 'MiB')}",
+        )
     for feature in file.license:
         try:
             check_feature_name(feature)
@@ -240,7 +244,10 @@ def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
         except ValueError as wrong:
             yield path, str(wrong)
         if table.scope == "fleet" and table.cells > 1:
-            yield (*path, "cells"), "a fleet shares one number, so it has one cell; remove cells, or write scope = \"worker\""
+            yield (
+                (*path, "cells"),
+                'a fleet shares one number, so it has one cell; remove cells, or write scope = "worker"',
+            )
         if table.cells > MAX_CELLS:
             yield (*path, "cells"), f"at most {MAX_CELLS} cells: each becomes a limit on the server"
         elif table.capacity * table.cells > MAX_AMOUNT:
