@@ -1,0 +1,12 @@
+"""One machine, many processes: the book of grants and tickets on disk.
+
+folder    which local folder holds the ledger, and why another cannot
+schema    the tables, and opening them safely
+store     transactions: load the view, apply an event, write the changes
+registry  what the machine has: cells and their numbers
+leases    what the server was asked for: intents, leases, releases
+owner     a process proven alive by the lock it holds
+wakeup    datagrams to exactly the tickets that were granted
+
+It is handed the scheduler as a function and decides nothing itself.
+"""

@@ -1,0 +1,106 @@
+"""A process proven alive by the lock it holds.
+
+The kernel drops the lock at death, however the process dies. Only a lock file that exists and is not locked proves a
+death: a missing file may be the work of a cleaner of temporary files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+
+def boot_id() -> str:
+    """Return what differs after every boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def boot_clock() -> float:
+    """Return seconds that also pass while the machine sleeps, equal in all its processes."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """This process, as the ledger knows it.
+
+    Attributes:
+        id: New at each start.
+        lock_file: Name in the ledger's `owners` folder.
+        descriptor: The locked file; a child that inherits it keeps the owner alive.
+    """
+
+    id: str
+    pid: int
+    started: float
+    boot: str
+    lock_file: str
+    program: str
+    descriptor: int
+    _lock: FileLock = field(repr=False)
+
+    @classmethod
+    def start(cls, folder: Path) -> Owner:
+        """Lock a new file in `folder`/owners. Call it before the ledger hears of the owner."""
+        owner_id = uuid.uuid4().hex
+        path = folder / "owners" / f"{owner_id}.lock"
+        descriptors: list[int] = []
+        lock = FileLock(
+            path, timeout=0, thread_local=False, fallback_to_soft=False, on_acquired=descriptors.append, mode=0o660
+        )
+        lock.acquire()
+        pid = os.getpid()
+        return cls(
+            id=owner_id,
+            pid=pid,
+            started=psutil.Process(pid).create_time(),
+            boot=boot_id(),
+            lock_file=path.name,
+            program=" ".join(sys.argv)[:200] or sys.executable,
+            descriptor=descriptors[0],
+            _lock=lock,
+        )
+
+    def end(self, folder: Path) -> None:
+        """Unlock, once the ledger has forgotten this owner."""
+        (folder / "owners" / self.lock_file).unlink(missing_ok=True)
+        self._lock.release(force=True)
+
+
+def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -> bool:
+    """Tell whether an owner is proven dead."""
+    try:
+        descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return boot != boot_id() or not _runs(pid, started)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _runs(pid: int, started: float) -> bool:
+    try:
+        return abs(psutil.Process(pid).create_time() - started) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

@@ -1,0 +1,150 @@
+"""What the machine has, as registered: its name, its resources, and the numbers of its cells.
+
+A cell's number is given once per key (a card's UUID) and never reused. What a survey could not read stays as it was:
+unknown is not zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_slots.ledger.store import Transaction
+from prefect_slots.model.book import CellId, Changed
+from prefect_slots.model.limit import Stock
+from prefect_slots.model.resource import Inventory, Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredCell:
+    """A cell as the ledger knows it; `position` is what `nvidia-smi` showed at registration, for people only."""
+
+    id: CellId
+    key: str
+    label: str
+    position: int | None
+    capacity: int
+    foreign: int
+    present: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredResource:
+    """A resource as the ledger knows it."""
+
+    name: str
+    unit: str
+    scope: Scope
+    origin: str
+    cells: tuple[RegisteredCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A registered machine.
+
+    Attributes:
+        machine: The `<worker>` in limit names, or `None` before the first registration.
+        resources: Sorted by name; cells that have gone are listed with `present` false.
+    """
+
+    machine: str | None
+    resources: tuple[RegisteredResource, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the resources that have a cell now."""
+        return tuple(stock.resource for stock in self.stocks)
+
+    @property
+    def scopes(self) -> dict[str, Scope]:
+        """The scope of each resource."""
+        return {resource.name: resource.scope for resource in self.resources}
+
+    @property
+    def labels(self) -> dict[CellId, str]:
+        """What people call each cell."""
+        return {cell.id: cell.label for resource in self.resources for cell in resource.cells}
+
+    @property
+    def stocks(self) -> tuple[Stock, ...]:
+        """What limits are made from: the cells that are present."""
+        return tuple(
+            Stock(
+                resource=resource.name,
+                scope=resource.scope,
+                cells=tuple((cell.id.number, cell.capacity) for cell in resource.cells if cell.present),
+            )
+            for resource in self.resources
+            if any(cell.present for cell in resource.cells)
+        )
+
+    def cell(self, cell_id: CellId) -> RegisteredCell | None:
+        """Return the cell of that id."""
+        for resource in self.resources:
+            for cell in resource.cells:
+                if cell.id == cell_id:
+                    return cell
+        return None
+
+
+def registered(transaction: Transaction) -> Registered:
+    """Return what the ledger has registered."""
+    cells: dict[str, list[RegisteredCell]] = {}
+    for row in transaction.all(
+        "SELECT resource, number, key, label, position, capacity, foreign_use, present FROM cell ORDER BY 1, 2"
+    ):
+        cells.setdefault(row[0], []).append(
+            RegisteredCell(
+                id=CellId(row[0], row[1]),
+                key=row[2],
+                label=row[3],
+                position=row[4],
+                capacity=row[5],
+                foreign=row[6],
+                present=bool(row[7]),
+            )
+        )
+    return Registered(
+        machine=transaction.meta("machine"),
+        resources=tuple(
+            RegisteredResource(
+                name=name, unit=unit, scope=Scope(scope), origin=origin, cells=tuple(cells.get(name, ()))
+            )
+            for name, unit, scope, origin in transaction.all(
+                "SELECT name, unit, scope, origin FROM resource ORDER BY name"
+            )
+        ),
+    )
+
+
+def register(transaction: Transaction, machine: str, inventory: Inventory) -> Registered:
+    """Make the ledger's cells equal `inventory`; the machine's first name stays its name.
+
+    Cells that have gone keep their number and offer nothing; what is held on them stays held. Resources and cells that
+    the inventory calls unknown are left as they are.
+    """
+    if transaction.meta("machine") is None:
+        transaction.set_meta("machine", machine)
+    for (name,) in transaction.all("SELECT name FROM resource"):
+        if name not in inventory and name not in inventory.unknown:
+            transaction.run("UPDATE cell SET present=0 WHERE resource=?", name)
+    for resource in inventory.resources:
+        transaction.run(
+            "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET unit=excluded.unit, "
+            "scope=excluded.scope, origin=excluded.origin",
+            *(resource.name, resource.unit, resource.scope.value, resource.origin),
+        )
+        kept = {cell.key for cell in resource.cells} | inventory.unknown_cells
+        for (key,) in transaction.all("SELECT key FROM cell WHERE resource=? AND present", resource.name):
+            if key not in kept:
+                transaction.run("UPDATE cell SET present=0 WHERE resource=? AND key=?", resource.name, key)
+        for cell in resource.cells:
+            transaction.run(
+                "INSERT INTO cell (resource, number, key, label, position, capacity) VALUES (?, "
+                "(SELECT COALESCE(MAX(number) + 1, 0) FROM cell WHERE resource=?), ?, ?, ?, ?) "
+                "ON CONFLICT (resource, key) DO UPDATE SET label=excluded.label, position=excluded.position, "
+                "capacity=excluded.capacity, present=1",
+                *(resource.name, resource.name, cell.key, cell.label, cell.index, cell.capacity),
+            )
+    transaction.apply(Changed())
+    return registered(transaction)

@@ -1,0 +1,141 @@
+"""The ledger's tables, and opening the file that holds them.
+
+One SQLite file in WAL mode with synchronous off: a killed process is rolled back, and after a power loss every grant is
+void anyway. A file of another version or a corrupt one is refused, never repaired by guessing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from pathlib import Path
+from typing import Final
+
+from prefect_slots.errors import LedgerUnreadable
+
+FILE: Final = "ledger.sqlite3"
+VERSION: Final = 1
+BUSY_SECONDS: Final = 5.0
+
+_TABLES: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE resource (
+    name TEXT PRIMARY KEY, unit TEXT NOT NULL, scope TEXT NOT NULL, origin TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- A number is given once per key and never reused, so that a limit's name always means the same card.
+CREATE TABLE cell (
+    resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
+    capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, present INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (resource, number), UNIQUE (resource, key)
+) WITHOUT ROWID;
+
+CREATE TABLE owner (
+    id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, boot TEXT NOT NULL, lock_file TEXT NOT NULL,
+    wake TEXT NOT NULL, program TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE shape (
+    key TEXT PRIMARY KEY, requirement TEXT NOT NULL, priority INTEGER NOT NULL, overtakes INTEGER NOT NULL,
+    parent TEXT, root TEXT, source TEXT
+) WITHOUT ROWID;
+
+CREATE TABLE ticket (
+    id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, shape TEXT NOT NULL, base INTEGER NOT NULL, reserved TEXT,
+    owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, blocked_on TEXT, overtaken INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX ticket_by_shape ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
+CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
+CREATE INDEX ticket_by_owner ON ticket (owner);
+
+-- A grant keeps its ticket's id. generation counts its owners: a renewal or a late lease of an earlier one is void.
+CREATE TABLE held (
+    id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
+    parent TEXT, root TEXT, source TEXT, overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
+    owner TEXT NOT NULL, generation INTEGER NOT NULL DEFAULT 0, label TEXT NOT NULL,
+    asked_at REAL NOT NULL, granted_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX held_by_owner ON held (owner);
+CREATE TABLE holding (
+    held TEXT NOT NULL REFERENCES held (id) ON DELETE CASCADE, resource TEXT NOT NULL, number INTEGER NOT NULL,
+    amount INTEGER NOT NULL, PRIMARY KEY (held, resource, number)
+) WITHOUT ROWID;
+
+-- A draw whose parent ended while it waited; its owner reads this when woken.
+CREATE TABLE refusal (ticket TEXT PRIMARY KEY, parent TEXT NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID;
+
+-- What the server was asked for. id is our holder id; state: intent, lease, releasing, unknown, ghost.
+CREATE TABLE lease (
+    id TEXT PRIMARY KEY, held TEXT NOT NULL, generation INTEGER NOT NULL, owner TEXT NOT NULL, lease_id TEXT,
+    names TEXT NOT NULL, weight INTEGER NOT NULL, state TEXT NOT NULL, sent_at REAL NOT NULL, deadline REAL
+) WITHOUT ROWID;
+CREATE INDEX lease_by_held ON lease (held);
+CREATE INDEX lease_by_owner ON lease (owner);
+
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY, held TEXT NOT NULL, label TEXT NOT NULL, pid INTEGER NOT NULL, resource TEXT NOT NULL,
+    number INTEGER NOT NULL, amount INTEGER NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
+    ended_at REAL NOT NULL
+);
+"""
+
+
+def connect(folder: Path) -> sqlite3.Connection:
+    """Open the ledger in `folder`, making it if it is new. Transactions are explicit.
+
+    Raises:
+        LedgerUnreadable: if the file is corrupt, of another version, or locked for over `BUSY_SECONDS`.
+    """
+    path = folder / FILE
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA foreign_keys=ON")
+        _make_tables(connection)
+        return connection
+    except sqlite3.DatabaseError as error:
+        if connection is not None:
+            connection.close()
+        raise unreadable(path, error) from error
+    except LedgerUnreadable:
+        if connection is not None:
+            connection.close()
+        raise
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have made them while this one waited for the lock.
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _TABLES.split(";\n"):
+                    connection.execute(statement)
+                connection.execute("INSERT INTO meta VALUES ('ledger_id', ?), ('seq', '0')", (uuid.uuid4().hex[:12],))
+                connection.execute(f"PRAGMA user_version={VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        file = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise LedgerUnreadable(
+            path=str(file),
+            reason=f"it has version {version}, this prefect-slots reads version {VERSION}. Let every process that "
+            "uses it end, update prefect-slots everywhere on this machine, and move the file away",
+        )
+
+
+def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
+    """Return the error that tells a person what SQLite found and what to do."""
+    text = str(error)
+    if isinstance(error, sqlite3.OperationalError) and "locked" in text:
+        remedy = f"another process has kept it locked for {BUSY_SECONDS:g} s; look for a stopped process that uses it"
+        return LedgerUnreadable(path=str(path), reason=remedy)
+    remedy = "Let every process that uses it end, move the file away, and run `prefect-slots register` again"
+    return LedgerUnreadable(path=str(path), reason=f"it cannot be read as a ledger ({text}). {remedy}")
