@@ -143,13 +143,20 @@ class LimitMissing(SlotsError):
 
 @dataclass(eq=False, repr=False)
 class LimitConflict(SlotsError):
-    """A limit of our name exists with another number, and we did not make it."""
+    """A limit of our name exists with another number, and we did not make it; or it is switched off.
+
+    Attributes:
+        problem: What else is in the way, and the remedy, where the numbers alone do not say.
+    """
 
     name: str
     theirs: int
     ours: int
+    problem: str = ""
 
     def __str__(self) -> str:
+        if self.problem:
+            return f"limit '{self.name}' ({self.theirs} on the server, {self.ours} here): {self.problem}"
         return (
             f"limit '{self.name}' is {self.theirs} on the server, this machine has {self.ours}, and prefect-slots did "
             "not make it. Take it over with `prefect-slots register --adopt`, or change the name (--name)."

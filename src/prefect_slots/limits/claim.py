@@ -1,0 +1,120 @@
+"""The claim: a Prefect Variable by which one ledger owns a machine name, and others learn what the machine has."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from prefect_slots.errors import ConfigError
+from prefect_slots.limits.server import Server
+
+_LONGEST: Final = 4900  # Prefect refuses a Variable whose JSON is longer than 5,000 characters.
+_PACKED: Final = "packed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who owns a machine name, and what it registered.
+
+    Attributes:
+        former: Ledgers that owned the name before and may have left mirrors.
+        version: Of prefect-slots.
+        limits: The limits registered, with their numbers, without mirrors.
+        cards: Card number in limit names to UUID.
+    """
+
+    machine: str
+    ledger_id: str
+    host: str
+    version: str
+    limits: Mapping[str, int]
+    cards: Mapping[int, str]
+    former: tuple[str, ...] = field(default=())
+
+
+def variable_name(machine: str) -> str:
+    """Return the name of the Variable that claims `machine`: what Prefect allows, different for every machine.
+
+    Variable names are lower case and have no dots; the digest keeps `gpu.1` and `GPU-1` apart.
+    """
+    readable = re.sub(r"[^a-z0-9-]+", "-", machine.lower())[:100]
+    return f"prefect-slots-{readable}-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
+
+
+def encode(claim: Claim) -> dict[str, Any]:
+    """Return the Variable's value: readable where it fits, packed where a machine has very many cells.
+
+    Raises:
+        ConfigError: if it does not even fit when packed.
+    """
+    plain: dict[str, Any] = {
+        "machine": claim.machine,
+        "ledger": claim.ledger_id,
+        "host": claim.host,
+        "version": claim.version,
+        "limits": dict(sorted(claim.limits.items())),
+        "cards": {str(number): uuid for number, uuid in sorted(claim.cards.items())},
+        "former": list(claim.former),
+    }
+    text = json.dumps(plain)
+    if len(text) <= _LONGEST:
+        return plain
+    packed = base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+    value = {"machine": claim.machine, "ledger": claim.ledger_id, _PACKED: packed}
+    if len(json.dumps(value)) > _LONGEST:
+        reason = f"{len(claim.limits)} limits and {len(claim.cards)} cards do not fit a Prefect Variable"
+        raise ConfigError(source=f"registration of '{claim.machine}'", key="", reason=reason)
+    return value
+
+
+def decode(value: object) -> Claim | None:
+    """Return the claim that `encode` made a value of, or `None` for any other value."""
+    try:
+        found = cast("dict[str, Any]", value)
+        if _PACKED in found:
+            found = json.loads(zlib.decompress(base64.b85decode(found[_PACKED])))
+        return Claim(
+            machine=str(found["machine"]),
+            ledger_id=str(found["ledger"]),
+            host=str(found["host"]),
+            version=str(found["version"]),
+            limits={str(name): int(number) for name, number in found["limits"].items()},
+            cards={int(number): str(uuid) for number, uuid in found["cards"].items()},
+            former=tuple(str(ledger) for ledger in found["former"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, zlib.error):
+        return None
+
+
+async def read_claim(server: Server, machine: str) -> tuple[bool, Claim | None]:
+    """Return whether the Variable exists, and the claim in it (`None` if it holds something else).
+
+    Raises:
+        ServerUnreachable: if the server does not answer.
+    """
+    found = await server.ask(lambda client: client.read_variable_by_name(variable_name(machine)))
+    return (False, None) if found is None else (True, decode(found.value))
+
+
+async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
+    """Create the Variable, or overwrite it.
+
+    Raises:
+        prefect.exceptions.ObjectAlreadyExists: if it is to be created and somebody else was faster.
+        UnknownOutcome: it may have been written; read it again.
+    """
+    from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+
+    name, value = variable_name(claim.machine), encode(claim)
+    if replace:
+        update = VariableUpdate(name=name, value=value)
+        await server.ask(lambda client: client.update_variable(update))
+    else:
+        create = VariableCreate(name=name, value=value, tags=["prefect-slots"])
+        await server.ask(lambda client: client.create_variable(create))

@@ -1,0 +1,83 @@
+"""Outcomes: what the server's answers about slots mean.
+
+Standard library only, so that whoever drives the gateway can name these without importing Prefect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect_slots.errors import SlotsError
+
+
+@dataclass(eq=False, repr=False)
+class Busy(SlotsError):
+    """Somebody else holds the slots; nothing was taken.
+
+    Attributes:
+        names: The limits asked for; the server does not say which of them was full.
+        retry_after: Seconds the server suggests to wait, or `None`. A release may come sooner.
+    """
+
+    names: tuple[str, ...]
+    retry_after: float | None
+
+    def __str__(self) -> str:
+        return f"no free slots on {', '.join(self.names)}"
+
+
+@dataclass(eq=False, repr=False)
+class TooLarge(SlotsError):
+    """More slots were asked for than one of the limits has; nothing was taken.
+
+    Not always for ever: the limit may have been lowered for a while.
+    """
+
+    names: tuple[str, ...]
+    slots: int
+
+    def __str__(self) -> str:
+        return f"{self.slots} slots are more than one of these limits has: {', '.join(self.names)}"
+
+
+@dataclass(eq=False, repr=False)
+class UnknownOutcome(SlotsError):
+    """A change was sent and no definite answer came back: the server may or may not have applied it.
+
+    Repeating it could apply it twice. Look it up by its holder, then decide.
+    """
+
+    request: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"'{self.request}' may or may not have been applied: {self.cause}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OccupiedLease:
+    """Slots that are occupied until the lease runs out.
+
+    Attributes:
+        seconds: Life left when the answer came, counted from before the request was sent, so that our deadline is
+            never later than the server's.
+    """
+
+    id: UUID
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExistingLimit:
+    """A limit as the server has it.
+
+    Attributes:
+        active: A limit that is not active grants everything and counts nothing.
+        decay: Slots given back per second by themselves; above zero the limit is a rate limit.
+    """
+
+    limit: int
+    active: bool
+    active_slots: int
+    decay: float = 0.0

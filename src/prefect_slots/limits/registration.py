@@ -1,0 +1,274 @@
+"""Registration: make the server's limits, their mirrors and the claim equal what this machine has.
+
+Safe to run by several workers at once and after a crash at any point: what was done is read again, and done steps are
+not repeated. A number is changed by itself only; `active_slots` is never set, and nothing held is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
+from prefect_slots.limits.claim import Claim, read_claim, write_claim
+from prefect_slots.limits.gateway import existing_limit, read_limit
+from prefect_slots.limits.naming import specs, split_mirror
+from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
+from prefect_slots.limits.planning import Action, Entry, RegistrationPlan, numbers_of, plan
+from prefect_slots.limits.server import Server
+from prefect_slots.model.limit import LimitSpec, Stock
+
+_PAGE: Final = 200  # Prefect returns at most this many limits per request.
+_ROUNDS: Final = 6
+_SHOWN_MIRRORS: Final = (Action.ORPHANED, Action.CONFLICT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistrationReport:
+    """What a registration did, or with `dry_run` would do.
+
+    Attributes:
+        entries: Every limit of this machine; mirrors only where they are orphaned or in the way.
+        claim: `"created"`, `"changed"`, `"unchanged"` or `"adopted"`.
+    """
+
+    machine: str
+    ledger_id: str
+    claim: str
+    entries: tuple[Entry, ...]
+    dry_run: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
+
+
+class ReadAgain(Exception):
+    """Somebody else was faster, or an answer was lost: what the server has must be read before going on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """One registration, as it was asked for."""
+
+    machine: str
+    ledger_id: str
+    host: str
+    wanted: tuple[LimitSpec, ...]
+    cards: Mapping[int, str]
+    adopt: bool
+    prune: bool
+    dry_run: bool
+
+
+async def register(
+    server: Server,
+    *,
+    machine: str,
+    ledger_id: str,
+    host: str,
+    stocks: Iterable[Stock],
+    cards: Mapping[int, str],
+    adopt: bool = False,
+    prune: bool = False,
+    dry_run: bool = False,
+) -> RegistrationReport:
+    """Claim `machine` for `ledger_id` and make its limits equal `stocks`.
+
+    Args:
+        server: Where to register.
+        machine: A sanitised machine name.
+        ledger_id: The ledger that decides for this machine.
+        host: The host's name, for people.
+        stocks: What the machine has, nominally.
+        cards: Card number in limit names to UUID.
+        adopt: Take over the name from another ledger, and limits that this machine did not make.
+        prune: Delete limits that this machine made and no longer has, if nothing holds them.
+        dry_run: Only say what would be done; conflicts are then entries, not errors.
+
+    Raises:
+        NameTaken: another ledger has claimed the name.
+        LimitConflict: a limit is not ours to change, or is switched off; nothing was written.
+        ServerUnreachable: the server did not answer, or others kept changing the same limits.
+        ServerRefused: the server refused us.
+    """
+    wish = _Wish(
+        machine=machine, ledger_id=ledger_id, host=host, wanted=specs(machine, stocks), cards=dict(cards),
+        adopt=adopt, prune=prune, dry_run=dry_run,
+    )  # fmt: skip
+    done: dict[str, Entry] = {}
+    words: list[str] = []
+    for _ in range(_ROUNDS):
+        try:
+            return await _one_round(server, wish, done, words)
+        except ReadAgain:
+            continue
+    raise ServerUnreachable(url=server.url, cause=f"the limits of '{machine}' kept changing while they were registered")
+
+
+async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words: list[str]) -> RegistrationReport:
+    found = await _standing_claim(server, wish)
+    existing = await read_all(server)
+    former = _former(found, existing, wish)
+    made = numbers_of(existing, former) | dict(found.limits if found else {}) | numbers_of(existing, {wish.ledger_id})
+    todo = plan(wish.wanted, existing, made, ledger_id=wish.ledger_id, former=former, adopt=wish.adopt)
+    if todo.conflicts and not wish.dry_run:
+        first = todo.conflicts[0]
+        raise LimitConflict(name=first.name, theirs=first.old or 0, ours=first.new or 0, problem=first.problem)
+
+    claim = _claim_of(wish, former)
+    words.append(_word(found, claim))
+    if not wish.dry_run:
+        if found is None or found.ledger_id != wish.ledger_id:
+            # The name first, so that of two ledgers only one goes on; what it registered last, so that a crash
+            # between leaves the numbers that the limits still have.
+            first_claim = replace(claim, limits=found.limits if found else {})
+            await _write_claim(server, first_claim)
+        await apply(server, todo, done=done, prune=wish.prune)
+        if found != claim:
+            await _write_claim(server, claim)
+    # In a later round, what an earlier one did looks as if it had always been so.
+    entries = (*todo.limits, *(entry for entry in todo.mirrors if entry.action in _SHOWN_MIRRORS))
+    return RegistrationReport(
+        machine=wish.machine,
+        ledger_id=wish.ledger_id,
+        claim=next((word for word in words if word != "unchanged"), "unchanged"),
+        entries=tuple(done.get(entry.name, entry) for entry in entries),
+        dry_run=wish.dry_run,
+    )
+
+
+async def _standing_claim(server: Server, wish: _Wish) -> Claim | None:
+    exists, found = await read_claim(server, wish.machine)
+    if exists and not wish.adopt and (found is None or found.ledger_id != wish.ledger_id):
+        raise NameTaken(
+            machine=wish.machine,
+            theirs=found.ledger_id if found else "unreadable",
+            ours=wish.ledger_id,
+            host=found.host if found else "unknown",
+        )
+    return found
+
+
+def _former(found: Claim | None, existing: Mapping[str, ExistingLimit], wish: _Wish) -> tuple[str, ...]:
+    """Return the ledgers that had this name before ours and still have mirrors."""
+    if found is None:
+        return ()
+    mirrored = {parts[1] for parts in map(split_mirror, existing) if parts}
+    before = {*found.former, found.ledger_id} - {wish.ledger_id}
+    return tuple(sorted(before & mirrored))
+
+
+def _claim_of(wish: _Wish, former: tuple[str, ...]) -> Claim:
+    limits = {spec.name: spec.limit for spec in wish.wanted}
+    return Claim(
+        machine=wish.machine, ledger_id=wish.ledger_id, host=wish.host, version=_our_version(), limits=limits,
+        cards=wish.cards, former=former,
+    )  # fmt: skip
+
+
+def _word(found: Claim | None, claim: Claim) -> str:
+    if found is None:
+        return "created"
+    if found.ledger_id != claim.ledger_id:
+        return "adopted"
+    return "unchanged" if found == claim else "changed"
+
+
+async def apply(server: Server, todo: RegistrationPlan, *, done: dict[str, Entry], prune: bool) -> None:
+    """Carry out a plan without conflicts, noting in `done` each step that was taken.
+
+    Raises:
+        ReadAgain: what the server has is no longer what the plan was made from.
+    """
+    for step in todo.steps():
+        await _write(server, step)
+        done[step.name] = step
+    if prune:
+        for group in _orphans(todo):
+            await _prune(server, group, done)
+
+
+async def _write(server: Server, step: Entry) -> None:
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
+
+    number = step.new
+    assert number is not None
+    if step.action is Action.CREATE:
+        create = GlobalConcurrencyLimitCreate(name=step.name, limit=number)
+        await _sure(server.ask(lambda client: client.create_global_concurrency_limit(create)))
+    else:
+        update = GlobalConcurrencyLimitUpdate(limit=number)
+        await _sure(server.ask(lambda client: client.update_global_concurrency_limit(step.name, update)))
+
+
+async def _write_claim(server: Server, claim: Claim) -> None:
+    exists, found = await read_claim(server, claim.machine)
+    if found != claim:
+        await _sure(write_claim(server, claim, replace=exists))
+
+
+async def _sure(write: Awaitable[object]) -> None:
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    try:
+        await write
+    except (ObjectAlreadyExists, ObjectNotFound, UnknownOutcome) as error:
+        raise ReadAgain from error
+
+
+def _orphans(todo: RegistrationPlan) -> Iterator[tuple[Entry, ...]]:
+    """Yield each orphaned limit together with its orphaned mirrors, and orphaned mirrors whose limit stays alone."""
+    mirrors = [entry for entry in todo.mirrors if entry.action is Action.ORPHANED]
+    for limit in todo.limits:
+        if limit.action is Action.ORPHANED:
+            own = [entry for entry in mirrors if _limit_of(entry) == limit.name]
+            mirrors = [entry for entry in mirrors if entry not in own]
+            yield (limit, *own)
+    for mirror in mirrors:
+        yield (mirror,)
+
+
+def _limit_of(mirror: Entry) -> str:
+    parts = split_mirror(mirror.name)
+    return parts[0] if parts else ""
+
+
+async def _prune(server: Server, group: tuple[Entry, ...], done: dict[str, Entry]) -> None:
+    # Deleting what is held would leave leases that count nowhere; so it is looked at again right before.
+    for entry in group:
+        found = await read_limit(server, entry.name)
+        if found is not None and found.active_slots > 0:
+            return
+    for entry in group:
+        name = entry.name
+        await _sure(server.ask(lambda client, name=name: client.delete_global_concurrency_limit_by_name(name)))
+        done[name] = replace(entry, action=Action.PRUNED)
+
+
+async def read_all(server: Server) -> dict[str, ExistingLimit]:
+    """Return every limit that the server has, by name.
+
+    Raises:
+        ServerUnreachable: if it does not answer.
+    """
+    found: dict[str, ExistingLimit] = {}
+    offset = 0
+    while True:
+        page = await server.ask(
+            lambda client, offset=offset: client.read_global_concurrency_limits(limit=_PAGE, offset=offset)
+        )
+        for limit in page:
+            found[limit.name] = existing_limit(limit)
+        if len(page) < _PAGE:
+            return found
+        offset += _PAGE
+
+
+def _our_version() -> str:
+    try:
+        return version("prefect-slots")
+    except PackageNotFoundError:
+        return "unknown"

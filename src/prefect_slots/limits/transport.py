@@ -1,0 +1,120 @@
+"""HTTP that never repeats a change whose answer was lost, under Prefect's own client.
+
+Prefect's client repeats a request after a lost answer, so that one call can take two leases, and sleeps seconds after a
+503. It catches `httpx` exceptions to do so; ours are none, and pass through it. Knows nothing of limits or leases.
+"""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from typing import Final
+
+import httpx
+
+from prefect_slots.errors import ServerUnreachable
+from prefect_slots.limits.outcome import UnknownOutcome
+
+_NEVER_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+_NO_ANSWER_FROM_PREFECT: Final = frozenset({408, 429, 502, 503, 504})
+_LEFT_OPEN: Final = _NO_ANSWER_FROM_PREFECT | {500}
+_PREFECTS_503: Final = b"Service Unavailable"
+_STALE_CSRF: Final = b"Invalid CSRF token"
+
+# Prefect's server closes a connection after 5 idle seconds. A request sent on it at that moment is lost, and a lost
+# change costs a look-up; so ours are dropped before.
+_KEEPALIVE_SECONDS: Final = 4.0
+_CONNECTIONS: Final = 4
+
+
+class Unavailable(Exception):
+    """A 503: the server says it could not serve the request now.
+
+    Attributes:
+        may_be_applied: Whether the database's kind decides if the change was undone (it was, on SQLite). False for
+            reads, which may always be repeated.
+    """
+
+    def __init__(self, request: str, *, may_be_applied: bool) -> None:
+        super().__init__(request)
+        self.request = request
+        self.may_be_applied = may_be_applied
+
+
+def _only_reads(request: httpx.Request) -> bool:
+    return request.method in {"GET", "HEAD"} or request.url.path.endswith("/filter")
+
+
+class OnceTransport(httpx.AsyncBaseTransport):
+    """Sends each request once and gives every answer that leaves the outcome open a type of its own."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` once and return its definite answer, body included.
+
+        Raises:
+            ServerUnreachable: nothing was sent, or what was asked only reads.
+            Unavailable: a 503 to a read, or one in the words of Prefect's server to a change.
+            UnknownOutcome: a change was sent, and it may have been applied.
+        """
+        url = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        asked = f"{request.method} {request.url.path}"
+        try:
+            answer = await self._inner.handle_async_request(request)
+            # The body is read here: Prefect's client would repeat the request if reading broke off further up.
+            assert isinstance(answer.stream, httpx.AsyncByteStream)
+            body = b"".join([chunk async for chunk in answer.stream])
+            await answer.aclose()
+        except _NEVER_SENT as error:
+            raise ServerUnreachable(url=url, cause=_words(error)) from error
+        except Exception as error:
+            if _only_reads(request):
+                raise ServerUnreachable(url=url, cause=_words(error)) from error
+            raise UnknownOutcome(request=asked, cause=_words(error)) from error
+
+        status = answer.status_code
+        if status == 503 and (_only_reads(request) or _PREFECTS_503 in body):
+            raise Unavailable(asked, may_be_applied=not _only_reads(request))
+        if _only_reads(request) and status in _NO_ANSWER_FROM_PREFECT:
+            raise ServerUnreachable(url=url, cause=f"HTTP {status}")
+        if not _only_reads(request) and status in _LEFT_OPEN:
+            raise UnknownOutcome(request=asked, cause=f"HTTP {status}")
+
+        headers = answer.headers
+        if status == 403 and _STALE_CSRF in body:
+            # Refused before it was applied. Prefect's client fetches a new token, and would sleep 2 s before using it.
+            headers = httpx.Headers([*headers.raw, (b"retry-after", b"0")])
+        return httpx.Response(status, headers=headers, stream=httpx.ByteStream(body), extensions=answer.extensions)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._inner.aclose()
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _proxy_for(url: str) -> str | None:
+    # With a transport of ours, httpx no longer looks at HTTP_PROXY and NO_PROXY by itself.
+    parsed = httpx.URL(url)
+    if urllib.request.proxy_bypass(parsed.host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parsed.scheme) or proxies.get("all")
+
+
+def once_transport(url: str, *, verify: ssl.SSLContext, http2: bool) -> OnceTransport:
+    """Return a transport for the server at `url` that honours the environment's proxies and keeps few connections."""
+    limits = httpx.Limits(
+        max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=_KEEPALIVE_SECONDS
+    )
+    return OnceTransport(httpx.AsyncHTTPTransport(verify=verify, http2=http2, limits=limits, proxy=_proxy_for(url)))
