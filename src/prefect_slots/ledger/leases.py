@@ -65,15 +65,16 @@ def _row(values: tuple[Any, ...]) -> LeaseRow:
 
 
 def write_intent(
-    transaction: Transaction, held: str, owner: str, names: tuple[str, ...], weight: int, now: float
+    transaction: Transaction, held: str, names: tuple[str, ...], weight: int, now: float
 ) -> uuid.UUID | None:
     """Write that the server is about to be asked; return the holder id to name, or `None` if the grant is gone."""
-    row = transaction.one("SELECT generation FROM held WHERE id=? AND owner=? AND NOT closed", held, owner)
+    row = transaction.one("SELECT generation FROM held WHERE id=? AND NOT closed", held)
     if row is None:
         return None
     holder = uuid.uuid4()
     transaction.run(
-        "INSERT INTO lease (id, held, generation, owner, names, weight, state, sent_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO lease (id, held, generation, owner, names, weight, state, sent_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         *(str(holder), held, row[0], transaction.actor, json.dumps(names), weight, LeaseState.INTENT.value, now),
     )
     return holder
