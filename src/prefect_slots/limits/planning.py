@@ -59,9 +59,9 @@ class RegistrationPlan:
         return tuple(entry for entry in (*self.limits, *self.mirrors) if entry.action is Action.CONFLICT)
 
     def steps(self) -> tuple[Entry, ...]:
-        """Return what is to be created or changed, in an order in which no mirror is ever smaller than its limit.
+        """Return what is to be created or changed, mirrors that grow first and mirrors that shrink last.
 
-        A smaller mirror would refuse slots that are free.
+        So a mirror never refuses slots that its limit has, and will have, to give.
         """
         touched = (Action.CREATE, Action.CHANGE)
         mirrors = [entry for entry in self.mirrors if entry.action in touched]

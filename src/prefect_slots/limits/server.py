@@ -16,7 +16,7 @@ import httpx
 
 from prefect_slots.errors import ServerRefused, ServerUnreachable
 from prefect_slots.limits.outcome import UnknownOutcome
-from prefect_slots.limits.transport import Unavailable, once_transport
+from prefect_slots.limits.transport import Unavailable, once_transport, without_password
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -90,7 +90,7 @@ class Server:
         except httpx.InvalidURL as error:
             raise ServerUnreachable(url=url, cause=str(error)) from error
         await client.__aenter__()
-        return cls(client, url)
+        return cls(client, without_password(url))
 
     async def close(self) -> None:
         """Close the connections; a request in flight then has an unknown outcome."""

@@ -54,8 +54,9 @@ def _only_reads(request: httpx.Request) -> bool:
 class OnceTransport(httpx.AsyncBaseTransport):
     """Sends each request once and gives every answer that leaves the outcome open a type of its own."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, url: str) -> None:
         self._inner = inner
+        self._url = url
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` once and return its definite answer, body included.
@@ -65,7 +66,6 @@ class OnceTransport(httpx.AsyncBaseTransport):
             Unavailable: a 503 to a read, or one in the words of Prefect's server to a change.
             UnknownOutcome: a change was sent, and it may have been applied.
         """
-        url = f"{request.url.scheme}://{request.url.netloc.decode()}"
         asked = f"{request.method} {request.url.path}"
         try:
             answer = await self._inner.handle_async_request(request)
@@ -74,17 +74,17 @@ class OnceTransport(httpx.AsyncBaseTransport):
             body = b"".join([chunk async for chunk in answer.stream])
             await answer.aclose()
         except _NEVER_SENT as error:
-            raise ServerUnreachable(url=url, cause=_words(error)) from error
+            raise ServerUnreachable(url=self._url, cause=_words(error)) from error
         except Exception as error:
             if _only_reads(request):
-                raise ServerUnreachable(url=url, cause=_words(error)) from error
+                raise ServerUnreachable(url=self._url, cause=_words(error)) from error
             raise UnknownOutcome(request=asked, cause=_words(error)) from error
 
         status = answer.status_code
         if status == 503 and (_only_reads(request) or _PREFECTS_503 in body):
             raise Unavailable(asked, may_be_applied=not _only_reads(request))
         if _only_reads(request) and status in _NO_ANSWER_FROM_PREFECT:
-            raise ServerUnreachable(url=url, cause=f"HTTP {status}")
+            raise ServerUnreachable(url=self._url, cause=f"HTTP {status}")
         if not _only_reads(request) and status in _LEFT_OPEN:
             raise UnknownOutcome(request=asked, cause=f"HTTP {status}")
 
@@ -117,4 +117,10 @@ def once_transport(url: str, *, verify: ssl.SSLContext, http2: bool) -> OnceTran
     limits = httpx.Limits(
         max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=_KEEPALIVE_SECONDS
     )
-    return OnceTransport(httpx.AsyncHTTPTransport(verify=verify, http2=http2, limits=limits, proxy=_proxy_for(url)))
+    inner = httpx.AsyncHTTPTransport(verify=verify, http2=http2, limits=limits, proxy=_proxy_for(url))
+    return OnceTransport(inner, without_password(url))
+
+
+def without_password(url: str) -> str:
+    """Return `url` as it may be shown: without user and password."""
+    return str(httpx.URL(url).copy_with(userinfo=b""))

@@ -1,0 +1,13 @@
+"""What all tests share: nothing of the user's Prefect profile, settings or environment reaches a test."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+for _name in [name for name in os.environ if name.startswith(("PREFECT", "WORKER_ID"))]:
+    del os.environ[_name]
+# Before any test imports Prefect, which reads its home folder when imported.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-slots-tests-")
+os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"

@@ -1,0 +1,17 @@
+"""Real servers for the integration tests; one for all tests of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.prefect_server import PrefectServer
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One server for every test of the `server` group; tests use names of their own on it."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect-server"))
+    server.start()
+    yield server
+    server.stop()

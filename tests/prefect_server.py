@@ -1,0 +1,94 @@
+"""A real Prefect server for tests: its own process, home folder, SQLite file and port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from prefect.client.orchestration import PrefectClient
+from tests.polling import until
+
+# What no test here needs, so that the server starts soon and leaves its database alone. The service that takes
+# lapsed leases back is not among them.
+_NOT_NEEDED = (
+    "CANCELLATION_CLEANUP", "EVENT_LOGGER", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER", "TRIGGERS",
+)  # fmt: skip
+
+
+class PrefectServer:
+    """One server; `start` returns when it answers, `stop` when its process has ended.
+
+    Args:
+        home: An empty folder for its database, log and leases.
+        extra: Further environment variables for the server.
+
+    Attributes:
+        url: The API's address, once started.
+        env: What a client process needs in its environment to use this server and nothing of the user's.
+    """
+
+    def __init__(self, home: Path, extra: dict[str, str] | None = None) -> None:
+        self._home = home
+        self._extra = extra or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self.env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": self.url, "DO_NOT_TRACK": "1"}
+
+    def start(self, seconds: float = 100.0) -> None:
+        """Start, or start again on the same port and database after `stop`."""
+        settings = {
+            "PREFECT_HOME": str(self._home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_NEEDED},
+            **self._extra,
+        }
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")} | settings
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
+        with (self._home / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        until(self._answers, seconds, what=f"the server of {self._home}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the server ended:\n{self.log()[-3000:]}"
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def stop(self) -> None:
+        """Stop the server and every process it started; a second call does nothing."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+    def log(self) -> str:
+        """Return what the server has printed."""
+        return (self._home / "server.log").read_text(errors="replace")
+
+    def client(self) -> PrefectClient:
+        """Return a plain client of Prefect's own, to look at the server with; use it as `async with`."""
+        return PrefectClient(self.url)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
