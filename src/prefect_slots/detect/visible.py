@@ -1,0 +1,155 @@
+"""Which cards `CUDA_VISIBLE_DEVICES` leaves to a process, by CUDA's own rules.
+
+NVML ignores the variable, so what NVML lists must be narrowed to what a task could use. Pure: text and cards in, cards
+and findings out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prefect_slots.model.resource import GPU_MEM, Finding
+
+VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
+ORDER_VARIABLE: Final = "CUDA_DEVICE_ORDER"
+
+_NUMBER: Final = re.compile(r"[+]?[0-9]+")
+# How people write that no card is to be used; any other entry that names none is a mistake.
+_NONE: Final = frozenset({"", "-1", "none", "nodevfiles"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A card as NVML lists it; `uuid` is `None` where it could not be read."""
+
+    index: int
+    uuid: str | None
+    name: str = ""
+    instances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visible:
+    """What a process may use.
+
+    Attributes:
+        cards: NVML indices; a card in MIG mode is listed when its instances may be used.
+        instances: UUIDs of MIG instances.
+        complete: `False` when an entry named no card that could be read: one that could not be read may be meant.
+    """
+
+    cards: frozenset[int]
+    instances: frozenset[str]
+    complete: bool = True
+    findings: tuple[Finding, ...] = ()
+
+
+def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Visible:
+    """Return the part of `devices` that CUDA shows to a process with the environment `env`."""
+    text = env.get(VARIABLE)
+    if text is None:
+        return _showing(devices)
+    entries = tuple(entry.strip() for entry in text.split(","))
+    if entries[0].startswith("MIG-"):
+        owner = {instance: device for device in devices for instance in device.instances}
+        uuids, stopped = _abbreviated(entries, "MIG-", tuple(owner))
+        return Visible(
+            cards=frozenset(owner[uuid].index for uuid in uuids[:1]),
+            instances=frozenset(uuids[:1]),
+            complete=stopped is None,
+            findings=(*_remarks(text, len(uuids), stopped), *_one_instance(text, uuids)),
+        )
+    if entries[0].startswith("GPU-"):
+        by_uuid = {device.uuid: device for device in devices if device.uuid is not None}
+        uuids, stopped = _abbreviated(entries, "GPU-", tuple(by_uuid))
+        chosen = tuple(by_uuid[uuid] for uuid in uuids)
+        return _showing(chosen, complete=stopped is None, findings=tuple(_remarks(text, len(chosen), stopped)))
+    if entries[0].lower() in _NONE:
+        return _showing((), findings=(_nothing(text, severity="info"),))
+    positions, stopped = _numbered(entries, len(devices))
+    chosen = tuple(devices[position] for position in positions)
+    remarks = (*_remarks(text, len(chosen), stopped), *_ambiguity(text, env, chosen, devices))
+    return _showing(chosen, findings=remarks)
+
+
+def _showing(devices: Iterable[Device], *, complete: bool = True, findings: tuple[Finding, ...] = ()) -> Visible:
+    shown = tuple(devices)
+    return Visible(
+        cards=frozenset(device.index for device in shown),
+        instances=frozenset(instance for device in shown for instance in device.instances),
+        complete=complete,
+        findings=findings,
+    )
+
+
+def _numbered(entries: tuple[str, ...], count: int) -> tuple[tuple[int, ...], str | None]:
+    """Return the positions below `count` that the entries name, and the entry that ended the list early."""
+    chosen: list[int] = []
+    for entry in entries:
+        # CUDA reads a number as C's `strtoul` does: up to the first other character.
+        number = _NUMBER.match(entry)
+        if number is None or int(number[0]) >= count:
+            return tuple(chosen), entry
+        if int(number[0]) in chosen:
+            return (), None
+        chosen.append(int(number[0]))
+    return tuple(chosen), None
+
+
+def _abbreviated(entries: tuple[str, ...], prefix: str, uuids: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """Return the UUIDs that the entries begin, and the entry that ended the list early."""
+    chosen: list[str] = []
+    for entry in entries:
+        begun = [uuid for uuid in uuids if uuid.startswith(entry)] if entry.startswith(prefix) else []
+        exact = [uuid for uuid in begun if uuid == entry]
+        if len(exact or begun) != 1:
+            return tuple(chosen), entry
+        (uuid,) = exact or begun
+        if uuid in chosen:
+            return (), None
+        chosen.append(uuid)
+    return tuple(chosen), None
+
+
+def _nothing(text: str, *, severity: str = "warning") -> Finding:
+    return Finding(
+        subject=GPU_MEM,
+        problem=f"{VARIABLE}={text!r} shows no card to this process",
+        remedy="" if severity == "info" else f"correct {VARIABLE}, or unset it and use [gpus] exclude",
+        severity=severity,
+    )
+
+
+def _remarks(text: str, count: int, stopped: str | None) -> Iterator[Finding]:
+    if stopped is not None:
+        yield Finding(
+            subject=GPU_MEM,
+            problem=f"{VARIABLE}={text!r}: '{stopped}' names no card here; CUDA ignores it and everything after it",
+            remedy="list full UUIDs, as `nvidia-smi -L` prints them",
+        )
+    if count == 0:
+        yield _nothing(text)
+
+
+def _one_instance(text: str, uuids: tuple[str, ...]) -> Iterator[Finding]:
+    if len(uuids) > 1:
+        yield Finding(
+            subject=GPU_MEM,
+            problem=f"{VARIABLE}={text!r} lists {len(uuids)} MIG instances; CUDA shows a process the first one only",
+            remedy=f"unset {VARIABLE} and leave instances out with [gpus] exclude; each task is then pinned to its own",
+        )
+
+
+def _ambiguity(
+    text: str, env: Mapping[str, str], chosen: tuple[Device, ...], devices: tuple[Device, ...]
+) -> Iterator[Finding]:
+    mixed = len({device.name for device in devices}) > 1
+    if mixed and 0 < len(chosen) < len(devices) and env.get(ORDER_VARIABLE) != "PCI_BUS_ID":
+        yield Finding(
+            subject=GPU_MEM,
+            problem=f"{VARIABLE}={text!r}: the cards differ, and CUDA numbers the fastest first while NVML goes by bus",
+            remedy=f"list UUIDs, or set {ORDER_VARIABLE}=PCI_BUS_ID",
+        )
