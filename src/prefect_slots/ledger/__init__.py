@@ -2,7 +2,10 @@
 
 folder    which local folder holds the ledger, and why another cannot
 schema    the tables, and opening them safely
-store     transactions: load the view, apply an event, write the changes
+store     the file: transactions that commit, then wake whom they granted
+transaction  what may be done inside one: owners, events, tickets
+rows      the book as rows: the view that is decided on, the changes that are written
+tables    SQL inside one transaction
 registry  what the machine has: cells and their numbers
 leases    what the server was asked for: intents, leases, releases
 owner     a process proven alive by the lock it holds

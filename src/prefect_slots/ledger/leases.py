@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from prefect_slots.ledger.store import Transaction
+from prefect_slots.ledger.transaction import Transaction
 
 
 class LeaseState(StrEnum):
@@ -118,6 +118,12 @@ def of_owner(transaction: Transaction, owner: str, state: LeaseState) -> list[Le
             f"SELECT {_COLUMNS} FROM lease WHERE owner=? AND state=? ORDER BY sent_at DESC", owner, state.value
         )
     ]
+
+
+def get(transaction: Transaction, holder: uuid.UUID) -> LeaseRow | None:
+    """Return one row, if it is still there."""
+    values = transaction.one(f"SELECT {_COLUMNS} FROM lease WHERE id=?", str(holder))
+    return _row(values) if values else None
 
 
 def forget(transaction: Transaction, holder: uuid.UUID) -> None:

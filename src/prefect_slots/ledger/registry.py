@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect_slots.ledger.store import Transaction
+from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Inventory, Scope
@@ -117,14 +117,19 @@ def registered(transaction: Transaction) -> Registered:
     )
 
 
-def register(transaction: Transaction, machine: str, inventory: Inventory) -> Registered:
-    """Make the ledger's cells equal `inventory`; the machine's first name stays its name.
+def name_machine(transaction: Transaction, name: str) -> str:
+    """Return the machine's name: the one it was registered by first, else `name` from now on."""
+    if transaction.meta("machine") is None:
+        transaction.set_meta("machine", name)
+    return transaction.meta("machine") or name
+
+
+def register(transaction: Transaction, inventory: Inventory) -> Registered:
+    """Make the ledger's cells equal `inventory`.
 
     Cells that have gone keep their number and offer nothing; what is held on them stays held. Resources and cells that
     the inventory calls unknown are left as they are.
     """
-    if transaction.meta("machine") is None:
-        transaction.set_meta("machine", machine)
     for (name,) in transaction.all("SELECT name FROM resource"):
         if name not in inventory and name not in inventory.unknown:
             transaction.run("UPDATE cell SET present=0 WHERE resource=?", name)

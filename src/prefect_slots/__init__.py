@@ -1,0 +1,30 @@
+"""prefect-slots: multi-resource admission for Prefect, with a local ledger that needs no server.
+
+Names are loaded on first use: importing this package imports neither Prefect nor pynvml.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from prefect_slots.requires import Grant, current_grant, requires
+
+__all__ = ["Grant", "current_grant", "requires"]
+
+_HOMES: Final = {
+    "Grant": "prefect_slots.requires",
+    "current_grant": "prefect_slots.requires",
+    "requires": "prefect_slots.requires",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'prefect_slots' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

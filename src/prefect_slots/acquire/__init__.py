@@ -1,0 +1,9 @@
+"""From a request to a grant and back: drives the ledger and the server's limits.
+
+coordination  who decides: the ledger alone, the ledger and the server, or nobody
+registering   survey the machine, write the ledger, make the server's limits equal it
+engine        one thread with an event loop per process; survives forks, cleans up at exit
+machine       this process's part in one ledger: its owner, its tickets, its wake-ups, reaping the dead
+occupancy     what the ledger granted, occupied on the server; leases renewed and given back
+request       one request from the caller's thread or task, safe against interruption at any point
+"""

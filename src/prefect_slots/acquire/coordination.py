@@ -1,0 +1,59 @@
+"""Who decides about a request: the ledger alone, the ledger and the server, or nobody.
+
+Prefect's temporary server of a plain script is nobody's shared truth, so only a configured API URL counts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prefect_slots.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Coordination:
+    """The mode in force; `url` is the Prefect API's address in mode `both`."""
+
+    mode: Literal["off", "local", "both"]
+    url: str | None = None
+
+
+def coordinate(setting: Literal["auto", "both", "local", "off"], env: Mapping[str, str]) -> Coordination:
+    """Return the mode that `setting` means for the calling context.
+
+    Raises:
+        ConfigError: for `both` without a configured API URL.
+    """
+    if setting in ("off", "local"):
+        return Coordination(setting)
+    url = api_url(env)
+    if url is not None:
+        return Coordination("both", url)
+    if setting == "both":
+        raise ConfigError(
+            source="settings",
+            key="coordination",
+            reason='"both" needs a Prefect server; set PREFECT_API_URL, or use "local" or "auto"',
+        )
+    return Coordination("local")
+
+
+def api_url(env: Mapping[str, str]) -> str | None:
+    """Return the Prefect API URL configured for the calling context, if any.
+
+    Importing Prefect takes seconds; it is imported only if it is loaded already or a profile could hold the URL.
+    """
+    if "prefect" not in sys.modules:
+        if env.get("PREFECT_API_URL"):
+            return env["PREFECT_API_URL"]
+        home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
+        places = (home / "profiles.toml", Path("prefect.toml"), Path(".env"), Path("pyproject.toml"))
+        if "PREFECT_PROFILE" not in env and not any(place.exists() for place in places):
+            return None
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value()

@@ -1,0 +1,98 @@
+"""One thread with an event loop per process, where all use of ledger and server happens.
+
+Callers may be interrupted anywhere (Ctrl-C, a task's timeout, cancellation); the engine is not. A forked child has
+none of its parent's engine and starts its own when it needs one. At exit the engine gives back what is still held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+EXIT_SECONDS: Final = 10.0
+
+
+class Engine:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.parts: dict[str, Any] = {}
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="prefect-slots", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start `work` in the engine's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def at_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Have `closer` awaited before the engine ends."""
+        self._closers.append(closer)
+
+    def close(self) -> None:
+        """Give everything back and end the thread; waits `EXIT_SECONDS` at most."""
+        if self._thread.is_alive():
+            # What cannot be given back in time stays in the ledger as a dead owner's, and the next process reaps it.
+            with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
+                self.submit(self._finish()).result(EXIT_SECONDS)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(1.0)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+    async def _finish(self) -> None:
+        for closer in reversed(self._closers):
+            await closer()
+        running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+_engine: Engine | None = None
+_starting = threading.Lock()
+
+
+def engine() -> Engine:
+    """Return this process's engine, starting it on first use."""
+    global _engine
+    with _starting:
+        if _engine is None:
+            _engine = Engine()
+            atexit.register(close_engine)
+        return _engine
+
+
+def close_engine() -> None:
+    """End this process's engine, if it has one; the next use starts another."""
+    global _engine
+    with _starting:
+        ended, _engine = _engine, None
+    if ended is not None and ended.pid == os.getpid():
+        atexit.unregister(close_engine)
+        ended.close()
+
+
+def _after_fork() -> None:
+    # The parent's loop, sockets, connection and lock are not the child's: using them would steal its datagrams and
+    # corrupt its transactions.
+    global _engine, _starting
+    _engine = None
+    _starting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

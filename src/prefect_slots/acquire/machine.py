@@ -1,0 +1,315 @@
+"""This process's part in one ledger: its owner, its tickets, its wake-ups, and reaping the dead.
+
+Everything here runs in the engine's thread. A ticket's id exists before the transaction that writes it, so that
+whatever happens to the caller, `leave` can end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from prefect_slots.acquire.occupancy import Occupancy
+from prefect_slots.errors import (
+    GrantClosed,
+    Impossible,
+    LedgerUnreadable,
+    NotRegistered,
+    OutOfOrder,
+    UnknownResource,
+    WaitTimeout,
+)
+from prefect_slots.ledger import registry
+from prefect_slots.ledger.owner import Owner
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.tables import Asker
+from prefect_slots.ledger.transaction import TicketState, Transaction
+from prefect_slots.ledger.wakeup import WakeSocket
+from prefect_slots.model.book import Asked, Holding, Nesting, Returned, Shape, Ticket
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.scheduling.decide import decide
+from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
+from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+
+if TYPE_CHECKING:
+    from prefect_slots.settings import Settings
+
+POLL_SECONDS: Final = 0.5
+_EXIT_SECONDS: Final = 5.0
+_log = logging.getLogger("prefect_slots")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        id: New for every request; the ticket's, then the grant's.
+        timeout: Seconds of waiting, or `None` for no limit.
+        label: Who asks, for people: the function and where it is called.
+        parent: The grant that encloses the request.
+    """
+
+    id: str
+    requirement: Requirement
+    priority: int = 0
+    timeout: float | None = None
+    label: str = ""
+    parent: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What was granted: exact cells, and how long it took."""
+
+    id: str
+    holdings: tuple[Holding, ...]
+    registered: Registered
+    ledger_id: str
+    folder: Path
+    waited: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The request stands in the queue."""
+
+    reason: str
+
+
+class Machine:
+    """An owner in a machine's ledger, from the first request of a process to its end."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        """Lock, open the ledger, bind the wake-up socket, then let the ledger know of all three."""
+        self.folder = folder
+        self._settings = settings
+        self._owner = Owner.start(folder)
+        try:
+            self.ledger = Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes), self._owner.id)
+            self._socket = WakeSocket(folder, self._owner.id)
+            self.ledger.transact(lambda tx: tx.enrol(self._owner, self._socket.address))
+        except BaseException:
+            self._owner.end(folder)
+            raise
+        self.ledger.on_settled = self._wake
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.socket, lambda: self._wake(self._socket.receive()))
+        self._occupancy: Occupancy | None = None
+        self._asked: dict[str, tuple[Ask, float]] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._reap()
+
+    @property
+    def descriptor(self) -> int:
+        """The owner's locked file: a child process that inherits it keeps this owner's grants alive."""
+        return self._owner.descriptor
+
+    async def use_server(self, url: str) -> None:
+        """Occupy limits on that server for every grant from now on."""
+        from prefect_slots.limits.gateway import Gateway
+
+        if self._occupancy is None:
+            self._occupancy = Occupancy(self.ledger, await Gateway.open(self.ledger.id, url=url))
+            self.ledger.releases = True
+            self._reap()
+
+    async def registered(self, url: str | None) -> Registered:
+        """Return what this machine has, registering it first where the settings allow.
+
+        Raises:
+            NotRegistered: with a server, unless `auto_register`.
+        """
+        from prefect_slots.acquire import registering
+
+        known = self.ledger.read(registry.registered)
+        if known.machine is not None:
+            return known
+        if url is None:
+            return registering.register_here(self.ledger, self._settings).registered
+        if not self._settings.auto_register:
+            raise NotRegistered(state_dir=str(self.folder))
+        return (await registering.register_everywhere(self.ledger, self._settings, url=url)).registered
+
+    # One request: ask, wait, leave
+
+    async def ask(self, ask: Ask, url: str | None) -> Held | Waiting:
+        """Enqueue a request and return its grant, or why it waits.
+
+        Raises:
+            UnknownResource, Impossible, OutOfOrder, GrantClosed: it can never be granted; nothing is enqueued.
+        """
+        registered = await self.registered(url)
+        if url is not None:
+            await self.use_server(url)
+        started = time.monotonic()
+        for name in ask.requirement.resources:
+            if name not in registered.names:
+                raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
+        self._asked[ask.id] = (ask, started)
+        self._wakes[ask.id] = asyncio.Event()
+        self.ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
+        held = await self._granted(ask, started, registered)
+        return held or Waiting(self._reason(ask))
+
+    async def wait(self, ticket: str) -> Held:
+        """Return the grant of a request that waits, once it has one.
+
+        Raises:
+            WaitTimeout: its `timeout` passed; it has left the queue.
+            GrantClosed: it waited to draw on a grant that has ended.
+        """
+        ask, started = self._asked[ticket]
+        registered = self.ledger.read(registry.registered)
+        woken = self._wakes[ticket]
+        self._start_watching()
+        pause = 0.1
+        while True:
+            left = None if ask.timeout is None else started + ask.timeout - time.monotonic()
+            if left is not None and left <= 0:
+                reason = self._reason(ask)
+                self.leave(ticket)
+                raise WaitTimeout(wanted=ask.requirement.describe(), seconds=ask.timeout or 0.0, reason=reason)
+            blocked = self.ledger.read(lambda tx: tx.state(ticket)) is TicketState.BLOCKED
+            within = pause * (0.5 + random.random()) if blocked else POLL_SECONDS
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), within if left is None else min(within, left))
+            woken.clear()
+            if blocked:
+                pause = min(pause * 1.5, 2.0)
+                self.ledger.transact(lambda tx: tx.resume(ticket))
+            held = await self._granted(ask, started, registered)
+            if held is not None:
+                return held
+
+    def leave(self, ticket: str) -> None:
+        """End a request or its grant, whatever state it is in, and start giving back what it occupied."""
+        self._asked.pop(ticket, None)
+        self._wakes.pop(ticket, None)
+        self.ledger.transact(lambda tx: tx.leave(ticket))
+        if self._occupancy is not None:
+            self._occupancy.sweep()
+
+    def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
+        book = tx.book()
+        wanted = ask.requirement.describe()
+        nesting: Nesting | None = None
+        may_wait = True
+        if ask.parent is not None:
+            chain = chain_of(book, ask.parent)
+            if not chain:
+                raise GrantClosed(grant=ask.parent)
+            answer = nest(book, ask.requirement, chain, ask.id, registered.scopes)
+            if isinstance(answer, RefusedNesting):
+                raise _refused(tx, answer, wanted, ask.label)
+            nesting, may_wait = answer.nesting, answer.may_wait
+        if not is_possible(book, ask.requirement):
+            text = largest(book, ask.requirement, registered.labels)
+            raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
+        shape = Shape(requirement=ask.requirement, priority=ask.priority, nesting=nesting)
+        ticket = Ticket(id=ask.id, seq=tx.next_seq())
+        tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
+        if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
+            parent = next(grant for grant in book.grants if grant.id == nesting.parent)
+            raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)
+
+    async def _granted(self, ask: Ask, started: float, registered: Registered) -> Held | None:
+        state = self.ledger.read(lambda tx: tx.state(ask.id))
+        if state is TicketState.REFUSED:
+            self.leave(ask.id)
+            raise GrantClosed(grant=ask.parent or "")
+        if state is TicketState.GONE:
+            # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
+            raise LedgerUnreadable(path=str(self.ledger.path), reason=f"ticket {ask.id} has vanished from it")
+        if state is not TicketState.HELD:
+            return None
+        grant = self.ledger.read(lambda tx: tx.grant(ask.id))
+        if self._occupancy is not None and grant.shape.pool is None:
+            refused_by = await self._occupancy.occupy(grant.id, grant.holdings, registered)
+            if refused_by is not None:
+                self.ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=refused_by)))
+                self._occupancy.sweep()
+                return None
+        self._wakes.pop(ask.id, None)
+        return Held(
+            id=grant.id,
+            holdings=grant.holdings,
+            registered=registered,
+            ledger_id=self.ledger.id,
+            folder=self.folder,
+            waited=time.monotonic() - started,
+        )
+
+    def _reason(self, ask: Ask) -> str:
+        def explain(tx: Transaction) -> str:
+            row = tx.one("SELECT blocked_on FROM ticket WHERE id=?", ask.id)
+            if row is not None and row[0] is not None:
+                return f"waits for the server: limit '{row[0]}' is taken by others"
+            book = tx.book()
+            if is_stranded(book, ask.requirement):
+                return f"waits for {ask.requirement.describe()}: what others use leaves too little on every cell"
+            missing = shortages(book, ask.requirement)
+            return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
+
+        return self.ledger.read(explain)
+
+    # Waking and reaping
+
+    def _wake(self, tickets: list[str]) -> None:
+        for ticket in tickets:
+            event = self._wakes.get(ticket)
+            if event is not None:
+                event.set()
+
+    def _start_watching(self) -> None:
+        if self._watch is None or self._watch.done():
+            self._watch = self._loop.create_task(self._watching())
+
+    async def _watching(self) -> None:
+        while self._wakes:
+            await asyncio.sleep(POLL_SECONDS * (0.5 + random.random() / 2))
+            self._reap()
+
+    def _reap(self) -> None:
+        for owner in self.ledger.read(lambda tx: tx.dead_owners()):
+            _log.info("reaping process %s, which died", owner)
+            self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead))
+        if self._occupancy is not None:
+            self._occupancy.sweep()
+
+    async def watch(self) -> None:
+        """Reap the dead until cancelled, for a process that waits for nothing itself."""
+        while True:
+            self._reap()
+            await asyncio.sleep(POLL_SECONDS * (0.5 + random.random() / 2))
+
+    async def close(self) -> None:
+        """Give back everything, leave the ledger, then let go of the lock."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._loop.remove_reader(self._socket.socket)
+        self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id))
+        if self._occupancy is not None:
+            await self._occupancy.drain(_EXIT_SECONDS)
+            await self._occupancy.close()
+            self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id))
+        self._socket.close()
+        self.ledger.close()
+        self._owner.end(self.folder)
+
+
+def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> GrantClosed | OutOfOrder:
+    if answer.closed:
+        return GrantClosed(grant=answer.held.id)
+    row = tx.one("SELECT label FROM held WHERE id=?", answer.held.id)
+    held = ", ".join(sorted({cell.resource for cell, _ in answer.held.holdings}))
+    return OutOfOrder(wanted=wanted, held=held, held_at=row[0] if row else answer.held.id, wanted_at=label)

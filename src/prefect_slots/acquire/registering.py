@@ -1,0 +1,126 @@
+"""Survey the machine, write the ledger, and make the server's limits equal it.
+
+The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prefect_slots.detect.survey import survey
+from prefect_slots.ledger import registry
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.resource import GPU_MEM, Finding, sanitise_machine_name
+
+if TYPE_CHECKING:
+    from prefect_slots.ledger.registry import Registered
+    from prefect_slots.limits.registration import RegistrationReport
+    from prefect_slots.settings import Settings
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a registration did.
+
+    Attributes:
+        registered: The machine as the ledger now has it.
+        findings: What the survey wants people to know.
+        limits: What changed on the server; `None` without one.
+    """
+
+    registered: Registered
+    findings: tuple[Finding, ...]
+    limits: RegistrationReport | None = None
+
+
+def machine_name(settings: Settings, name: str | None = None) -> str:
+    """Return what to call this machine if it has no name yet: `name`, else the setting, else the host name."""
+    return sanitise_machine_name(name or settings.worker or socket.gethostname())
+
+
+def register_here(ledger: Ledger, settings: Settings, name: str | None = None) -> Registration:
+    """Survey this machine and write what it has into the ledger, without a server."""
+    wanted = machine_name(settings, name)
+    seen = survey(settings.declarations, os.environ)
+
+    def write(transaction: Transaction) -> Registered:
+        registry.name_machine(transaction, wanted)
+        return registry.register(transaction, seen.inventory)
+
+    registered = ledger.transact(write)
+    return Registration(registered, (*seen.findings, *_name_finding(registered.machine, wanted)))
+
+
+async def register_everywhere(
+    ledger: Ledger,
+    settings: Settings,
+    *,
+    url: str,
+    name: str | None = None,
+    adopt: bool = False,
+    prune: bool = False,
+    dry_run: bool = False,
+) -> Registration:
+    """Survey this machine, write the ledger, and make the server's limits equal it.
+
+    The machine takes its name only once the server has it, so that a name another ledger has claimed can be changed.
+
+    Raises:
+        NameTaken, LimitConflict: if another ledger or person has the machine's name or a limit's, unless `adopt`.
+        ServerUnreachable, ServerRefused: if the server does not take part.
+    """
+    from prefect_slots.limits.registration import register
+    from prefect_slots.limits.server import Server
+
+    wanted = machine_name(settings, name)
+    seen = survey(settings.declarations, os.environ)
+    write = ledger.rehearse if dry_run else ledger.transact
+    registered = write(lambda transaction: registry.register(transaction, seen.inventory))
+    machine = registered.machine or wanted
+    server = await Server.open(url)
+    try:
+        report = await register(
+            server,
+            machine=machine,
+            ledger_id=ledger.id,
+            host=socket.gethostname(),
+            stocks=registered.stocks,
+            cards=cards(registered),
+            adopt=adopt,
+            prune=prune,
+            dry_run=dry_run,
+        )
+    finally:
+        await server.close()
+    if not dry_run:
+        ledger.transact(lambda transaction: registry.name_machine(transaction, machine))
+        registered = ledger.read(registry.registered)
+    return Registration(registered, (*seen.findings, *_name_finding(machine, wanted)), report)
+
+
+def cards(registered: Registered) -> dict[int, str]:
+    """Return the UUID of each card by its number."""
+    return {
+        cell.id.number: cell.key
+        for resource in registered.resources
+        if resource.name == GPU_MEM
+        for cell in resource.cells
+        if cell.present
+    }
+
+
+def _name_finding(machine: str | None, wanted: str) -> tuple[Finding, ...]:
+    if machine == wanted:
+        return ()
+    return (
+        Finding(
+            subject=wanted,
+            problem=f"this ledger is registered as '{machine}', so that name is used and not '{wanted}'",
+            remedy="give a second machine a state folder of its own, or leave the name out",
+            severity="info",
+        ),
+    )

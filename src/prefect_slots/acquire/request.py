@@ -1,0 +1,128 @@
+"""One request from the caller's thread or task: safe against interruption at any point.
+
+The caller may be stopped by Ctrl-C, by Prefect's task timeout, or by cancellation of its task; whatever it was doing,
+its ticket is ended in the engine, which is not interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from prefect_slots.acquire.coordination import Coordination
+from prefect_slots.acquire.engine import Engine, engine
+from prefect_slots.acquire.machine import Ask, Held, Machine, Waiting
+
+if TYPE_CHECKING:
+    from prefect_slots.settings import Settings
+
+T = TypeVar("T")
+# Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python.
+_SLICE_SECONDS: Final = 0.25
+
+
+class Hooks(Protocol):
+    """Told, in the caller's own context, that it waits and that it goes on."""
+
+    def waiting(self, reason: str) -> None:
+        """The request stands in the queue; called once, with the reason."""
+
+    def resumed(self) -> None:
+        """The request that waited was granted."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request goes: a state folder and who coordinates."""
+
+    folder: Path
+    coordination: Coordination
+    settings: Settings
+
+
+def machine_at(running: Engine, place: Place) -> Machine:
+    """Return this process's part in that ledger; call it in the engine's thread."""
+    key = f"{place.folder}|{place.coordination.url or ''}"
+    known = running.parts.get(key)
+    if isinstance(known, Machine):
+        return known
+    machine = Machine(place.folder, place.settings)
+    running.parts[key] = machine
+    running.at_close(machine.close)
+    return machine
+
+
+async def _ask(running: Engine, place: Place, ask: Ask) -> Held | Waiting:
+    return await machine_at(running, place).ask(ask, place.coordination.url)
+
+
+async def _wait(running: Engine, place: Place, ticket: str) -> Held:
+    return await machine_at(running, place).wait(ticket)
+
+
+async def _leave(running: Engine, place: Place, ticket: str) -> None:
+    machine_at(running, place).leave(ticket)
+
+
+def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
+    future = running.submit(work)
+    try:
+        while True:
+            try:
+                return future.result(_SLICE_SECONDS)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def acquire(place: Place, ask: Ask, hooks: Hooks) -> Held:
+    """Return a grant, waiting for it as long as `ask.timeout` allows.
+
+    Raises:
+        SlotsError: see `Machine.ask` and `Machine.wait`.
+    """
+    running = engine()
+    try:
+        answer = _result(running, _ask(running, place, ask))
+        if isinstance(answer, Waiting):
+            hooks.waiting(answer.reason)
+            answer = _result(running, _wait(running, place, ask.id))
+            hooks.resumed()
+        return answer
+    except BaseException:
+        running.submit(_leave(running, place, ask.id))
+        raise
+
+
+async def acquire_async(place: Place, ask: Ask, hooks: Hooks) -> Held:
+    """Return a grant without blocking the caller's event loop; otherwise as `acquire`."""
+    running = engine()
+    try:
+        answer = await asyncio.wrap_future(running.submit(_ask(running, place, ask)))
+        if isinstance(answer, Waiting):
+            hooks.waiting(answer.reason)
+            answer = await asyncio.wrap_future(running.submit(_wait(running, place, ask.id)))
+            hooks.resumed()
+        return answer
+    except BaseException:
+        running.submit(_leave(running, place, ask.id))
+        raise
+
+
+def release(place: Place, grant: str) -> None:
+    """Give a grant back; returns once its cells are free and the next ticket is woken."""
+    running = engine()
+    _result(running, _leave(running, place, grant))
+
+
+async def release_async(place: Place, grant: str) -> None:
+    """Give a grant back; shielded, so that a cancelled task gives back too."""
+    running = engine()
+    await asyncio.shield(asyncio.wrap_future(running.submit(_leave(running, place, grant))))

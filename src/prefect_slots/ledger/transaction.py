@@ -1,0 +1,170 @@
+"""What may be done inside one transaction: enrol and reap owners, apply events, ask where a ticket stands.
+
+Every event runs the scheduler here and its changes are written before the next statement; a grant to an owner that
+turns out to be dead is ended in the same transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from prefect_slots.ledger import rows
+from prefect_slots.ledger.owner import Owner, is_dead
+from prefect_slots.ledger.tables import Asker, Tables
+from prefect_slots.model.book import Book, Changed, Decision, Ended, Event, Grant, Granted, Left, Resumed, Ticket
+
+
+class Decide(Protocol):
+    """The scheduler, with its settings bound."""
+
+    def __call__(self, book: Book, event: Event, now: float) -> Decision:
+        """Return what to write."""
+        ...
+
+
+class TicketState(StrEnum):
+    """Where a ticket stands."""
+
+    WAITING = "waiting"
+    BLOCKED = "blocked"  # the server refused; it waits aside until it is resumed
+    HELD = "held"
+    REFUSED = "refused"  # the grant it wanted to draw on has ended
+    GONE = "gone"
+
+
+class Transaction(Tables):
+    """What may be done inside one transaction."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, folder: Path, decide: Decide, actor: str, *, releases: bool
+    ) -> None:
+        super().__init__(connection, actor, releases=releases)
+        self._folder = folder
+        self._decide = decide
+
+    # Owners
+
+    def enrol(self, owner: Owner, address: str) -> None:
+        """Write an owner whose lock is held already."""
+        self.run(
+            "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
+        )
+
+    def dead_owners(self) -> list[str]:
+        """Return the other owners that are proven dead and have left something that the actor can clear up."""
+        rows = self.all(
+            "SELECT id, lock_file, pid, started, boot FROM owner o WHERE id<>? AND (? OR NOT EXISTS "
+            "(SELECT 1 FROM lease WHERE owner=o.id) OR EXISTS (SELECT 1 FROM ticket WHERE owner=o.id) "
+            "OR EXISTS (SELECT 1 FROM held WHERE owner=o.id AND NOT closed))",
+            *(self.actor, self.releases),
+        )
+        return [row[0] for row in rows if is_dead(self._folder, row[1], row[2], row[3], row[4])]
+
+    def drop_owner(self, owner: str) -> None:
+        """Forget an owner: its tickets leave, its grants end, and its leases become the actor's.
+
+        Where draws of others go on, the grant stays closed and its leases pass to one of those. An actor that cannot
+        reach the server leaves leases, and the owner's row, to one that can.
+        """
+        for (ticket,) in self.all("SELECT id FROM ticket WHERE owner=?", owner):
+            self.apply(Left(ticket=ticket))
+        for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
+            self.apply(Ended(grant=grant))
+        self.run("DELETE FROM refusal WHERE owner=?", owner)
+        self.run(
+            "UPDATE lease SET owner=(SELECT d.owner FROM held d WHERE d.source=lease.held AND d.owner<>?) "
+            "WHERE owner=? AND EXISTS (SELECT 1 FROM held d WHERE d.source=lease.held AND d.owner<>?)",
+            *(owner, owner, owner),
+        )
+        if self.releases:
+            self.run("UPDATE lease SET owner=?, state='releasing' WHERE owner=?", self.actor, owner)
+        if self.one("SELECT 1 FROM lease WHERE owner=?", owner) is None:
+            self.run("DELETE FROM owner WHERE id=?", owner)
+
+    # The book
+
+    def next_seq(self) -> int:
+        """Give out the next arrival number."""
+        seq = int(self.meta("seq") or 0) + 1
+        self.set_meta("seq", str(seq))
+        return seq
+
+    def apply(self, event: Event, asker: Asker | None = None) -> None:
+        """Decide on `event` and write the changes; `asker` goes with `Asked`.
+
+        A grant to an owner that turns out to be dead is ended at once, and the scheduler decides again.
+        """
+        granted: list[str] = []
+        again = True
+        while again:
+            decision = self._decide(self.book(), event, time.time())
+            for change in decision.changes:
+                rows.write(self, change, asker)
+                if isinstance(change, Granted):
+                    granted.append(change.grant.id)
+            event, again = Changed(), decision.again
+        for grant in granted:
+            self._announce(grant)
+
+    def _announce(self, grant: str) -> None:
+        row = self.one(
+            "SELECT o.id, o.lock_file, o.pid, o.started, o.boot, o.wake FROM held h JOIN owner o ON o.id=h.owner "
+            "WHERE h.id=?",
+            grant,
+        )
+        if row is None:
+            return
+        owner, *proof, address = row
+        if owner == self.actor:
+            self.settled.append(grant)
+        elif is_dead(self._folder, *proof):
+            self.apply(Ended(grant=grant))
+        else:
+            self.wakes.append((address, grant))
+
+    def resume(self, ticket: str) -> None:
+        """Put a ticket that had stepped aside back into its line, at its old place."""
+        row = self.one(
+            "SELECT s.requirement, s.priority, s.parent, s.root, s.source, t.seq, t.overtaken FROM ticket t "
+            "JOIN shape s ON s.key=t.shape WHERE t.id=? AND t.blocked_on IS NOT NULL",
+            ticket,
+        )
+        if row is not None:
+            shape = rows.shape_of(row[0], row[1], ticket, row[2], row[3], row[4])
+            self.apply(Resumed(shape=shape, ticket=Ticket(id=ticket, seq=row[5]), overtaken=row[6]))
+
+    def state(self, ticket: str) -> TicketState:
+        """Say where a ticket stands."""
+        if self.one("SELECT 1 FROM held WHERE id=?", ticket):
+            return TicketState.HELD
+        row = self.one("SELECT blocked_on FROM ticket WHERE id=?", ticket)
+        if row is not None:
+            return TicketState.WAITING if row[0] is None else TicketState.BLOCKED
+        refused = self.one("SELECT 1 FROM refusal WHERE ticket=?", ticket)
+        return TicketState.REFUSED if refused else TicketState.GONE
+
+    def leave(self, ticket: str) -> None:
+        """End a ticket or grant, whatever state it is in; one that is gone already is left so."""
+        state = self.state(ticket)
+        if state is TicketState.HELD:
+            self.apply(Ended(grant=ticket))
+        elif state in (TicketState.WAITING, TicketState.BLOCKED):
+            self.apply(Left(ticket=ticket))
+        self.run("DELETE FROM refusal WHERE ticket=?", ticket)
+
+    def book(self) -> Book:
+        """Return the cells, the grants and the front of each line."""
+        return rows.read_book(self)
+
+    def grant(self, grant: str) -> Grant:
+        """Return one grant.
+
+        Raises:
+            LookupError: if it is gone.
+        """
+        return rows.read_grant(self, grant)
