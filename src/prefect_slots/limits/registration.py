@@ -109,7 +109,7 @@ async def register(
 
 
 async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words: list[str]) -> RegistrationReport:
-    found = await _standing_claim(server, wish)
+    exists, found = await _standing_claim(server, wish)
     existing = await read_all(server)
     former = _former(found, existing, wish)
     made = numbers_of(existing, former) | dict(found.limits if found else {}) | numbers_of(existing, {wish.ledger_id})
@@ -121,14 +121,15 @@ async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words:
     claim = _claim_of(wish, former)
     words.append(_word(found, claim))
     if not wish.dry_run:
+        standing = found
         if found is None or found.ledger_id != wish.ledger_id:
             # The name first, so that of two ledgers only one goes on; what it registered last, so that a crash
             # between leaves the numbers that the limits still have.
-            first_claim = replace(claim, limits=found.limits if found else {})
-            await _write_claim(server, first_claim)
+            standing = replace(claim, limits=found.limits if found else {})
+            await _sure(write_claim(server, standing, replace=exists))
         await apply(server, todo, done=done, prune=wish.prune)
-        if found != claim:
-            await _write_claim(server, claim)
+        if standing != claim:
+            await _sure(write_claim(server, claim, replace=True))
     # In a later round, what an earlier one did looks as if it had always been so.
     entries = (*todo.limits, *(entry for entry in todo.mirrors if entry.action in _SHOWN_MIRRORS))
     return RegistrationReport(
@@ -140,7 +141,7 @@ async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words:
     )
 
 
-async def _standing_claim(server: Server, wish: _Wish) -> Claim | None:
+async def _standing_claim(server: Server, wish: _Wish) -> tuple[bool, Claim | None]:
     exists, found = await read_claim(server, wish.machine)
     if exists and not wish.adopt and (found is None or found.ledger_id != wish.ledger_id):
         raise NameTaken(
@@ -149,7 +150,7 @@ async def _standing_claim(server: Server, wish: _Wish) -> Claim | None:
             ours=wish.ledger_id,
             host=found.host if found else "unknown",
         )
-    return found
+    return exists, found
 
 
 def _former(found: Claim | None, existing: Mapping[str, ExistingLimit], wish: _Wish) -> tuple[str, ...]:
@@ -202,12 +203,6 @@ async def _write(server: Server, step: Entry) -> None:
     else:
         update = GlobalConcurrencyLimitUpdate(limit=number)
         await _sure(server.ask(lambda client: client.update_global_concurrency_limit(step.name, update)))
-
-
-async def _write_claim(server: Server, claim: Claim) -> None:
-    exists, found = await read_claim(server, claim.machine)
-    if found != claim:
-        await _sure(write_claim(server, claim, replace=exists))
 
 
 async def _sure(write: Awaitable[object]) -> None:

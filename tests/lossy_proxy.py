@@ -1,0 +1,87 @@
+"""A TCP proxy on loopback that loses the answer to a chosen request after the server has given it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass
+class LossyProxy:
+    """Forwards every byte, until told to lose an answer.
+
+    Attributes:
+        url: The API's address through the proxy.
+        lost: How many answers were lost.
+    """
+
+    url: str
+    _marker: bytes | None = None
+    lost: int = 0
+
+    def lose_answer_to(self, marker: str) -> None:
+        """Close the connection instead of passing on the answer to the next request that contains `marker`."""
+        self._marker = marker.encode()
+
+    async def serve(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection(host, port)
+        lose = asyncio.Event()
+
+        async def upwards() -> None:
+            while data := await reader.read(65536):
+                if self._marker and self._marker in data:
+                    self._marker = None
+                    lose.set()
+                up_writer.write(data)
+                await up_writer.drain()
+            up_writer.write_eof()
+
+        async def downwards() -> None:
+            while data := await up_reader.read(65536):
+                if lose.is_set():
+                    self.lost += 1
+                    break
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await asyncio.gather(upwards(), downwards())
+        finally:
+            up_writer.close()
+
+
+@contextlib.asynccontextmanager
+async def lossy_proxy(url: str) -> AsyncGenerator[LossyProxy]:
+    """Run a proxy to the API at `url` for the length of the `async with`."""
+    target = urlsplit(url)
+    assert target.hostname is not None
+    assert target.port is not None
+    host, port = target.hostname, target.port
+    proxy = LossyProxy(url="")
+    connections: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        try:
+            await proxy.serve(host, port, reader, writer)
+        finally:
+            connections.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{target.path}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        await server.wait_closed()
