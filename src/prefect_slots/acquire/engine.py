@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -31,12 +32,19 @@ class Engine:
         self._thread.start()
 
     def _run(self) -> None:
+        # A signal taken by this thread would not interrupt the main thread's wait for one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start `work` in the engine's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling code runs in the engine's own thread, which must not wait for itself."""
+        return threading.current_thread() is self._thread
 
     def at_close(self, closer: Callable[[], Awaitable[None]]) -> None:
         """Have `closer` awaited before the engine ends."""

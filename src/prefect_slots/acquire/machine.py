@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,14 @@ _log = logging.getLogger("prefect_slots")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The grant that encloses a request, and the ledger it stands in: another machine's grant encloses nothing here."""
+
+    ledger: str
+    grant: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask:
     """One request.
 
@@ -63,7 +72,7 @@ class Ask:
     priority: int = 0
     timeout: float | None = None
     label: str = ""
-    parent: str | None = None
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,7 @@ class Machine:
         self._asked: dict[str, tuple[Ask, float]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._reap()
 
     @property
@@ -195,6 +205,9 @@ class Machine:
         """End a request or its grant, whatever state it is in, and start giving back what it occupied."""
         self._asked.pop(ticket, None)
         self._wakes.pop(ticket, None)
+        finalizer = self._finalizers.pop(ticket, None)
+        if finalizer is not None:
+            finalizer.detach()
         self.ledger.transact(lambda tx: tx.leave(ticket))
         if self._occupancy is not None:
             self._occupancy.sweep()
@@ -204,10 +217,10 @@ class Machine:
         wanted = ask.requirement.describe()
         nesting: Nesting | None = None
         may_wait = True
-        if ask.parent is not None:
-            chain = chain_of(book, ask.parent)
+        if ask.parent is not None and ask.parent.ledger == self.ledger.id:
+            chain = chain_of(book, ask.parent.grant)
             if not chain:
-                raise GrantClosed(grant=ask.parent)
+                raise GrantClosed(grant=ask.parent.grant)
             answer = nest(book, ask.requirement, chain, ask.id, registered.scopes)
             if isinstance(answer, RefusedNesting):
                 raise _refused(tx, answer, wanted, ask.label)
@@ -226,7 +239,7 @@ class Machine:
         state = self.ledger.read(lambda tx: tx.state(ask.id))
         if state is TicketState.REFUSED:
             self.leave(ask.id)
-            raise GrantClosed(grant=ask.parent or "")
+            raise GrantClosed(grant=ask.parent.grant if ask.parent else "")
         if state is TicketState.GONE:
             # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
             raise LedgerUnreadable(path=str(self.ledger.path), reason=f"ticket {ask.id} has vanished from it")
@@ -240,7 +253,7 @@ class Machine:
                 self._occupancy.sweep()
                 return None
         self._wakes.pop(ask.id, None)
-        return Held(
+        held = Held(
             id=grant.id,
             holdings=grant.holdings,
             registered=registered,
@@ -248,6 +261,13 @@ class Machine:
             folder=self.folder,
             waited=time.monotonic() - started,
         )
+        # A caller that is interrupted between this return and its own `try` drops the grant without a word.
+        self._finalizers[grant.id] = weakref.finalize(held, self._dropped, grant.id)
+        return held
+
+    def _dropped(self, grant: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has everything that was held
+            self._loop.call_soon_threadsafe(self.leave, grant)
 
     def _reason(self, ask: Ask) -> str:
         def explain(tx: Transaction) -> str:

@@ -119,10 +119,23 @@ async def acquire_async(place: Place, ask: Ask, hooks: Hooks) -> Held:
 def release(place: Place, grant: str) -> None:
     """Give a grant back; returns once its cells are free and the next ticket is woken."""
     running = engine()
-    _result(running, _leave(running, place, grant))
+    if running.is_current:  # a generator that the garbage collector ends in the engine's own thread
+        machine_at(running, place).leave(grant)
+    else:
+        _result(running, _leave(running, place, grant))
 
 
 async def release_async(place: Place, grant: str) -> None:
     """Give a grant back; shielded, so that a cancelled task gives back too."""
     running = engine()
     await asyncio.shield(asyncio.wrap_future(running.submit(_leave(running, place, grant))))
+
+
+async def _descriptor(running: Engine, place: Place) -> int:
+    return machine_at(running, place).descriptor
+
+
+def owner_descriptor(place: Place) -> int:
+    """Return the locked file that proves this process alive; a child that inherits it keeps the grants alive."""
+    running = engine()
+    return _result(running, _descriptor(running, place))

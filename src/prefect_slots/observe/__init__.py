@@ -1,0 +1,5 @@
+"""What happened and what is, for people and programs.
+
+status    who holds which cell since when, who waits for what and why
+timeline  who held which card when, as rows and as a picture
+"""

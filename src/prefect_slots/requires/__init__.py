@@ -1,0 +1,15 @@
+"""`requires(...)`: what a task needs, as a decorator, a `with` block or an `async with` block.
+
+declared     the `requires` object: one declaration, three uses
+wrapping     the four kinds of functions, Prefect tasks and flows
+grant        what the holder sees: devices, environment, how long it waited
+current      the grant of this thread, task or child process
+place        settings and state folder, read once per environment
+prefect_run  the Prefect run around a request: its logger, its state, its attempt
+"""
+
+from prefect_slots.requires.current import current_grant
+from prefect_slots.requires.declared import requires
+from prefect_slots.requires.grant import Device, Grant
+
+__all__ = ["Device", "Grant", "current_grant", "requires"]

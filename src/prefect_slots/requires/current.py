@@ -1,0 +1,41 @@
+"""The grant of this thread, task or child process: what a nested request is served from.
+
+Context variables carry it within a process (Prefect copies them into the threads of `.submit`); the variable
+`PREFECT_SLOTS_GRANT` carries it to child processes. A forked child has no part in its parent's grant.
+"""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar, Token
+
+from prefect_slots.acquire.machine import Parent
+from prefect_slots.requires.grant import TOKEN, Grant
+
+_innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
+
+
+def current_grant() -> Grant | None:
+    """Return the innermost grant held by the calling code, or `None`."""
+    grant = _innermost.get()
+    while grant is not None and (grant.ended or grant.pid != os.getpid()):
+        grant = grant.parent
+    return grant
+
+
+def enter(grant: Grant) -> Token[Grant | None]:
+    """Make `grant` the innermost one of this context."""
+    return _innermost.set(grant)
+
+
+def leave(token: Token[Grant | None]) -> None:
+    """Take back what `enter` did, in the same context."""
+    _innermost.reset(token)
+
+
+def enclosing() -> Parent | None:
+    """Return the grant that a new request is nested in: this context's, else the one this process was started under."""
+    grant = current_grant()
+    token = grant.token if grant is not None else os.environ.get(TOKEN, "")
+    ledger, _, ticket = token.partition(":")
+    return Parent(ledger=ledger, grant=ticket) if ledger and ticket else None

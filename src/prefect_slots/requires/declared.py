@@ -1,0 +1,254 @@
+"""The `requires` object: one declaration of needs, used as decorator, `with` or `async with`.
+
+Values are checked when it is made; a callable value is asked at each call, with the call's own arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import threading
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import Token
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from prefect_slots.acquire.machine import Ask
+from prefect_slots.acquire.request import Place, acquire, acquire_async, release, release_async
+from prefect_slots.errors import InvalidRequirement
+from prefect_slots.model.requirement import declare
+from prefect_slots.requires import current
+from prefect_slots.requires.grant import Grant
+from prefect_slots.requires.place import current_place
+from prefect_slots.requires.prefect_run import RunHooks, attempt, forbid_retry, run_name
+from prefect_slots.requires.wrapping import wrap
+
+F = TypeVar("F", bound=Callable[..., Any])
+_Entered = tuple[Grant, Token[Grant | None]]
+_log = logging.getLogger("prefect_slots")
+
+
+class requires:  # noqa: N801 - used as a decorator, it reads as a verb
+    """What a call needs of this machine: it runs when all of it is granted, and gives it back however it ends.
+
+    Use it as a decorator (below or above `@task`, on a `@flow` function, on any function, coroutine function or
+    generator), as `with requires(...) as grant`, or as `async with`. Inside another grant whose total covers it, the
+    request draws on that grant.
+
+    Args:
+        gpu_mem: GPU memory per card: a number of GiB, or a string with its unit (`"512MiB"`; `"8GB"` is decimal).
+        gpus: Number of cards, default 1; without `gpu_mem` whole cards; `0.25` is a quarter of one card's memory.
+        mem: System memory, as `gpu_mem`.
+        cpus: Whole number of cores.
+        license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
+        timeout: Seconds of waiting (not of running) after which `WaitTimeout` is raised; `None` waits without limit.
+        priority: Higher is served first; the default is 0. (Prefect's work queues count the other way.)
+        **declared: Whole numbers of resources declared in `prefect-slots.toml`: `scanner=1`.
+
+    Any amount may be a callable; it is given the call's arguments that it names, and `attempt` (1, 2, ...).
+
+    Raises:
+        InvalidRequirement: at once, if a value is no amount or nothing is asked for.
+
+    Examples:
+        >>> from prefect_slots import requires
+        >>> @requires(gpu_mem=8, license={"matlab": 1})
+        ... def infer(image): ...
+    """
+
+    def __init__(
+        self,
+        *,
+        gpu_mem: Any = None,
+        gpus: Any = None,
+        mem: Any = None,
+        cpus: Any = None,
+        license: Any = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        **declared: Any,
+    ) -> None:
+        asked = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, **declared}
+        self.amounts = {name: value for name, value in asked.items() if value is not None}
+        self.timeout = _checked_timeout(timeout)
+        self.priority = _checked_priority(priority)
+        plain = {name: value for name, value in self.amounts.items() if not callable(value)}
+        if plain or not self.amounts:
+            declare(**plain)
+        self._entered: list[tuple[tuple[int, int], _Entered]] = []
+
+    def __repr__(self) -> str:
+        return f"requires({', '.join(f'{name}={value!r}' for name, value in self.amounts.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What this process has entered is not the business of a process that unpickles a decorated function.
+        return {**self.__dict__, "_entered": []}
+
+    def __call__(self, target: F) -> F:
+        """Return `target` (a function, a Prefect task or a Prefect flow) so that it runs under a grant."""
+        return wrap(self, target)
+
+    # As a block
+
+    def __enter__(self) -> Grant:
+        """Wait for the grant and return it."""
+        grant = self._acquire(_site(inspect.currentframe()), {})
+        self._entered.append((_here(), (grant, current.enter(grant))))
+        return grant
+
+    def __exit__(self, *exc: object) -> None:
+        """Give the grant back."""
+        _release(self._pop())
+
+    async def __aenter__(self) -> Grant:
+        """Wait for the grant without blocking the event loop, and return it."""
+        grant = await self._acquire_async(_site(inspect.currentframe()), {})
+        self._entered.append((_here(), (grant, current.enter(grant))))
+        return grant
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Give the grant back."""
+        await _release_async(self._pop())
+
+    def _pop(self) -> Grant:
+        here = _here()
+        # One object may be entered by several threads at once, and a block in a generator may end in another thread
+        # than it began in.
+        place = next((i for i in reversed(range(len(self._entered))) if self._entered[i][0] == here), -1)
+        grant, token = self._entered.pop(place)[1]
+        with suppress(ValueError):
+            current.leave(token)
+        return grant
+
+    # Around a call
+
+    @contextmanager
+    def granted(self, site: str, arguments: Mapping[str, Any]) -> Generator[Grant]:
+        """Hold the grant for one call."""
+        grant = self._acquire(site, arguments)
+        try:
+            yield grant
+        finally:
+            _release(grant)
+
+    @asynccontextmanager
+    async def granted_async(self, site: str, arguments: Mapping[str, Any]) -> AsyncGenerator[Grant]:
+        """Hold the grant for one call of a coroutine."""
+        grant = await self._acquire_async(site, arguments)
+        try:
+            yield grant
+        finally:
+            await _release_async(grant)
+
+    def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
+        try:
+            place, label = current_place(), _label(site)
+            if place is None:
+                return Grant(None, None, label, current.current_grant())
+            held = acquire(place, self._ask(label, arguments), RunHooks(label))
+        except BaseException as error:
+            forbid_retry(error)
+            raise
+        return Grant(held, place, label, current.current_grant())
+
+    async def _acquire_async(self, site: str, arguments: Mapping[str, Any]) -> Grant:
+        try:
+            place, label = current_place(), _label(site)
+            if place is None:
+                return Grant(None, None, label, current.current_grant())
+            held = await acquire_async(place, self._ask(label, arguments), RunHooks(label))
+        except BaseException as error:
+            forbid_retry(error)
+            raise
+        return Grant(held, place, label, current.current_grant())
+
+    def _ask(self, label: str, arguments: Mapping[str, Any]) -> Ask:
+        amounts = {name: _resolved(name, value, arguments) for name, value in self.amounts.items()}
+        return Ask(
+            id=uuid.uuid4().hex,
+            requirement=declare(**amounts),
+            priority=self.priority,
+            timeout=self.timeout,
+            label=label,
+            parent=current.enclosing(),
+        )
+
+
+def _release(grant: Grant) -> None:
+    place = _ended(grant)
+    if place is not None:
+        # The work is done, and its result must not be lost for a ledger that cannot be written: if this process can
+        # not give the cells back, they are free when it ends.
+        try:
+            release(place, grant.id)
+        except Exception:
+            _log.exception("grant %s (%s) could not be given back", grant.id, grant.label)
+
+
+async def _release_async(grant: Grant) -> None:
+    place = _ended(grant)
+    if place is not None:
+        try:
+            await release_async(place, grant.id)
+        except Exception:
+            _log.exception("grant %s (%s) could not be given back", grant.id, grant.label)
+
+
+def _ended(grant: Grant) -> Place | None:
+    grant.ended = True
+    return grant.place
+
+
+def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
+    if not callable(value):
+        return value
+    known = {**arguments, "attempt": attempt()}
+    try:
+        parameters = inspect.signature(value).parameters
+    except (TypeError, ValueError) as error:
+        raise InvalidRequirement(
+            key=name, value=repr(value), reason=f"its parameters cannot be read: {error}"
+        ) from None
+    missing = [p.name for p in parameters.values() if p.name not in known and p.default is p.empty]
+    if missing:
+        offered = ", ".join(sorted(known))
+        reason = f"the call has no argument '{missing[0]}'; a callable amount may name: {offered}"
+        raise InvalidRequirement(key=name, value=repr(value), reason=reason)
+    return value(**{p: known[p] for p in parameters if p in known})
+
+
+def _checked_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout < 0:
+        raise InvalidRequirement(key="timeout", value=repr(timeout), reason="a number of seconds, 0 or more, or None")
+    return float(timeout)
+
+
+def _checked_priority(priority: object) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidRequirement(key="priority", value=repr(priority), reason="a whole number; higher is served first")
+    return priority
+
+
+def _here() -> tuple[int, int]:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), id(task) if task else 0
+
+
+def _site(frame: FrameType | None) -> str:
+    caller = frame.f_back if frame else None
+    return f"with block ({Path(caller.f_code.co_filename).name}:{caller.f_lineno})" if caller else "with block"
+
+
+def _label(site: str) -> str:
+    name = run_name()
+    return f"{name} {site[site.rindex('(') :]}" if name and "(" in site else site

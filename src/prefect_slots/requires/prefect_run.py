@@ -1,0 +1,136 @@
+"""The Prefect run around a request: its name, its logger, its state while it waits, its attempt.
+
+Prefect is imported only if the process has imported it already; outside a run everything falls back to plain logging.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+    from prefect.context import FlowRunContext, TaskRunContext
+
+AWAITING: Final = "AwaitingResources"
+_PERMANENT: Final = (Impossible, InvalidRequirement, OutOfOrder, UnknownResource)
+_log = logging.getLogger("prefect_slots")
+
+
+def task_context() -> TaskRunContext | None:
+    """Return the context of the task run that the calling code is in, if any."""
+    if "prefect" not in sys.modules:
+        return None
+    from prefect.context import TaskRunContext
+
+    return TaskRunContext.get()
+
+
+def _flow_context() -> FlowRunContext | None:
+    if "prefect" not in sys.modules:
+        return None
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get()
+
+
+def run_name() -> str:
+    """Return what Prefect calls the run around the calling code: `"analyse-0 of brave-otter"`; empty outside one."""
+    task, flow = task_context(), _flow_context()
+    names = [task.task_run.name if task else "", (flow.flow_run.name if flow and flow.flow_run else "") or ""]
+    return " of ".join(name for name in names if name)
+
+
+def attempt() -> int:
+    """Return which attempt the task run is in: 1, 2, ...; 1 outside a task run."""
+    context = task_context()
+    return max(1, context.task_run.run_count) if context else 1
+
+
+def logger() -> logging.Logger | logging.LoggerAdapter[Any]:
+    """Return the run's logger, so that the reason for waiting stands in the run's own log."""
+    if task_context() is None and _flow_context() is None:
+        return _log
+    from prefect import get_run_logger
+
+    return get_run_logger()
+
+
+class RunHooks:
+    """Shows a waiting request in the log and, for a task run, as Pending / `AwaitingResources`."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def waiting(self, reason: str) -> None:
+        """Log the reason once and show the task run as waiting."""
+        logger().info("%s %s", self._label, reason)
+        context = task_context()
+        if context is not None:
+            from prefect.states import Pending
+
+            _show(context, Pending(name=AWAITING, message=reason))
+
+    def resumed(self) -> None:
+        """Show the task run as running again."""
+        context = task_context()
+        if context is not None:
+            from prefect.states import Running
+
+            _show(context, Running())
+
+
+def _show(context: TaskRunContext, state: State[Any]) -> None:
+    # What people see of a wait must never decide whether the task runs.
+    try:
+        _propose(context, state)
+    except Exception as error:
+        _log.debug("the state %s could not be shown: %s", state.name, error)
+
+
+def _propose(context: TaskRunContext, state: State[Any]) -> None:
+    task_run = context.task_run
+    state.state_details.task_run_id = task_run.id
+    state.state_details.flow_run_id = task_run.flow_run_id
+    before = task_run.state
+    task_run.state = state
+    task_run.state_name = state.name
+    task_run.state_type = state.type
+    try:
+        from prefect.utilities.engine import emit_task_run_state_change_event
+    except ImportError:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            client.set_task_run_state(task_run.id, state, force=True)
+        return
+    emit_task_run_state_change_event(task_run=task_run, initial_state=before, validated_state=state)
+
+
+def forbid_retry(error: BaseException) -> None:
+    """Tell Prefect not to retry the task run if `error` would only happen again."""
+    context = task_context()
+    if context is None or not isinstance(error, _PERMANENT):
+        return
+    task = context.task
+    asked = task.retry_condition_fn
+    if getattr(asked, "__name__", "").startswith("unless_permanent"):
+        return
+    if inspect.iscoroutinefunction(asked):
+
+        async def unless_permanent_async(task: Any, task_run: Any, state: Any) -> bool:
+            return not isinstance(state.data, _PERMANENT) and bool(await asked(task, task_run, state))
+
+        task.retry_condition_fn = unless_permanent_async
+    else:
+
+        def unless_permanent(task: Any, task_run: Any, state: Any) -> bool:
+            if isinstance(state.data, _PERMANENT):
+                return False
+            return asked is None or bool(asked(task, task_run, state))
+
+        task.retry_condition_fn = unless_permanent

@@ -1,0 +1,180 @@
+"""Putting a grant around the four kinds of functions, Prefect tasks and flows.
+
+A wrapper must stay what Prefect takes it for: of the same kind as the function, with a code object of its own
+(Prefect's task key is a hash of it, and wrappers would share one) that says the function's own file.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+import marshal
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefect_slots.errors import InvalidRequirement
+from prefect_slots.requires import current
+from prefect_slots.requires.grant import Grant
+
+if TYPE_CHECKING:
+    from prefect_slots.requires.declared import requires
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def wrap(asked: requires, target: F) -> F:
+    """Return `target` so that every call of it runs under a grant of what is `asked`.
+
+    Raises:
+        InvalidRequirement: if `target` is not something that can be called.
+    """
+    if isinstance(target, (staticmethod, classmethod)):
+        kind = type(target)
+        return kind(wrap(asked, target.__func__))  # pyright: ignore[reportReturnType]
+    if _is_prefect_object(target):
+        wrapped: Any = copy.copy(target)
+        wrapped.fn = wrap(asked, wrapped.fn)
+        return wrapped
+    if isinstance(target, type) or not callable(target):
+        raise InvalidRequirement(key="", value=repr(target), reason="it decorates functions, tasks and flows")
+    if inspect.isasyncgenfunction(target):
+        wrapper = _around_async_generator(asked, target)
+    elif inspect.iscoroutinefunction(target):
+        wrapper = _around_coroutine(asked, target)
+    elif inspect.isgeneratorfunction(target):
+        wrapper = _around_generator(asked, target)
+    else:
+        wrapper = _around_function(asked, target)
+    if isinstance(wrapper, FunctionType) and isinstance(target, FunctionType):
+        wrapper.__code__ = _own_code(wrapper, target)
+    return wrapper  # pyright: ignore[reportReturnType]
+
+
+def _is_prefect_object(target: object) -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect import Flow, Task
+
+    return isinstance(target, (Task, Flow))
+
+
+def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
+    digest = hashlib.sha256(marshal.dumps(function.__code__)).hexdigest()
+    code = wrapper.__code__
+    return code.replace(
+        co_consts=(*code.co_consts, digest),
+        co_filename=function.__code__.co_filename,
+        co_firstlineno=function.__code__.co_firstlineno,
+    )
+
+
+def _around_function(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = _site(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with asked.granted(site, _arguments(function, args, kwargs)) as grant:
+            token = current.enter(grant)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                current.leave(token)
+
+    return call
+
+
+def _around_coroutine(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = _site(function)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        async with asked.granted_async(site, _arguments(function, args, kwargs)) as grant:
+            token = current.enter(grant)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                current.leave(token)
+
+    return call
+
+
+def _around_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = _site(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with asked.granted(site, _arguments(function, args, kwargs)) as grant:
+            return (yield from _driven(function(*args, **kwargs), grant))
+
+    return call
+
+
+def _around_async_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = _site(function)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        async with asked.granted_async(site, _arguments(function, args, kwargs)) as grant:
+            inner = function(*args, **kwargs)
+            step: Callable[[], Any] = inner.__anext__
+            while True:
+                # Between its values the generator's consumer runs, and the grant is not the consumer's to draw on.
+                token = current.enter(grant)
+                try:
+                    value = await step()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    current.leave(token)
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    await inner.aclose()
+                    raise
+                except BaseException as error:
+                    step = functools.partial(inner.athrow, error)
+                else:
+                    step = functools.partial(inner.asend, sent)
+
+    return call
+
+
+def _driven(inner: Generator[Any, Any, Any], grant: Grant) -> Generator[Any, Any, Any]:
+    step: Callable[[], Any] = functools.partial(next, inner)
+    while True:
+        token = current.enter(grant)
+        try:
+            value = step()
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            current.leave(token)
+        try:
+            sent = yield value
+        except GeneratorExit:
+            inner.close()
+            raise
+        except BaseException as error:
+            step = functools.partial(inner.throw, error)
+        else:
+            step = functools.partial(inner.send, sent)
+
+
+def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return {}  # the call itself will say what is wrong with its arguments
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _site(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", repr(function))
+    code = getattr(function, "__code__", None)
+    return f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})" if code else f"{name} ()"
