@@ -62,9 +62,8 @@ def load_settings(
     path = choose_file(config, env, cwd or Path())
     file = ConfigFile() if path is None else read_file(path)
     source = "defaults" if path is None else str(path)
-    # Only what was written: a default of the file's table must not look like a choice.
-    written = file.settings.model_dump(exclude_unset=True)
-    if written.get("worker") is None and env.get(WORKER_ID):
+    written = file.settings.model_dump()
+    if file.settings.worker is None and env.get(WORKER_ID):
         written["worker"] = env[WORKER_ID]
     values = {**written, **read_variables(env)}
     try:

@@ -94,6 +94,8 @@ def test_of_several_instances_a_process_sees_the_first():
     assert (visible.cards, visible.instances) == ({2}, {"MIG-c2"})
     assert "lists 2 MIG instances" in problems(visible)
     assert see("MIG-c1").findings == ()
+    other = Device(index=3, uuid="GPU-dd44", instances=("MIG-d1",))
+    assert see("MIG-d1,MIG-c1", (*DEVICES, other)).cards == {3}
 
 
 def test_an_instance_that_is_not_here_leaves_the_answer_open():

@@ -22,7 +22,7 @@ text = \"\"\"
 [inside.a.string]
 fake = 1
 \\\"\"\" still inside
-end\"\"\"\"\"
+end\"\"\"\" # a fourth quote is text: " [
 literal = '''
 fake = 2
 '''
