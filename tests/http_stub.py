@@ -18,14 +18,15 @@ class Reply:
     """One answer.
 
     Attributes:
-        fate: What happens after the request was read: `answer` sends the answer; `hang` never does; `reset` resets the
-            connection; `close` closes it without a word; `half` closes it within the body.
+        fate: What happens after the request was read: `answer` sends the answer; `last` sends it and loses whatever
+            else comes on that connection; `hang` never answers; `reset` resets the connection; `close` closes it
+            without a word; `half` closes it within the body.
     """
 
     status: int = 200
     body: object = field(default_factory=dict[str, object])
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    fate: Literal["answer", "hang", "reset", "close", "half"] = "answer"
+    fate: Literal["answer", "last", "hang", "reset", "close", "half"] = "answer"
 
 
 @dataclass
@@ -62,9 +63,9 @@ class HttpStub:
         reply = Reply(status=404, body={"detail": "Not Found"})
         if queue:
             reply = queue.popleft() if len(queue) > 1 else queue[0]
-        return await self._send(reply, writer)
+        return await self._send(reply, reader, writer)
 
-    async def _send(self, reply: Reply, writer: asyncio.StreamWriter) -> bool:
+    async def _send(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if reply.fate == "hang":
             await asyncio.Event().wait()
         if reply.fate == "reset":
@@ -78,7 +79,10 @@ class HttpStub:
         writer.write(f"HTTP/1.1 {reply.status} X\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode())
         writer.write(body[: len(body) // 2] if reply.fate == "half" else body)
         await writer.drain()
-        return reply.fate != "half"
+        if reply.fate == "last":
+            await reader.read(1)
+            return False
+        return reply.fate == "answer"
 
 
 @contextlib.asynccontextmanager

@@ -133,7 +133,7 @@ class Server:
         """Return the kind of the server's database, asking at most a few times and remembering a definite answer.
 
         The server hides its connection URL. But PostgreSQL cannot compare with a text that holds a NUL, and SQLite can:
-        a harmless look for a variable of such a name tells them apart.
+        looking for a variable of such a name, which changes nothing, tells them apart.
         """
         if self._database is None:
             found = await self._driver() or await self._database_by_nul()
@@ -150,17 +150,22 @@ class Server:
         return "postgresql" if driver.startswith("postgresql") else None
 
     async def _database_by_nul(self) -> Database:
-        look_up = {"variables": {"name": {"any_": ["\0"]}}, "limit": 1}
-        for _ in range(3):
-            try:
-                answer = await self._client.request("POST", "/variables/filter", json=look_up)
-            except (Unavailable, ServerUnreachable):
-                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
-            except httpx.HTTPStatusError:
+        refused = 0
+        while refused < 2:
+            if await self._can_look_for("\0"):
+                return "sqlite"
+            if not await self._can_look_for("prefect-slots"):
                 return "unknown"
-            else:
-                return "sqlite" if answer.json() == [] else "unknown"
-        return "unknown"
+            refused += 1
+        return "postgresql"
+
+    async def _can_look_for(self, name: str) -> bool:
+        look_up = {"variables": {"name": {"any_": [name]}}, "limit": 1}
+        try:
+            answer = await self._client.request("POST", "/variables/filter", json=look_up)
+            return answer.json() == []
+        except (Unavailable, ServerUnreachable, httpx.HTTPStatusError, ValueError):
+            return False
 
     async def _settings(self) -> dict[str, Any]:
         try:

@@ -70,9 +70,7 @@ class OnceTransport(httpx.AsyncBaseTransport):
         try:
             answer = await self._inner.handle_async_request(request)
             # The body is read here: Prefect's client would repeat the request if reading broke off further up.
-            assert isinstance(answer.stream, httpx.AsyncByteStream)
-            body = b"".join([chunk async for chunk in answer.stream])
-            await answer.aclose()
+            body = await _body(answer)
         except _NEVER_SENT as error:
             raise ServerUnreachable(url=self._url, cause=_words(error)) from error
         except Exception as error:
@@ -97,6 +95,20 @@ class OnceTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections."""
         await self._inner.aclose()
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    assert isinstance(answer.stream, httpx.AsyncByteStream)
+    # Prefect's server closes the connection after a 500 or 503 without announcing it, and a change sent meanwhile on
+    # the same connection would be lost. Closing an answer before its end has been seen drops the connection.
+    enough = int(answer.headers.get("content-length", "1")) if answer.status_code >= 500 else None
+    body = b""
+    async for chunk in answer.stream:
+        body += chunk
+        if enough is not None and len(body) >= enough:
+            break
+    await answer.aclose()
+    return body
 
 
 def _words(error: Exception) -> str:

@@ -158,11 +158,30 @@ def test_a_503_of_a_server_that_stays_busy_ends_as_not_applied() -> None:
     assert with_gateway(scenario) < 5
 
 
-@pytest.mark.parametrize("driver", ["postgresql+asyncpg", None])
-def test_a_503_of_any_other_server_is_unknown_and_not_repeated(driver: str | None) -> None:
+def test_no_change_is_lost_on_a_connection_that_the_server_closes_after_an_error() -> None:
+    async def scenario(stub: HttpStub, gateway: Gateway) -> None:
+        error = Reply(status=500, body={"exception_message": "Internal Server Error"}, fate="last")
+        stub.script(INCREMENT, error, Reply(body=GRANTED))
+        with pytest.raises(UnknownOutcome, match="500"):
+            await occupy(gateway)
+        assert (await occupy(gateway)).id == LEASE
+
+    with_gateway(scenario)
+
+
+@pytest.mark.parametrize(
+    ("driver", "answers"),
+    [
+        ("postgresql+asyncpg", [Reply(body=[])]),
+        (None, [BUSY_503, Reply(body=[]), BUSY_503, Reply(body=[])]),
+        (None, [BUSY_503]),
+        (None, [Reply(status=403)]),
+    ],
+)
+def test_a_503_of_any_other_server_is_unknown_and_not_repeated(driver: str | None, answers: list[Reply]) -> None:
     async def scenario(stub: HttpStub, gateway: Gateway) -> None:
         stub.script(SETTINGS, Reply(body={"server": {"database": {"driver": driver}}}))
-        stub.script(NUL_PROBE, BUSY_503)
+        stub.script(NUL_PROBE, *answers)
         stub.script(INCREMENT, BUSY_503)
         with pytest.raises(UnknownOutcome):
             await occupy(gateway)
