@@ -42,7 +42,9 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
     return sanitise_machine_name(name or settings.worker or socket.gethostname())
 
 
-def register_here(ledger: Ledger, settings: Settings, name: str | None = None) -> Registration:
+def register_here(
+    ledger: Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
+) -> Registration:
     """Survey this machine and write what it has into the ledger, without a server."""
     wanted = machine_name(settings, name)
     seen = survey(settings.declarations, os.environ)
@@ -51,7 +53,7 @@ def register_here(ledger: Ledger, settings: Settings, name: str | None = None) -
         registry.name_machine(transaction, wanted)
         return registry.register(transaction, seen.inventory)
 
-    registered = ledger.transact(write)
+    registered = ledger.rehearse(write) if dry_run else ledger.transact(write)
     return Registration(registered, (*seen.findings, *_name_finding(registered.machine, wanted)))
 
 

@@ -141,7 +141,8 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
         )
         kept = {cell.key for cell in resource.cells} | inventory.unknown_cells
         for (key,) in transaction.all("SELECT key FROM cell WHERE resource=? AND present", resource.name):
-            if key not in kept:
+            # A lost card that told no UUID makes the resource unknown: any of its other cells may be that card.
+            if key not in kept and resource.name not in inventory.unknown:
                 transaction.run("UPDATE cell SET present=0 WHERE resource=? AND key=?", resource.name, key)
         for cell in resource.cells:
             transaction.run(

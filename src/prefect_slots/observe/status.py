@@ -18,7 +18,7 @@ from prefect_slots.scheduling.explain import is_stranded, shortages
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Part of a cell that is held; `since` is a Unix time in seconds, `drawn` means that it is part of `grant`'s parent."""
+    """Part of a cell that is held; `since` is a Unix time in seconds; `drawn` means drawn on another grant."""
 
     grant: str
     label: str

@@ -112,13 +112,10 @@ class SettingsTable(_Table):
 
     worker: Annotated[str, AfterValidator(_machine_name)] | None = None
     state_dir: Annotated[Path, Field(strict=False), BeforeValidator(_state_dir)] | None = None
-    coordination: Literal["auto", "both", "local", "server", "off"] = "auto"
+    coordination: Literal["auto", "both", "local", "off"] = "auto"
     auto_register: bool = False
     max_overtakes: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] = 20
     refresh_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30
-    when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
-    on_lease_lost: Literal["keep", "fail"] = "keep"
-    enforce: Literal["warn", "kill"] = "warn"
 
 
 class CardTable(_Table):

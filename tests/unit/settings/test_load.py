@@ -33,9 +33,6 @@ coordination = "both"
 auto_register = true
 max_overtakes = 0
 refresh_seconds = 5.5
-when_server_is_away = "wait"
-on_lease_lost = "fail"
-enforce = "kill"
 
 [gpus]
 detect = false
@@ -89,9 +86,6 @@ def test_a_full_file_is_read_into_settings_and_declarations_with_integer_amounts
         auto_register=True,
         max_overtakes=0,
         refresh_seconds=5.5,
-        when_server_is_away="wait",
-        on_lease_lost="fail",
-        enforce="kill",
         source=str(path),
         declarations=Declarations(
             gpus=GpuRules(
@@ -121,7 +115,6 @@ def test_no_file_and_no_variables_give_the_documented_defaults(tmp_path: Path):
     assert settings == Settings(source=str(path), declarations=Declarations(source=str(path)))
     assert (settings.worker, settings.state_dir, settings.coordination) == (None, None, "auto")
     assert (settings.max_overtakes, settings.refresh_seconds, settings.auto_register) == (20, 30, False)
-    assert (settings.when_server_is_away, settings.on_lease_lost, settings.enforce) == ("continue", "keep", "warn")
 
 
 def test_settings_made_by_hand_read_no_environment(monkeypatch: pytest.MonkeyPatch):
@@ -143,9 +136,6 @@ def test_every_variable_wins_over_the_file(write: Write):
         "PREFECT_SLOTS_AUTO_REGISTER": "false",
         "PREFECT_SLOTS_MAX_OVERTAKES": "7",
         "PREFECT_SLOTS_REFRESH_SECONDS": "60",
-        "PREFECT_SLOTS_WHEN_SERVER_IS_AWAY": "fail",
-        "PREFECT_SLOTS_ON_LEASE_LOST": "keep",
-        "PREFECT_SLOTS_ENFORCE": "warn",
         "PREFECT_SLOTS_GRANT": "set by prefect-slots for child processes",
         "SOMETHING_ELSE": "1",
     }
@@ -157,9 +147,6 @@ def test_every_variable_wins_over_the_file(write: Write):
         "auto_register": False,
         "max_overtakes": 7,
         "refresh_seconds": 60.0,
-        "when_server_is_away": "fail",
-        "on_lease_lost": "keep",
-        "enforce": "warn",
     }
 
 
@@ -250,8 +237,8 @@ MISTAKES = [
     ("[a]\nb = 1\nb = 2\n", 3, "", ["not valid TOML", "overwrite"]),
     ("a = [\n1,\n", 2, "", ["not valid TOML"]),
     ('[settings]\ncoordination = "bth"\n', 2, "settings.coordination",
-     ["'auto', 'both', 'local', 'server' or 'off'", "it is 'bth'"]),
-    ('[settings]\nenforce = "Warn"\n', 2, "settings.enforce", ["'warn' or 'kill'"]),
+     ["'auto', 'both', 'local' or 'off'", "it is 'bth'"]),
+    ('[settings]\ncoordination = "Both"\n', 2, "settings.coordination", ["'both'"]),
     ("[settings]\nmax_overtakes = -1\n", 2, "settings.max_overtakes", ["greater than or equal to 0", "it is -1"]),
     ('[settings]\nmax_overtakes = "20"\n', 2, "settings.max_overtakes", ["whole number", "it is '20'"]),
     ("[settings]\nmax_overtakes = true\n", 2, "settings.max_overtakes", ["whole number", "it is True"]),
@@ -350,7 +337,7 @@ def test_what_breaks_the_toml_reader_itself_is_still_a_mistake_of_the_file(write
         ("PREFECT_SLOTS_MAX_OVERTAKES", "many", ["whole number", "it is 'many'"]),
         ("PREFECT_SLOTS_MAX_OVERTAKES", "-1", ["greater than or equal to 0"]),
         ("PREFECT_SLOTS_AUTO_REGISTER", "perhaps", ["true or false"]),
-        ("PREFECT_SLOTS_COORDINATION", "bth", ["'auto', 'both', 'local', 'server' or 'off'"]),
+        ("PREFECT_SLOTS_COORDINATION", "bth", ["'auto', 'both', 'local' or 'off'"]),
         ("PREFECT_SLOTS_REFRESH_SECONDS", "nan", ["finite number"]),
         ("PREFECT_SLOTS_STATE_DIR", "state", ["absolute path"]),
         ("PREFECT_SLOTS_WORKER", "//", ["holds no letter"]),

@@ -1,0 +1,13 @@
+"""The `prefect-slots` command.
+
+app       the root: common options, errors as words or JSON, exit codes
+machine   detect, register, status: what this machine has, and who holds it
+running   run: a command under a grant
+working   worker start: register, then `prefect worker start`
+showing   demo: real flow runs on this machine, live
+tables    how things look on a terminal
+"""
+
+from prefect_slots.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,125 @@
+"""How things look on a terminal: tables of cells, holders, waiters, limits and findings.
+
+Data come in, renderables go out; nothing is read here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prefect_slots.model.amount import format_amount
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.registration import RegistrationReport
+    from prefect_slots.model.resource import Finding, Inventory
+    from prefect_slots.observe.status import CellStatus, MachineStatus
+
+_STYLES = {"info": "dim", "warning": "yellow", "error": "bold red"}
+
+
+def amount(value: int, unit: str) -> str:
+    """Print an amount: `"16GiB"`, `"2 seats"`."""
+    return format_amount(value, unit)
+
+
+def ago(since: float, now: float | None = None) -> str:
+    """Print how long ago a Unix time was: `"3m12s"`."""
+    seconds = max(0, int((time.time() if now is None else now) - since))
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
+
+
+def place(resource: str, number: int, cells: int) -> str:
+    """Name a cell: `"gpu_mem 1"`, or the resource alone where it has one cell."""
+    return f"{resource} {number}" if cells > 1 or resource == "gpu_mem" else resource
+
+
+def inventory_table(inventory: Inventory) -> Table:
+    """Show what a survey found."""
+    table = Table(title="What this machine has", title_justify="left")
+    for name in ("resource", "cell", "capacity", "scope", "from"):
+        table.add_column(name, overflow="fold")
+    for resource in inventory.resources:
+        for cell in resource.cells:
+            label = f"{cell.key} {cell.label}".strip() if resource.name == "gpu_mem" else cell.key
+            table.add_row(
+                resource.name,
+                label if len(resource.cells) > 1 or resource.name == "gpu_mem" else "",
+                amount(cell.capacity, resource.unit),
+                resource.scope.value,
+                resource.origin,
+            )
+    for name in sorted(inventory.unknown):
+        table.add_row(name, "", Text("unknown", style="yellow"), "", "what was registered before stays")
+    return table
+
+
+def findings(found: Iterable[Finding], *, explain: bool) -> Group:
+    """Show findings; `info` ones only when asked to explain."""
+    lines: list[RenderableType] = []
+    for finding in found:
+        if finding.severity == "info" and not explain:
+            continue
+        style = _STYLES.get(finding.severity, "")
+        remedy = f" {finding.remedy[0].upper()}{finding.remedy[1:]}." if finding.remedy else ""
+        lines.append(Text(f"{finding.severity}: {finding.subject}: {finding.problem}.{remedy}", style=style))
+    return Group(*lines)
+
+
+def limits_table(report: RegistrationReport) -> Table:
+    """Show what a registration did, or would do, to the server's limits."""
+    table = Table(title="Limits on the server", title_justify="left")
+    for name in ("limit", "was", "is", "", "held"):
+        table.add_column(name, justify="right" if name in ("was", "is", "held") else "left")
+    for entry in report.entries:
+        old = "" if entry.old is None else str(entry.old)
+        new = "" if entry.new is None else str(entry.new)
+        table.add_row(entry.name, old, new, str(entry.action), str(entry.held or ""))
+    return table
+
+
+def status_view(status: MachineStatus, now: float | None = None) -> Group:
+    """Show a machine: its cells and their holders, then who waits and why."""
+    counts: dict[str, int] = {}
+    for cell in status.cells:
+        counts[cell.resource] = counts.get(cell.resource, 0) + 1
+    table = Table(title=f"{status.machine or 'not registered'}", title_justify="left")
+    table.add_column("cell")
+    table.add_column("held", justify="right")
+    table.add_column("free", justify="right")
+    table.add_column("of", justify="right")
+    table.add_column("by", overflow="fold", ratio=1)
+    table.add_column("since", justify="right")
+    for cell in status.cells:
+        first = True
+        for holder in cell.holders or (None,):
+            who = Text("") if holder is None else _holder(holder.label, holder.amount, cell, drawn=holder.drawn)
+            since = "" if holder is None else ago(holder.since, now)
+            if first:
+                name = place(cell.resource, cell.number, counts[cell.resource])
+                gone = "" if cell.present else " (gone)"
+                numbers = (amount(n, cell.unit) for n in (cell.held, cell.free, cell.capacity))
+                table.add_row(name + gone, *numbers, who, since)
+            else:
+                table.add_row("", "", "", "", who, since)
+            first = False
+    if not status.waiting:
+        return Group(table, Text("nobody waits", style="dim"))
+    waiting = Table(title=f"{len(status.waiting)} waiting", title_justify="left")
+    waiting.add_column("who", overflow="fold", ratio=1)
+    waiting.add_column("for", justify="right")
+    waiting.add_column("why", overflow="fold", ratio=2)
+    for waiter in status.waiting:
+        waiting.add_row(waiter.label, ago(waiter.since, now), waiter.reason)
+    return Group(table, waiting)
+
+
+def _holder(label: str, held: int, cell: CellStatus, *, drawn: bool) -> Text:
+    text = f"{label} [{amount(held, cell.unit)}]"
+    return Text(f"  draws: {text}", style="dim") if drawn else Text(text)
