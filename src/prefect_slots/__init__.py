@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from prefect_slots.requires import Grant, current_grant, requires
+    from prefect_slots.requiring import Grant, current_grant, requires
 
 __all__ = ["Grant", "current_grant", "requires"]
 
 _HOMES: Final = {
-    "Grant": "prefect_slots.requires",
-    "current_grant": "prefect_slots.requires",
-    "requires": "prefect_slots.requires",
+    "Grant": "prefect_slots.requiring",
+    "current_grant": "prefect_slots.requiring",
+    "requires": "prefect_slots.requiring",
 }
 
 

@@ -23,7 +23,7 @@ from prefect_slots.acquire.machine import Machine
 from prefect_slots.acquire.registering import Registration, register_everywhere
 from prefect_slots.acquire.request import Place, machine_at
 from prefect_slots.errors import ConfigError, SlotsError
-from prefect_slots.requires.place import place_of
+from prefect_slots.requiring.place import place_of
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings

@@ -104,9 +104,9 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
     from prefect_slots.acquire.machine import Ask
     from prefect_slots.acquire.request import acquire, owner_descriptor
     from prefect_slots.model.requirement import declare
-    from prefect_slots.requires import current
-    from prefect_slots.requires.grant import Grant
-    from prefect_slots.requires.place import place_of
+    from prefect_slots.requiring import current
+    from prefect_slots.requiring.grant import Grant
+    from prefect_slots.requiring.place import place_of
     from prefect_slots.settings import load_settings
 
     settings = load_settings(config)

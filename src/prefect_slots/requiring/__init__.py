@@ -6,10 +6,12 @@ grant        what the holder sees: devices, environment, how long it waited
 current      the grant of this thread, task or child process
 place        settings and state folder, read once per environment
 prefect_run  the Prefect run around a request: its logger, its state, its attempt
+
+Not called `requires`: a submodule of that name would take the place of the name that users import.
 """
 
-from prefect_slots.requires.current import current_grant
-from prefect_slots.requires.declared import requires
-from prefect_slots.requires.grant import Device, Grant
+from prefect_slots.requiring.current import current_grant
+from prefect_slots.requiring.declared import requires
+from prefect_slots.requiring.grant import Device, Grant
 
 __all__ = ["Device", "Grant", "current_grant", "requires"]

@@ -22,11 +22,11 @@ from prefect_slots.acquire.machine import Ask
 from prefect_slots.acquire.request import Place, acquire, acquire_async, release, release_async
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.requirement import declare
-from prefect_slots.requires import current
-from prefect_slots.requires.grant import Grant
-from prefect_slots.requires.place import current_place
-from prefect_slots.requires.prefect_run import RunHooks, attempt, forbid_retry, run_name
-from prefect_slots.requires.wrapping import wrap
+from prefect_slots.requiring import current
+from prefect_slots.requiring.grant import Grant
+from prefect_slots.requiring.place import current_place
+from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_name
+from prefect_slots.requiring.wrapping import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
 _Entered = tuple[Grant, Token[Grant | None]]

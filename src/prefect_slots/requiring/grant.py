@@ -22,13 +22,14 @@ class Device:
     """A card of a grant.
 
     Attributes:
-        index: Position that `nvidia-smi` showed at registration; for people, the UUID is the identity.
+        index: Position that `nvidia-smi` showed at registration, or the declared card's number; for people, the UUID is
+            the identity.
         memory_mib: What the grant may use of it.
     """
 
     uuid: str
     name: str
-    index: int | None
+    index: int
     memory_mib: int
 
 
@@ -76,7 +77,8 @@ class Grant:
         for cell_id, amount in self._held.holdings if self._held else ():
             cell = self._held.registered.cell(cell_id) if self._held and cell_id.resource == GPU_MEM else None
             if cell is not None:
-                found.append(Device(uuid=cell.key, name=cell.label, index=cell.position, memory_mib=amount))
+                index = cell_id.number if cell.position is None else cell.position
+                found.append(Device(uuid=cell.key, name=cell.label, index=index, memory_mib=amount))
         return tuple(found)
 
     @property
@@ -113,4 +115,4 @@ def visible_index(device: Device, env: Mapping[str, str]) -> int:
     for place, entry in enumerate(listed):
         if device.uuid.startswith(entry) or entry == str(device.index):
             return place
-    return device.index or 0
+    return device.index

@@ -18,11 +18,11 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.requires import current
-from prefect_slots.requires.grant import Grant
+from prefect_slots.requiring import current
+from prefect_slots.requiring.grant import Grant
 
 if TYPE_CHECKING:
-    from prefect_slots.requires.declared import requires
+    from prefect_slots.requiring.declared import requires
 
 F = TypeVar("F", bound=Callable[..., Any])
 

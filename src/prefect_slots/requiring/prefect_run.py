@@ -51,13 +51,14 @@ def attempt() -> int:
     return max(1, context.task_run.run_count) if context else 1
 
 
-def logger() -> logging.Logger | logging.LoggerAdapter[Any]:
-    """Return the run's logger, so that the reason for waiting stands in the run's own log."""
+def _log_wait(label: str, reason: str) -> None:
+    """Write the reason into the run's own log, which names the run by itself; else into ours."""
     if task_context() is None and _flow_context() is None:
-        return _log
-    from prefect import get_run_logger
+        _log.info("%s %s", label, reason)
+    else:
+        from prefect import get_run_logger
 
-    return get_run_logger()
+        get_run_logger().info("%s", reason)
 
 
 class RunHooks:
@@ -68,7 +69,7 @@ class RunHooks:
 
     def waiting(self, reason: str) -> None:
         """Log the reason once and show the task run as waiting."""
-        logger().info("%s %s", self._label, reason)
+        _log_wait(self._label, reason)
         context = task_context()
         if context is not None:
             from prefect.states import Pending
