@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from prefect_slots.errors import ServerRefused, ServerUnreachable
+from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.ledger.owner import boot_clock
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS: Final = 300.0
 SETTLED_SECONDS: Final = 15.0
-# The server's repossessor takes a lapsed lease back within two of its loops; whatever we did then would count twice.
-REPOSSESSED_SECONDS: Final = 75.0
+LAPSING_SECONDS: Final = 20.0
 _OWN_RELEASE_SECONDS: Final = 5.0
 _log = logging.getLogger("prefect_slots")
 
@@ -137,7 +136,7 @@ class Occupancy:
 
     async def _give_back(self, row: LeaseRow) -> None:
         pause = 0.1
-        while not self._lapsed(row):
+        while not self._left_to_the_server(row):
             try:
                 if row.lease_id is None:
                     await self._settle(row)
@@ -150,7 +149,7 @@ class Occupancy:
             except ServerUnreachable:
                 await asyncio.sleep(pause * (0.5 + random.random()))
                 pause = min(pause * 2, 5.0)
-            except ServerRefused as refused:
+            except SlotsError as refused:
                 _log.warning("slots of %s stay taken until their lease lapses: %s", ", ".join(row.names), refused)
                 break
         self._ledger.transact(lambda tx: leases.forget(tx, row.id))
@@ -160,26 +159,32 @@ class Occupancy:
 
         Before a call has settled it may still be applied; a release repeated before that could subtract twice.
         """
+        sent_at = row.sent_at if row.lease_id is None else boot_clock()
+        release_is_out = row.lease_id is not None
         answered: float | None = None
         pause = 0.2
-        while not self._lapsed(row):
+        while not self._left_to_the_server(row):
             try:
                 listed = await self._gateway.find(row.names[0], row.id)
                 answered = answered or boot_clock()
-                settled = boot_clock() - max(answered, row.sent_at) >= SETTLED_SECONDS
-                if listed and (row.lease_id is None or settled):
+                settled = boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
+                if listed and (settled or not release_is_out):
+                    answered, sent_at, release_is_out = None, boot_clock(), True
                     await self._gateway.release_by_holder(row.names, row.id)
                     return
                 if settled:
                     return
+            except LimitMissing:
+                return  # with the mirror went everything it could tell
             except (ServerUnreachable, UnknownOutcome):
                 pass
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 1.5, 3.0)
 
-    def _lapsed(self, row: LeaseRow) -> bool:
+    def _left_to_the_server(self, row: LeaseRow) -> bool:
+        # A release that meets the server's repossessor at a lapsed lease would subtract a second time.
         deadline = row.deadline if row.deadline is not None else row.sent_at + LEASE_SECONDS
-        return boot_clock() > deadline + REPOSSESSED_SECONDS
+        return boot_clock() > deadline - LAPSING_SECONDS
 
     async def drain(self, seconds: float) -> None:
         """Give back what is ours to release, waiting `seconds` at most; the rest stays recorded."""
