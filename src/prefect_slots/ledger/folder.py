@@ -5,7 +5,9 @@ File locks and SQLite's WAL lie on network file systems, so a ledger there could
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,7 @@ _NETWORK: Final = frozenset({
     "glusterfs", "fuse.glusterfs", "fuse.sshfs", "sshfs", "lustre", "gpfs", "beegfs", "pvfs2", "orangefs", "ocfs2",
     "gfs2", "panfs", "wekafs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
 })  # fmt: skip
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def parse_mounts(text: str) -> dict[str, str]:
@@ -26,7 +29,8 @@ def parse_mounts(text: str) -> dict[str, str]:
         before, dash, after = line.partition(" - ")
         fields = before.split()
         if dash and len(fields) > 4 and after.split():
-            types[fields[4].encode().decode("unicode_escape")] = after.split()[0]
+            # The kernel escapes white space and backslashes only; other characters stand as they are.
+            types[_OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[4])] = after.split()[0]
     return types
 
 
@@ -53,6 +57,19 @@ def default_folders(env: Mapping[str, str], uid: int) -> tuple[Path, ...]:
     return (*own, Path(f"/var/tmp/prefect-slots-{uid}"))
 
 
+def is_shared(folder: Path) -> bool:
+    """Tell whether several users share `folder` on purpose: it is setgid."""
+    return bool(folder.stat().st_mode & 0o2000)
+
+
+def share(path: Path) -> None:
+    """Let the group use what was made in a shared folder, whatever the umask; else the next user could not."""
+    if is_shared(path.parent):
+        # Somebody else may have made it; then it is theirs to share.
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o2770 if path.is_dir() else 0o660)
+
+
 def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
     """Return `folder`, resolved and made if need be (mode 0700), once it is fit to hold a ledger.
 
@@ -68,14 +85,14 @@ def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner, mode = folder.stat().st_uid, folder.stat().st_mode
-        shared = bool(mode & 0o2000)
-        if owner != os.getuid() and not shared:
+        owner = folder.stat().st_uid
+        if owner != os.getuid() and not is_shared(folder):
             raise StateFolderUnsuitable(
                 path=str(folder), reason=f"it belongs to another user (uid {owner}) and is not a shared setgid folder"
             )
         for part in ("owners", "wake"):
-            (folder / part).mkdir(mode=0o2770 if shared else 0o700, exist_ok=True)
+            (folder / part).mkdir(mode=0o700, exist_ok=True)
+            share(folder / part)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise StateFolderUnsuitable(path=str(folder), reason="it is not writable")
     except OSError as error:

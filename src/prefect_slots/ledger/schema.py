@@ -11,9 +11,13 @@ import uuid
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock, Timeout
+
 from prefect_slots.errors import LedgerUnreadable
+from prefect_slots.ledger.folder import share
 
 FILE: Final = "ledger.sqlite3"
+CREATION_LOCK: Final = "creation.lock"
 VERSION: Final = 1
 BUSY_SECONDS: Final = 5.0
 
@@ -91,10 +95,11 @@ def connect(folder: Path) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
+        if _version(connection) == 0:
+            _make_tables(connection, path)
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("PRAGMA foreign_keys=ON")
-        _make_tables(connection)
+        _refuse_other_version(connection)
         return connection
     except sqlite3.DatabaseError as error:
         if connection is not None:
@@ -106,22 +111,29 @@ def connect(folder: Path) -> sqlite3.Connection:
         raise
 
 
-def _make_tables(connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Another process may have made them while this one waited for the lock.
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _TABLES.split(";\n"):
-                    connection.execute(statement)
-                connection.execute("INSERT INTO meta VALUES ('ledger_id', ?), ('seq', '0')", (uuid.uuid4().hex[:12],))
-                connection.execute(f"PRAGMA user_version={VERSION}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+def _version(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
+    # Two processes that switch a new file to WAL at once are told "locked" without waiting: one makes it at a time.
+    lock = FileLock(path.with_name(CREATION_LOCK), timeout=BUSY_SECONDS, fallback_to_soft=False, mode=0o660)
+    try:
+        with lock:
+            share(path)  # before SQLite makes the companions of the file, which take after it
+            connection.execute("PRAGMA journal_mode=WAL")
+            if _version(connection) == 0:
+                meta = f"('ledger_id', '{uuid.uuid4().hex[:12]}'), ('seq', '0')"
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version={VERSION}; INSERT INTO meta VALUES {meta}; COMMIT"
+                )
+    except Timeout:
+        reason = f"another process has been making it for {BUSY_SECONDS:g} s; look for a stopped process that uses it"
+        raise LedgerUnreadable(path=str(path), reason=reason) from None
+
+
+def _refuse_other_version(connection: sqlite3.Connection) -> None:
+    version = _version(connection)
     if version != VERSION:
         file = connection.execute("PRAGMA database_list").fetchone()[2]
         raise LedgerUnreadable(

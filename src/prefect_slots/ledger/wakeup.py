@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from prefect_slots.ledger.folder import share
+
 _LONGEST_PATH: Final = 100  # sun_path holds 108 bytes on Linux and 104 on macOS
 _TICKET_BYTES: Final = 64
 
@@ -27,6 +29,7 @@ class WakeSocket:
         if hasattr(socket, "AF_UNIX") and len(str(path).encode()) <= _LONGEST_PATH:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self.socket.bind(str(path))
+            share(path)
             self._path = path
             self.address = f"unix:{path}"
         else:
@@ -55,8 +58,8 @@ def wake(tickets: Iterable[tuple[str, str]]) -> None:
     for address, ticket in tickets:
         kind, _, place = address.partition(":")
         target = place if kind == "unix" else ("127.0.0.1", int(place))
-        with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+        # The waiter polls behind this, so a full or closed mailbox costs half a second, not the grant.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
-            # The waiter polls behind this, so a full or closed mailbox costs half a second, not the grant.
-            with contextlib.suppress(OSError):
-                sender.sendto(ticket.encode(), target)
+            sender.sendto(ticket.encode(), target)

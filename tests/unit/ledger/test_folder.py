@@ -1,0 +1,175 @@
+"""The state folder: which ones are fit to hold a ledger, and who may use it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.processes import ROOT, member
+
+from prefect_slots.errors import StateFolderUnsuitable
+from prefect_slots.ledger.folder import default_folders, file_system, find_folder, open_folder, parse_mounts
+
+MOUNTS = r"""
+22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
+30 22 0:26 / /sys rw,nosuid - sysfs sysfs rw
+48 22 0:45 / /home rw,relatime shared:25 - nfs4 server:/export/home rw,vers=4.2
+49 48 0:46 / /home/local rw - xfs /dev/sdb1 rw
+50 22 0:47 / /mnt/two\040words\134back rw shared:30 master:2 - cifs //server/share rw
+51 22 0:48 / /srv/données rw - fuse.sshfs host:/data rw
+52 22 0:49 / /auto rw - autofs systemd-1 rw
+53 52 0:50 / /auto rw - nfs server:/auto rw
+not a mount at all
+60 22 0:51 / /half -
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/x", "ext4"),
+        ("/home/me/.local/state", "nfs4"),
+        ("/home/local/me", "xfs"),
+        ("/homestead", "ext4"),
+        (r"/mnt/two words\back/x", "cifs"),
+        ("/srv/données/x", "fuse.sshfs"),
+        ("/auto/x", "nfs"),
+    ],
+)
+def test_the_innermost_and_latest_mount_tells_the_file_system(path: str, kind: str) -> None:
+    assert file_system(Path(path), parse_mounts(MOUNTS)) == kind
+
+
+def test_without_mounts_nothing_is_known() -> None:
+    assert file_system(Path("/anywhere"), {}) is None
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "lustre", "9p"])
+def test_a_network_file_system_is_refused_by_name_and_nothing_is_made(tmp_path: Path, kind: str) -> None:
+    wanted = tmp_path / "state"
+    with pytest.raises(StateFolderUnsuitable, match=f"network file system \\({kind}\\)") as caught:
+        open_folder(wanted, {"/": "ext4", str(tmp_path.resolve()): kind})
+    assert caught.value.path == str(wanted.resolve())
+    assert not wanted.exists()
+
+
+def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").symlink_to(tmp_path / "far")
+    with pytest.raises(StateFolderUnsuitable, match="nfs"):
+        open_folder(tmp_path / "near", {str((tmp_path / "far").resolve()): "nfs"})
+
+
+def test_a_new_folder_is_the_owner_s_alone(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "a" / "b", {})
+    assert folder.is_absolute()
+    assert {stat.S_IMODE(part.stat().st_mode) for part in (folder, folder / "owners", folder / "wake")} == {0o700}
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateFolderUnsuitable, match="Not a directory"):
+        open_folder(tmp_path / "file" / "state", {})
+    with pytest.raises(StateFolderUnsuitable, match="File exists"):
+        open_folder(tmp_path / "file", {})
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that a group shares, with a path short enough for AF_UNIX sockets."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        folder = Path(place) / "shared"
+        folder.mkdir()
+        folder.chmod(0o2770)
+        yield folder
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_in_a_shared_folder_everything_is_the_group_s(shared: Path) -> None:
+    with member(shared):
+        for part in (shared / "owners", shared / "wake"):
+            assert stat.S_IMODE(part.stat().st_mode) == 0o2770
+        files = [path for path in shared.rglob("*") if not path.is_dir()]
+        assert len(files) >= 5, "the ledger, its two companions, a lock and a socket"
+        not_for_group = [path.name for path in files if path.stat().st_mode & 0o060 != 0o060]
+        assert not not_for_group
+
+
+SECOND_USER = """
+import os, sys
+from pathlib import Path
+from tests.processes import member
+os.setgroups([4242]); os.setgid(4243); os.setuid(4244)
+with member(Path(sys.argv[1])) as (ledger, owner):
+    others = ledger.read(lambda tx: tx.all("SELECT pid FROM owner WHERE id<>?", owner.id))
+    print(len(others), ledger.read(lambda tx: tx.dead_owners()))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a second user")
+@pytest.mark.usefixtures("usual_umask")
+def test_a_second_user_of_the_group_takes_part(shared: Path) -> None:
+    os.chown(shared, 0, 4242)
+    shared.chmod(0o2770)
+    with member(shared):
+        command = [sys.executable, "-c", SECOND_USER, str(shared)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.strip() == "1 []", done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_somebody_else_s_folder_is_refused_unless_shared_on_purpose(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o777)
+    os.chown(folder, 4244, 4242)
+    with pytest.raises(StateFolderUnsuitable, match="uid 4244"):
+        open_folder(folder, {})
+    folder.chmod(0o2777)
+    assert open_folder(folder, {}) == folder.resolve()
+
+
+@pytest.mark.parametrize(
+    ("env", "folders"),
+    [
+        ({"XDG_STATE_HOME": "/s", "HOME": "/h"}, ["/s/prefect-slots", "/var/tmp/prefect-slots-7"]),
+        ({"HOME": "/h"}, ["/h/.local/state/prefect-slots", "/var/tmp/prefect-slots-7"]),
+        ({}, ["/var/tmp/prefect-slots-7"]),
+        ({"XDG_STATE_HOME": "relative", "HOME": "/h"}, ["/var/tmp/prefect-slots-7"]),
+    ],
+)
+def test_default_folders(env: dict[str, str], folders: list[str]) -> None:
+    assert [str(folder) for folder in default_folders(env, 7)] == folders
+
+
+def test_a_default_that_is_unfit_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    local = tmp_path / "local"
+    defaults = (tmp_path / "file" / "state", local)
+    monkeypatch.setattr("prefect_slots.ledger.folder.default_folders", lambda *_: defaults)
+    assert find_folder(None, {}) == local.resolve()
+    local.joinpath("owners").rmdir()
+    local.joinpath("wake").rmdir()
+    local.rmdir()
+    local.write_text("")
+    with pytest.raises(StateFolderUnsuitable, match="Not a directory"):
+        find_folder(None, {})
+
+
+def test_a_configured_folder_that_is_unfit_is_never_replaced_by_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateFolderUnsuitable, match="PREFECT_SLOTS_STATE_DIR"):
+        find_folder(tmp_path / "file" / "state", {"HOME": str(tmp_path)})
