@@ -72,6 +72,7 @@ class Engine:
 
 
 _engine: Engine | None = None
+_inherited: list[Engine] = []
 _starting = threading.Lock()
 
 
@@ -97,8 +98,10 @@ def close_engine() -> None:
 
 def _after_fork() -> None:
     # The parent's loop, sockets, connection and lock are not the child's: using them would steal its datagrams and
-    # corrupt its transactions.
+    # corrupt its transactions, and so would closing them, which letting go of the last reference does.
     global _engine, _starting
+    if _engine is not None:
+        _inherited.append(_engine)
     _engine = None
     _starting = threading.Lock()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import time
 import weakref
@@ -24,6 +25,7 @@ from prefect_slots.errors import (
     LedgerUnreadable,
     NotRegistered,
     OutOfOrder,
+    ServerUnreachable,
     UnknownResource,
     WaitTimeout,
 )
@@ -34,7 +36,7 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
-from prefect_slots.model.book import Asked, Holding, Nesting, Returned, Shape, Ticket
+from prefect_slots.model.book import Asked, Grant, Holding, Nesting, Returned, Shape, Ticket
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
@@ -247,7 +249,7 @@ class Machine:
             return None
         grant = self.ledger.read(lambda tx: tx.grant(ask.id))
         if self._occupancy is not None and grant.shape.pool is None:
-            refused_by = await self._occupancy.occupy(grant.id, grant.holdings, registered)
+            refused_by = await self._occupy(self._occupancy, grant, registered)
             if refused_by is not None:
                 self.ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=refused_by)))
                 self._occupancy.sweep()
@@ -262,10 +264,23 @@ class Machine:
             waited=time.monotonic() - started,
         )
         # A caller that is interrupted between this return and its own `try` drops the grant without a word.
-        self._finalizers[grant.id] = weakref.finalize(held, self._dropped, grant.id)
+        dropped = weakref.finalize(held, self._dropped, grant.id)
+        dropped.atexit = False
+        self._finalizers[grant.id] = dropped
         return held
 
+    async def _occupy(self, occupancy: Occupancy, grant: Grant, registered: Registered) -> str | None:
+        try:
+            return await occupancy.occupy(grant.id, grant.holdings, registered)
+        except ServerUnreachable as error:
+            # A server that has answered before is being restarted; one that never has is not where we were told.
+            if not occupancy.has_answered:
+                raise
+            return f"none, {error.url} does not answer"
+
     def _dropped(self, grant: str) -> None:
+        if os.getpid() != self._owner.pid:
+            return  # a forked child's copy: the grant is its parent's
         with contextlib.suppress(RuntimeError):  # the loop has ended, and so has everything that was held
             self._loop.call_soon_threadsafe(self.leave, grant)
 
@@ -273,7 +288,7 @@ class Machine:
         def explain(tx: Transaction) -> str:
             row = tx.one("SELECT blocked_on FROM ticket WHERE id=?", ask.id)
             if row is not None and row[0] is not None:
-                return f"waits for the server: limit '{row[0]}' is taken by others"
+                return f"waits for the server; limit refused: {row[0]}"
             book = tx.book()
             if is_stranded(book, ask.requirement):
                 return f"waits for {ask.requirement.describe()}: what others use leaves too little on every cell"

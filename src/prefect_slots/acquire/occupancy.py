@@ -38,9 +38,14 @@ _log = logging.getLogger("prefect_slots")
 
 
 class Occupancy:
-    """The server's side of one process's grants."""
+    """The server's side of one process's grants.
+
+    Attributes:
+        has_answered: Whether the server has ever granted or refused this process anything.
+    """
 
     def __init__(self, ledger: Ledger, gateway: Gateway) -> None:
+        self.has_answered = False
         self._ledger = ledger
         self._gateway = gateway
         self._giving_back: dict[UUID, asyncio.Task[None]] = {}
@@ -81,8 +86,10 @@ class Occupancy:
                 names, weight, holder, LEASE_SECONDS, late=lambda outcome: self._landed(holder, outcome)
             )
             landed = True
+            self.has_answered = True
         except (Busy, TooLarge) as refusal:
             landed = True
+            self.has_answered = True
             self._ledger.transact(lambda tx: leases.forget(tx, holder))
             return refusal.names[0]
         except UnknownOutcome:

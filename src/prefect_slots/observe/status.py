@@ -130,7 +130,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
     ):
         requirement = Requirement.from_data(json.loads(row[3]))
         if row[6] is not None:
-            reason = f"the server's limit '{row[6]}' is taken by others"
+            reason = f"waits for the server; limit refused: {row[6]}"
         elif row[8] is not None:
             reason = f"waits to draw on grant {row[8][:8]}"
         else:
