@@ -30,7 +30,6 @@ Exit codes: 0 done; 1 an error, told on standard error; 130 interrupted. `run` a
 command's code; `run` with 124 when waiting timed out and 125 when prefect-slots itself failed.""",
     version=lambda: version("prefect-slots"),
     help_format="markdown",
-    end_of_options_delimiter="",
     result_action="return_value",
 )
 

@@ -24,8 +24,9 @@ _STYLES = {"info": "dim", "warning": "yellow", "error": "bold red"}
 
 
 def amount(value: int, unit: str) -> str:
-    """Print an amount: `"16GiB"`, `"2 seats"`."""
-    return format_amount(value, unit)
+    """Print an amount: `"16GiB"`, `"1 seat"`."""
+    text = format_amount(value, unit)
+    return text.removesuffix("s") if value == 1 and unit != MIB else text
 
 
 def ago(since: float, now: float | None = None) -> str:
