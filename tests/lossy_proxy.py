@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 
@@ -16,11 +16,13 @@ class LossyProxy:
     Attributes:
         url: The API's address through the proxy.
         lost: How many answers were lost.
+        sent: What clients have sent, piece by piece, in the order it came.
     """
 
     url: str
     _marker: bytes | None = None
     lost: int = 0
+    sent: list[bytes] = field(default_factory=list[bytes])
 
     def lose_answer_to(self, marker: str) -> None:
         """Close the connection instead of passing on the answer to the next request that contains `marker`."""
@@ -35,6 +37,7 @@ class LossyProxy:
                 if self._marker and self._marker in data:
                     self._marker = None
                     lose.set()
+                self.sent.append(data)
                 up_writer.write(data)
                 await up_writer.drain()
             up_writer.write_eof()
