@@ -6,6 +6,7 @@ The plain part that reading and writing the book share; it knows SQL and nothing
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ class Tables:
         releases: Whether the actor can reach the server to give leases back; if not, they stay with their owners.
         wakes: `(address, ticket)` of what was granted or refused to other owners.
         settled: Tickets of the actor's own that were granted or refused.
+        now: When it began, a Unix time; one for all that it writes, so that a cell handed over never counts twice.
     """
 
     def __init__(self, connection: sqlite3.Connection, actor: str, *, releases: bool) -> None:
@@ -35,6 +37,7 @@ class Tables:
         self.releases = releases
         self.wakes: list[tuple[str, str]] = []
         self.settled: list[str] = []
+        self.now = time.time()
 
     def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows."""
