@@ -210,7 +210,7 @@ class Machine:
         finalizer = self._finalizers.pop(ticket, None)
         if finalizer is not None:
             finalizer.detach()
-        self.ledger.transact(lambda tx: tx.leave(ticket))
+        self.ledger.transact(lambda tx: tx.leave(ticket), frees=True)
         if self._occupancy is not None:
             self._occupancy.sweep()
 
@@ -317,7 +317,7 @@ class Machine:
     def _reap(self) -> None:
         for owner in self.ledger.read(lambda tx: tx.dead_owners()):
             _log.info("reaping process %s, which died", owner)
-            self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead))
+            self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True)
         if self._occupancy is not None:
             self._occupancy.sweep()
 
@@ -332,11 +332,11 @@ class Machine:
         if self._watch is not None:
             self._watch.cancel()
         self._loop.remove_reader(self._socket.socket)
-        self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id))
+        self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
         if self._occupancy is not None:
             await self._occupancy.drain(_EXIT_SECONDS)
             await self._occupancy.close()
-            self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id))
+            self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
         self._socket.close()
         self.ledger.close()
         self._owner.end(self.folder)

@@ -6,7 +6,6 @@ A view shows the front of each line only, so that its cost grows with the number
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from typing import Any, Final
 
@@ -126,7 +125,7 @@ def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) ->
         tables.run(
             "INSERT INTO ticket VALUES (?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0)",
             *(ticket.id, ticket.seq, shape.key, ticket.base),
-            *(asker.owner, asker.label, time.time()),
+            *(asker.owner, asker.label, tables.now),
         )
 
 
@@ -157,7 +156,7 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
         "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
-        *(grant.overtaken, owner, label, asked_at, at),
+        *(grant.overtaken, owner, label, asked_at, max(at, asked_at)),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
@@ -182,7 +181,7 @@ def _free(tables: Tables, grant: str) -> None:
         "SELECT h.id, h.label, COALESCE(o.pid, 0), c.resource, c.number, c.amount, h.asked_at, h.granted_at, ? "
         "FROM held h JOIN holding c ON c.held=h.id LEFT JOIN owner o ON o.id=h.owner "
         "WHERE h.id=? AND h.source IS NULL",
-        *(time.time(), grant),
+        *(tables.now, grant),
     )
     tables.run("DELETE FROM history WHERE id <= (SELECT MAX(id) FROM history) - ?", HISTORY)
     _delete_held(tables, grant)

@@ -6,6 +6,8 @@ void anyway. A file of another version or a corrupt one is refused, never repair
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import uuid
 from pathlib import Path
@@ -18,6 +20,9 @@ from prefect_slots.ledger.folder import share
 
 FILE: Final = "ledger.sqlite3"
 CREATION_LOCK: Final = "creation.lock"
+BALLAST: Final = "ballast"
+BALLAST_BYTES: Final = 2**20
+"""Given up when the disk is full, so that what is held can still be given back."""
 VERSION: Final = 1
 BUSY_SECONDS: Final = 5.0
 
@@ -100,6 +105,7 @@ def connect(folder: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("PRAGMA foreign_keys=ON")
         _refuse_other_version(connection)
+        _lay_in_ballast(folder)
         return connection
     except sqlite3.DatabaseError as error:
         if connection is not None:
@@ -143,9 +149,33 @@ def _refuse_other_version(connection: sqlite3.Connection) -> None:
         )
 
 
+def _lay_in_ballast(folder: Path) -> None:
+    ballast = folder / BALLAST
+    if not ballast.exists():
+        with contextlib.suppress(OSError):
+            ballast.write_bytes(os.urandom(BALLAST_BYTES))  # zeros take no room on some file systems
+            share(ballast)
+
+
+def drop_ballast(folder: Path) -> bool:
+    """Make room on a full disk; tell whether that was still possible."""
+    try:
+        (folder / BALLAST).unlink()
+    except OSError:
+        return False
+    return True
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether SQLite failed because the disk is full."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
 def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
     """Return the error that tells a person what SQLite found and what to do."""
     text = str(error)
+    if is_full(error):
+        return LedgerUnreadable(path=str(path), reason="the disk is full, so nothing can be granted. Make room on it")
     if isinstance(error, sqlite3.OperationalError) and "locked" in text:
         remedy = f"another process has kept it locked for {BUSY_SECONDS:g} s; look for a stopped process that uses it"
         return LedgerUnreadable(path=str(path), reason=remedy)

@@ -49,12 +49,25 @@ class Ledger:
         """Close the connection; nothing is written."""
         self._connection.close()
 
-    def transact(self, work: Callable[[Transaction], T]) -> T:
+    def transact(self, work: Callable[[Transaction], T], *, frees: bool = False) -> T:
         """Run `work` in one write transaction, commit, then wake the owners of what it granted.
 
+        Args:
+            work: Run again from the start if the ballast had to make room for it.
+            frees: It gives something back, and must succeed on a full disk too.
+
         Raises:
-            LedgerUnreadable: if the file is corrupt, deleted or locked for too long. Nothing is written then.
+            LedgerUnreadable: if the file is corrupt, deleted or locked for too long, or the disk is full. Nothing is
+                written then.
         """
+        try:
+            return self._transact(work)
+        except LedgerUnreadable as error:
+            if not (frees and schema.is_full(error.__cause__) and schema.drop_ballast(self.folder)):
+                raise
+            return self._transact(work)
+
+    def _transact(self, work: Callable[[Transaction], T]) -> T:
         with self._begun("BEGIN IMMEDIATE", "COMMIT") as transaction:
             result = work(transaction)
         wake(transaction.wakes)
@@ -77,13 +90,13 @@ class Ledger:
         try:
             self._connection.execute(begin)
             try:
-                if begin != "BEGIN":
-                    self._refuse_deleted_file()
+                self._refuse_deleted_file()
                 yield Transaction(self._connection, self.folder, self._decide, self.actor, releases=self.releases)
+                self._connection.execute(end)
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # after some errors SQLite has ended it already
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute(end)
         except sqlite3.DatabaseError as error:
             raise schema.unreadable(self.path, error) from error
 

@@ -7,7 +7,6 @@ turns out to be dead is ended in the same transaction.
 from __future__ import annotations
 
 import sqlite3
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -76,15 +75,24 @@ class Transaction(Tables):
         for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
             self.apply(Ended(grant=grant))
         self.run("DELETE FROM refusal WHERE owner=?", owner)
-        self.run(
-            "UPDATE lease SET owner=(SELECT d.owner FROM held d WHERE d.source=lease.held AND d.owner<>?) "
-            "WHERE owner=? AND EXISTS (SELECT 1 FROM held d WHERE d.source=lease.held AND d.owner<>?)",
-            *(owner, owner, owner),
-        )
+        for (grant,) in self.all("SELECT DISTINCT held FROM lease WHERE owner=?", owner):
+            heir = self._heir(grant, owner)
+            if heir is not None:
+                self.run("UPDATE lease SET owner=? WHERE held=? AND owner=?", heir, grant, owner)
         if self.releases:
             self.run("UPDATE lease SET owner=?, state='releasing' WHERE owner=?", self.actor, owner)
         if self.one("SELECT 1 FROM lease WHERE owner=?", owner) is None:
             self.run("DELETE FROM owner WHERE id=?", owner)
+
+    def _heir(self, grant: str, gone: str) -> str | None:
+        """Return another owner that draws on `grant`, directly or through draws of the one that has gone."""
+        row = self.one(
+            "WITH RECURSIVE drawn (id, owner) AS (SELECT id, owner FROM held WHERE source=? "
+            "UNION ALL SELECT h.id, h.owner FROM held h JOIN drawn d ON h.source=d.id) "
+            "SELECT owner FROM drawn WHERE owner<>?",
+            *(grant, gone),
+        )
+        return row[0] if row else None
 
     # The book
 
@@ -102,7 +110,7 @@ class Transaction(Tables):
         granted: list[str] = []
         again = True
         while again:
-            decision = self._decide(self.book(), event, time.time())
+            decision = self._decide(self.book(), event, self.now)
             for change in decision.changes:
                 rows.write(self, change, asker)
                 if isinstance(change, Granted):

@@ -4,69 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import pytest
 from tests.processes import member
+from tests.unit.ledger.members import INVENTORY, Member, Pair
 
 from prefect_slots.ledger import registry
-from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.tables import Asker
-from prefect_slots.ledger.transaction import TicketState
-from prefect_slots.model.book import Asked, Nesting, Shape, Ticket
-from prefect_slots.model.requirement import declare
-from prefect_slots.model.resource import Cell, Inventory, Resource
-
-GPU = Resource(
-    name="gpu_mem",
-    unit="MiB",
-    cells=(Cell(key="GPU-a", capacity=24, label="A"), Cell(key="GPU-b", capacity=24, label="B")),
-)
-SEATS = Resource(name="license.matlab", unit="seats", cells=(Cell(key="0", capacity=2),))
-INVENTORY = Inventory(resources=(GPU, SEATS))
-
-_numbers = count(1)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One owner and its connection."""
-
-    ledger: Ledger
-    owner: Owner
-
-    def ask(self, *, nesting: Nesting | None = None, priority: int = 0, **seats: int) -> str:
-        """Ask for something and return the ticket; who asks for `matlab=2` wants two seats."""
-        ticket = nesting.ticket if nesting else f"t{next(_numbers)}"
-        shape = Shape(requirement=declare(license=seats), priority=priority, nesting=nesting)
-        self.ledger.transact(
-            lambda tx: tx.apply(
-                Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())),
-                Asker(owner=self.owner.id, label=f"asks {ticket}"),
-            )
-        )
-        return ticket
-
-    def draw(self, parent: str, **seats: int) -> str:
-        """Ask to be served from `parent`."""
-        ticket = f"t{next(_numbers)}"
-        root = self.ledger.read(lambda tx: tx.grant(parent)).root
-        return self.ask(nesting=Nesting(ticket=ticket, parent=parent, root=root, source=parent), **seats)
-
-    def leave(self, ticket: str) -> None:
-        """End a ticket or grant."""
-        self.ledger.transact(lambda tx: tx.leave(ticket))
-
-    def state(self, ticket: str) -> TicketState:
-        """Say where it stands."""
-        return self.ledger.read(lambda tx: tx.state(ticket))
-
-    def count(self, table: str) -> int:
-        """Return how many rows a table has."""
-        return self.ledger.read(lambda tx: (tx.one(f"SELECT COUNT(*) FROM {table}") or (0,))[0])
 
 
 @pytest.fixture
@@ -76,7 +20,7 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def members(state: Path) -> Iterator[tuple[Member, Member]]:
+def members(state: Path) -> Iterator[Pair]:
     """Two owners of a machine with two cards and two seats; a later arrival may pass an earlier one once."""
     with ExitStack() as stack:
         pair = [Member(*stack.enter_context(member(state, max_overtakes=1))) for _ in range(2)]
