@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from prefect_slots.model.requirement import Requirement
@@ -72,7 +73,7 @@ class Shape:
         """The grant that serves this shape, or `None` for the machine."""
         return self.nesting.source if self.nesting else None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Text that is equal for equal shapes only, the same in every process."""
         own = self.nesting.ticket if self.nesting else None
@@ -101,8 +102,8 @@ class Line:
 
     Attributes:
         overtakes: Grants to later arrivals that competed with this shape; a ticket's count is this minus its base.
-        tickets: Every ticket that reserves, and at least the first that does not.
-        truncated: Whether more tickets wait behind those listed.
+        tickets: Every ticket with cells set aside, and at least the first of the others.
+        truncated: Whether more tickets without cells set aside wait behind those listed.
     """
 
     shape: Shape

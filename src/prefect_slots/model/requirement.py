@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
@@ -29,7 +30,10 @@ WHOLE: Final = 1_000_000
 
 @dataclass(frozen=True, order=True)
 class Share:
-    """A part of one cell's nominal capacity, in millionths; `WHOLE` is the whole cell."""
+    """A part of one cell's nominal capacity, in millionths; `WHOLE` is the whole cell.
+
+    Parts are rounded down, so that four quarters fit on a card whose memory is no multiple of four.
+    """
 
     millionths: int
 
@@ -38,8 +42,8 @@ class Share:
             raise ValueError(f"a share of a cell lies above 0 and up to {WHOLE} millionths, not {self.millionths}")
 
     def of(self, capacity: int) -> int:
-        """Return this share of `capacity`, rounded up and never below one unit."""
-        return max(1, -(-capacity * self.millionths // WHOLE))
+        """Return this share of `capacity`, rounded down but never below one unit."""
+        return max(1, capacity * self.millionths // WHOLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +156,8 @@ def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
                     value=repr(gpus),
                     reason="a part of a card already says how much memory; leave gpu_mem out",
                 )
-            return Demand(resource=GPU_MEM, amount=Share(max(1, math.ceil(gpus * WHOLE))))
+            # By its decimal digits: in binary, 0.07 is a little more than seven hundredths.
+            return Demand(resource=GPU_MEM, amount=Share(max(1, math.floor(Fraction(repr(float(gpus))) * WHOLE))))
         gpus = int(gpus)
     cells = 1 if gpus is None else _checked("gpus", gpus, count_asked, "cards")
     amount: int | Share = Share(WHOLE) if gpu_mem is None else _checked("gpu_mem", gpu_mem, memory_asked)

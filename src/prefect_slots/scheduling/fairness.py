@@ -1,17 +1,16 @@
-"""Who has been overtaken too often, what is set aside for whom, and who waits for whom.
+"""Who has been overtaken too often, and what is set aside for whom.
 
 An overtake is a grant to a later arrival, whatever its priority, that leaves an earlier ticket without room. A ticket
-overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources. A nested ticket
-passes a reservation only if the reserver waits, through others, for the nested ticket's own root: always passing would
-starve the reserver, never passing would deadlock with it.
+overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources. Within a line tickets are
+served in the order of arrival, so those that reserve are always its first ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from prefect_slots.model.book import CellId, Grant, Holding, Line, Shape, Ticket
+from prefect_slots.model.book import CellId, Holding, Line, Shape, Ticket
 from prefect_slots.model.requirement import Demand
 from prefect_slots.scheduling.placement import Amounts, Pool, fits
 
@@ -30,9 +29,24 @@ def overtaken(line: Line, ticket: Ticket) -> int:
     return line.overtakes - ticket.base
 
 
-def reserves(line: Line, ticket: Ticket, max_overtakes: int) -> bool:
-    """Tell whether the ticket has waited past enough others to have cells set aside."""
-    return bool(ticket.reserved) or overtaken(line, ticket) >= max_overtakes
+def reserving(line: Line, max_overtakes: int) -> int:
+    """Return how many of the line's first tickets reserve.
+
+    They are those up to the last that has cells already, and on from there while they have been overtaken often
+    enough: a ticket behind one that does not reserve yet waits for that one, so a view need not show it.
+    """
+    tickets = line.tickets
+    number = len(tickets)
+    while number and not tickets[number - 1].reserved:
+        number -= 1
+    while number < len(tickets) and overtaken(line, tickets[number]) >= max_overtakes:
+        number += 1
+    return number
+
+
+def front(line: Line) -> Sequence[Ticket]:
+    """Return the tickets that have no cells set aside: those of which a view shows only the first few."""
+    return [ticket for ticket in line.tickets if not ticket.reserved]
 
 
 def set_aside(amounts: dict[CellId, int], cells: Iterable[Holding]) -> None:
@@ -77,65 +91,3 @@ def is_hurt(pool: Pool, shape: Shape, granted: Iterable[Holding]) -> bool:
     """Tell whether a grant of these cells left `shape` without room for one of its demands."""
     touched = {cell.resource for cell, _ in granted}
     return any(demand.resource in touched and not fits(pool, demand, pool.free) for demand in shape.requirement.demands)
-
-
-@dataclass
-class WaitGraph:
-    """Who waits for whom on the machine: tickets for the roots of holders, and for reservations ahead of them.
-
-    Attributes:
-        holders: For each resource, the roots that hold some of it.
-        ahead: For each waiting shape's key, the shapes with reservations ahead of it that want a common resource.
-    """
-
-    pool: Pool
-    lines: Sequence[Line]
-    holders: Mapping[str, set[str]]
-    ahead: Mapping[str, Sequence[Shape]] = field(default_factory=dict[str, Sequence[Shape]])
-
-    @classmethod
-    def of(
-        cls, pool: Pool, lines: Sequence[Line], grants: Iterable[Grant], reservations: Sequence[Reservation]
-    ) -> WaitGraph:
-        """Build the graph: every ticket stands behind the reservations before it."""
-        holders: dict[str, set[str]] = {}
-        for grant in grants:
-            for cell, _ in grant.holdings:
-                holders.setdefault(cell.resource, set()).add(grant.root)
-        position = {reservation.ticket.id: place for place, reservation in enumerate(reservations)}
-        ahead: dict[str, list[Shape]] = {}
-        for line in lines:
-            # A line stands where its last listed ticket stands: counting more edges than there are only lets a nested
-            # ticket pass that need not, and it holds up nobody.
-            mine = max((position.get(ticket.id, len(reservations)) for ticket in line.tickets), default=0)
-            ahead[line.shape.key] = [
-                other.shape
-                for other in reservations[:mine]
-                if other.shape.key != line.shape.key and _overlap(other.shape, line.shape)
-            ]
-        return cls(pool, lines, holders, ahead)
-
-    def waits_for(self, reserver: Shape, root: str) -> bool:
-        """Tell whether `reserver` waits, directly or through others, for the chain of grants under `root`."""
-        of_root: dict[str, list[Shape]] = {}
-        for line in self.lines:
-            if line.shape.nesting and line.tickets:
-                of_root.setdefault(line.shape.nesting.root, []).append(line.shape)
-        todo, seen, roots = [reserver], {reserver.key}, set[str]()
-        while todo:
-            shape = todo.pop()
-            met: list[Shape] = list(self.ahead.get(shape.key, ()))
-            for demand in shape.requirement.demands:
-                if not fits(self.pool, demand, self.pool.free):
-                    for holder in self.holders.get(demand.resource, set()) - roots:
-                        roots.add(holder)
-                        met.extend(of_root.get(holder, ()))
-            for other in met:
-                if other.key not in seen:
-                    seen.add(other.key)
-                    todo.append(other)
-        return root in roots
-
-
-def _overlap(one: Shape, other: Shape) -> bool:
-    return not set(one.requirement.resources).isdisjoint(other.requirement.resources)

@@ -35,7 +35,10 @@ class RefusedNesting:
 
 
 def chain_of(book: Book, grant_id: str) -> tuple[Grant, ...]:
-    """Return the grant and those that enclose it, innermost first; empty if it is gone."""
+    """Return the grant and those that enclose it, innermost first; empty if it is gone.
+
+    The chain ends early where an enclosing grant has ended before those within it.
+    """
     grants = {grant.id: grant for grant in book.grants}
     chain: list[Grant] = []
     at: str | None = grant_id
@@ -73,6 +76,9 @@ def nest(
             nesting = Nesting(ticket=ticket, parent=parent.id, root=root, source=grant.id)
             return Nested(nesting, may_wait=strictly_after(asked, places(held_below)))
         held_below.extend(cell.resource for cell, _ in grant.holdings)
+    if chain[-1].id != root:
+        # A grant within the chain has ended before its children, and what encloses it is not known any more.
+        held_below.extend(cell.resource for grant in book.grants if grant.root == root for cell, _ in grant.holdings)
     if strictly_after(asked, places(held_below)):
         return Nested(Nesting(ticket=ticket, parent=parent.id, root=root, source=None), may_wait=True)
     return RefusedNesting(parent, closed=False)

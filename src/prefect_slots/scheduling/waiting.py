@@ -1,0 +1,114 @@
+"""Who waits for whom within one pool, so that a nested request can tell which reservations it must not heed.
+
+A nested request passes a reservation only if the reserver waits, through others, for the chain of grants that the
+request is made under: always passing would starve the reserver, never passing would deadlock with it. Edges: whoever
+waits for a resource waits for its holders, for the requests made under them, and for the reservations ahead of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+from prefect_slots.model.book import Grant, Line, Nesting, Shape
+from prefect_slots.scheduling.fairness import Reservation
+from prefect_slots.scheduling.placement import Pool, fits
+
+
+class WaitGraph:
+    """The waits in one pool, between chains of grants.
+
+    On the machine a chain is all that is nested under one outermost grant; within a grant, all that is nested under
+    one request that its holder made directly.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        source: str | None,
+        lines: Iterable[Line],
+        grants: Mapping[str, Grant],
+        reservations: Sequence[Reservation],
+    ) -> None:
+        """Look at the pool of `source`; `lines` and `grants` are those of the whole book."""
+        self._pool = pool
+        self._source = source
+        self._lines = lines
+        self._grants = grants
+        self._reservations = reservations
+
+    def passes(self, nesting: Nesting, position: int) -> bool:
+        """Tell whether a request made at `nesting` passes the reservation at `position`."""
+        chain = self._chain(nesting)
+        return chain is not None and self._waits_for(position, chain)
+
+    def _chain(self, nesting: Nesting) -> str | None:
+        if self._source is None:
+            return nesting.root
+        # A request that the grant's holder makes directly holds nothing of the grant yet: it waits its turn.
+        return None if nesting.parent == self._source else self._outermost(nesting.parent)
+
+    def _outermost(self, grant: str) -> str:
+        while grant in self._grants:
+            nesting = self._grants[grant].shape.nesting
+            if nesting is None or nesting.parent == self._source or nesting.parent not in self._grants:
+                break
+            grant = nesting.parent
+        return grant
+
+    @cached_property
+    def _holders(self) -> Mapping[str, set[str]]:
+        holders: dict[str, set[str]] = {}
+        for grant in self._grants.values():
+            if grant.shape.pool == self._source:
+                chain = grant.root if self._source is None else self._outermost(grant.id)
+                for cell, _ in grant.holdings:
+                    holders.setdefault(cell.resource, set()).add(chain)
+        return holders
+
+    @cached_property
+    def _waiters(self) -> tuple[Mapping[str, list[tuple[Shape, int]]], set[str]]:
+        """Who waits in this pool, by chain; and the chains that wait elsewhere, for whom this pool cannot know."""
+        position = {reservation.ticket.id: place for place, reservation in enumerate(self._reservations)}
+        here: dict[str, list[tuple[Shape, int]]] = {}
+        elsewhere: set[str] = set()
+        for line in self._lines:
+            nesting = line.shape.nesting
+            if nesting is None or not line.tickets:
+                continue
+            if nesting.source == self._source:
+                chain = self._chain(nesting)
+                if chain is not None:
+                    ahead = position.get(nesting.ticket, len(self._reservations))
+                    here.setdefault(chain, []).append((line.shape, ahead))
+            elif self._source is not None:
+                chain = self._outermost(nesting.parent)
+                if nesting.source is None or self._outermost(nesting.source) != chain:
+                    elsewhere.add(chain)
+        return here, elsewhere
+
+    def _waits_for(self, position: int, chain: str) -> bool:
+        waiters, elsewhere = self._waiters
+        todo = [(self._reservations[position].shape, position)]
+        seen, chains = {position}, set[str]()
+
+        def reach(other: str | None) -> None:
+            if other is not None and other not in chains:
+                chains.add(other)
+                todo.extend(waiters.get(other, ()))
+
+        while todo:
+            shape, ahead = todo.pop()
+            for demand in shape.requirement.demands:
+                if not fits(self._pool, demand, self._pool.free):
+                    for holder in self._holders.get(demand.resource, ()):
+                        reach(holder)
+            for index in range(ahead):
+                other = self._reservations[index].shape
+                if index not in seen and not set(other.requirement.resources).isdisjoint(shape.requirement.resources):
+                    seen.add(index)
+                    todo.append((other, index))
+                    reach(self._chain(other.nesting) if other.nesting else None)
+            if chain in chains or not elsewhere.isdisjoint(chains):
+                return True
+        return False

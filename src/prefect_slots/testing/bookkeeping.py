@@ -1,0 +1,208 @@
+"""Who keeps a machine's book: the protocol, and two keepers in memory.
+
+A new ledger is tested by a small adapter to `BookKeeper`: `machines.BookMachine` then drives it beside the model and
+compares the books after every event. Only what a keeper writes and shows is its own; the decisions are `decide`'s.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from prefect_slots.model.book import (
+    Book,
+    CellState,
+    Change,
+    Changed,
+    Closed,
+    Counted,
+    Dequeued,
+    Event,
+    Freed,
+    Grant,
+    Granted,
+    Line,
+    Queued,
+    Refused,
+    Reserved,
+    Shape,
+    SteppedAside,
+    Ticket,
+)
+from prefect_slots.scheduling.decide import FRONT, decide
+
+
+class BookKeeper(Protocol):
+    """Keeps the book of one machine: lets `decide` answer each event, and remembers what it says.
+
+    `apply` is one transaction. It decides once more, on `Changed()`, while a decision says `again`.
+    """
+
+    def apply(self, event: Event, now: float) -> tuple[Change, ...]:
+        """Apply `event` and return all that was written, in order."""
+        ...
+
+    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
+        """Make these the machine's cells, then apply `Changed()`."""
+        ...
+
+    def book(self) -> Book:
+        """Return the whole book: every waiting ticket of every line, none truncated."""
+        ...
+
+
+def normalised(book: Book) -> Book:
+    """Return `book` in a form in which equal states are equal whoever kept them.
+
+    Order does not matter, a line without tickets is no line, and only the difference between a line's count and a
+    ticket's base means anything.
+    """
+    lines = [
+        Line(
+            shape=line.shape,
+            tickets=tuple(
+                replace(ticket, base=ticket.base - line.overtakes)
+                for ticket in sorted(line.tickets, key=lambda ticket: ticket.seq)
+            ),
+        )
+        for line in book.lines
+        if line.tickets
+    ]
+    return Book(
+        cells=tuple(sorted(book.cells, key=lambda cell: cell.id)),
+        grants=tuple(sorted(book.grants, key=lambda grant: grant.id)),
+        lines=tuple(sorted(lines, key=lambda line: line.shape.key)),
+    )
+
+
+class MemoryLedger:
+    """The model: the whole book in memory, shown whole to every decision."""
+
+    def __init__(self, cells: tuple[CellState, ...], *, max_overtakes: int) -> None:
+        """Start with an idle machine."""
+        self._book = Book(cells=cells)
+        self._max_overtakes = max_overtakes
+
+    def apply(self, event: Event, now: float) -> tuple[Change, ...]:
+        """Apply `event`; see `BookKeeper`."""
+        decision = decide(self._book, event, now, max_overtakes=self._max_overtakes)
+        if decision.again:
+            raise AssertionError("a book that shows every ticket was not enough to decide on")
+        self._book = decision.book
+        return decision.changes
+
+    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
+        """Change the cells; see `BookKeeper`."""
+        self._book = replace(self._book, cells=cells)
+        return self.apply(Changed(), now)
+
+    def book(self) -> Book:
+        """Return the whole book."""
+        return self._book
+
+
+@dataclass
+class _Row:
+    """A waiting ticket as it would stand in a table."""
+
+    shape: Shape
+    ticket: Ticket
+    aside: bool = False
+
+
+@dataclass
+class _Tables:
+    cells: tuple[CellState, ...]
+    grants: dict[str, Grant] = field(default_factory=dict[str, Grant])
+    rows: dict[str, _Row] = field(default_factory=dict[str, _Row])
+    overtakes: dict[str, int] = field(default_factory=dict[str, int])
+
+
+class TruncatingLedger:
+    """A keeper that believes nothing but the changes, and shows decisions only the front of each line.
+
+    A view holds every ticket with stored reservations and the first `front` others of each line. Like a ledger with
+    tables it keeps a line's count while any ticket of the line is known, those that stepped aside included.
+    """
+
+    def __init__(self, cells: tuple[CellState, ...], *, max_overtakes: int, front: int = FRONT) -> None:
+        """Start with an idle machine."""
+        self._tables = _Tables(cells)
+        self._max_overtakes = max_overtakes
+        self._front = front
+
+    def apply(self, event: Event, now: float) -> tuple[Change, ...]:
+        """Apply `event`; see `BookKeeper`."""
+        written: list[Change] = []
+        again = True
+        while again:
+            decision = decide(self.view(), event, now, max_overtakes=self._max_overtakes)
+            if decision.again and not decision.changes:
+                raise AssertionError("a decision that wrote nothing wants to be made again")
+            for change in decision.changes:
+                self._write(change)
+            written.extend(decision.changes)
+            event, again = Changed(), decision.again
+        return tuple(written)
+
+    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
+        """Change the cells; see `BookKeeper`."""
+        self._tables.cells = cells
+        return self.apply(Changed(), now)
+
+    def book(self) -> Book:
+        """Return the whole book."""
+        return self._shown(len(self._tables.rows))
+
+    def view(self) -> Book:
+        """Return what a decision is shown."""
+        return self._shown(self._front)
+
+    def _shown(self, front: int) -> Book:
+        waiting: dict[str, list[_Row]] = defaultdict(list)
+        for row in sorted(self._tables.rows.values(), key=lambda row: row.ticket.seq):
+            if not row.aside:
+                waiting[row.shape.key].append(row)
+        lines: list[Line] = []
+        for key, rows in waiting.items():
+            others = [row.ticket for row in rows if not row.ticket.reserved]
+            shown = [row.ticket for row in rows if row.ticket.reserved] + others[:front]
+            lines.append(
+                Line(
+                    shape=rows[0].shape,
+                    overtakes=self._tables.overtakes[key],
+                    tickets=tuple(sorted(shown, key=lambda ticket: ticket.seq)),
+                    truncated=len(others) > front,
+                )
+            )
+        return Book(cells=self._tables.cells, grants=tuple(self._tables.grants.values()), lines=tuple(lines))
+
+    def _write(self, change: Change) -> None:
+        tables = self._tables
+        match change:
+            case Queued(shape=shape, ticket=ticket):
+                tables.overtakes.setdefault(shape.key, 0)
+                tables.rows[ticket.id] = _Row(shape, ticket)
+            case Granted(grant=grant):
+                self._forget(grant.id)
+                tables.grants[grant.id] = grant
+            case Dequeued(ticket=ticket) | Refused(ticket=ticket):
+                self._forget(ticket)
+            case Closed(grant=grant):
+                tables.grants[grant] = replace(tables.grants[grant], closed=True)
+            case Freed(grant=grant):
+                del tables.grants[grant]
+            case SteppedAside(grant=grant):
+                del tables.grants[grant.id]
+                tables.overtakes.setdefault(grant.shape.key, 0)
+                tables.rows[grant.id] = _Row(grant.shape, Ticket(id=grant.id, seq=grant.seq), aside=True)
+            case Counted(shape=shape, overtakes=overtakes):
+                tables.overtakes[shape.key] = overtakes
+            case Reserved(ticket=ticket, cells=cells):
+                tables.rows[ticket].ticket = replace(tables.rows[ticket].ticket, reserved=cells)
+
+    def _forget(self, ticket: str) -> None:
+        gone = self._tables.rows.pop(ticket, None)
+        if gone is not None and not any(row.shape.key == gone.shape.key for row in self._tables.rows.values()):
+            del self._tables.overtakes[gone.shape.key]

@@ -1,0 +1,221 @@
+"""The laws, stated over books and recomputed from nothing but the book.
+
+Each function raises `AssertionError` when a step breaks its law. Nothing of `prefect_slots.scheduling` is used here, or
+a mistake there would excuse itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from prefect_slots.model.book import (
+    Book,
+    CellId,
+    Dequeued,
+    Grant,
+    Granted,
+    Queued,
+    Refused,
+    Reserved,
+    Resumed,
+    Shape,
+    SteppedAside,
+    Ticket,
+)
+from prefect_slots.model.requirement import Demand, Requirement
+from prefect_slots.testing.play import Step, waiting
+
+
+def _used(book: Book, source: str | None) -> Counter[CellId]:
+    used: Counter[CellId] = Counter()
+    for grant in book.grants:
+        if grant.shape.pool == source:
+            for cell, amount in grant.holdings:
+                used[cell] += amount
+    return used
+
+
+def _most(book: Book, source: str | None) -> dict[CellId, int]:
+    if source is None:
+        return {cell.id: max(0, cell.capacity - cell.foreign) for cell in book.cells}
+    return dict(next(grant.holdings for grant in book.grants if grant.id == source))
+
+
+def _free(book: Book, source: str | None) -> dict[CellId, int]:
+    used = _used(book, source)
+    return {cell: units - used[cell] for cell, units in _most(book, source).items()}
+
+
+def _has_room(book: Book, demand: Demand, amounts: Mapping[CellId, int]) -> bool:
+    nominal = {cell.id: cell.capacity for cell in book.cells}
+    able = [
+        cell
+        for cell, units in amounts.items()
+        if cell.resource == demand.resource and cell in nominal and units >= demand.on(nominal[cell])
+    ]
+    return len(able) >= demand.cells
+
+
+def _fits(book: Book, requirement: Requirement, amounts: Mapping[CellId, int]) -> bool:
+    return all(_has_room(book, demand, amounts) for demand in requirement.demands)
+
+
+def fits_idle(book: Book, shape: Shape) -> bool:
+    """Tell whether `shape` would fit if nobody held anything where it looks for room."""
+    return _fits(book, shape.requirement, _most(book, shape.pool))
+
+
+def _granted(step: Step) -> list[Grant]:
+    return [change.grant for change in step.changes if isinstance(change, Granted)]
+
+
+def never_overcommitted(step: Step) -> None:
+    """Law 1: granted amounts never exceed capacity; after a cut nothing new is granted until it fits again."""
+    new = {cell for grant in _granted(step) if grant.shape.pool is None for cell, _ in grant.holdings}
+    before, after, most = _used(step.before, None), _used(step.after, None), _most(step.after, None)
+    for cell, units in after.items():
+        assert units <= before[cell] or cell in new, f"{cell} is used more, and nobody was granted it: {step}"
+        assert cell not in new or units <= most.get(cell, 0), (
+            f"{units} of {most.get(cell, 0)} granted on {cell}: {step}"
+        )
+    ids = {grant.id for grant in step.after.grants}
+    for source in {grant.shape.pool for grant in step.after.grants} - {None}:
+        assert source in ids, f"grants draw on {source}, which is gone: {step}"
+        over = {cell: units for cell, units in _free(step.after, source).items() if units < 0}
+        assert not over, f"more is drawn than {source} holds: {over}, {step}"
+        assert _used(step.after, source).keys() <= _most(step.after, source).keys(), f"drawn elsewhere: {step}"
+
+
+def all_or_nothing(step: Step) -> None:
+    """Law 2: a ticket holds everything it asked for, or nothing; and no ticket is ever lost."""
+    ids = [*waiting(step.after), *(grant.id for grant in step.after.grants)]
+    assert len(ids) == len(set(ids)), f"somebody waits for what is held already: {step}"
+    nominal = {cell.id: cell.capacity for cell in step.after.cells}
+    for grant in step.after.grants:
+        got = Counter(cell.resource for cell, _ in grant.holdings)
+        asked = {demand.resource: demand.cells for demand in grant.shape.requirement.demands}
+        assert got == asked, f"{grant} holds not what it asked for: {step}"
+    for grant in _granted(step):
+        for demand in grant.shape.requirement.demands:
+            for cell, amount in grant.holdings:
+                if cell.resource == demand.resource:
+                    assert amount == demand.on(nominal[cell]), f"{grant} holds {amount} on {cell}: {step}"
+    gone = {change.ticket for change in step.changes if isinstance(change, (Dequeued, Refused))}
+    gone |= {change.grant.id for change in step.changes if isinstance(change, SteppedAside)}
+    known = {*waiting(step.before), *(change.ticket.id for change in step.changes if isinstance(change, Queued))}
+    assert known - gone <= set(ids), f"tickets vanished: {known - gone - set(ids)}: {step}"
+
+
+def no_straddling(step: Step) -> None:
+    """Law 3: the amount per cell lies whole on single cells, all different."""
+    nominal = {cell.id: cell.capacity for cell in step.after.cells}
+    for grant in _granted(step):
+        for demand in grant.shape.requirement.demands:
+            cells = [cell for cell, _ in grant.holdings if cell.resource == demand.resource]
+            assert len(set(cells)) == len(cells) == demand.cells, f"{demand} lies on {cells}: {step}"
+            for cell, amount in grant.holdings:
+                if cell.resource == demand.resource:
+                    assert amount >= demand.on(nominal[cell]), f"{demand} is split over {grant.holdings}: {step}"
+
+
+def _reservations(book: Book, source: str | None) -> list[Ticket]:
+    """Return the tickets for whom something is set aside; what would not fit an idle machine sets nothing aside."""
+    most = _most(book, source)
+    found = [
+        ticket
+        for line in book.lines
+        if line.shape.pool == source and _fits(book, line.shape.requirement, most)
+        for ticket in line.tickets
+        if ticket.reserved
+    ]
+    return sorted(found, key=lambda ticket: ticket.seq)
+
+
+def work_conserving(step: Step, max_overtakes: int) -> None:
+    """Law 6: nothing waits that fits and that no reservation holds back; nobody reserves before it may."""
+    book = step.after
+    for source in {line.shape.pool for line in book.lines}:
+        reservations = _reservations(book, source)
+        for line in book.lines:
+            for ticket in line.tickets:
+                if line.shape.pool == source:
+                    left = _free(book, source)
+                    for ahead in reservations:
+                        if ahead.id != ticket.id and (not ticket.reserved or ahead.seq < ticket.seq):
+                            for cell, amount in ahead.reserved:
+                                left[cell] = left.get(cell, 0) - max(0, min(amount, left.get(cell, 0)))
+                    assert not _fits(book, line.shape.requirement, left), f"{ticket} waits, and {left} is free: {step}"
+    written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
+    for line in book.lines:
+        may = [ticket.seq for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
+        for ticket in line.tickets:
+            early = ticket.id in written and not any(seq >= ticket.seq for seq in may)
+            assert not early, f"{ticket} reserves after {line.overtakes - ticket.base} overtakes: {step}"
+
+
+class Overtakes:
+    """Law 5: counts, for every waiting ticket, the later arrivals that were granted what it competes for.
+
+    A later arrival competes when its grant touches a resource that the ticket asks for and leaves the ticket without
+    room there; once the ticket reserves, when it takes what the ticket lacks on the very cells it waits for. A ticket
+    that would not fit an idle machine is not being overtaken: nothing could be granted to it.
+
+    Attributes:
+        seen: All overtakes of each waiting ticket.
+        unnested: Those by requests that hold nothing of the same pool's yet.
+        allowance: Overtakes beyond the usual number: one series for each older ticket of its own shape that was sent
+            back by the server and stood in front of it again.
+    """
+
+    def __init__(self, max_overtakes: int) -> None:
+        """Count for a scheduler that allows that many overtakes."""
+        self._max_overtakes = max_overtakes
+        self.seen: Counter[str] = Counter()
+        self.unnested: Counter[str] = Counter()
+        self.allowance: defaultdict[str, int] = defaultdict(int)
+
+    def watch(self, step: Step) -> None:
+        """Count what a step did."""
+        was = waiting(step.before)
+        if isinstance(step.event, Resumed):
+            for ticket, (shape, place) in was.items():
+                if shape.key == step.event.shape.key and place.seq > step.event.ticket.seq:
+                    self.allowance[ticket] += self._max_overtakes
+        free = {source: _free(step.after, source) for source in {g.shape.pool for g in _granted(step)}}
+        grants = _granted(step)
+        for grant in grants:
+            for cell, amount in grant.holdings:
+                free[grant.shape.pool][cell] = free[grant.shape.pool].get(cell, 0) + amount
+        for grant in grants:
+            amounts = free[grant.shape.pool]
+            for cell, amount in grant.holdings:
+                amounts[cell] -= amount
+            for ticket, (shape, place) in waiting(step.after).items():
+                if shape.pool == grant.shape.pool and place.seq < grant.seq:
+                    reserving = bool(ticket in was and was[ticket][1].reserved)
+                    reserving = reserving or (self.seen[ticket] >= self._max_overtakes and bool(place.reserved))
+                    if self._is_hurt(step.after, shape, place, grant, amounts, reserving=reserving):
+                        self.seen[ticket] += 1
+                        nesting = grant.shape.nesting
+                        if nesting is None or nesting.parent == nesting.source:
+                            self.unnested[ticket] += 1
+
+    def check(self, book: Book) -> None:
+        """Raise if somebody who waits was overtaken too often by requests that hold nothing yet."""
+        for ticket in waiting(book):
+            bound = self._max_overtakes + self.allowance[ticket]
+            assert self.unnested[ticket] <= bound, f"{ticket} was overtaken {self.unnested[ticket]} times, not {bound}"
+
+    def _is_hurt(
+        self, book: Book, shape: Shape, place: Ticket, grant: Grant, amounts: Mapping[CellId, int], *, reserving: bool
+    ) -> bool:
+        if not fits_idle(book, shape):
+            return False
+        if reserving:
+            lacking = {cell for cell, amount in place.reserved if amounts.get(cell, 0) < amount}
+            return any(cell in lacking for cell, _ in grant.holdings)
+        touched = {holding.cell.resource for holding in grant.holdings}
+        return any(
+            demand.resource in touched and not _has_room(book, demand, amounts) for demand in shape.requirement.demands
+        )

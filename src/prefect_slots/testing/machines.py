@@ -1,0 +1,100 @@
+"""A stateful machine that drives bookkeepers through everything that can happen to a book.
+
+Subclass `BookMachine`: add keepers to compare with the model, or watch each step to check a law. To test a ledger:
+
+    class LedgerEqualsModel(BookMachine):
+        def keepers(self, situation):
+            return [*super().keepers(situation), MyAdapter(situation.cells, situation.max_overtakes)]
+
+    TestLedger = LedgerEqualsModel.TestCase
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
+from prefect_slots.testing.play import Play, Step
+from prefect_slots.testing.strategies import SCOPES, Situation, situations
+
+_CHOICE: Final = st.integers(0, 63)
+_PRIORITY: Final = st.integers(0, 1)
+
+
+class BookMachine(RuleBasedStateMachine):
+    """Asks, nested asks, draws, endings, time-outs, refusals by the server, changes of cells, in any order.
+
+    The first keeper is the model; every further one must show an equal book after every event.
+    """
+
+    play: Play
+    situation: Situation
+
+    def keepers(self, situation: Situation) -> Sequence[BookKeeper]:
+        """Return who keeps the book; extend it with the keeper under test."""
+        return [MemoryLedger(situation.cells, max_overtakes=situation.max_overtakes)]
+
+    def watch(self, step: Step) -> None:
+        """Check what a step did; called after each."""
+
+    @initialize(situation=situations())
+    def start(self, situation: Situation) -> None:
+        """Draw a situation and open the book."""
+        self.situation = situation
+        self.play = Play(situation.cells, self.keepers(situation), SCOPES)
+        self.play.watchers.append(self.watch)
+
+    @rule(wish=_CHOICE, priority=_PRIORITY)
+    def ask(self, wish: int, priority: int) -> None:
+        """Somebody asks outside any grant."""
+        self.play.ask(self._wish(wish), priority)
+
+    @precondition(lambda self: self.play.book.grants)
+    @rule(where=_CHOICE, wish=_CHOICE, priority=_PRIORITY)
+    def ask_inside(self, where: int, wish: int, priority: int) -> None:
+        """Somebody asks inside a grant, for something that may be asked for there."""
+        wishes = self.situation.wishes
+        first = wish % len(wishes)
+        self.play.ask_inside_any(where, (*wishes[first:], *wishes[:first]), priority)
+
+    @precondition(lambda self: self.play.book.grants)
+    @rule(which=_CHOICE)
+    def end(self, which: int) -> None:
+        """A holder ends, whatever goes on inside its grant."""
+        self.play.end(which)
+
+    @precondition(lambda self: self.play.book.lines or self.play.aside)
+    @rule(which=_CHOICE)
+    def leave(self, which: int) -> None:
+        """Somebody times out, is cancelled, or dies while waiting."""
+        self.play.leave(which)
+
+    @precondition(lambda self: self.play.book.grants)
+    @rule(which=_CHOICE)
+    def refuse(self, which: int) -> None:
+        """The server refuses what the ledger granted."""
+        self.play.refuse(which)
+
+    @precondition(lambda self: self.play.aside)
+    @rule(which=_CHOICE)
+    def resume(self, which: int) -> None:
+        """A ticket that had stepped aside may try again."""
+        self.play.resume(which)
+
+    @rule(which=_CHOICE, foreign=st.integers(0, 3))
+    def use(self, which: int, foreign: int) -> None:
+        """Others than us use some of a cell."""
+        self.play.use(which, foreign)
+
+    @rule(which=_CHOICE, capacity=st.integers(0, 5))
+    def resize(self, which: int, capacity: int) -> None:
+        """A cell is registered with another capacity."""
+        self.play.resize(which, capacity)
+
+    def _wish(self, which: int) -> Requirement:
+        return self.situation.wishes[which % len(self.situation.wishes)]

@@ -1,0 +1,244 @@
+"""A day in the life of one machine: everything that can happen to a book, played on one or more bookkeepers at once.
+
+Choices are plain integers, taken modulo what there is to choose from, so that any sequence of numbers is a play and a
+failing one shrinks well. All keepers must show equal books after every event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TypeVar
+
+from prefect_slots.model.book import (
+    Asked,
+    Book,
+    CellState,
+    Change,
+    Ended,
+    Event,
+    Grant,
+    Left,
+    Resumed,
+    Returned,
+    Shape,
+    SteppedAside,
+    Ticket,
+)
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.resource import Scope
+from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+from prefect_slots.testing.bookkeeping import BookKeeper, normalised
+from prefect_slots.testing.clock import VirtualClock
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One event and what came of it.
+
+    Attributes:
+        before: The book that the event met; its cells are the new ones where they changed.
+        event: What happened; `None` where the cells changed.
+    """
+
+    before: Book
+    event: Event | None
+    changes: tuple[Change, ...]
+    after: Book
+
+
+def waiting(book: Book) -> dict[str, tuple[Shape, Ticket]]:
+    """Return the tickets that wait in `book`, by id."""
+    return {ticket.id: (line.shape, ticket) for line in book.lines for ticket in line.tickets}
+
+
+class Play:
+    """One machine and the processes on it.
+
+    Attributes:
+        watchers: Called with every step.
+        ancestors: For every ticket ever asked for, the ids of the grants around it, whether or not they still live.
+        aside: Tickets that the server sent back and that have not been resumed: shape, arrival, overtakes.
+    """
+
+    def __init__(
+        self, cells: tuple[CellState, ...], keepers: Sequence[BookKeeper], scopes: Mapping[str, Scope] | None = None
+    ) -> None:
+        """Start with `cells`, which all keepers must have been given."""
+        self.watchers: list[Callable[[Step], None]] = []
+        self.ancestors: dict[str, tuple[str, ...]] = {}
+        self.aside: dict[str, tuple[Shape, int, int]] = {}
+        self._original = cells
+        self._cells = cells
+        self._keepers = tuple(keepers)
+        self._scopes = dict(scopes or {})
+        self._arrivals = count(1)
+        self._clock = VirtualClock()
+
+    @property
+    def book(self) -> Book:
+        """The book as it is now."""
+        return self._keepers[0].book()
+
+    # What can happen
+
+    def ask(self, requirement: Requirement, priority: int = 0) -> str:
+        """Ask for the machine's cells, outside any grant; return the ticket's id."""
+        return self._ask(Shape(requirement=requirement, priority=priority), ())
+
+    def ask_inside(self, where: int, requirement: Requirement, priority: int = 0) -> str | None:
+        """Ask inside one of the grants; return the ticket's id, or `None` if the request was refused."""
+        return self.ask_inside_any(where, [requirement], priority)
+
+    def ask_inside_any(self, where: int, wishes: Sequence[Requirement], priority: int = 0) -> str | None:
+        """Ask inside one of the grants for the first of `wishes` that may be asked for there.
+
+        Returns:
+            The ticket's id, or `None` if all were refused.
+        """
+        grants = self.book.grants
+        parent = _pick(grants, where) if grants else None
+        if parent is None:
+            return None
+        for requirement in wishes:
+            ticket = f"t{next(self._arrivals)}"
+            answer = nest(self.book, requirement, chain_of(self.book, parent.id), ticket, self._scopes)
+            if not isinstance(answer, RefusedNesting):
+                shape = Shape(requirement=requirement, priority=priority, nesting=answer.nesting)
+                self._ask(shape, (parent.id, *self.ancestors[parent.id]), ticket)
+                if answer.may_wait or ticket not in waiting(self.book):
+                    return ticket
+                self._apply(Left(ticket=ticket))
+        return None
+
+    def end(self, which: int) -> None:
+        """End one of the open grants, whatever goes on inside it."""
+        grants = [grant for grant in self.book.grants if not grant.closed]
+        if grants:
+            self._apply(Ended(grant=_pick(grants, which).id))
+
+    def leave(self, which: int) -> None:
+        """Let one of the tickets leave that wait or stand aside."""
+        tickets = [*waiting(self.book), *self.aside]
+        if tickets:
+            ticket = _pick(tickets, which)
+            self.aside.pop(ticket, None)
+            self._apply(Left(ticket=ticket))
+
+    def refuse(self, which: int, limit: str = "license:matlab") -> None:
+        """Let the server refuse one of the grants whose task has not begun."""
+        grants = [grant for grant in self.book.grants if grant.shape.pool is None and not self._within(grant.id)]
+        if grants:
+            self._apply(Returned(grant=_pick(grants, which).id, blocked_on=limit))
+
+    def resume(self, which: int) -> None:
+        """Put one of the tickets that stand aside back into its line."""
+        if self.aside:
+            ticket = _pick(list(self.aside), which)
+            shape, seq, overtaken = self.aside.pop(ticket)
+            self._apply(Resumed(shape=shape, ticket=Ticket(id=ticket, seq=seq), overtaken=overtaken))
+
+    def use(self, which: int, foreign: int) -> None:
+        """Let others than us use that much of one cell."""
+        self._change(which, foreign=foreign)
+
+    def resize(self, which: int, capacity: int) -> None:
+        """Give one cell another capacity."""
+        self._change(which, capacity=capacity)
+
+    def restore(self) -> None:
+        """Give all cells their first capacity, with nobody else on them."""
+        self._equip(self._original)
+
+    def drain(self, order: Iterable[int]) -> None:
+        """Let everybody finish, in some order, as `with` blocks do: a grant ends when nothing inside it waits or holds.
+
+        Raises:
+            AssertionError: if somebody waits who is never granted.
+        """
+        numbers = iter(order)
+        self.restore()
+        while self.aside:
+            self.resume(next(numbers, 0))
+        while endable := self._endable():
+            self._apply(Ended(grant=_pick(endable, next(numbers, 0)).id))
+        left = waiting(self.book)
+        if left:
+            held = {grant.id: grant.holdings for grant in self.book.grants}
+            raise AssertionError(f"deadlock: {left} wait for ever, while these are held: {held}")
+        if self.book.grants:
+            raise AssertionError(f"grants that nobody can end: {self.book.grants}")
+
+    # How
+
+    def _endable(self) -> list[Grant]:
+        return [grant for grant in self.book.grants if not grant.closed and not self._within(grant.id)]
+
+    def _within(self, grant: str) -> bool:
+        inside = (*waiting(self.book), *self.aside, *(other.id for other in self.book.grants))
+        return any(grant in self.ancestors[ticket] for ticket in inside)
+
+    def _ask(self, shape: Shape, ancestors: tuple[str, ...], ticket: str | None = None) -> str:
+        seq = next(self._arrivals)
+        ticket = ticket or f"t{seq}"
+        self.ancestors[ticket] = ancestors
+        self._apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=seq)))
+        return ticket
+
+    def _change(self, which: int, *, foreign: int | None = None, capacity: int | None = None) -> None:
+        position = which % len(self._cells)
+        cell = self._cells[position]
+        cell = replace(
+            cell,
+            foreign=cell.foreign if foreign is None else foreign,
+            capacity=cell.capacity if capacity is None else capacity,
+        )
+        self._equip((*self._cells[:position], cell, *self._cells[position + 1 :]))
+
+    def _equip(self, cells: tuple[CellState, ...]) -> None:
+        self._cells = cells
+        before = replace(self.book, cells=cells)
+        now = self._clock.advance(1)
+        self._settle(before, None, [keeper.equip(cells, now) for keeper in self._keepers])
+
+    def _apply(self, event: Event) -> None:
+        before = self.book
+        now = self._clock.advance(1)
+        self._settle(before, event, [keeper.apply(event, now) for keeper in self._keepers])
+
+    def _settle(self, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:
+        for change in written[0]:
+            if isinstance(change, SteppedAside):
+                grant = change.grant
+                self.aside[grant.id] = (grant.shape, grant.seq, grant.overtaken)
+        after = self.book
+        model = normalised(after)
+        for keeper in self._keepers[1:]:
+            kept = normalised(keeper.book())
+            if kept != model:
+                raise AssertionError(
+                    f"after {event or 'a change of cells'} the books differ:\n{_differences(model, kept)}"
+                )
+        step = Step(before=before, event=event, changes=written[0], after=after)
+        for watch in self.watchers:
+            watch(step)
+
+
+def _pick(options: Sequence[T], choice: int) -> T:
+    return options[choice % len(options)]
+
+
+def _differences(model: Book, kept: Book) -> str:
+    return "\n".join(_differing(model, kept))
+
+
+def _differing(model: Book, kept: Book) -> Iterator[str]:
+    for name in ("cells", "grants", "lines"):
+        ours, theirs = set(getattr(model, name)), set(getattr(kept, name))
+        for entry in ours - theirs:
+            yield f"only the model has {entry}"
+        for entry in theirs - ours:
+            yield f"the model has not {entry}"

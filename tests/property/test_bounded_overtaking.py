@@ -1,0 +1,93 @@
+"""Law 5: at most K later arrivals that compete for its cells are granted before a ticket, plus two per nested request.
+
+Overtakes are counted from the books alone. Exact bounds with nested requests are in `test_every_interleaving`.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.property.effort import effort
+
+from prefect_slots.model.book import CellId, Granted
+from prefect_slots.testing import laws
+from prefect_slots.testing.bookkeeping import MemoryLedger
+from prefect_slots.testing.interleavings import ask, cells
+from prefect_slots.testing.machines import BookMachine
+from prefect_slots.testing.play import Play, Step, waiting
+from prefect_slots.testing.strategies import Situation, situations
+
+
+class BoundedOvertaking(BookMachine):
+    overtakes: laws.Overtakes | None = None
+
+    def watch(self, step: Step) -> None:
+        if self.overtakes is None:
+            self.overtakes = laws.Overtakes(self.situation.max_overtakes)
+        self.overtakes.watch(step)
+        self.overtakes.check(step.after)
+
+
+TestBoundedOvertaking = BoundedOvertaking.TestCase
+TestBoundedOvertaking.settings = effort(450)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 5])
+def test_a_stream_of_urgent_requests_passes_a_lax_one_exactly_as_often_as_allowed(allowed: int) -> None:
+    machine = cells(gpu=[2])
+    play = Play(machine, [MemoryLedger(machine, max_overtakes=allowed)])
+    play.ask(ask(gpu=2), priority=9)
+    lax = play.ask(ask(gpu=2), priority=0)
+    for _ in range(allowed + 3):
+        play.ask(ask(gpu=2), priority=9)
+    granted: list[str] = []
+    play.watchers.append(
+        lambda step: granted.extend(change.grant.id for change in step.changes if isinstance(change, Granted))
+    )
+    while lax not in granted:
+        play.end(0)
+    assert len(granted) == allowed + 1
+
+
+@effort(1500)
+@given(situation=situations(wishes=4), moves=st.lists(st.tuples(st.booleans(), st.integers(0, 63)), max_size=40))
+def test_once_it_reserves_a_ticket_waits_only_for_those_who_hold_then(
+    situation: Situation, moves: list[tuple[bool, int]]
+) -> None:
+    # A reservation that moved about, or that later arrivals ate into, would be overtaken by nobody in particular and
+    # still never be served.
+    play = Play(situation.cells, [MemoryLedger(situation.cells, max_overtakes=situation.max_overtakes)])
+    wishes = situation.wishes
+    while not play.book.lines:
+        play.ask(wishes[len(play.book.grants) % len(wishes)])
+    (patient,) = waiting(play.book)
+    holders: set[str] | None = None
+    for asks, number in moves:
+        if asks:
+            play.ask(wishes[number % len(wishes)], priority=number % 3)
+        else:
+            play.end(number)
+        if patient not in waiting(play.book):
+            return
+        if holders is None and waiting(play.book)[patient][1].reserved:
+            holders = {grant.id for grant in play.book.grants}
+        elif holders is not None and not asks:
+            holders &= {grant.id for grant in play.book.grants}
+    if holders is not None:
+        for grant in holders:
+            play.end([other.id for other in play.book.grants].index(grant))
+        assert patient not in waiting(play.book), f"{patient} reserved, all who held then are gone: {play.book}"
+
+
+def test_later_arrivals_use_what_a_reservation_leaves() -> None:
+    machine = cells(gpu=[4, 2])
+    play = Play(machine, [MemoryLedger(machine, max_overtakes=0)])
+    play.ask(ask(gpu=2))
+    play.ask(ask(gpu=2))
+    big = play.ask(ask(gpu=4))
+    small = play.ask(ask(gpu=2))
+    assert set(waiting(play.book)) == {big, small}
+    play.end(0)
+    held = {grant.id: grant.holdings[0].cell for grant in play.book.grants}
+    assert held[small] == CellId("gpu", 1)
