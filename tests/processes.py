@@ -80,7 +80,9 @@ class SharedMachine:
             return connection.execute(sql, values).fetchall()
 
     def count(self, table: str) -> int:
-        """Return how many rows a table has."""
+        """Return how many rows a table has; none where no process has come yet."""
+        if not (self.state / FILE).exists():
+            return 0
         return self.all(f"SELECT COUNT(*) FROM {table}")[0][0]
 
     def traces(self) -> dict[str, int]:

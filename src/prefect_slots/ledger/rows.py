@@ -156,7 +156,7 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
         "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
-        *(grant.overtaken, owner, label, asked_at, max(at, asked_at)),
+        *(grant.overtaken, owner, label, asked_at, at),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)

@@ -9,11 +9,14 @@ import asyncio
 import inspect
 import logging
 import math
+import os
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Token
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -29,8 +32,17 @@ from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry,
 from prefect_slots.requiring.wrapping import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
-_Entered = tuple[Grant, Token[Grant | None]]
 _log = logging.getLogger("prefect_slots")
+
+
+@dataclass(frozen=True, eq=False)
+class _Entered:
+    """A block that has begun; `frame` is where, `here` in which thread and task."""
+
+    frame: FrameType | None
+    here: tuple[int, int]
+    grant: Grant
+    token: Token[Grant | None]
 
 
 class requires:  # noqa: N801 - used as a decorator, it reads as a verb
@@ -80,7 +92,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         plain = {name: value for name, value in self.amounts.items() if not callable(value)}
         if plain or not self.amounts:
             declare(**plain)
-        self._entered: list[tuple[tuple[int, int], _Entered]] = []
+        self._entered: list[_Entered] = []
 
     def __repr__(self) -> str:
         return f"requires({', '.join(f'{name}={value!r}' for name, value in self.amounts.items())})"
@@ -97,33 +109,40 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 
     def __enter__(self) -> Grant:
         """Wait for the grant and return it."""
-        grant = self._acquire(_site(inspect.currentframe()), {})
-        self._entered.append((_here(), (grant, current.enter(grant))))
-        return grant
+        block = _caller(inspect.currentframe())
+        return self._enter(block, self._acquire(_site(block), {}))
 
     def __exit__(self, *exc: object) -> None:
         """Give the grant back."""
-        _release(self._pop())
+        _release(self._leave(_caller(inspect.currentframe())))
 
     async def __aenter__(self) -> Grant:
         """Wait for the grant without blocking the event loop, and return it."""
-        grant = await self._acquire_async(_site(inspect.currentframe()), {})
-        self._entered.append((_here(), (grant, current.enter(grant))))
-        return grant
+        block = _caller(inspect.currentframe())
+        return self._enter(block, await self._acquire_async(_site(block), {}))
 
     async def __aexit__(self, *exc: object) -> None:
         """Give the grant back."""
-        await _release_async(self._pop())
+        await _release_async(self._leave(_caller(inspect.currentframe())))
 
-    def _pop(self) -> Grant:
-        here = _here()
-        # One object may be entered by several threads at once, and a block in a generator may end in another thread
-        # than it began in.
-        place = next((i for i in reversed(range(len(self._entered))) if self._entered[i][0] == here), -1)
-        grant, token = self._entered.pop(place)[1]
-        with suppress(ValueError):
-            current.leave(token)
+    def _enter(self, block: FrameType | None, grant: Grant) -> Grant:
+        self._entered.append(_Entered(block, _here(), grant, current.enter(grant)))
         return grant
+
+    def _leave(self, block: FrameType | None) -> Grant:
+        # One object may be entered by several threads and generators at once, which end in any order, a generator
+        # even in another thread: the block's own frame tells. Behind an `ExitStack` only thread and task can.
+        here = _here()
+        entered = self._entered[::-1]
+        by_frame = (entry for entry in entered if entry.frame is block)
+        by_place = (entry for entry in entered if entry.here == here)
+        entry = next(chain(by_frame, by_place, entered), None)
+        if entry is None:
+            raise RuntimeError(f"{self!r} is left, and was not entered")
+        self._entered.remove(entry)
+        with suppress(ValueError):
+            current.leave(entry.token)
+        return entry.grant
 
     # Around a call
 
@@ -200,8 +219,9 @@ async def _release_async(grant: Grant) -> None:
 
 
 def _ended(grant: Grant) -> Place | None:
+    """Mark a grant as ended; return where to give it back, unless it is only a forked child's copy."""
     grant.ended = True
-    return grant.place
+    return grant.place if grant.pid == os.getpid() else None
 
 
 def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
@@ -214,12 +234,15 @@ def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
         raise InvalidRequirement(
             key=name, value=repr(value), reason=f"its parameters cannot be read: {error}"
         ) from None
-    missing = [p.name for p in parameters.values() if p.name not in known and p.default is p.empty]
+    named = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    missing = [p.name for p in named if p.name not in known and p.default is p.empty]
     if missing:
         offered = ", ".join(sorted(known))
         reason = f"the call has no argument '{missing[0]}'; a callable amount may name: {offered}"
         raise InvalidRequirement(key=name, value=repr(value), reason=reason)
-    return value(**{p: known[p] for p in parameters if p in known})
+    given = [p for p in named if p.name in known]
+    by_position = [known[p.name] for p in given if p.kind is p.POSITIONAL_ONLY]
+    return value(*by_position, **{p.name: known[p.name] for p in given if p.kind is not p.POSITIONAL_ONLY})
 
 
 def _checked_timeout(timeout: object) -> float | None:
@@ -244,9 +267,12 @@ def _here() -> tuple[int, int]:
     return threading.get_ident(), id(task) if task else 0
 
 
-def _site(frame: FrameType | None) -> str:
-    caller = frame.f_back if frame else None
-    return f"with block ({Path(caller.f_code.co_filename).name}:{caller.f_lineno})" if caller else "with block"
+def _caller(frame: FrameType | None) -> FrameType | None:
+    return frame.f_back if frame else None
+
+
+def _site(block: FrameType | None) -> str:
+    return f"with block ({Path(block.f_code.co_filename).name}:{block.f_lineno})" if block else "with block"
 
 
 def _label(site: str) -> str:

@@ -42,11 +42,12 @@ def wrap(asked: requires, target: F) -> F:
         return wrapped
     if isinstance(target, type) or not callable(target):
         raise InvalidRequirement(key="", value=repr(target), reason="it decorates functions, tasks and flows")
-    if inspect.isasyncgenfunction(target):
+    told_by = target if inspect.isroutine(target) or isinstance(target, functools.partial) else type(target).__call__
+    if inspect.isasyncgenfunction(told_by):
         wrapper = _around_async_generator(asked, target)
-    elif inspect.iscoroutinefunction(target):
+    elif inspect.iscoroutinefunction(told_by):
         wrapper = _around_coroutine(asked, target)
-    elif inspect.isgeneratorfunction(target):
+    elif inspect.isgeneratorfunction(told_by):
         wrapper = _around_generator(asked, target)
     else:
         wrapper = _around_function(asked, target)
@@ -64,7 +65,8 @@ def _is_prefect_object(target: object) -> bool:
 
 
 def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
-    digest = hashlib.sha256(marshal.dumps(function.__code__)).hexdigest()
+    # Later versions of the format write who shares an object with whom, which differs from process to process.
+    digest = hashlib.sha256(marshal.dumps(function.__code__, 2)).hexdigest()
     code = wrapper.__code__
     return code.replace(
         co_consts=(*code.co_consts, digest),
