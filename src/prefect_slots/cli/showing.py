@@ -1,0 +1,220 @@
+"""`demo`: real flow runs share this machine's cards, watched live; a table and a picture stay."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from prefect_slots.cli import tables
+from prefect_slots.cli.app import Json, print_json
+from prefect_slots.demo.acts import Moment, RunNow
+from prefect_slots.demo.play import AT_ONCE, IN_TURN, Report, play
+from prefect_slots.demo.scene import Scene
+from prefect_slots.demo.stage import Stopped
+from prefect_slots.observe.picture import to_png, to_svg
+from prefect_slots.observe.status import CellStatus
+from prefect_slots.observe.timeline import layout, run_of
+
+_BAR = 24
+_REFRESH_PER_SECOND = 8
+_STYLES = {"waiting": "yellow", "analysing": "bold green", "done": "green", "scheduled": "dim", "starting": "dim"}
+
+
+def demo(
+    *,
+    runs: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=48), help="How many flow runs.")] = 8,
+    out: Annotated[Path, Parameter(help="Where the picture and the table go.")] = Path("prefect-slots-demo"),
+    json: Json = False,
+) -> int:
+    """Watch real flow runs share two cards and two licence seats, on a private Prefect server that leaves nothing.
+
+    Registers this machine (without an NVIDIA GPU, with two declared cards of 24 GiB), deploys an image pipeline, starts
+    a real worker, and runs the flow on photographs: all at once, then one after another for comparison. Takes a minute
+    or two. Nothing of your Prefect is touched; Ctrl-C at any moment cleans up.
+
+    Examples:
+        prefect-slots demo
+
+        prefect-slots demo --runs 12 --out /tmp/demo
+
+        prefect-slots demo --json | jq .limits
+    """
+    out = out.absolute()
+    console = Console(stderr=json, highlight=False)
+    audience = LiveAudience(console) if console.is_terminal and not json else PlainAudience(console)
+    try:
+        report = play(runs, audience)
+    except Stopped as stopped:
+        console.print("Stopped; everything was cleaned up.")
+        return 128 + stopped.number
+    files = write_files(report, out)
+    if json:
+        print_json({**report.to_data(), "files": [str(file) for file in files]})
+        return 0
+    console.print(report_view(report))
+    console.print("Nothing else is left of the demo than:")
+    for file in files:
+        console.print(Text(f"  {file}"), soft_wrap=True)
+    return 0
+
+
+def write_files(report: Report, folder: Path) -> tuple[Path, ...]:
+    """Write picture and table; return their places."""
+    count = len(report.at_once.runs)
+    title = f"Who held which card when: {count} flow run{'s' if count > 1 else ''}, {AT_ONCE}"
+    picture = layout(report.at_once.spans, report.lanes, title=title)
+    text = io.StringIO()
+    Console(file=text, width=100, no_color=True).print(report_view(report))
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "timeline.svg": to_svg(picture).encode(),
+        "timeline.png": to_png(picture),
+        "table.txt": text.getvalue().encode(),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return tuple(folder / name for name in contents)
+
+
+class LiveAudience:
+    """Shows the demo on a terminal, redrawn as it goes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+
+    def scene(self, scene: Scene) -> None:
+        """Say what stands in for what."""
+        _say_scene(self._console, scene)
+
+    def step(self, command: str, seconds: float) -> None:
+        """Tell of a step of the setting up."""
+        self._console.print(Text("✓ ", style="green") + Text(command) + Text(f"  {seconds:.0f} s", style="dim"))
+
+    def begin(self, title: str, runs: int) -> None:
+        """Start redrawing."""
+        opening = Text(f"\n{runs} flow runs, {title}", style="bold")
+        self._live = Live(opening, console=self._console, refresh_per_second=_REFRESH_PER_SECOND)
+        self._live.start()
+
+    def moment(self, moment: Moment) -> None:
+        """Redraw."""
+        if self._live is not None:
+            self._live.update(moment_view(moment))
+
+    def end(self) -> None:
+        """Leave the last drawing."""
+        if self._live is not None:
+            self._live.stop()
+
+
+class PlainAudience:
+    """Prints a line whenever a flow run does something else."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phases: dict[str, tuple[str, str]] = {}
+
+    def scene(self, scene: Scene) -> None:
+        """Say what stands in for what."""
+        _say_scene(self._console, scene)
+
+    def step(self, command: str, seconds: float) -> None:
+        """Tell of a step of the setting up."""
+        self._line(f"{command} ({seconds:.0f} s)")
+
+    def begin(self, title: str, runs: int) -> None:
+        """Say which act begins."""
+        self._phases = {}
+        self._line(f"{runs} flow runs, {title}:")
+
+    def moment(self, moment: Moment) -> None:
+        """Print what has changed."""
+        for run in moment.runs:
+            if self._phases.get(run.name, ("scheduled", ""))[0] != run.phase:
+                self._line(f"{moment.seconds:6.1f} s  {run.name:18} {run.phase} {run.detail}".rstrip())
+            self._phases[run.name] = (run.phase, run.detail)
+
+    def end(self) -> None:
+        """Nothing to do."""
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+        # Whoever reads a pipe waits for the line.
+        (sys.stderr if self._console.stderr else sys.stdout).flush()
+
+
+def _say_scene(console: Console, scene: Scene) -> None:
+    console.print(Text("prefect-slots demo", style="bold") + Text(": a private server, a worker, real flow runs."))
+    for remark in scene.remarks:
+        console.print(Text(remark, style="yellow"))
+
+
+def moment_view(moment: Moment) -> Group:
+    """Show who holds which cell, and what each flow run does and why it waits."""
+    over = sum(run.phase == "done" for run in moment.runs)
+    head = Text(f"\n{len(moment.runs)} flow runs, {moment.act}", style="bold")
+    head += Text(f"   {over} done   {moment.seconds:.0f} s", style="default")
+    shown = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        shown.add_column(no_wrap=True, overflow="ellipsis")
+    cells = [cell for cell in moment.machine.cells if cell.resource == "gpu_mem" or "license" in cell.resource]
+    for cell in cells:
+        name = f"card {cell.number}" if cell.resource == "gpu_mem" else cell.resource.replace("license.", "licence ")
+        used = f"{tables.amount(cell.held, cell.unit).split()[0]} of {tables.amount(cell.capacity, cell.unit)}"
+        shown.add_row(name, _bar(cell), used, ", ".join(run_of(holder.label) for holder in cell.holders))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    table.add_column("flow run", no_wrap=True)
+    table.add_column("does", no_wrap=True)
+    table.add_column("for", justify="right", no_wrap=True)
+    table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
+    for run in moment.runs:
+        since = "" if run.since is None else tables.ago(run.since)
+        table.add_row(run.name, Text(run.phase, style=_STYLES.get(run.phase, "cyan")), since, _reason(run))
+    return Group(head, "", shown, "", table)
+
+
+def _reason(run: RunNow) -> Text:
+    return Text(run.detail.removeprefix("waits "), style="dim")
+
+
+def _bar(cell: CellStatus) -> Text:
+    filled = round(_BAR * cell.held / cell.capacity) if cell.capacity else 0
+    return Text("█" * filled, style="green") + Text("░" * (_BAR - filled), style="dim")
+
+
+def report_view(report: Report) -> Group:
+    """Show the flow runs, the highest use of each limit, and the times."""
+    runs = Table(title=f"Flow runs, {AT_ONCE}", title_justify="left")
+    for name in ("flow run", "waited", "card", "held it", "whole run"):
+        runs.add_column(name, justify="left" if name == "flow run" else "right")
+    for run in report.at_once.runs:
+        runs.add_row(run.name, _seconds(run.waited), str(run.card), _seconds(run.held), _seconds(run.seconds))
+    limits = Table(title="Limits, as the server showed them", title_justify="left")
+    for name in ("limit", "slots", "most ever taken"):
+        limits.add_column(name, justify="left" if name == "limit" else "right")
+    for name, use in report.uses.items():
+        if use.peak:
+            style = "bold red" if use.peak > use.slots else ""
+            limits.add_row(name, _slots(name, use.slots), Text(_slots(name, use.peak), style=style))
+    times = Table(title="The same flow runs", title_justify="left", show_header=False)
+    times.add_row(AT_ONCE, _seconds(report.at_once.seconds))
+    times.add_row(f"{IN_TURN} (the pool allows one at a time)", _seconds(report.in_turn.seconds))
+    times.add_row("faster", f"{report.in_turn.seconds / report.at_once.seconds:.1f} times")
+    return Group("", runs, "", limits, "", times, "")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s"
+
+
+def _slots(limit: str, count: int) -> str:
+    return tables.amount(count, "MiB") if limit.startswith(("gpu-mem:", "mem:")) else str(count)

@@ -1,0 +1,181 @@
+"""One act: flow runs triggered, watched until they have ended, and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from prefect_slots.demo.api import Api, FlowRun
+from prefect_slots.demo.stage import DemoFailed, Stage
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.observe.status import MachineStatus, machine_status
+from prefect_slots.observe.timeline import Span, history, run_of
+
+DEPLOYMENT: Final = "image-pipeline/demo"
+SAMPLE_SECONDS: Final = 0.2
+_SECONDS_PER_RUN: Final = 60.0
+_SETTLE_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNow:
+    """What a flow run does now: scheduled, starting, loading, waiting, analysing, saving, done, or a bad end."""
+
+    name: str
+    phase: str
+    detail: str = ""
+    since: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """The machine and the flow runs at one moment; `seconds` since the act began."""
+
+    act: str
+    seconds: float
+    runs: tuple[RunNow, ...]
+    machine: MachineStatus
+
+
+@dataclass(kw_only=True)
+class Use:
+    """A limit on the server: its slots, and the most that were ever seen taken."""
+
+    slots: int
+    peak: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A flow run that has ended: how long it waited, on which card it ran, how long it held that."""
+
+    name: str
+    photo: str
+    state: str
+    seconds: float
+    waited: float
+    card: int
+    held: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """What happened: from the first trigger until the last flow run had ended on the server."""
+
+    seconds: float
+    runs: tuple[Outcome, ...]
+    spans: tuple[Span, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return asdict(self)
+
+
+class Watch:
+    """Plays acts on a stage and keeps the highest use of each limit over all of them.
+
+    Args:
+        stage: Where the server and the worker run.
+        api: The server.
+        ledger: The worker's.
+        show: Told every moment.
+    """
+
+    def __init__(self, stage: Stage, api: Api, ledger: Ledger, show: Callable[[Moment], None]) -> None:
+        self.uses: dict[str, Use] = {}
+        self._stage = stage
+        self._api = api
+        self._ledger = ledger
+        self._show = show
+
+    def play(self, title: str, photos: Mapping[str, str]) -> Act:
+        """Trigger a flow run for each name and photograph, and watch until all have ended.
+
+        Raises:
+            DemoFailed: if a flow run ended badly, or a limit still shows slots taken afterwards.
+        """
+        began, start = time.time(), time.monotonic()
+        ids: list[str] = []
+        deadline = start + 60.0 + len(photos) * _SECONDS_PER_RUN
+        while True:
+            if len(ids) < len(photos):
+                name = list(photos)[len(ids)]
+                parameters = {"photo": photos[name], "folder": str(self._stage.folder / "pictures" / name)}
+                ids.append(self._api.trigger(DEPLOYMENT, name, parameters, f"{title} {name}"))
+            runs = self._api.flow_runs(ids)
+            self._sample()
+            seconds = time.monotonic() - start
+            status, spans = machine_status(self._ledger), self._spans(began)
+            self._show(
+                Moment(
+                    act=title, seconds=seconds, runs=tuple(_now(n, runs, status, spans) for n in photos), machine=status
+                )
+            )
+            self._refuse_bad(runs)
+            if len(runs) == len(photos) and all(run.is_over for run in runs):
+                break
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the flow runs did not end within {deadline - start:g} s", self._stage.log("worker"))
+            if len(ids) == len(photos):
+                self._stage.rest(SAMPLE_SECONDS)
+        self._stage.until(self._is_free, _SETTLE_SECONDS, "the limits are not free again")
+        spans = self._spans(began)
+        outcomes = tuple(_outcome(name, photos[name], runs, spans) for name in photos)
+        return Act(seconds=seconds, runs=outcomes, spans=spans)
+
+    def _sample(self) -> dict[str, tuple[int, int]]:
+        limits = self._api.limits()
+        for name, (slots, taken) in limits.items():
+            use = self.uses.setdefault(name, Use(slots=slots))
+            use.peak = max(use.peak, taken)
+        return limits
+
+    def _is_free(self) -> bool:
+        return not any(taken for _, taken in self._sample().values())
+
+    def _spans(self, began: float) -> tuple[Span, ...]:
+        return tuple(span for span in history(self._ledger) if span.asked_at >= began)
+
+    def _refuse_bad(self, runs: list[FlowRun]) -> None:
+        for run in runs:
+            if run.is_over and run.type != "COMPLETED":
+                what = f"the flow run '{run.name}' ended as {run.state}: {run.message}"
+                raise DemoFailed(what, self._stage.log("worker"))
+
+
+def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[Span, ...]) -> RunNow:
+    run = next((run for run in runs if run.name == name), None)
+    if run is None or run.type == "SCHEDULED":
+        return RunNow(name=name, phase="scheduled")
+    if run.is_over:
+        return RunNow(name=name, phase="done" if run.type == "COMPLETED" else run.state, detail=run.message)
+    for waiter in status.waiting:
+        if run_of(waiter.label) == name:
+            return RunNow(name=name, phase="waiting", detail=waiter.reason, since=waiter.since)
+    for cell in status.cells:
+        for holder in cell.holders:
+            if run_of(holder.label) == name and cell.resource == GPU_MEM:
+                return RunNow(name=name, phase="analysing", detail=f"on card {cell.number}", since=holder.since)
+    if run.type != "RUNNING":
+        return RunNow(name=name, phase="starting")
+    return RunNow(name=name, phase="saving" if any(run_of(span.label) == name for span in spans) else "loading")
+
+
+def _outcome(name: str, photo: str, runs: list[FlowRun], spans: tuple[Span, ...]) -> Outcome:
+    run = next(run for run in runs if run.name == name)
+    span = next((span for span in spans if run_of(span.label) == name and span.resource == GPU_MEM), None)
+    if span is None:
+        raise DemoFailed(f"the flow run '{Path(photo).stem}' ended without ever holding a card")
+    return Outcome(
+        name=name,
+        photo=photo,
+        state=run.state,
+        seconds=run.seconds,
+        waited=span.granted_at - span.asked_at,
+        card=span.number,
+        held=span.ended_at - span.granted_at,
+    )

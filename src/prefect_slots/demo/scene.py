@@ -1,0 +1,92 @@
+"""What the demo plays: photographs, the flow file, and this machine's cards or the two declared ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from prefect_slots.detect.survey import survey
+from prefect_slots.model.amount import format_amount
+from prefect_slots.model.declaration import Declarations
+from prefect_slots.model.resource import GPU_MEM
+
+PHOTOS: Final = (
+    "astronaut.png", "coffee.png", "hubble_deep_field.jpg", "chelsea.png", "rocket.jpg", "moon.png", "camera.png",
+    "motorcycle_left.png", "retina.jpg", "coins.png", "clock_motion.png", "grass.png",
+)  # fmt: skip
+ENTRYPOINT: Final = "image_pipeline.py:image_pipeline"
+_CONFIG, _FLOW = "configs/demo.toml", "flows/image_pipeline.py"
+_ASKED_GIB: Final = 16
+_WRITTEN: Final = f"gpu_mem={_ASKED_GIB},"
+_REAL_CARDS: Final = """[settings]
+worker = "demo"
+[license.matlab]
+seats = 2
+scope = "fleet"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What to play.
+
+    Attributes:
+        config: Text of the resource file.
+        flow: Text of the flow file.
+        remarks: What a viewer should know about the cards.
+        declared: Whether the cards are declared ones that do not exist.
+    """
+
+    config: str
+    flow: str
+    remarks: tuple[str, ...]
+    declared: bool
+
+
+def set_scene() -> Scene:
+    """Look for NVIDIA cards; where there are none, declare the example's two."""
+    found = survey(Declarations(), os.environ).inventory
+    cards = [cell for resource in found.resources if resource.name == GPU_MEM for cell in resource.cells]
+    flow = read_part(_FLOW)
+    if not cards:
+        remark = (
+            "No NVIDIA GPU was found here, so the two 24GiB cards declared in configs/demo.toml stand in: "
+            "nothing computes on them, but they are shared as real ones are."
+        )
+        return Scene(config=read_part(_CONFIG), flow=flow, remarks=(remark,), declared=True)
+    sizes = [cell.capacity for cell in cards]
+    named = ", ".join(f"{cell.label or cell.key} with {format_amount(cell.capacity, 'MiB')}" for cell in cards)
+    remarks = [f"Found {named}. The demo shares the memory by the book and computes on the CPU."]
+    asked = affordable(sizes)
+    if asked < _ASKED_GIB:
+        remarks.append(f"So that two flow runs fit, each asks for {asked} GiB and not for {_ASKED_GIB}.")
+    return Scene(
+        config=_REAL_CARDS, flow=flow.replace(_WRITTEN, f"gpu_mem={asked},"), remarks=tuple(remarks), declared=False
+    )
+
+
+def affordable(sizes_mib: Sequence[int], asked: int = _ASKED_GIB) -> int:
+    """Return the most GiB, `asked` at most and 1 at least, that two flow runs can have at the same time."""
+    return next((gib for gib in range(asked, 1, -1) if sum(size // (gib * 1024) for size in sizes_mib) >= 2), 1)
+
+
+def read_part(path: str) -> str:
+    """Return a file that the wheel packages beside this one and a clone has in its own place."""
+    packaged = files("prefect_slots") / "demo" / Path(path).name
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    return (Path(__file__).parents[3] / path).read_text(encoding="utf-8")
+
+
+def photo_names(count: int) -> dict[str, str]:
+    """Return `count` flow-run names with their photographs; a second round over the photographs is numbered."""
+    named: dict[str, str] = {}
+    for place in range(count):
+        photo = PHOTOS[place % len(PHOTOS)]
+        turn = place // len(PHOTOS) + 1
+        named[Path(photo).stem + (f"-{turn}" if turn > 1 else "")] = photo
+    return named
