@@ -116,22 +116,25 @@ class Requirement:
         ]
 
     @classmethod
-    def from_data(cls, data: Iterable[list[Any]]) -> Requirement:
+    def from_data(cls, data: object) -> Requirement:
         """Read what `to_data` returned.
 
         Raises:
             ValueError: if the data are not a requirement.
         """
-        return cls(
-            tuple(
-                Demand(
-                    resource=name,
-                    amount=amount if isinstance(amount, int) else Share(amount["millionths"]),
-                    cells=cells,
-                )
-                for name, amount, cells in data
-            )
-        )
+        if not isinstance(data, (list, tuple)):
+            raise ValueError(f"not a list of demands: {data!r}")
+        return cls(tuple(map(_read_demand, data)))
+
+
+def _read_demand(data: object) -> Demand:
+    match data:
+        case [str(name), {"millionths": int(millionths)}, int(cells)]:
+            return Demand(resource=name, amount=Share(millionths), cells=cells)
+        case [str(name), int(amount), int(cells)] if not isinstance(amount, bool):
+            return Demand(resource=name, amount=amount, cells=cells)
+        case _:
+            raise ValueError(f"not a demand: {data!r}")
 
 
 def _checked(key: str, value: object, read: Callable[..., T], *args: object) -> T:
@@ -164,6 +167,10 @@ def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
     return Demand(resource=GPU_MEM, amount=amount, cells=cells)
 
 
+def _unnamed(feature: object) -> InvalidRequirement:
+    return InvalidRequirement(key="license", value=repr(feature), reason="a licence's name is a string")
+
+
 def _license_demands(asked: object) -> Iterable[Demand]:
     counts: dict[Any, Any]
     if isinstance(asked, str):
@@ -172,6 +179,10 @@ def _license_demands(asked: object) -> Iterable[Demand]:
         counts = dict(asked)  # pyright: ignore[reportUnknownVariableType]
     elif isinstance(asked, (list, tuple, set, frozenset)):
         names: list[Any] = list(asked)  # pyright: ignore[reportUnknownVariableType]
+        for name in names:
+            # Before anything is put into a dictionary: a list or a mapping among the names is not hashable.
+            if not isinstance(name, str):
+                raise _unnamed(name)
         counts = dict.fromkeys(names, 1)
         if len(counts) != len(names):
             raise InvalidRequirement(
@@ -187,7 +198,7 @@ def _license_demands(asked: object) -> Iterable[Demand]:
         )
     for feature, seats in counts.items():
         if not isinstance(feature, str):
-            raise InvalidRequirement(key="license", value=repr(feature), reason="a licence's name is a string")
+            raise _unnamed(feature)
         name = _checked("license", feature, license_resource)
         yield Demand(resource=name, amount=_checked(f"license[{feature!r}]", seats, count_asked, SEATS))
 

@@ -2,7 +2,9 @@
 
 ordering    the one canonical order: of limits, of calls to the server, of nested requests
 placement   where a requirement fits: best fit on single cells
-fairness    who has been overtaken too often, what is set aside for whom, who waits for whom
+fairness    who has been overtaken too often, and what is set aside for whom
+waiting     who waits for whom: which reservations a nested request passes
+admission   who is next in one pool: the machine's cells, or those of a grant that others draw on
 nesting     what a request inside a grant may do: draw, wait, or neither
 decide      (book, event, now) -> (book, changes)
 explain     why a ticket waits, as data

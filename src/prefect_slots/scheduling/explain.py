@@ -5,14 +5,14 @@ Nothing is decided here; the same pools that placement uses are described.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Book, CellId, CellState
-from prefect_slots.model.requirement import Demand, Requirement
+from prefect_slots.model.book import Book, CellId, CellState, Line, Ticket
+from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.model.resource import GPU_MEM, MEM
 from prefect_slots.scheduling.fairness import set_aside
-from prefect_slots.scheduling.placement import Pool, fits, machine_pool, place
+from prefect_slots.scheduling.placement import Pool, fits, grant_pool, machine_pool, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,36 +29,50 @@ class Shortage:
     set_aside: bool
 
     def __str__(self) -> str:
-        unit = " MiB" if self.demand.resource in (GPU_MEM, MEM) else ""
-        if len(self.free) == 1 and self.demand.resource != GPU_MEM:
-            text = f"waits for {self.demand.describe()}; {max(0, self.free[0][1])}{unit} free"
-        else:
-            noun = "gpu" if self.demand.resource == GPU_MEM else self.demand.resource
-            kind = "card" if self.demand.resource == GPU_MEM else "cell"
-            needs = (
-                sorted({self.demand.on(amount) for _, amount in self.free})
-                if isinstance(self.demand.amount, int)
-                else []
-            )
-            amount = f"{needs[0]}{unit}" if needs else self.demand.describe()
-            count = "one" if self.demand.cells == 1 else str(self.demand.cells)
+        demand = self.demand
+        unit = " MiB" if demand.resource in (GPU_MEM, MEM) else ""
+        if len(self.free) == 1 and demand.resource != GPU_MEM:
+            text = f"waits for {demand.describe()}; {max(0, self.free[0][1])}{unit} free"
+        elif self.free:
+            noun = "gpu" if demand.resource == GPU_MEM else demand.resource
             cells = ", ".join(
-                f"{noun} {cell.number} has {max(0, free)}{' free' if place == 0 else ''}"
+                f"{noun} {cell.number} has {max(0, free)}{'' if place else ' free'}"
                 for place, (cell, free) in enumerate(self.free)
             )
-            where = f"on {count} of {len(self.free)} {kind}s" if len(self.free) > 1 else f"on one {kind}"
-            text = f"waits for {amount} {where}; {cells}"
+            text = f"waits for {self._amount(unit)} {self._where()}; {cells}"
+        else:
+            text = f"waits for {demand.describe()}; the machine has none now"
         return f"{text} (the rest is set aside for tickets ahead)" if self.set_aside else text
 
+    def _amount(self, unit: str) -> str:
+        amount = self.demand.amount
+        if isinstance(amount, Share):
+            return "all of" if amount.millionths == WHOLE else f"{amount.millionths / 10_000:g} % of"
+        of = "" if self.demand.resource == GPU_MEM else f" of {self.demand.resource}"
+        return f"{amount}{unit}{of} on"
 
-def shortages(book: Book, requirement: Requirement) -> tuple[Shortage, ...]:
-    """Return the demands of a request outside any grant that have no room now, with what each cell has free."""
-    pool = machine_pool(book)
+    def _where(self) -> str:
+        count = "one" if self.demand.cells == 1 else str(self.demand.cells)
+        kind = "card" if self.demand.resource == GPU_MEM else "cell"
+        return f"{count} of {len(self.free)} {kind}s" if len(self.free) > 1 else f"{count} {kind}"
+
+
+def shortages(book: Book, requirement: Requirement, ticket: str | None = None) -> tuple[Shortage, ...]:
+    """Return the demands of a waiting request that have no room now, with what each cell has free.
+
+    Args:
+        book: The machine as it is now.
+        requirement: What is asked for.
+        ticket: The request's own ticket, where it has one: what is set aside for itself and for those behind it does
+            not count, and a draw is looked at within the grant that it draws on.
+    """
+    line = _line(book, ticket)
+    source = line.shape.pool if line else None
+    pool = _pool(book, source)
     left = dict(pool.free)
-    for line in book.lines:
-        if line.shape.pool is None:
-            for ticket in line.tickets:
-                set_aside(left, ticket.reserved)
+    for other, before in _reserved(book, source):
+        if place(pool, other.shape.requirement, pool.most) is not None and _is_ahead(before, line, ticket):
+            set_aside(left, before.reserved)
     return tuple(
         Shortage(
             demand=demand,
@@ -70,15 +84,41 @@ def shortages(book: Book, requirement: Requirement) -> tuple[Shortage, ...]:
     )
 
 
+def _line(book: Book, ticket: str | None) -> Line | None:
+    return next((line for line in book.lines if any(waiting.id == ticket for waiting in line.tickets)), None)
+
+
+def _pool(book: Book, source: str | None) -> Pool:
+    grant = next((grant for grant in book.grants if grant.id == source), None)
+    return grant_pool(book, grant) if grant else machine_pool(book)
+
+
+def _reserved(book: Book, source: str | None) -> Iterator[tuple[Line, Ticket]]:
+    for line in book.lines:
+        if line.shape.pool == source:
+            for ticket in line.tickets:
+                if ticket.reserved:
+                    yield line, ticket
+
+
+def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
+    own = next((waiting for waiting in line.tickets if waiting.id == ticket), None) if line else None
+    return own is None or not own.reserved or other.seq < own.seq
+
+
 def is_possible(book: Book, requirement: Requirement) -> bool:
     """Tell whether the machine's nominal capacity could ever hold `requirement`."""
     pool = _nominal_pool(book.cells)
     return place(pool, requirement, pool.nominal) is not None
 
 
-def is_stranded(book: Book, requirement: Requirement) -> bool:
-    """Tell whether what others use leaves too little for `requirement` even on an otherwise empty machine."""
-    pool = machine_pool(book)
+def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None) -> bool:
+    """Tell whether what others use leaves too little for `requirement` even on an otherwise empty machine.
+
+    A draw, known by its `ticket`, is looked at within the grant that it draws on.
+    """
+    line = _line(book, ticket)
+    pool = _pool(book, line.shape.pool if line else None)
     return place(pool, requirement, pool.most) is None
 
 

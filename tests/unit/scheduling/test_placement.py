@@ -1,0 +1,93 @@
+"""Placement: best fit on single cells, and which cells serve whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_slots.model.book import Book, CellId, CellState, Grant, Holding, Nesting, Shape
+from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
+from prefect_slots.scheduling.placement import fits, grant_pool, machine_pool, place
+from prefect_slots.testing.interleavings import ask, cells
+
+
+def _on(resource: str, *numbers: int) -> list[CellId]:
+    return [CellId(resource, number) for number in numbers]
+
+
+def _placed(book: Book, demand: Demand) -> list[Holding] | None:
+    pool = machine_pool(book)
+    placed = place(pool, Requirement.of([demand]), pool.free)
+    return None if placed is None else list(placed)
+
+
+def _holder(ticket: str, *holdings: tuple[str, int, int], source: str | None = None) -> Grant:
+    nesting = Nesting(ticket=ticket, parent=source, root=source, source=source) if source else None
+    shape = Shape(requirement=ask(**{name: amount for name, _, amount in holdings}), nesting=nesting)
+    held = tuple(Holding(CellId(name, number), amount) for name, number, amount in holdings)
+    return Grant(id=ticket, shape=shape, holdings=held)
+
+
+@pytest.mark.parametrize(
+    ("capacities", "amount", "number"),
+    [([8, 4, 6], 4, 1), ([8, 4, 6], 5, 2), ([8, 4, 6], 7, 0), ([4, 4], 4, 0), ([4, 4], 1, 0)],
+)
+def test_the_cell_with_least_left_over_is_taken_and_of_equals_the_first(
+    capacities: list[int], amount: int, number: int
+) -> None:
+    demand = Demand(resource="gpu_mem", amount=amount)
+    assert _placed(Book(cells=cells(gpu_mem=capacities)), demand) == [Holding(CellId("gpu_mem", number), amount)]
+
+
+def test_an_amount_never_straddles_cells() -> None:
+    book = Book(cells=cells(gpu_mem=[4, 4]))
+    assert _placed(book, Demand(resource="gpu_mem", amount=5)) is None
+    assert _placed(book, Demand(resource="gpu_mem", amount=4, cells=3)) is None
+    assert _placed(book, Demand(resource="scanner", amount=1)) is None
+
+
+def test_several_cells_are_different_ones_best_fitting_first() -> None:
+    book = Book(cells=cells(gpu_mem=[9, 4, 5]))
+    placed = _placed(book, Demand(resource="gpu_mem", amount=4, cells=2))
+    assert placed == [Holding(cell, 4) for cell in _on("gpu_mem", 1, 2)]
+
+
+def test_a_share_takes_what_it_is_of_the_cell_it_lands_on() -> None:
+    book = Book(cells=cells(gpu_mem=[9, 4]), grants=(_holder("a", ("gpu_mem", 1, 1)),))
+    assert _placed(book, Demand(resource="gpu_mem", amount=Share(WHOLE))) == [Holding(CellId("gpu_mem", 0), 9)]
+    assert _placed(book, Demand(resource="gpu_mem", amount=Share(WHOLE // 2))) == [Holding(CellId("gpu_mem", 1), 2)]
+
+
+def test_all_demands_fit_or_none_is_placed() -> None:
+    pool = machine_pool(Book(cells=cells(cpus=[4], mem=[8])))
+    assert place(pool, ask(cpus=4, mem=9), pool.free) is None
+    assert place(pool, ask(cpus=4, mem=8), pool.free) == (Holding(CellId("cpus", 0), 4), Holding(CellId("mem", 0), 8))
+
+
+def test_foreign_use_and_holders_leave_less() -> None:
+    used = CellState(id=CellId("mem", 0), capacity=10, foreign=3)
+    pool = machine_pool(Book(cells=(used,), grants=(_holder("a", ("mem", 0, 4)),)))
+    assert (pool.nominal, pool.most, pool.free) == ({used.id: 10}, {used.id: 7}, {used.id: 3})
+
+
+def test_after_a_cut_below_what_is_held_less_than_nothing_is_free() -> None:
+    cut = CellState(id=CellId("mem", 0), capacity=2)
+    pool = machine_pool(Book(cells=(cut,), grants=(_holder("a", ("mem", 0, 4)),)))
+    assert pool.free == {cut.id: -2}
+    assert not fits(pool, Demand(resource="mem", amount=1), pool.free)
+
+
+def test_a_held_cell_that_is_no_longer_registered_offers_nothing() -> None:
+    book = Book(cells=cells(mem=[4]), grants=(_holder("a", ("gpu_mem", 0, 2)),))
+    pool = machine_pool(book)
+    gone = CellId("gpu_mem", 0)
+    assert (pool.nominal[gone], pool.most[gone], pool.free[gone]) == (0, 0, -2)
+    assert _placed(book, Demand(resource="gpu_mem", amount=Share(WHOLE))) is None
+
+
+def test_draws_take_from_their_grant_and_not_from_the_machine() -> None:
+    source = _holder("a", ("mem", 0, 6))
+    book = Book(cells=cells(mem=[10]), grants=(source, _holder("b", ("mem", 0, 4), source="a")))
+    mem = CellId("mem", 0)
+    assert machine_pool(book).free == {mem: 4}
+    drawn = grant_pool(book, source)
+    assert (drawn.nominal, drawn.most, drawn.free) == ({mem: 10}, {mem: 6}, {mem: 2})
