@@ -80,11 +80,15 @@ def test_the_message_says_what_to_do_next_or_passes_on_who_says_it(kind: type[Sl
     remedy = REMEDIES.get(kind.__name__)
     if remedy is not None:
         assert remedy in str(error)
-    elif "reason" in vars(error):
+    elif {"reason", "problem"} & vars(error).keys():
         assert str(error).endswith("sample")
     else:
         # It is told to a task that runs on; there is nothing to do but to know.
         assert kind is errors.LeaseLost
+
+
+def test_a_conflict_of_numbers_alone_says_how_to_take_the_limit_over() -> None:
+    assert "`prefect-slots register --adopt`" in str(errors.LimitConflict(name="mem:box", theirs=3, ours=4))
 
 
 def test_errors_are_also_what_python_programs_catch() -> None:
