@@ -128,9 +128,9 @@ class Machine:
 
     async def use_server(self, url: str) -> None:
         """Occupy limits on that server for every grant from now on."""
-        from prefect_slots.limits.gateway import Gateway
-
         if self._occupancy is None:
+            from prefect_slots.limits.gateway import Gateway
+
             self._occupancy = Occupancy(self.ledger, await Gateway.open(self.ledger.id, url=url))
             self.ledger.releases = True
             self._reap()
@@ -141,11 +141,12 @@ class Machine:
         Raises:
             NotRegistered: with a server, unless `auto_register`.
         """
-        from prefect_slots.acquire import registering
-
         known = self.ledger.read(registry.registered)
         if known.machine is not None:
             return known
+        # Not before it is needed: a child forked while this thread imports would wait for that import for ever.
+        from prefect_slots.acquire import registering
+
         if url is None:
             return registering.register_here(self.ledger, self._settings).registered
         if not self._settings.auto_register:

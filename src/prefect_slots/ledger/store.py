@@ -6,11 +6,14 @@ runs inside a transaction. The scheduler comes in as a function.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema
@@ -40,14 +43,19 @@ class Ledger:
         self.on_settled: Callable[[list[str]], None] = lambda _: None
         self.releases = False
         self._decide = decide
-        self._connection = schema.connect(folder)
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = schema.connect(folder)
         status = self.path.stat()
         self._file = (status.st_dev, status.st_ino)
         self.id: str = self.read(lambda tx: tx.meta("ledger_id") or "")
+        _open.add(self)
 
     def close(self) -> None:
         """Close the connection; nothing is written."""
-        self._connection.close()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def transact(self, work: Callable[[Transaction], T], *, frees: bool = False) -> T:
         """Run `work` in one write transaction, commit, then wake the owners of what it granted.
@@ -87,18 +95,23 @@ class Ledger:
 
     @contextmanager
     def _begun(self, begin: str, end: str) -> Generator[Transaction]:
-        try:
-            self._connection.execute(begin)
+        with self._lock:
+            self._refuse_deleted_file()
+            if self._connection is None:
+                self._connection = schema.connect(self.folder)
+            connection = self._connection
             try:
-                self._refuse_deleted_file()
-                yield Transaction(self._connection, self.folder, self._decide, self.actor, releases=self.releases)
-                self._connection.execute(end)
-            except BaseException:
-                if self._connection.in_transaction:  # after some errors SQLite has ended it already
-                    self._connection.execute("ROLLBACK")
-                raise
-        except sqlite3.DatabaseError as error:
-            raise schema.unreadable(self.path, error) from error
+                connection.execute(begin)
+                try:
+                    self._refuse_deleted_file()
+                    yield Transaction(connection, self.folder, self._decide, self.actor, releases=self.releases)
+                    connection.execute(end)
+                except BaseException:
+                    if connection.in_transaction:  # after some errors SQLite has ended it already
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise schema.unreadable(self.path, error) from error
 
     def _refuse_deleted_file(self) -> None:
         # A deleted folder made anew would be a second ledger for the same cards.
@@ -112,3 +125,33 @@ class Ledger:
                 reason="it was deleted or replaced while this process used it; end every process that uses it, "
                 "then run `prefect-slots register`",
             )
+
+    # SQLite takes a connection that was inherited over a fork for one of its own: its locks seem to be held when they
+    # are not, so that others may remove the log under the child's feet, or when nobody will ever let go of them.
+
+    def before_fork(self) -> None:
+        """Wait for the transaction that is open, and close the connection; the next transaction opens it again."""
+        self._lock.acquire()
+        self.close()
+
+    def after_fork(self) -> None:
+        """Allow transactions again."""
+        self._lock.release()
+
+
+_open: WeakSet[Ledger] = WeakSet()
+_forking: list[Ledger] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_open)
+    for ledger in _forking:
+        ledger.before_fork()
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop().after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -21,6 +21,14 @@ def own_amounts(*_: Any, **__: Any) -> dict[str, int]:
     return grant.amounts if grant else {}
 
 
+def of_first(first: int) -> dict[str, int]:
+    return own_amounts()
+
+
+def of_n(n: int) -> dict[str, int]:
+    return own_amounts()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -81,16 +89,16 @@ def test_what_an_amount_takes_besides_is_left_to_it() -> None:
         return first * unit + len(others) + sum(named.values())
 
     asked = requires(cpus=needed)
-    assert asked(lambda first: own_amounts(first))(3) == {"cpus": 6}
-    assert requires(cpus=functools.partial(needed, unit=1))(lambda first: own_amounts(first))(3) == {"cpus": 3}
+    assert asked(of_first)(3) == {"cpus": 6}
+    assert requires(cpus=functools.partial(needed, unit=1))(of_first)(3) == {"cpus": 3}
     positional = requires(cpus=lambda first, /: first)
-    assert positional(lambda first: own_amounts(first))(2) == {"cpus": 2}
+    assert positional(of_first)(2) == {"cpus": 2}
 
 
 @pytest.mark.usefixtures("machine")
 def test_an_amount_of_none_asks_for_nothing() -> None:
     asked = requires(cpus=lambda n: n or None, scanner=lambda n: 1 if n > 1 else None)
-    work = asked(lambda n: own_amounts(n))
+    work = asked(of_n)
     assert work(1) == {"cpus": 1}
     assert work(2) == {"cpus": 2, "scanner": 1}
     with pytest.raises(InvalidRequirement, match="nothing is asked for"):
