@@ -112,7 +112,10 @@ class GrantClosed(SlotsError):
     grant: str
 
     def __str__(self) -> str:
-        return f"grant {self.grant} has ended and takes no new draw; keep the outer `requires` open while its children run."
+        return (
+            f"grant {self.grant} has ended and takes no new draw; keep the outer `requires` open "
+            "while its children run."
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -237,7 +240,10 @@ class StateFolderUnsuitable(SlotsError):
     reason: str
 
     def __str__(self) -> str:
-        return f"state folder {self.path}: {self.reason}. Set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk."
+        return (
+            f"state folder {self.path}: {self.reason}. "
+            "Set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk."
+        )
 
 
 @dataclass(eq=False, repr=False)

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefect_slots.model.amount import format_amount
+from prefect_slots.model.amount import MIB, format_amount
 
 if TYPE_CHECKING:
     from prefect_slots.limits.registration import RegistrationReport
