@@ -15,7 +15,7 @@ from rich.text import Text
 
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Json, print_json
-from prefect_slots.demo.acts import Moment, RunNow
+from prefect_slots.demo.acts import Moment
 from prefect_slots.demo.play import AT_ONCE, IN_TURN, Report, play
 from prefect_slots.demo.scene import Scene
 from prefect_slots.demo.stage import Stopped
@@ -169,21 +169,21 @@ def moment_view(moment: Moment) -> Group:
     cells = [cell for cell in moment.machine.cells if cell.resource == "gpu_mem" or "license" in cell.resource]
     for cell in cells:
         name = f"card {cell.number}" if cell.resource == "gpu_mem" else cell.resource.replace("license.", "licence ")
-        used = f"{tables.amount(cell.held, cell.unit).split()[0]} of {tables.amount(cell.capacity, cell.unit)}"
+        held = tables.amount(cell.held, cell.unit).split()[0] if cell.held else "0"
+        used = f"{held} of {tables.amount(cell.capacity, cell.unit)}"
         shown.add_row(name, _bar(cell), used, ", ".join(run_of(holder.label) for holder in cell.holders))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-    table.add_column("flow run", no_wrap=True)
-    table.add_column("does", no_wrap=True)
-    table.add_column("for", justify="right", no_wrap=True)
-    table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("flow run", "does", "", "for"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "for" else "left")
+    reasons: dict[str, list[str]] = {}
     for run in moment.runs:
         since = "" if run.since is None else tables.ago(run.since)
-        table.add_row(run.name, Text(run.phase, style=_STYLES.get(run.phase, "cyan")), since, _reason(run))
-    return Group(head, "", shown, "", table)
-
-
-def _reason(run: RunNow) -> Text:
-    return Text(run.detail.removeprefix("waits "), style="dim")
+        if run.phase == "waiting":
+            reasons.setdefault(run.detail, []).append(run.name)
+        where = "" if run.phase == "waiting" else run.detail
+        table.add_row(run.name, Text(run.phase, style=_STYLES.get(run.phase, "cyan")), where, since)
+    waits = [Text(f"{', '.join(names)} wait{'s' * (len(names) == 1)} {why}") for why, names in reasons.items()]
+    return Group(head, "", shown, "", table, "", *waits)
 
 
 def _bar(cell: CellStatus) -> Text:

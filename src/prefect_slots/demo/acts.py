@@ -16,7 +16,7 @@ from prefect_slots.observe.status import MachineStatus, machine_status
 from prefect_slots.observe.timeline import Span, history, run_of
 
 DEPLOYMENT: Final = "image-pipeline/demo"
-SAMPLE_SECONDS: Final = 0.2
+SAMPLE_SECONDS: Final = 0.4
 _SECONDS_PER_RUN: Final = 60.0
 _SETTLE_SECONDS: Final = 15.0
 
@@ -155,7 +155,7 @@ def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[Spa
         return RunNow(name=name, phase="done" if run.type == "COMPLETED" else run.state, detail=run.message)
     for waiter in status.waiting:
         if run_of(waiter.label) == name:
-            return RunNow(name=name, phase="waiting", detail=waiter.reason, since=waiter.since)
+            return RunNow(name=name, phase="waiting", detail=waiter.reason.removeprefix("waits "), since=waiter.since)
     for cell in status.cells:
         for holder in cell.holders:
             if run_of(holder.label) == name and cell.resource == GPU_MEM:

@@ -174,6 +174,7 @@ def clean_env(folder: Path, url: str) -> dict[str, str]:
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NOT_NEEDED},
         "PREFECT_WORKER_QUERY_SECONDS": "0.5",
         "PREFECT_LOGGING_COLORS": "false",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "NO_COLOR": "1",
         "TMPDIR": str(folder / "tmp"),
