@@ -45,15 +45,32 @@ def coordinate(setting: Literal["auto", "both", "local", "off"], env: Mapping[st
 def api_url(env: Mapping[str, str]) -> str | None:
     """Return the Prefect API URL configured for the calling context, if any.
 
-    Importing Prefect takes seconds; it is imported only if it is loaded already or a profile could hold the URL.
+    Importing Prefect takes seconds; it is imported only if it is loaded already or one of its files could hold the URL.
     """
     if "prefect" not in sys.modules:
         if env.get("PREFECT_API_URL"):
             return env["PREFECT_API_URL"]
         home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
-        places = (home / "profiles.toml", Path("prefect.toml"), Path(".env"), Path("pyproject.toml"))
-        if "PREFECT_PROFILE" not in env and not any(place.exists() for place in places):
+        profiles = Path(env.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+        if "PREFECT_PROFILE" not in env and not any(_says(place, word) for place, word in _places(profiles)):
             return None
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value()
+
+
+def _places(profiles: Path) -> tuple[tuple[Path, str], ...]:
+    """Return where Prefect looks for settings, and the word without which a file holds none of the URL."""
+    return (
+        (profiles, "PREFECT_API_URL"),
+        (Path("prefect.toml"), "url"),
+        (Path(".env"), "PREFECT_"),
+        (Path("pyproject.toml"), "tool.prefect"),
+    )
+
+
+def _says(place: Path, word: str) -> bool:
+    try:
+        return word.lower() in place.read_text(errors="replace").lower()
+    except OSError:
+        return False

@@ -21,10 +21,16 @@ EXIT_SECONDS: Final = 10.0
 
 
 class Engine:
-    """An event loop in a daemon thread."""
+    """An event loop in a daemon thread.
+
+    Attributes:
+        parts: What lives in the loop, by name.
+        at_exit: Whether it ends because the program does.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self.at_exit = False
         self.parts: dict[str, Any] = {}
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._loop = asyncio.new_event_loop()
@@ -82,8 +88,13 @@ def engine() -> Engine:
     with _starting:
         if _engine is None:
             _engine = Engine()
-            atexit.register(close_engine)
+            atexit.register(_close_at_exit)
         return _engine
+
+
+def running_engine() -> Engine | None:
+    """Return this process's engine if it runs: one that has ended has given everything back."""
+    return _engine
 
 
 def close_engine() -> None:
@@ -91,9 +102,15 @@ def close_engine() -> None:
     global _engine
     with _starting:
         ended, _engine = _engine, None
-    if ended is not None and ended.pid == os.getpid():
-        atexit.unregister(close_engine)
+    if ended is not None:
+        atexit.unregister(_close_at_exit)
         ended.close()
+
+
+def _close_at_exit() -> None:
+    if _engine is not None:
+        _engine.at_exit = True
+    close_engine()
 
 
 def _after_fork() -> None:

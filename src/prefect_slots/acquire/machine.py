@@ -30,7 +30,7 @@ from prefect_slots.errors import (
     WaitTimeout,
 )
 from prefect_slots.ledger import registry
-from prefect_slots.ledger.owner import Owner
+from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
@@ -103,14 +103,15 @@ class Machine:
         """Lock, open the ledger, bind the wake-up socket, then let the ledger know of all three."""
         self.folder = folder
         self._settings = settings
-        self._owner = Owner.start(folder)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._owner = Owner.start(folder)
+            undo.callback(self._owner.end, folder)
             self.ledger = Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes), self._owner.id)
+            undo.callback(self.ledger.close)
             self._socket = WakeSocket(folder, self._owner.id)
+            undo.callback(self._socket.close)
             self.ledger.transact(lambda tx: tx.enrol(self._owner, self._socket.address))
-        except BaseException:
-            self._owner.end(folder)
-            raise
+            undo.pop_all()
         self.ledger.on_settled = self._wake
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.socket, lambda: self._wake(self._socket.receive()))
@@ -119,7 +120,8 @@ class Machine:
         self._wakes: dict[str, asyncio.Event] = {}
         self._watch: asyncio.Task[None] | None = None
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
-        self._reap()
+        self._to_leave: set[str] = set()
+        self._tend()
 
     @property
     def descriptor(self) -> int:
@@ -133,7 +135,7 @@ class Machine:
 
             self._occupancy = Occupancy(self.ledger, await Gateway.open(self.ledger.id, url=url))
             self.ledger.releases = True
-            self._reap()
+            self._tend()
 
     async def registered(self, url: str | None) -> Registered:
         """Return what this machine has, registering it first where the settings allow.
@@ -211,7 +213,14 @@ class Machine:
         finalizer = self._finalizers.pop(ticket, None)
         if finalizer is not None:
             finalizer.detach()
-        self.ledger.transact(lambda tx: tx.leave(ticket), frees=True)
+        try:
+            self.ledger.transact(lambda tx: tx.leave(ticket), frees=True)
+        except LedgerUnreadable:
+            # While this process lives nobody else can end what is its own: it is tried until it is done.
+            self._to_leave.add(ticket)
+            self._start_watching()
+            raise
+        self._to_leave.discard(ticket)
         if self._occupancy is not None:
             self._occupancy.sweep()
 
@@ -311,21 +320,31 @@ class Machine:
             self._watch = self._loop.create_task(self._watching())
 
     async def _watching(self) -> None:
-        while self._wakes:
+        while self._wakes or self._to_leave:
             await asyncio.sleep(POLL_SECONDS * (0.5 + random.random() / 2))
+            self._tend()
+
+    def _tend(self) -> None:
+        """Reap the dead, and end what could not be ended before; a ledger that is locked now is tried again later."""
+        try:
             self._reap()
+            for ticket in tuple(self._to_leave):
+                self.leave(ticket)
+        except LedgerUnreadable as error:
+            _log.debug("trying again: %s", error)
 
     def _reap(self) -> None:
         for owner in self.ledger.read(lambda tx: tx.dead_owners()):
             _log.info("reaping process %s, which died", owner)
-            self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True)
+            if self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True):
+                bury(self.folder, owner)
         if self._occupancy is not None:
             self._occupancy.sweep()
 
     async def watch(self) -> None:
         """Reap the dead until cancelled, for a process that waits for nothing itself."""
         while True:
-            self._reap()
+            self._tend()
             await asyncio.sleep(POLL_SECONDS * (0.5 + random.random() / 2))
 
     async def close(self) -> None:
@@ -333,14 +352,22 @@ class Machine:
         if self._watch is not None:
             self._watch.cancel()
         self._loop.remove_reader(self._socket.socket)
-        self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
-        if self._occupancy is not None:
-            await self._occupancy.drain(_EXIT_SECONDS)
-            await self._occupancy.close()
-            self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
-        self._socket.close()
-        self.ledger.close()
-        self._owner.end(self.folder)
+        forgotten = False
+        try:
+            forgotten = self._withdraw()
+            if self._occupancy is not None:
+                await self._occupancy.drain(_EXIT_SECONDS)
+                await self._occupancy.close()
+                forgotten = self._withdraw()
+        except LedgerUnreadable as error:
+            _log.warning("what this process holds is given back by the next one: %s", error)
+        finally:
+            self._socket.close()
+            self.ledger.close()
+            self._owner.end(self.folder, forgotten=forgotten)
+
+    def _withdraw(self) -> bool:
+        return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
 
 
 def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> GrantClosed | OutOfOrder:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from prefect_slots.acquire.coordination import Coordination
-from prefect_slots.acquire.engine import Engine, engine
+from prefect_slots.acquire.engine import Engine, engine, running_engine
 from prefect_slots.acquire.machine import Ask, Held, Machine, Waiting
 
 if TYPE_CHECKING:
@@ -68,15 +69,31 @@ async def _leave(running: Engine, place: Place, ticket: str) -> None:
     machine_at(running, place).leave(ticket)
 
 
+def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[None] | None:
+    """Start ending a ticket in any state; `None` if the engine has ended, and with it all that it asked for."""
+    leaving = _leave(running, place, ticket)
+    try:
+        return running.submit(leaving)
+    except RuntimeError:
+        leaving.close()
+        return None
+
+
+def _answer(future: concurrent.futures.Future[T]) -> T:
+    while not concurrent.futures.wait((future,), _SLICE_SECONDS).done:
+        pass
+    return future.result()
+
+
 def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
     future = running.submit(work)
     try:
-        while True:
-            try:
-                return future.result(_SLICE_SECONDS)
-            except concurrent.futures.TimeoutError:
-                if future.done():
-                    raise
+        return _answer(future)
+    except concurrent.futures.CancelledError:
+        if running.at_exit:
+            # The program has ended and this is one of its daemon threads: there is nobody to tell.
+            threading.Event().wait()
+        raise
     except BaseException:
         future.cancel()
         raise
@@ -97,7 +114,7 @@ def acquire(place: Place, ask: Ask, hooks: Hooks) -> Held:
             hooks.resumed()
         return answer
     except BaseException:
-        running.submit(_leave(running, place, ask.id))
+        _forget(running, place, ask.id)
         raise
 
 
@@ -112,23 +129,30 @@ async def acquire_async(place: Place, ask: Ask, hooks: Hooks) -> Held:
             hooks.resumed()
         return answer
     except BaseException:
-        running.submit(_leave(running, place, ask.id))
+        _forget(running, place, ask.id)
         raise
 
 
 def release(place: Place, grant: str) -> None:
     """Give a grant back; returns once its cells are free and the next ticket is woken."""
-    running = engine()
-    if running.is_current:  # a generator that the garbage collector ends in the engine's own thread
-        machine_at(running, place).leave(grant)
-    else:
-        _result(running, _leave(running, place, grant))
+    running = running_engine()
+    leaving = _forget(running, place, grant) if running else None
+    # The collector may end a generator in the engine's own thread, in the middle of anything: it must not wait there.
+    if leaving is not None and running is not None and not running.is_current:
+        _answer(leaving)
 
 
 async def release_async(place: Place, grant: str) -> None:
     """Give a grant back; shielded, so that a cancelled task gives back too."""
-    running = engine()
-    await asyncio.shield(asyncio.wrap_future(running.submit(_leave(running, place, grant))))
+    running = running_engine()
+    leaving = _forget(running, place, grant) if running else None
+    if leaving is None:
+        return
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # a coroutine that is closed after its loop has ended can wait for nothing any more
+    await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
 
 
 async def _descriptor(running: Engine, place: Place) -> int:

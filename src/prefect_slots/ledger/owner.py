@@ -6,6 +6,7 @@ death: a missing file may be the work of a cleaner of temporary files.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -73,10 +74,18 @@ class Owner:
             _lock=lock,
         )
 
-    def end(self, folder: Path) -> None:
-        """Unlock, once the ledger has forgotten this owner."""
-        (folder / "owners" / self.lock_file).unlink(missing_ok=True)
+    def end(self, folder: Path, *, forgotten: bool = True) -> None:
+        """Unlock; the file stays unless the ledger has `forgotten` this owner: unlocked, it proves an end."""
+        if forgotten:
+            bury(folder, self.id)
         self._lock.release(force=True)
+
+
+def bury(folder: Path, owner: str) -> None:
+    """Remove the files of an owner that the ledger has forgotten."""
+    for path in (folder / "owners" / f"{owner}.lock", folder / "wake" / owner):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -> bool:

@@ -64,11 +64,14 @@ class Transaction(Tables):
         )
         return [row[0] for row in rows if is_dead(self._folder, row[1], row[2], row[3], row[4])]
 
-    def drop_owner(self, owner: str) -> None:
+    def drop_owner(self, owner: str) -> bool:
         """Forget an owner: its tickets leave, its grants end, and its leases become the actor's.
 
         Where draws of others go on, the grant stays closed and its leases pass to one of those. An actor that cannot
         reach the server leaves leases, and the owner's row, to one that can.
+
+        Returns:
+            Whether nothing of the owner is left.
         """
         for (ticket,) in self.all("SELECT id FROM ticket WHERE owner=?", owner):
             self.apply(Left(ticket=ticket))
@@ -81,8 +84,10 @@ class Transaction(Tables):
                 self.run("UPDATE lease SET owner=? WHERE held=? AND owner=?", heir, grant, owner)
         if self.releases:
             self.run("UPDATE lease SET owner=?, state='releasing' WHERE owner=?", self.actor, owner)
-        if self.one("SELECT 1 FROM lease WHERE owner=?", owner) is None:
-            self.run("DELETE FROM owner WHERE id=?", owner)
+        if self.one("SELECT 1 FROM lease WHERE owner=?", owner) is not None:
+            return False
+        self.run("DELETE FROM owner WHERE id=?", owner)
+        return True
 
     def _heir(self, grant: str, gone: str) -> str | None:
         """Return another owner that draws on `grant`, directly or through draws of the one that has gone."""

@@ -7,6 +7,7 @@ Context variables carry it within a process (Prefect copies them into the thread
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from contextvars import ContextVar, Token
 
 from prefect_slots.acquire.machine import Parent
@@ -29,8 +30,9 @@ def enter(grant: Grant) -> Token[Grant | None]:
 
 
 def leave(token: Token[Grant | None]) -> None:
-    """Take back what `enter` did, in the same context."""
-    _innermost.reset(token)
+    """Take back what `enter` did; in another context than that, there is nothing to take back."""
+    with suppress(ValueError):
+        _innermost.reset(token)
 
 
 def enclosing() -> Parent | None:

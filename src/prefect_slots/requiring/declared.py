@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Token
 from dataclasses import dataclass
 from itertools import chain
@@ -140,8 +140,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         if entry is None:
             raise RuntimeError(f"{self!r} is left, and was not entered")
         self._entered.remove(entry)
-        with suppress(ValueError):
-            current.leave(entry.token)
+        current.leave(entry.token)
         return entry.grant
 
     # Around a call
@@ -201,12 +200,12 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 def _release(grant: Grant) -> None:
     place = _ended(grant)
     if place is not None:
-        # The work is done, and its result must not be lost for a ledger that cannot be written: if this process can
-        # not give the cells back, they are free when it ends.
+        # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
+        # and the cells are free at the latest when this process ends.
         try:
             release(place, grant.id)
         except Exception:
-            _log.exception("grant %s (%s) could not be given back", grant.id, grant.label)
+            _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
 
 
 async def _release_async(grant: Grant) -> None:
@@ -215,7 +214,7 @@ async def _release_async(grant: Grant) -> None:
         try:
             await release_async(place, grant.id)
         except Exception:
-            _log.exception("grant %s (%s) could not be given back", grant.id, grant.label)
+            _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
 
 
 def _ended(grant: Grant) -> Place | None:

@@ -1,0 +1,21 @@
+"""A machine of its own for every test in this process, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.processes import SharedMachine
+
+from prefect_slots.acquire.engine import close_engine
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedMachine]:
+    """This process takes part in a machine with two cards of 24 GiB, two seats of matlab, three of ansys, a scanner."""
+    shared = SharedMachine(tmp_path)
+    for name, value in shared.settings.items():
+        monkeypatch.setenv(name, value)
+    yield shared
+    close_engine()
