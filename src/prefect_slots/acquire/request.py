@@ -47,14 +47,21 @@ class Place:
 
 def machine_at(running: Engine, place: Place) -> Machine:
     """Return this process's part in that ledger; call it in the engine's thread."""
-    key = f"{place.folder}|{place.coordination.url or ''}"
-    known = running.parts.get(key)
-    if isinstance(known, Machine):
-        return known
-    machine = Machine(place.folder, place.settings)
-    running.parts[key] = machine
-    running.at_close(machine.close)
+    machine = _known_machine(running, place)
+    if machine is None:
+        machine = Machine(place.folder, place.settings)
+        running.parts[_key(place)] = machine
+        running.at_close(machine.close)
     return machine
+
+
+def _known_machine(running: Engine, place: Place) -> Machine | None:
+    known = running.parts.get(_key(place))
+    return known if isinstance(known, Machine) else None
+
+
+def _key(place: Place) -> str:
+    return f"{place.folder}|{place.coordination.url or ''}"
 
 
 async def _ask(running: Engine, place: Place, ask: Ask) -> Held | Waiting:
@@ -66,7 +73,9 @@ async def _wait(running: Engine, place: Place, ticket: str) -> Held:
 
 
 async def _leave(running: Engine, place: Place, ticket: str) -> None:
-    machine_at(running, place).leave(ticket)
+    machine = _known_machine(running, place)
+    if machine is not None:
+        machine.leave(ticket)
 
 
 def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[None] | None:

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_release_that_met_a_locked_ledger_is_done_later(
     machine: SharedMachine, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "prefect_slots")
-    grant = requires(scanner=1).__enter__()
+    grant = copy_context().run(requires(scanner=1).__enter__)
     kept = requires(license="matlab")
     with kept:
         locked = Locked(machine)
@@ -126,9 +127,10 @@ def test_what_could_not_be_given_back_at_the_end_is_free_at_once(
     machine: SharedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "BUSY_SECONDS", 0.05)
-    requires(scanner=1).__enter__()
+    kept = copy_context().run(requires(scanner=1).__enter__)
     with Locked(machine):
         close_engine()
+    assert not kept.ended
     assert machine.count("held") == 1
     # This process lives on, and has no part in the ledger any more.
     with Puppet(machine) as other:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.processes import SharedMachine
 
+from prefect_slots import current_grant
 from prefect_slots.acquire.engine import close_engine
 
 
@@ -19,3 +20,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedM
         monkeypatch.setenv(name, value)
     yield shared
     close_engine()
+
+
+@pytest.fixture(autouse=True)
+def outside_any_grant() -> Iterator[None]:
+    """A grant that a test leaves behind in this thread would serve the next one."""
+    yield
+    assert current_grant() is None
