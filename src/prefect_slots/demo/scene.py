@@ -60,7 +60,7 @@ def set_scene() -> Scene:
         return Scene(config=read_part(_CONFIG), flow=flow, remarks=(remark,), declared=True)
     sizes = [cell.capacity for cell in cards]
     named = ", ".join(f"{cell.label or cell.key} with {format_amount(cell.capacity, 'MiB')}" for cell in cards)
-    remarks = [f"Found {named}. The demo shares the memory by the book and computes on the CPU."]
+    remarks = [f"Found {named}. Their memory is shared out; the demo computes on the CPU."]
     asked = affordable(sizes)
     if asked < _ASKED_GIB:
         remarks.append(f"So that two flow runs fit, each asks for {asked} GiB and not for {_ASKED_GIB}.")
