@@ -39,7 +39,7 @@ class DiskLedger:
         ledger, owner = self.members[0]
         return ledger, owner.id
 
-    def apply(self, event: Event, now: float) -> tuple[Change, ...]:
+    def apply(self, event: Event, now: float) -> tuple[Change, ...]:  # noqa: ARG002 - the ledger has its own clock
         ledger, owner = self._turn()
 
         def write(tx: Transaction) -> None:
@@ -56,7 +56,7 @@ class DiskLedger:
         ledger.transact(write)
         return ()
 
-    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
+    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:  # noqa: ARG002 - see `apply`
         ledger, _ = self._turn()
 
         def write(tx: Transaction) -> None:
