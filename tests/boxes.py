@@ -136,9 +136,18 @@ class Box:
         counts = {name: self.rows(name) for name in ("ticket", "held", "holding", "refusal", "lease", "shape")}
         return {name: count for name, count in counts.items() if count}
 
+    def dump(self) -> dict[str, list[list[Any]]]:
+        """Return what the ledger still holds, for messages."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as connection:
+            tables = ("owner", "ticket", "held", "lease", "refusal")
+            return {t: [list(row) for row in connection.execute(f"SELECT * FROM {t}")] for t in tables}
+
     def assert_nothing_is_left(self, seconds: float = 20.0) -> None:
         """Wait until neither the ledger nor the server holds anything of this machine."""
-        until(lambda: not self.in_use(), seconds, what=f"an empty ledger of {self.name}")
+        try:
+            until(lambda: not self.in_use(), seconds, what=f"an empty ledger of {self.name}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{json.dumps(self.dump(), indent=1)}") from None
         if self.url is not None:
             until(lambda: not self.active(), seconds, what=f"zero active slots of {self.name}")
 
