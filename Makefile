@@ -42,7 +42,7 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP) ## Ours and stock Prefect side by side, as ratios
-	$(BIN)/python -m benchmarks uncontended --quick
+	$(BIN)/python -m benchmarks startup --quick
 
 build: $(STAMP) ## Build the wheel
 	$(BIN)/python -m build --wheel

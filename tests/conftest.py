@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 
 for _name in [name for name in os.environ if name.startswith(("PREFECT", "WORKER_ID"))]:
     del os.environ[_name]
 # Before any test imports Prefect, which reads its home folder when imported.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-slots-tests-")
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
