@@ -22,7 +22,9 @@ OWN_FAILURE: Final = 125
 CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _SI_KERNEL: Final = 0x80
+_OPTIONS: Final = frozenset({"gpu_mem", "gpus", "mem", "cpus", "license", "timeout", "priority"})
 
 
 def run(
@@ -55,13 +57,15 @@ def run(
     try:
         if not command:
             raise InvalidRequirement(key="", value="", reason="no command; write it after `--`")
+        if command[0].startswith("-"):
+            raise InvalidRequirement(key="", value=command[0], reason="no such option; a command is written after `--`")
         amounts = {
             "gpu_mem": _number(gpu_mem),
             "gpus": _number(gpus),
             "mem": _number(mem),
             "cpus": cpus,
             "license": _counts("license", license) or None,
-            **_counts("resource", resource),
+            **_declared(resource),
         }
         return _run(list(command), amounts, timeout, priority, config)
     except WaitTimeout as error:
@@ -98,6 +102,14 @@ def _counts(option: str, entries: list[str]) -> dict[str, Any]:
     return counts
 
 
+def _declared(entries: list[str]) -> dict[str, Any]:
+    counts = _counts("resource", entries)
+    for name in _OPTIONS & counts.keys():
+        option = f"--{name.replace('_', '-')}"
+        raise InvalidRequirement(key="resource", value=name, reason=f"'{name}' has an option of its own, {option}")
+    return counts
+
+
 def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, priority: int, config: Any) -> int:
     from prefect_slots.acquire.coordination import coordinate
     from prefect_slots.acquire.engine import close_engine
@@ -105,6 +117,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
     from prefect_slots.acquire.request import acquire, owner_descriptor
     from prefect_slots.model.requirement import declare
     from prefect_slots.requiring import current
+    from prefect_slots.requiring.declared import checked_timeout
     from prefect_slots.requiring.grant import Grant
     from prefect_slots.requiring.place import place_of
     from prefect_slots.settings import load_settings
@@ -119,7 +132,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
         id=uuid.uuid4().hex,
         requirement=declare(**amounts),
         priority=priority,
-        timeout=timeout,
+        timeout=checked_timeout(timeout),
         label=label,
         parent=current.enclosing(),
     )
@@ -156,7 +169,7 @@ def _spawn(command: list[str], env: dict[str, str], lock: int) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     os.set_inheritable(lock, True)
     try:
-        child = os.posix_spawnp(command[0], command, env, setsigmask=(), setsigdef=(*watched, signal.SIGPIPE))
+        child = os.posix_spawnp(command[0], command, env, setsigmask=(), setsigdef=(*watched, *_IGNORED_BY_PYTHON))
     except FileNotFoundError:
         print(f"prefect-slots: {command[0]}: command not found", file=sys.stderr)
         return NOT_FOUND

@@ -87,7 +87,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
     ) -> None:
         asked = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, **declared}
         self.amounts = {name: value for name, value in asked.items() if value is not None}
-        self.timeout = _checked_timeout(timeout)
+        self.timeout = checked_timeout(timeout)
         self.priority = _checked_priority(priority)
         plain = {name: value for name, value in self.amounts.items() if not callable(value)}
         if plain or not self.amounts:
@@ -244,7 +244,12 @@ def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
     return value(*by_position, **{p.name: known[p.name] for p in given if p.kind is not p.POSITIONAL_ONLY})
 
 
-def _checked_timeout(timeout: object) -> float | None:
+def checked_timeout(timeout: object) -> float | None:
+    """Return seconds of waiting, or `None` for no limit.
+
+    Raises:
+        InvalidRequirement: if it is no number of seconds.
+    """
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout < 0:
