@@ -81,9 +81,12 @@ class SharedMachine:
 
     def count(self, table: str) -> int:
         """Return how many rows a table has; none where no process has come yet."""
-        if not (self.state / FILE).exists():
-            return 0
-        return self.all(f"SELECT COUNT(*) FROM {table}")[0][0]
+        try:
+            return self.all(f"SELECT COUNT(*) FROM {table}")[0][0]
+        except sqlite3.OperationalError as error:
+            if "unable to open" in str(error) or "no such table" in str(error):
+                return 0
+            raise
 
     def traces(self) -> dict[str, int]:
         """Return the tables that still say somebody waits or holds, with their numbers of rows."""
