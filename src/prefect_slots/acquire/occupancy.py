@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LEASE_SECONDS: Final = 300.0
 SETTLED_SECONDS: Final = 15.0
 LAPSING_SECONDS: Final = 20.0
-_OWN_RELEASE_SECONDS: Final = 5.0
+_OWN_RELEASE_SECONDS: Final = 1.0
 _log = logging.getLogger("prefect_slots")
 
 

@@ -105,8 +105,11 @@ def extend(transaction: Transaction, holder: uuid.UUID, deadline: float) -> None
 
 
 def being_released(transaction: Transaction, names: tuple[str, ...]) -> bool:
-    """Tell whether this machine is giving back slots of any of these limits at this moment."""
-    rows = transaction.all("SELECT names FROM lease WHERE state=?", LeaseState.RELEASING.value)
+    """Tell whether this machine is giving back slots of any of these limits at this moment.
+
+    A call whose answer was lost with its process does not count: it may hold nothing, and settling it takes a while.
+    """
+    rows = transaction.all("SELECT names FROM lease WHERE state=? AND lease_id IS NOT NULL", LeaseState.RELEASING.value)
     return any(not set(names).isdisjoint(json.loads(row[0])) for row in rows)
 
 

@@ -146,6 +146,16 @@ def test_being_released_names_the_limits_on_their_way_back(members: Pair) -> Non
     assert not busy(*NAMES)
 
 
+def test_a_lost_answer_holds_nobody_up(members: Pair) -> None:
+    one, other = members
+    grant = one.ask(matlab=2)
+    holder = one.ledger.transact(lambda tx: leases.write_intent(tx, grant, NAMES, 1, 100.0))
+    assert holder is not None
+    one.leave(grant)
+    assert row(one, holder).state == RELEASING
+    assert not other.ledger.read(lambda tx: leases.being_released(tx, NAMES))
+
+
 def test_a_dead_owner_s_leases_are_released_by_its_reaper(state: Path, members: Pair) -> None:
     one, other = members
     grant = other.ask(matlab=2)
