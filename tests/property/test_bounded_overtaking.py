@@ -80,6 +80,38 @@ def test_once_it_reserves_a_ticket_waits_only_for_those_who_hold_then(
         assert patient not in waiting(play.book), f"{patient} reserved, all who held then are gone: {play.book}"
 
 
+def test_a_reservation_does_not_hop_to_a_cell_that_has_come_to_lack_less() -> None:
+    machine = cells(g=[4, 4])
+    play = Play(machine, [MemoryLedger(machine, max_overtakes=0)])
+    for amount in (3, 3, 4):
+        play.ask(ask(g=amount))
+    (patient,) = waiting(play.book)
+    (kept,) = waiting(play.book)[patient][1].reserved
+    play.ask(ask(g=1))
+    # All but one unit of the other cell comes free; whoever asks next may have that, and not what is kept.
+    play.end(next(n for n, grant in enumerate(play.book.grants) if grant.holdings[0].cell != kept.cell))
+    play.ask(ask(g=1))
+    play.end(next(n for n, grant in enumerate(play.book.grants) if grant.holdings[0].cell == kept.cell))
+    assert patient in {grant.id for grant in play.book.grants}
+
+
+def test_a_ticket_that_the_server_sent_back_keeps_its_count() -> None:
+    machine = cells(g=[2])
+    play = Play(machine, [MemoryLedger(machine, max_overtakes=1)])
+    for amount in (1, 2, 1):
+        play.ask(ask(g=amount))
+    play.end(0)
+    play.end(0)
+    (patient,) = (grant.id for grant in play.book.grants)
+    play.refuse(0)
+    play.ask(ask(g=1))
+    play.resume(0)
+    later = play.ask(ask(g=1))
+    assert set(waiting(play.book)) == {patient, later}
+    play.end(0)
+    assert [grant.id for grant in play.book.grants] == [patient]
+
+
 def test_later_arrivals_use_what_a_reservation_leaves() -> None:
     machine = cells(gpu=[4, 2])
     play = Play(machine, [MemoryLedger(machine, max_overtakes=0)])

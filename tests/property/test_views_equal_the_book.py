@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import pytest
 from tests.property.effort import effort
+from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
 
+from prefect_slots.scheduling.decide import FRONT
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger, TruncatingLedger
-from prefect_slots.testing.interleavings import ask, cells
+from prefect_slots.testing.interleavings import cells
 from prefect_slots.testing.machines import BookMachine
-from prefect_slots.testing.play import Play, waiting
+from prefect_slots.testing.play import Play
 from prefect_slots.testing.strategies import Situation
 
 
@@ -27,41 +29,22 @@ class ViewsEqualTheBook(BookMachine):
 
 
 TestViewsEqualTheBook = ViewsEqualTheBook.TestCase
-TestViewsEqualTheBook.settings = effort(300)
+TestViewsEqualTheBook.settings = effort(600)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 20])
-def test_a_long_line_is_served_in_order_however_little_is_shown(allowed: int) -> None:
-    machine = cells(gpu=[4, 4], mem=[9])
-    keepers = [
-        MemoryLedger(machine, max_overtakes=allowed),
-        TruncatingLedger(machine, max_overtakes=allowed, front=1),
-        TruncatingLedger(machine, max_overtakes=allowed),
-    ]
-    play = Play(machine, keepers)
-    for number in range(40):
-        play.ask(ask(gpu=1 + number % 3), priority=number % 2)
-        play.ask(ask(gpu=2, mem=3))
-    while play.book.grants:
-        play.end(7)
-    assert not waiting(play.book)
+@pytest.mark.parametrize("front", [1, FRONT])
+@pytest.mark.parametrize("story", [long_lines, all_of_a_line_stand_aside], ids=lambda story: story.__name__)
+def test_a_view_tells_the_same_story_however_little_it_shows(story: Story, front: int, allowed: int) -> None:
+    machine = cells(g=[4, 4], mem=[9])
+    truncating = TruncatingLedger(machine, max_overtakes=allowed, front=front)
+    story(Play(machine, [MemoryLedger(machine, max_overtakes=allowed), truncating]))
 
 
-def test_a_line_whose_tickets_all_stand_aside_starts_counting_anew() -> None:
-    # A table keeps the count of a line as long as a ticket of it is known; a view does not show a line that nobody
-    # stands in. A newcomer measured against the one and based on the other would reserve at once.
-    machine = cells(a=[1], b=[1])
-    play = Play(machine, [MemoryLedger(machine, max_overtakes=1), TruncatingLedger(machine, max_overtakes=1)])
-    first = play.ask(ask(a=1))
-    play.ask(ask(a=1, b=1))
-    assert first in {grant.id for grant in play.book.grants}
-    play.ask(ask(b=1))
-    play.end(0)
-    play.end(0)
-    play.refuse(0)
-    play.ask(ask(a=1))
-    newcomer = play.ask(ask(a=1, b=1))
-    shape, ticket = waiting(play.book)[newcomer]
-    line = next(line for line in play.book.lines if line.shape == shape)
-    assert line.overtakes == ticket.base
-    assert not ticket.reserved
+def test_a_newcomer_has_not_been_overtaken_before_it_came() -> None:
+    machine = cells(g=[4, 4], mem=[9])
+    play = Play(machine, [TruncatingLedger(machine, max_overtakes=1)])
+    all_of_a_line_stand_aside(play)
+    (line,) = play.book.lines
+    assert [line.overtakes - ticket.base for ticket in line.tickets] == [0]
+    assert not line.tickets[0].reserved

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from hypothesis import given
 from tests.property.effort import effort
 
+from prefect_slots.model.book import Book
+from prefect_slots.scheduling.explain import shortages
 from prefect_slots.testing import laws
 from prefect_slots.testing.machines import BookMachine
-from prefect_slots.testing.play import Step
+from prefect_slots.testing.play import Step, waiting
+from prefect_slots.testing.strategies import books
 
 
 class WorkConserving(BookMachine):
@@ -15,4 +19,13 @@ class WorkConserving(BookMachine):
 
 
 TestWorkConserving = WorkConserving.TestCase
-TestWorkConserving.settings = effort(600)
+TestWorkConserving.settings = effort(800)
+
+
+@effort(1000)
+@given(book=books())
+def test_whoever_waits_is_told_what_is_missing(book: Book) -> None:
+    for ticket, (shape, _) in waiting(book).items():
+        missing = shortages(book, shape.requirement, ticket)
+        assert missing, f"{ticket} waits for no reason: {book}"
+        assert {shortage.demand for shortage in missing} <= set(shape.requirement.demands)

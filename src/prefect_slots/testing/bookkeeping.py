@@ -39,11 +39,11 @@ class BookKeeper(Protocol):
     `apply` is one transaction. It decides once more, on `Changed()`, while a decision says `again`.
     """
 
-    def apply(self, event: Event, now: float) -> tuple[Change, ...]:
+    def apply(self, event: Event, now: float, /) -> tuple[Change, ...]:
         """Apply `event` and return all that was written, in order."""
         ...
 
-    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
+    def equip(self, cells: tuple[CellState, ...], now: float, /) -> tuple[Change, ...]:
         """Make these the machine's cells, then apply `Changed()`."""
         ...
 
