@@ -76,7 +76,8 @@ class SharedMachine:
 
     def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Read rows past the code under test."""
-        with closing(sqlite3.connect(self.state / FILE, timeout=20)) as connection:
+        file = f"{(self.state / FILE).as_uri()}?mode=rw"
+        with closing(sqlite3.connect(file, timeout=20, uri=True)) as connection:
             return connection.execute(sql, values).fetchall()
 
     def count(self, table: str) -> int:
