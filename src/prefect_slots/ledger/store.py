@@ -44,11 +44,12 @@ class Ledger:
         self.releases = False
         self._decide = decide
         self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = schema.connect(folder)
+        with _fork_guard:
+            self._connection: sqlite3.Connection | None = schema.connect(folder)
+            _open.add(self)
         status = self.path.stat()
         self._file = (status.st_dev, status.st_ino)
         self.id: str = self.read(lambda tx: tx.meta("ledger_id") or "")
-        _open.add(self)
 
     def close(self) -> None:
         """Close the connection; nothing is written."""
@@ -141,9 +142,11 @@ class Ledger:
 
 _open: WeakSet[Ledger] = WeakSet()
 _forking: list[Ledger] = []
+_fork_guard = threading.RLock()  # one thread forks at a time, and none while a ledger is being opened
 
 
 def _before_fork() -> None:
+    _fork_guard.acquire()
     _forking[:] = list(_open)
     for ledger in _forking:
         ledger.before_fork()
@@ -152,6 +155,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _forking:
         _forking.pop().after_fork()
+    _fork_guard.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -128,16 +128,20 @@ with requires(license="ansys"):
 threads = [threading.Thread(target=busy) for _ in range(3)]
 for thread in threads: thread.start()
 codes = []
-for _ in range(15):
-    child = os.fork()
-    if child == 0:
-        try:
-            with requires(license="matlab", timeout=20):
-                pass
-            os._exit(0)
-        finally:
-            os._exit(7)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+def forking():
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            try:
+                with requires(license="matlab", timeout=20):
+                    pass
+                os._exit(0)
+            finally:
+                os._exit(7)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+forkers = [threading.Thread(target=forking) for _ in range(2)]
+for thread in forkers: thread.start()
+for thread in forkers: thread.join()
 stop.set()
 for thread in threads: thread.join()
 print(set(codes))
