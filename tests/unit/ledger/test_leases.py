@@ -203,3 +203,12 @@ def test_while_others_draw_on_a_dead_owner_s_grant_its_leases_live_on(state: Pat
     one.leave(drawn)
     assert one.state(grant) is TicketState.GONE
     assert releasing(one) == [holder]
+
+
+def test_an_answer_to_an_earlier_owner_of_the_grant_is_void(members: Pair) -> None:
+    one, _ = members
+    grant = one.ask(matlab=2)
+    holder = intent(one, grant)
+    one.ledger.transact(lambda tx: tx.run("UPDATE held SET generation=generation+1 WHERE id=?", grant))
+    assert not answer(one, holder)
+    assert releasing(one) == [holder]
