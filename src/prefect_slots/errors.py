@@ -218,7 +218,10 @@ class LeaseLost(SlotsError):
     grant: str
 
     def __str__(self) -> str:
-        return f"the server lost the lease of grant {self.grant} on '{self.limit}'; others may be using its slots."
+        return (
+            f"the server lost the lease of grant {self.grant} on '{self.limit}'; others may be using its slots. "
+            "See that the server's clock is right and that it keeps its leases over a restart."
+        )
 
 
 @dataclass(eq=False, repr=False)

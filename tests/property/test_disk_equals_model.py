@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.processes import member
 from tests.property.effort import effort
+from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
 
 from prefect_slots.ledger.rows import read_book
 from prefect_slots.ledger.store import Ledger
@@ -102,6 +103,15 @@ class DiskEqualsModel(BookMachine):
 
 TestDiskEqualsModel = DiskEqualsModel.TestCase
 TestDiskEqualsModel.settings = effort(60, steps=30)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 20])
+@pytest.mark.parametrize("story", [long_lines, all_of_a_line_stand_aside], ids=lambda story: story.__name__)
+def test_the_disk_tells_the_same_story(story: Story, allowed: int) -> None:
+    machine = cells(g=[4, 4], mem=[9])
+    disk = DiskLedger(machine, max_overtakes=allowed)
+    story(Play(machine, [MemoryLedger(machine, max_overtakes=allowed), disk]))
+    disk.close()
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 20])

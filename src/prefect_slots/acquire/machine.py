@@ -300,9 +300,9 @@ class Machine:
             if row is not None and row[0] is not None:
                 return f"waits for the server; limit refused: {row[0]}"
             book = tx.book()
-            if is_stranded(book, ask.requirement):
+            if is_stranded(book, ask.requirement, ask.id):
                 return f"waits for {ask.requirement.describe()}: what others use leaves too little on every cell"
-            missing = shortages(book, ask.requirement)
+            missing = shortages(book, ask.requirement, ask.id)
             return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
 
         return self.ledger.read(explain)

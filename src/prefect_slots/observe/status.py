@@ -135,8 +135,9 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
             reason = f"waits to draw on grant {row[8][:8]}"
         else:
             if row[3] not in reasons:
-                missing = "; ".join(map(str, shortages(book, requirement)))
-                stranded = "what others use leaves too little on every cell" if is_stranded(book, requirement) else ""
+                missing = "; ".join(map(str, shortages(book, requirement, row[0])))
+                foreign = is_stranded(book, requirement, row[0])
+                stranded = "what others use leaves too little on every cell" if foreign else ""
                 reasons[row[3]] = stranded or missing or "its turn has not come"
             reason = reasons[row[3]]
         waiters.append(
