@@ -92,8 +92,10 @@ def test_a_blocked_ticket_is_passed_over_until_it_is_resumed_at_its_old_place(me
 
 def test_resuming_what_is_not_blocked_changes_nothing(members: Pair) -> None:
     one, other = members
-    held, waits = one.ask(matlab=2), other.ask(matlab=1)
+    held, waits = one.ask(matlab=1), other.ask(matlab=2)
+    one.ask(matlab=1)
     before = one.ledger.read(lambda tx: tx.book())
+    assert before.lines[0].overtakes == 1
     for ticket in (held, waits, "never-was"):
         resume(one, ticket)
     assert one.ledger.read(lambda tx: tx.book()) == before
@@ -173,6 +175,27 @@ def test_all_of_a_dead_owner_is_cleared_up(state: Path, members: Pair) -> None:
     assert left_behind(one) == EMPTY
     assert one.count("owner") == 1
     assert one.ledger.read(lambda tx: tx.dead_owners()) == []
+
+
+def test_what_the_dead_never_read_is_cleared_up(members: Pair) -> None:
+    one, other = members
+    parent = one.ask(matlab=2)
+    one.draw(parent, matlab=2)
+    other.draw(parent, matlab=1)
+    one.leave(parent)
+    assert one.count("refusal") == 1
+    other.die()
+    one.ledger.transact(lambda tx: tx.drop_owner(other.owner.id))
+    assert one.count("refusal") == 0
+
+
+def test_one_end_may_serve_more_of_a_line_than_a_view_shows(members: Pair) -> None:
+    one, other = members
+    one.ledger.transact(lambda tx: tx.run("UPDATE cell SET capacity=9 WHERE resource='license.matlab'"))
+    held = one.ask(matlab=9)
+    waiting = [each.ask(matlab=1) for each in members for _ in range(5)]
+    one.leave(held)
+    assert [other.state(ticket) for ticket in waiting] == [HELD] * 9 + [WAITING]
 
 
 def test_what_others_draw_on_a_dead_owner_s_grant_goes_on(state: Path, members: Pair) -> None:
