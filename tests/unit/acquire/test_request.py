@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ctypes
 import gc
 import threading
 import time
 import uuid
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -250,6 +252,31 @@ def test_a_time_out_leaves_nothing(machine: SharedMachine) -> None:
         assert time.monotonic() - began >= 0.3
         assert machine.count("ticket") == 0
         assert machine.count("shape") == 0
+
+
+def test_a_waiting_thread_can_be_stopped_by_an_exception_from_outside(machine: SharedMachine) -> None:
+    # Prefect stops a task in a worker thread so; the exception is raised only when the thread runs Python code.
+    class Stopped(BaseException):
+        pass
+
+    def work() -> str:
+        try:
+            request.acquire(place(), ask(), Quiet())
+        except Stopped:
+            return "stopped"
+        return "granted"
+
+    with Puppet(machine) as other, ThreadPoolExecutor(1) as pool:
+        other.enter(scanner=1)
+        thread = pool.submit(threading.get_ident).result(30)
+        waiting = pool.submit(work)
+        machine.waiting(1)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+        try:
+            assert waiting.result(10) == "stopped"
+        finally:
+            other.leave()
+    until(lambda: machine.count("ticket") + machine.count("held") == 0)
 
 
 ABANDONED = """
