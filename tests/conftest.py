@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 for _name in [name for name in os.environ if name.startswith(("PREFECT", "WORKER_ID"))]:
@@ -14,3 +15,6 @@ os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-slots-tests-")
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+# A shell starts background jobs with SIGINT ignored, which every process that a test starts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

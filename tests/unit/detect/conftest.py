@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from nvml_scenario import Machine, NvmlDouble, Read
+from tests.unit.detect.nvml_scenario import Machine, NvmlDouble, Read
 
 from prefect_slots.detect.nvml import NvmlReading, query_nvml
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import nvml_scenario as fake
 import pytest
-from nvml_scenario import GIB, MIB, FakeDevice, Machine
+import tests.unit.detect.nvml_scenario as fake
+from tests.unit.detect.nvml_scenario import GIB, MIB, FakeDevice, Machine, Read
 
-from conftest import Read
 from prefect_slots.detect.binding import Nvml
 from prefect_slots.detect.nvml import DeviceReading, Memory, query_nvml
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from nvml_scenario import FakeDevice, Machine, NvmlDouble
+from tests.unit.detect.nvml_scenario import FakeDevice, Machine, NvmlDouble
 
 import prefect_slots.detect
 from prefect_slots.detect.answer import Answer
