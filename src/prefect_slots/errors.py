@@ -107,14 +107,14 @@ class OutOfOrder(SlotsError):
 
 @dataclass(eq=False, repr=False)
 class GrantClosed(SlotsError):
-    """The grant that a nested request draws on has ended."""
+    """The grant that a nested request draws on has ended, or its card has outgrown what it holds."""
 
     grant: str
 
     def __str__(self) -> str:
         return (
-            f"grant {self.grant} has ended and takes no new draw; keep the outer `requires` open "
-            "while its children run."
+            f"grant {self.grant} has ended, or its card was resized, and serves this draw no more; "
+            "keep the outer `requires` open while its children run."
         )
 
 

@@ -39,7 +39,7 @@ from prefect_slots.model.book import (
 )
 from prefect_slots.scheduling.admission import admit
 from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
-from prefect_slots.scheduling.placement import Pool, grant_pool, machine_pool
+from prefect_slots.scheduling.placement import Pool, grant_pool, machine_pool, place
 
 FRONT: Final = 4
 """How many tickets that do not reserve a view should show of each line."""
@@ -103,7 +103,7 @@ class _Desk:
                     self.changes.append(SteppedAside(grant=grant, blocked_on=limit))
                     self._refuse_draws(grant_id)
             case Changed():
-                pass
+                self._refuse_hopeless_draws()
 
     def _queue(self, shape: Shape, ticket: Ticket, counted: int) -> None:
         line = self.lines.get(shape.key)
@@ -158,6 +158,16 @@ class _Desk:
             if line.shape.pool == source:
                 self.changes.extend(Refused(ticket=ticket.id) for ticket in line.tickets)
                 del self.lines[key]
+
+    def _refuse_hopeless_draws(self) -> None:
+        # A share of a card that has grown may be more than the grant, taken when it was small, holds in all.
+        for key, line in list(self.lines.items()):
+            source = line.shape.pool
+            if source is not None and line.tickets:
+                pool = self._pool(source)
+                if place(pool, line.shape.requirement, pool.most) is None:
+                    self.changes.extend(Refused(ticket=ticket.id) for ticket in line.tickets)
+                    del self.lines[key]
 
     # What follows
 

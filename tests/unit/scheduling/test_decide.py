@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from prefect_slots.model.book import (
@@ -28,7 +30,7 @@ from prefect_slots.model.book import (
     SteppedAside,
     Ticket,
 )
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.testing.interleavings import ask, cells
 from prefect_slots.testing.play import waiting
@@ -203,3 +205,16 @@ def test_a_line_of_which_nothing_is_shown_any_more_is_to_be_loaded_again() -> No
     assert decision.again
     assert _decide(seen, Left(ticket="t1")).again
     assert not _decide(book, Ended(grant="t0")).again
+
+
+def test_a_draw_that_a_grown_card_puts_out_of_reach_is_refused() -> None:
+    whole = Requirement((Demand(resource="gpu", amount=Share(WHOLE)),))
+    book = _busy(whole, gpu=[4])
+    book = _ask(book, "t1", whole, within="t0").book
+    book = _ask(book, "t2", whole, within="t0").book
+    assert list(waiting(book)) == ["t2"]
+    grown = replace(book, cells=cells(gpu=[8]))
+    decision = _decide(grown, Changed())
+    assert decision.changes == (Refused(ticket="t2"),)
+    assert _granted(_decide(decision.book, Ended(grant="t1"))) == []
+    assert _kinds(_decide(_decide(decision.book, Ended(grant="t1")).book, Ended(grant="t0"))) == [Freed]
