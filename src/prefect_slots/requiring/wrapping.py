@@ -135,9 +135,6 @@ def _around_async_generator(asked: requires, function: Callable[..., Any]) -> Ca
                     current.leave(token)
                 try:
                     sent = yield value
-                except GeneratorExit:
-                    await inner.aclose()
-                    raise
                 except BaseException as error:
                     step = functools.partial(inner.athrow, error)
                 else:
@@ -158,9 +155,6 @@ def _driven(inner: Generator[Any, Any, Any], grant: Grant) -> Generator[Any, Any
             current.leave(token)
         try:
             sent = yield value
-        except GeneratorExit:
-            inner.close()
-            raise
         except BaseException as error:
             step = functools.partial(inner.throw, error)
         else:

@@ -197,7 +197,7 @@ def test_a_generator_holds_from_its_first_value_to_its_end(machine: SharedMachin
 
 
 @pytest.mark.parametrize("end", ["close", "drop", "raise", "throw"])
-def test_a_generator_that_ends_early_gives_back(machine: SharedMachine, end: str) -> None:
+def test_a_generator_that_ends_early_cleans_up_and_gives_back(machine: SharedMachine, end: str) -> None:
     closed: list[bool] = []
 
     @needs_seat
@@ -206,7 +206,7 @@ def test_a_generator_that_ends_early_gives_back(machine: SharedMachine, end: str
             yield 1
             raise LookupError("its own error")
         finally:
-            closed.append(True)
+            closed.append(current_grant() is not None)
 
     generator = steps()
     next(generator)
@@ -266,7 +266,9 @@ def test_an_asynchronous_generator_holds_from_its_first_value_to_its_end(machine
 
 
 @pytest.mark.parametrize("end", ["aclose", "drop", "loop ends", "raise"])
-def test_an_asynchronous_generator_that_ends_early_gives_back(machine: SharedMachine, end: str) -> None:
+def test_an_asynchronous_generator_that_ends_early_cleans_up_and_gives_back(
+    machine: SharedMachine, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
     closed: list[bool] = []
 
     @needs_seat
@@ -276,7 +278,7 @@ def test_an_asynchronous_generator_that_ends_early_gives_back(machine: SharedMac
             raise LookupError("its own error")
         finally:
             await asyncio.sleep(0)
-            closed.append(True)
+            closed.append(current_grant() is not None)
 
     async def main() -> None:
         generator = steps()
@@ -299,7 +301,9 @@ def test_an_asynchronous_generator_that_ends_early_gives_back(machine: SharedMac
 
     keep: list[Any] = []
     asyncio.run(main())
-    assert closed == [True]
+    # A loop that ends closes inner and outer generators in any order.
+    assert closed == [True] or (end == "loop ends" and len(closed) == 1)
+    assert not caplog.records
     machine.until_empty(but=("owner",))
 
 

@@ -131,6 +131,27 @@ def test_siblings_wait_for_each_other_where_that_is_safe(machine: SharedMachine)
     assert order == ["first", "second"]
 
 
+def test_a_draw_that_might_close_a_circle_is_refused_instead_of_waiting(machine: SharedMachine) -> None:
+    entered, end = threading.Event(), threading.Event()
+
+    def draw_the_card() -> None:
+        with requires(gpu_mem=8):
+            entered.set()
+            end.wait(30)
+
+    with requires(gpu_mem=8, scanner=1), ThreadPoolExecutor(1) as pool:
+        sibling = pool.submit(copy_context().run, draw_the_card)
+        assert entered.wait(30)
+        # The sibling could ask for the scanner next, so whoever holds the scanner may not wait for the card.
+        with requires(scanner=1), pytest.raises(OutOfOrder), requires(gpu_mem=8):
+            pass
+        assert machine.count("ticket") == 0
+        end.set()
+        sibling.result(30)
+        with requires(scanner=1), requires(gpu_mem=8) as at_once:
+            assert at_once.amounts == {"gpu_mem": 8192}
+
+
 def test_a_thread_without_the_context_stands_outside(machine: SharedMachine) -> None:
     with requires(scanner=1), ThreadPoolExecutor(1) as pool:
         assert pool.submit(current_grant).result(30) is None
