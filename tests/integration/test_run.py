@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -49,6 +50,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def line(self) -> str:
@@ -58,6 +60,12 @@ class Running:
     def ended(self) -> tuple[int, str, str]:
         out, errors = self.process.communicate(timeout=40)
         return self.process.returncode, out, errors
+
+    def kill_all(self) -> None:
+        """Kill it with its command, which would keep the pipes open."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
 
 
 @pytest.fixture
@@ -70,8 +78,7 @@ def start(machine: SharedMachine) -> Iterator[Any]:
 
     yield begin
     for running in begun:
-        running.process.kill()
-        running.process.communicate()
+        running.kill_all()
 
 
 # What the command is given, and how it ends
