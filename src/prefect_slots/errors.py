@@ -6,7 +6,7 @@ it. Errors survive pickling (they cross process pools and Prefect results). This
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,7 +25,7 @@ class SlotsError(Exception):
         return _rebuild, (type(self), dict(self.__dict__))
 
     def __repr__(self) -> str:
-        listed = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # type: ignore[arg-type]
+        listed = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
         return f"{type(self).__name__}({listed})"
 
 
