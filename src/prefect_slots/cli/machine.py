@@ -123,7 +123,7 @@ def registration_data(done: Registration) -> dict[str, Any]:
     return {
         "machine": done.registered.machine,
         "resources": [asdict(resource) for resource in done.registered.resources],
-        "limits": None if done.limits is None else asdict(done.limits),
+        "limits": None if done.limits is None else done.limits.to_json(),
         "findings": [asdict(finding) for finding in done.findings],
     }
 
