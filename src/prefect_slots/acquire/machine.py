@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import time
 import weakref
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
+from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Holding, Nesting, Returned, Shape, Ticket
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
@@ -195,7 +195,7 @@ class Machine:
                 self.leave(ticket)
                 raise WaitTimeout(wanted=ask.requirement.describe(), seconds=ask.timeout or 0.0, reason=reason)
             blocked = self.ledger.read(lambda tx: tx.state(ticket)) is TicketState.BLOCKED
-            within = pause * (0.5 + random.random()) if blocked else POLL_SECONDS
+            within = jitter.around(pause) if blocked else POLL_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), within if left is None else min(within, left))
             woken.clear()
@@ -321,7 +321,7 @@ class Machine:
 
     async def _watching(self) -> None:
         while self._wakes or self._to_leave:
-            await asyncio.sleep(POLL_SECONDS * (0.5 + random.random() / 2))
+            await asyncio.sleep(jitter.between(POLL_SECONDS / 2, POLL_SECONDS))
             self._tend()
 
     def _tend(self) -> None:
@@ -345,7 +345,7 @@ class Machine:
         """Reap the dead until cancelled, for a process that waits for nothing itself."""
         while True:
             self._tend()
-            await asyncio.sleep(POLL_SECONDS * (0.5 + random.random() / 2))
+            await asyncio.sleep(jitter.between(POLL_SECONDS / 2, POLL_SECONDS))
 
     async def close(self) -> None:
         """Give back everything, leave the ledger, then let go of the lock."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -20,7 +19,7 @@ from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.limits import naming
+from prefect_slots.limits import jitter, naming
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
 from prefect_slots.limits.renewal import Renewal
 from prefect_slots.model.book import Holding
@@ -126,7 +125,7 @@ class Occupancy:
         # arrives would be refused by ourselves.
         until = boot_clock() + _OWN_RELEASE_SECONDS
         while boot_clock() < until and self._ledger.read(lambda tx: leases.being_released(tx, names)):
-            await asyncio.sleep(0.003 + 0.004 * random.random())
+            await asyncio.sleep(jitter.between(0.003, 0.007))
 
     # Giving back
 
@@ -154,7 +153,7 @@ class Occupancy:
                 await self._settle(row)
                 break
             except ServerUnreachable:
-                await asyncio.sleep(pause * (0.5 + random.random()))
+                await asyncio.sleep(jitter.around(pause))
                 pause = min(pause * 2, 5.0)
             except SlotsError as refused:
                 _log.warning("slots of %s stay taken until their lease lapses: %s", ", ".join(row.names), refused)
@@ -185,7 +184,7 @@ class Occupancy:
                 return  # with the mirror went everything it could tell
             except (ServerUnreachable, UnknownOutcome):
                 pass
-            await asyncio.sleep(pause * (0.5 + random.random()))
+            await asyncio.sleep(jitter.around(pause))
             pause = min(pause * 1.5, 3.0)
 
     def _left_to_the_server(self, row: LeaseRow) -> bool:

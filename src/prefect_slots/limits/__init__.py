@@ -1,6 +1,7 @@
 """Prefect's global concurrency limits: the only package, besides the worker, that talks to a Prefect server.
 
 naming        resources to limit names; knows no Prefect
+jitter        pauses that differ between processes, without the user's random numbers
 outcome       what an answer means: busy, too large, unknown
 transport     HTTP that never repeats a change whose answer was lost
 server        one kept-alive client of one server, and its errors in our words

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from prefect_slots.errors import ServerRefused, ServerUnreachable
+from prefect_slots.limits import jitter
 from prefect_slots.limits.outcome import UnknownOutcome
 
 _DUE_AFTER: Final = 1 / 3
@@ -66,7 +66,7 @@ class Renewal:
         *,
         lease_seconds: float,
         now: Callable[[], float],
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = lambda: jitter.between(0, 1),
     ) -> None:
         self._renew = renew
         self._keeper = keeper

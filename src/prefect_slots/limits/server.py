@@ -6,7 +6,6 @@ Used from the one event loop that opened it. Knows how to ask, not what to ask f
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 import httpx
 
 from prefect_slots.errors import ServerRefused, ServerUnreachable
+from prefect_slots.limits import jitter
 from prefect_slots.limits.outcome import UnknownOutcome
 from prefect_slots.limits.transport import Unavailable, once_transport, without_password
 
@@ -122,7 +122,7 @@ class Server:
             except (httpx.TooManyRedirects, httpx.DecodingError, ValueError) as error:
                 detail = "the answer is not Prefect's; PREFECT_API_URL usually ends in /api"
                 raise ServerRefused(url=self.url, status=200, detail=detail) from error
-            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
+            await asyncio.sleep(jitter.between(*_PAUSE_SECONDS))
         raise ServerUnreachable(url=self.url, cause="HTTP 503: its database stayed busy")
 
     def refused(self, answer: httpx.Response) -> ServerRefused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 import sqlite3
 import threading
@@ -191,3 +192,15 @@ def test_a_process_is_one_owner_however_many_threads_ask(machine: SharedMachine)
     assert len([part for part in engine().parts.values() if isinstance(part, Machine)]) == 1
     with closing(sqlite3.connect(machine.state / schema.FILE)) as connection:
         assert connection.execute("SELECT COUNT(*) FROM history").fetchone() == (4,)
+
+
+def test_a_program_that_seeds_random_gets_its_own_numbers_while_it_waits(machine: SharedMachine) -> None:
+    random.seed(7)
+    before = random.getstate()
+    with Puppet(machine) as holder, ThreadPoolExecutor(1) as pool:
+        holder.enter(scanner=1)
+        waiting = pool.submit(work)
+        machine.waiting(1)
+        holder.kill()
+        waiting.result(30)
+    assert random.getstate() == before
