@@ -28,8 +28,13 @@ test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
 	$(BIN)/python -m pytest -q -m slow
 
-soak: $(STAMP) ## Each law with 100,000 examples (an hour or more)
-	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -q tests/property --timeout 0
+# One play watches the laws that have a file each, so that an hour or two suffice.
+SOAKED := all_laws_at_once disk_equals_model amounts_round_trip total_canonical_order bounded_overtaking
+
+soak: $(STAMP) ## Each law with 100,000 examples (hours)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -v -n 2 --timeout 0 --durations 0 \
+		--deselect tests/property/test_bounded_overtaking.py::TestBoundedOvertaking::runTest \
+		$(SOAKED:%=tests/property/test_%.py)
 
 check: $(STAMP) ## Format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .
