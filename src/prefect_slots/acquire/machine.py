@@ -30,6 +30,7 @@ from prefect_slots.errors import (
 )
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.owner import Owner, bury
+from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
@@ -220,6 +221,7 @@ class Machine:
             self._to_leave.add(ticket)
             self._start_watching()
             raise
+        reached(Point.CELLS_FREED)
         self._to_leave.discard(ticket)
         if self._occupancy is not None:
             self._occupancy.sweep()
@@ -258,6 +260,7 @@ class Machine:
         if state is not TicketState.HELD:
             return None
         grant = self.ledger.read(lambda tx: tx.grant(ask.id))
+        reached(Point.GRANTED)
         if self._occupancy is not None and grant.shape.pool is None:
             refused_by = await self._occupy(self._occupancy, grant, registered)
             if refused_by is not None:

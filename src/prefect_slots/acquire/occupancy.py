@@ -17,6 +17,7 @@ from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter, naming
@@ -78,6 +79,7 @@ class Occupancy:
         holder = self._ledger.transact(lambda tx: leases.write_intent(tx, grant, names, weight, boot_clock()))
         if holder is None:
             return names[0]
+        reached(Point.INTENT_WRITTEN)
         self._in_flight.add(holder)
         landed = False
         try:
@@ -113,8 +115,10 @@ class Occupancy:
         self.sweep()
 
     def _record(self, holder: UUID, taken: OccupiedLease) -> bool:
+        reached(Point.LEASE_TAKEN)
         deadline = boot_clock() + taken.seconds
         wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
+        reached(Point.LEASE_WRITTEN)
         if wanted:
             self._holders[taken.id] = holder
             self._renewal.keep(taken.id, deadline)
@@ -148,6 +152,7 @@ class Occupancy:
                     await self._settle(row)
                 else:
                     await self._gateway.release(row.lease_id)
+                    reached(Point.LEASE_RELEASED)
                 break
             except UnknownOutcome:
                 await self._settle(row)

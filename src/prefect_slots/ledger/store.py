@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema
+from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.transaction import Decide, Transaction
 from prefect_slots.ledger.wakeup import wake
 
@@ -79,6 +80,8 @@ class Ledger:
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         with self._begun("BEGIN IMMEDIATE", "COMMIT") as transaction:
             result = work(transaction)
+            reached(Point.IN_TRANSACTION)
+        reached(Point.COMMITTED)
         wake(transaction.wakes)
         if transaction.settled:
             self.on_settled(transaction.settled)
