@@ -12,19 +12,18 @@ import logging
 import os
 import time
 import weakref
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.occupancy import Occupancy
+from prefect_slots.acquire.asking import Ask, Held, Waiting
+from prefect_slots.acquire.standing import Standing
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
     LedgerUnreadable,
     NotRegistered,
     OutOfOrder,
-    ServerUnreachable,
     UnknownResource,
     WaitTimeout,
 )
@@ -37,8 +36,7 @@ from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
-from prefect_slots.model.book import Asked, Grant, Holding, Nesting, Returned, Shape, Ticket
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.book import Asked, Nesting, Shape, Ticket
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -47,54 +45,7 @@ if TYPE_CHECKING:
     from prefect_slots.settings import Settings
 
 POLL_SECONDS: Final = 0.5
-_EXIT_SECONDS: Final = 5.0
 _log = logging.getLogger("prefect_slots")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parent:
-    """The grant that encloses a request, and the ledger it stands in: another machine's grant encloses nothing here."""
-
-    ledger: str
-    grant: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One request.
-
-    Attributes:
-        id: New for every request; the ticket's, then the grant's.
-        timeout: Seconds of waiting, or `None` for no limit.
-        label: Who asks, for people: the function and where it is called.
-        parent: The grant that encloses the request.
-    """
-
-    id: str
-    requirement: Requirement
-    priority: int = 0
-    timeout: float | None = None
-    label: str = ""
-    parent: Parent | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """What was granted: exact cells, and how long it took."""
-
-    id: str
-    holdings: tuple[Holding, ...]
-    registered: Registered
-    ledger_id: str
-    folder: Path
-    waited: float
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """The request stands in the queue."""
-
-    reason: str
 
 
 class Machine:
@@ -116,7 +67,7 @@ class Machine:
         self.ledger.on_settled = self._wake
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.socket, lambda: self._wake(self._socket.receive()))
-        self._occupancy: Occupancy | None = None
+        self._standing: Standing | None = None
         self._asked: dict[str, tuple[Ask, float]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -131,11 +82,8 @@ class Machine:
 
     async def use_server(self, url: str) -> None:
         """Occupy limits on that server for every grant from now on."""
-        if self._occupancy is None:
-            from prefect_slots.limits.gateway import Gateway
-
-            self._occupancy = Occupancy(self.ledger, await Gateway.open(self.ledger.id, url=url))
-            self.ledger.releases = True
+        if self._standing is None:
+            self._standing = await Standing.open(self.ledger, self._settings, url)
             self._tend()
 
     async def registered(self, url: str | None) -> Registered:
@@ -188,21 +136,15 @@ class Machine:
         registered = self.ledger.read(registry.registered)
         woken = self._wakes[ticket]
         self._start_watching()
-        pause = 0.1
         while True:
             left = None if ask.timeout is None else started + ask.timeout - time.monotonic()
             if left is not None and left <= 0:
                 reason = self._reason(ask)
                 self.leave(ticket)
                 raise WaitTimeout(wanted=ask.requirement.describe(), seconds=ask.timeout or 0.0, reason=reason)
-            blocked = self.ledger.read(lambda tx: tx.state(ticket)) is TicketState.BLOCKED
-            within = jitter.around(pause) if blocked else POLL_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), within if left is None else min(within, left))
+                await asyncio.wait_for(woken.wait(), POLL_SECONDS if left is None else min(POLL_SECONDS, left))
             woken.clear()
-            if blocked:
-                pause = min(pause * 1.5, 2.0)
-                self.ledger.transact(lambda tx: tx.resume(ticket))
             held = await self._granted(ask, started, registered)
             if held is not None:
                 return held
@@ -223,8 +165,8 @@ class Machine:
             raise
         reached(Point.CELLS_FREED)
         self._to_leave.discard(ticket)
-        if self._occupancy is not None:
-            self._occupancy.sweep()
+        if self._standing is not None:
+            self._standing.sweep()
 
     def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
         book = tx.book()
@@ -261,12 +203,9 @@ class Machine:
             return None
         grant = self.ledger.read(lambda tx: tx.grant(ask.id))
         reached(Point.GRANTED)
-        if self._occupancy is not None and grant.shape.pool is None:
-            refused_by = await self._occupy(self._occupancy, grant, registered)
-            if refused_by is not None:
-                self.ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=refused_by)))
-                self._occupancy.sweep()
-                return None
+        on_server = self._standing if grant.shape.pool is None else None
+        if on_server is not None and not await on_server.occupy(grant, registered):
+            return None
         self._wakes.pop(ask.id, None)
         held = Held(
             id=grant.id,
@@ -281,15 +220,6 @@ class Machine:
         dropped.atexit = False
         self._finalizers[grant.id] = dropped
         return held
-
-    async def _occupy(self, occupancy: Occupancy, grant: Grant, registered: Registered) -> str | None:
-        try:
-            return await occupancy.occupy(grant.id, grant.holdings, registered)
-        except ServerUnreachable as error:
-            # A server that has answered before is being restarted; one that never has is not where we were told.
-            if not occupancy.has_answered:
-                raise
-            return f"none, {error.url} does not answer"
 
     def _dropped(self, grant: str) -> None:
         if os.getpid() != self._owner.pid:
@@ -341,8 +271,8 @@ class Machine:
             _log.info("reaping process %s, which died", owner)
             if self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True):
                 bury(self.folder, owner)
-        if self._occupancy is not None:
-            self._occupancy.sweep()
+        if self._standing is not None:
+            self._standing.sweep()
 
     async def watch(self) -> None:
         """Reap the dead until cancelled, for a process that waits for nothing itself."""
@@ -358,9 +288,9 @@ class Machine:
         forgotten = False
         try:
             forgotten = self._withdraw()
-            if self._occupancy is not None:
-                await self._occupancy.drain(_EXIT_SECONDS)
-                await self._occupancy.close()
+            if self._standing is not None:
+                await self._standing.drain()
+                await self._standing.close()
                 forgotten = self._withdraw()
         except LedgerUnreadable as error:
             _log.warning("what this process holds is given back by the next one: %s", error)

@@ -1,239 +1,159 @@
-"""What the ledger granted, occupied on the server: in canonical order, renewed while held, given back once.
+"""What the ledger granted, occupied on the server: in canonical order, without waiting, all of it or none.
 
-Everything is tried without waiting; the first refusal gives all of it back. Intent is written before each call and the
-lease after it, so whoever finds the rows of a dead process can give back what it took. A lost answer is looked
-up by our holder id on the mirror limit, after it has settled.
+Intent is written before each call and the lease after it, so whoever finds the rows of a dead process can give back
+what it took. What another grant handed over is not asked for again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
-from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
+from prefect_slots.errors import ServerUnreachable
 from prefect_slots.ledger import leases
-from prefect_slots.ledger.leases import LeaseRow, LeaseState
+from prefect_slots.ledger.leases import Call
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter, naming
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
-from prefect_slots.limits.renewal import Renewal
 from prefect_slots.model.book import Holding
-from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.ordering import calls
 
 if TYPE_CHECKING:
+    from prefect_slots.acquire.giving_back import GivingBack
     from prefect_slots.limits.gateway import Gateway
 
-LEASE_SECONDS: Final = 300.0
-SETTLED_SECONDS: Final = 15.0
-LAPSING_SECONDS: Final = 20.0
-_OWN_RELEASE_SECONDS: Final = 1.0
-_log = logging.getLogger("prefect_slots")
+_PATIENCE_SECONDS: Final = 1.0
+_AWAY_SECONDS: Final = 1.0
+
+
+class Why(Enum):
+    """Why a call took nothing, or nothing that is known."""
+
+    FULL = auto()
+    UNKNOWN = auto()
+    AWAY = auto()
+
+
+class Refusal(NamedTuple):
+    """The first call that was not granted; what was taken before it stays recorded for the grant."""
+
+    call: Call
+    why: Why
+
+
+def calls_of(holdings: Iterable[Holding], registered: Registered) -> tuple[Call, ...]:
+    """Return the calls that occupy `holdings`, in canonical order."""
+    machine = registered.machine or ""
+    scopes = registered.scopes
+    placed = [(cell.resource, scopes[cell.resource], cell.number, amount) for cell, amount in holdings]
+    made: list[Call] = []
+    for group in calls(naming.units(placed, naming.cells_counted(registered.stocks))):
+        names = tuple(name for unit in group for name in naming.names_of(unit, machine))
+        made.append(Call(names, group[0].weight, fleet=any(unit.scope is Scope.FLEET for unit in group)))
+    return tuple(made)
 
 
 class Occupancy:
-    """The server's side of one process's grants.
+    """The server's side of taking, for one process.
 
     Attributes:
-        has_answered: Whether the server has ever granted or refused this process anything.
+        away_since: When the server was last found not to answer, on the boot clock; `None` once it has.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway) -> None:
-        self.has_answered = False
+    def __init__(self, ledger: Ledger, gateway: Gateway, giving_back: GivingBack) -> None:
+        self.away_since: float | None = None
         self._ledger = ledger
         self._gateway = gateway
-        self._giving_back: dict[UUID, asyncio.Task[None]] = {}
-        self._in_flight: set[UUID] = set()
-        self._holders: dict[UUID, UUID] = {}
-        self._renewal = Renewal(gateway.renew, self, lease_seconds=LEASE_SECONDS, now=boot_clock)
-        self._renewing = asyncio.get_running_loop().create_task(self._renewal.run())
+        self._giving_back = giving_back
 
-    async def occupy(self, grant: str, holdings: Sequence[Holding], registered: Registered) -> str | None:
-        """Occupy on the server what the ledger granted.
+    async def occupy(self, grant: str, wanted: Iterable[Call]) -> Refusal | None:
+        """Occupy on the server what a grant needs and has not yet.
 
         Returns:
-            `None` when everything is occupied, or the limit that the server refused; what was taken for `grant` then
-            stays recorded until the ledger takes the grant back.
+            `None` when everything is occupied.
 
         Raises:
-            LimitMissing, ServerUnreachable, ServerRefused: nothing is occupied beyond what the rows tell.
+            LimitMissing, ServerRefused: nothing is occupied beyond what the rows tell.
         """
-        machine = registered.machine or ""
-        scopes = registered.scopes
-        placed = [(cell.resource, scopes[cell.resource], cell.number, amount) for cell, amount in holdings]
-        for call in calls(naming.units(placed, naming.cells_counted(registered.stocks))):
-            names = tuple(name for unit in call for name in naming.names_of(unit, machine))
-            if await self._occupy_call(grant, names, call) is not None:
-                return names[0]
+        there = {row.call for row in self._ledger.read(lambda tx: leases.of_grant(tx, grant))}
+        for call in wanted:
+            if call not in there:
+                why = await self._make(grant, call)
+                if why is not None:
+                    return Refusal(call, why)
         return None
 
-    async def _occupy_call(self, grant: str, names: tuple[str, ...], call: tuple[LimitUnit, ...]) -> str | None:
-        await self._until_own_releases_are_done(names)
-        weight = call[0].weight
-        holder = self._ledger.transact(lambda tx: leases.write_intent(tx, grant, names, weight, boot_clock()))
+    async def _make(self, grant: str, call: Call) -> Why | None:
+        if self.away_since is not None and boot_clock() - self.away_since < _AWAY_SECONDS:
+            return Why.AWAY
+        await self._until_nothing_of_ours_is_in_the_way(call.names)
+        holder = self._ledger.transact(lambda tx: leases.write_intent(tx, grant, call, boot_clock()))
         if holder is None:
-            return names[0]
+            return Why.UNKNOWN
         reached(Point.INTENT_WRITTEN)
-        self._in_flight.add(holder)
+        self._giving_back.in_flight.add(holder)
         landed = False
         try:
             taken = await self._gateway.occupy(
-                names, weight, holder, LEASE_SECONDS, late=lambda outcome: self._landed(holder, outcome)
+                call.names,
+                call.weight,
+                holder,
+                leases.LEASE_SECONDS,
+                late=lambda outcome: self._landed(holder, outcome),
             )
             landed = True
-            self.has_answered = True
-        except (Busy, TooLarge) as refusal:
+            self.away_since = None
+        except (Busy, TooLarge):
             landed = True
-            self.has_answered = True
-            self._ledger.transact(lambda tx: leases.forget(tx, holder))
-            return refusal.names[0]
+            self.away_since = None
+            self._forget(holder)
+            return Why.FULL
         except UnknownOutcome:
             landed = True
-            return names[0]
+            return Why.UNKNOWN
+        except ServerUnreachable:
+            landed = True
+            self.away_since = boot_clock()
+            self._forget(holder)
+            return Why.AWAY
         except Exception:
             landed = True
-            self._ledger.transact(lambda tx: leases.forget(tx, holder))
+            self._forget(holder)
             raise
         finally:
             if landed:
-                self._in_flight.discard(holder)
-        return None if self._record(holder, taken) else names[0]
+                self._giving_back.in_flight.discard(holder)
+        return None if self._record(holder, taken) else Why.UNKNOWN
 
     def _landed(self, holder: UUID, outcome: OccupiedLease | BaseException) -> None:
         """Take note of an answer that came after its caller had been cancelled."""
-        self._in_flight.discard(holder)
+        self._giving_back.in_flight.discard(holder)
         if isinstance(outcome, OccupiedLease):
             self._record(holder, outcome)
         elif not isinstance(outcome, UnknownOutcome):
-            self._ledger.transact(lambda tx: leases.forget(tx, holder))
-        self.sweep()
+            self._forget(holder)
+        self._giving_back.sweep()
 
     def _record(self, holder: UUID, taken: OccupiedLease) -> bool:
         reached(Point.LEASE_TAKEN)
         deadline = boot_clock() + taken.seconds
         wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
         reached(Point.LEASE_WRITTEN)
-        if wanted:
-            self._holders[taken.id] = holder
-            self._renewal.keep(taken.id, deadline)
         return wanted
 
-    async def _until_own_releases_are_done(self, names: tuple[str, ...]) -> None:
+    def _forget(self, holder: UUID) -> None:
+        self._ledger.transact(lambda tx: leases.forget(tx, holder, boot_clock()), frees=True)
+
+    async def _until_nothing_of_ours_is_in_the_way(self, names: tuple[str, ...]) -> None:
         # This machine's ledger has freed the cells already, its release is on the way to the server: asking before it
         # arrives would be refused by ourselves.
-        until = boot_clock() + _OWN_RELEASE_SECONDS
-        while boot_clock() < until and self._ledger.read(lambda tx: leases.being_released(tx, names)):
+        until = boot_clock() + _PATIENCE_SECONDS
+        while (now := boot_clock()) < until and self._ledger.read(lambda tx, at=now: leases.in_the_way(tx, names, at)):
             await asyncio.sleep(jitter.between(0.003, 0.007))
-
-    # Giving back
-
-    def sweep(self) -> None:
-        """Start giving back whatever is ours to release and not on its way."""
-        for row in self._ledger.read(lambda tx: leases.of_owner(tx, tx.actor, LeaseState.RELEASING)):
-            if row.lease_id is not None:
-                self._renewal.forget(row.lease_id)
-                self._holders.pop(row.lease_id, None)
-            if row.id not in self._giving_back and row.id not in self._in_flight:
-                task = asyncio.get_running_loop().create_task(self._give_back(row))
-                self._giving_back[row.id] = task
-                task.add_done_callback(lambda _, holder=row.id: self._giving_back.pop(holder, None))
-
-    async def _give_back(self, row: LeaseRow) -> None:
-        pause = 0.1
-        while not self._left_to_the_server(row):
-            try:
-                if row.lease_id is None:
-                    await self._settle(row)
-                else:
-                    await self._gateway.release(row.lease_id)
-                    reached(Point.LEASE_RELEASED)
-                break
-            except UnknownOutcome:
-                await self._settle(row)
-                break
-            except ServerUnreachable:
-                await asyncio.sleep(jitter.around(pause))
-                pause = min(pause * 2, 5.0)
-            except SlotsError as refused:
-                _log.warning("slots of %s stay taken until their lease lapses: %s", ", ".join(row.names), refused)
-                break
-        self._ledger.transact(lambda tx: leases.forget(tx, row.id))
-
-    async def _settle(self, row: LeaseRow) -> None:
-        """Find out what became of a call whose answer was lost, and give back what it took.
-
-        Before a call has settled it may still be applied; a release repeated before that could subtract twice.
-        """
-        sent_at = row.sent_at if row.lease_id is None else boot_clock()
-        release_is_out = row.lease_id is not None
-        answered: float | None = None
-        pause = 0.2
-        while not self._left_to_the_server(row):
-            try:
-                listed = await self._gateway.find(row.names[0], row.id)
-                answered = answered or boot_clock()
-                settled = boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
-                if listed and (settled or not release_is_out):
-                    answered, sent_at, release_is_out = None, boot_clock(), True
-                    await self._gateway.release_by_holder(row.names, row.id)
-                    return
-                if settled:
-                    return
-            except LimitMissing:
-                return  # with the mirror went everything it could tell
-            except (ServerUnreachable, UnknownOutcome):
-                pass
-            await asyncio.sleep(jitter.around(pause))
-            pause = min(pause * 1.5, 3.0)
-
-    def _left_to_the_server(self, row: LeaseRow) -> bool:
-        # A release that meets the server's repossessor at a lapsed lease would subtract a second time.
-        deadline = row.deadline if row.deadline is not None else row.sent_at + LEASE_SECONDS
-        return boot_clock() > deadline - LAPSING_SECONDS
-
-    async def drain(self, seconds: float) -> None:
-        """Give back what is ours to release, waiting `seconds` at most; the rest stays recorded."""
-        self.sweep()
-        pending = list(self._giving_back.values())
-        if pending:
-            await asyncio.wait(pending, timeout=seconds)
-
-    async def close(self) -> None:
-        """Stop renewing and close the connection to the server."""
-        tasks = [self._renewing, *self._giving_back.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._gateway.close()
-
-    # Renewal tells us (LeaseKeeper)
-
-    def renewed(self, lease_id: UUID, deadline: float) -> None:
-        """Record the new deadline."""
-        holder = self._holders.get(lease_id)
-        if holder is not None:
-            self._ledger.transact(lambda tx: leases.extend(tx, holder, deadline))
-
-    def lost(self, lease_id: UUID) -> None:
-        """The server does not list the lease any more: the task goes on, and others may use its slots."""
-        self._say(lease_id, "the server no longer lists the lease of %s; the task goes on")
-
-    def lapsed(self, lease_id: UUID) -> None:
-        """The lease ran out before it could be renewed."""
-        self._say(lease_id, "the lease of %s ran out before the server could be asked; the task goes on")
-
-    def failed(self, lease_id: UUID, error: Exception) -> None:
-        """One attempt failed; another follows."""
-        _log.debug("renewing lease %s: %s", lease_id, error)
-
-    def _say(self, lease_id: UUID, message: str) -> None:
-        holder = self._holders.pop(lease_id, None)
-        if holder is not None:
-            row = self._ledger.read(lambda tx: leases.get(tx, holder))
-            _log.warning(message, ", ".join(row.names) if row else lease_id)

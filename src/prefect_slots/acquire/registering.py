@@ -99,7 +99,12 @@ async def register_everywhere(
     finally:
         await server.close()
     if not dry_run:
-        ledger.transact(lambda transaction: registry.name_machine(transaction, machine))
+
+        def write_name(transaction: Transaction) -> None:
+            registry.name_machine(transaction, machine)
+            registry.note_claim(transaction, server.url)
+
+        ledger.transact(write_name)
         registered = ledger.read(registry.registered)
     return Registration(registered, (*seen.findings, *_name_finding(machine, wanted)), report)
 

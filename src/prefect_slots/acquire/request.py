@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from prefect_slots.acquire.asking import Ask, Held, Waiting
 from prefect_slots.acquire.coordination import Coordination
 from prefect_slots.acquire.engine import Engine, engine, running_engine
-from prefect_slots.acquire.machine import Ask, Held, Machine, Waiting
+from prefect_slots.acquire.machine import Machine
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings

@@ -111,9 +111,9 @@ def _declared(entries: list[str]) -> dict[str, Any]:
 
 
 def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, priority: int, config: Any) -> int:
+    from prefect_slots.acquire.asking import Ask
     from prefect_slots.acquire.coordination import coordinate
     from prefect_slots.acquire.engine import close_engine
-    from prefect_slots.acquire.machine import Ask
     from prefect_slots.acquire.request import acquire, owner_descriptor
     from prefect_slots.model.requirement import declare
     from prefect_slots.requiring import current

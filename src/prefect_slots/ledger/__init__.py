@@ -9,6 +9,7 @@ tables       SQL inside one transaction
 registry     what the machine has: cells and their numbers
 leases       what the server was asked for: intents, leases, releases
 owner        a process proven alive by the lock it holds
+roles        what one process does for all of the machine
 points       where a crash leaves something to others; tests kill there
 wakeup       datagrams to exactly the tickets that were granted
 

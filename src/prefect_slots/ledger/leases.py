@@ -1,62 +1,90 @@
 """What the server was asked for on behalf of grants: intents, leases and releases, as rows.
 
 Intent is written before the call, the lease after it, and a lease is released once, by whoever owns its row in state
-`releasing`: two releases of one lease would subtract twice.
+`releasing`: two releases of one lease would subtract twice. Deadlines and times are seconds on the boot clock.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger.tables import Tables
+
+LEASE_SECONDS: Final = 300.0
+"""The life that is asked for at every call and every renewal."""
+LAPSING_SECONDS: Final = 20.0
+"""A lease with less life left is neither handed over nor released: the server's own service may be taking it back."""
+LATCH_SECONDS: Final = 10.0
+"""How long a repair may keep others from asking; one that has taken longer is given up by all."""
+FLEET_HANDOVERS: Final = 10
+"""How often in a row a lease of the whole fleet's changes hands on one machine before others get a turn."""
+REST_SECONDS: Final = 0.25
+"""How long this machine then leaves the limit to others; longer than the news of a release takes to them."""
+
+MEND: Final = "mend"
+"""The `meta` key that says that the server counts slots which nobody holds any more."""
 
 
 class LeaseState(StrEnum):
-    """Where a lease's row stands."""
+    """Where a row stands."""
 
     INTENT = "intent"  # the call may or may not have been applied
     LEASE = "lease"  # recorded
+    GHOST = "ghost"  # the server has forgotten the lease, and still counts its slots
     RELEASING = "releasing"  # its cells are free; its owner releases it once
+    LAPSED = "lapsed"  # left to the server's own service, which takes it back some time after its deadline
+    REPAIR = "repair"  # no lease: counts of these limits are being mended, so nothing may be asked of them
+
+
+class Call(NamedTuple):
+    """One call to the server: the same weight on each of `names`; `fleet` if the first counts the whole fleet."""
+
+    names: tuple[str, ...]
+    weight: int
+    fleet: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseRow:
-    """One call to the server.
+    """One call that was made to the server, or is about to be.
 
     Attributes:
         id: Our holder id, named in the call; the mirror limits list it.
-        names: The limits occupied, mirrors not counted, in canonical order.
+        held: The grant it is for.
+        owner: The process that is to release it.
         lease_id: The server's id, once its answer is known.
-        deadline: When the lease lapses unless renewed, on the boot clock in seconds.
+        deadline: When the lease lapses unless renewed.
     """
 
     id: uuid.UUID
     held: str
-    generation: int
     owner: str
-    names: tuple[str, ...]
-    weight: int
+    call: Call
     state: LeaseState
     sent_at: float
     lease_id: uuid.UUID | None = None
     deadline: float | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The limits occupied, mirrors not counted, in canonical order."""
+        return self.call.names
 
-_COLUMNS = "id, held, generation, owner, names, weight, state, sent_at, lease_id, deadline"
+
+_COLUMNS = "id, held, owner, names, weight, fleet, state, sent_at, lease_id, deadline"
 
 
 def _row(values: tuple[Any, ...]) -> LeaseRow:
     return LeaseRow(
         id=uuid.UUID(values[0]),
         held=values[1],
-        generation=values[2],
-        owner=values[3],
-        names=tuple(json.loads(values[4])),
-        weight=values[5],
+        owner=values[2],
+        call=Call(tuple(json.loads(values[3])), values[4], bool(values[5])),
         state=LeaseState(values[6]),
         sent_at=values[7],
         lease_id=uuid.UUID(values[8]) if values[8] else None,
@@ -64,71 +92,186 @@ def _row(values: tuple[Any, ...]) -> LeaseRow:
     )
 
 
-def write_intent(
-    transaction: Transaction, held: str, names: tuple[str, ...], weight: int, now: float
-) -> uuid.UUID | None:
-    """Write that the server is about to be asked; return the holder id to name, or `None` if the grant is gone."""
-    row = transaction.one("SELECT generation FROM held WHERE id=? AND NOT closed", held)
-    if row is None:
-        return None
+def _rows(tables: Tables, where: str, *values: object) -> list[LeaseRow]:
+    return [_row(row) for row in tables.all(f"SELECT {_COLUMNS} FROM lease WHERE {where}", *values)]
+
+
+def _insert(tables: Tables, held: str, call: Call, state: LeaseState, now: float) -> uuid.UUID:
     holder = uuid.uuid4()
-    transaction.run(
-        "INSERT INTO lease (id, held, generation, owner, names, weight, state, sent_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        *(str(holder), held, row[0], transaction.actor, json.dumps(names), weight, LeaseState.INTENT.value, now),
+    tables.run(
+        "INSERT INTO lease (id, held, owner, names, weight, fleet, state, sent_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        *(str(holder), held, tables.actor, json.dumps(call.names), call.weight, call.fleet, state.value, now),
     )
     return holder
 
 
-def write_lease(transaction: Transaction, holder: uuid.UUID, lease_id: uuid.UUID, deadline: float) -> bool:
-    """Record the server's answer.
+# Taking
+
+
+def write_intent(tables: Tables, held: str, call: Call, now: float) -> uuid.UUID | None:
+    """Write that the server is about to be asked; return the holder id to name, or `None` if the grant is gone."""
+    if tables.one("SELECT 1 FROM held WHERE id=? AND NOT closed", held) is None:
+        return None
+    return _insert(tables, held, call, LeaseState.INTENT, now)
+
+
+def write_lease(tables: Tables, holder: uuid.UUID, lease_id: uuid.UUID, deadline: float) -> bool:
+    """Record the server's answer, as the lease of the grant's owner.
 
     Returns:
-        Whether the grant still wants the lease. If not, the row is `releasing` and the caller releases it.
+        Whether the grant still wants the lease. If not, the row's owner releases it.
     """
-    wanted = transaction.run(
-        "UPDATE lease SET lease_id=?, deadline=?, state=? WHERE id=? AND state=? "
-        "AND EXISTS (SELECT 1 FROM held h WHERE h.id=lease.held AND h.generation=lease.generation)",
+    wanted = tables.run(
+        "UPDATE lease SET lease_id=?, deadline=?, state=?, owner=(SELECT owner FROM held WHERE id=lease.held) "
+        "WHERE id=? AND state=?",
         *(str(lease_id), deadline, LeaseState.LEASE.value, str(holder), LeaseState.INTENT.value),
     )
     if not wanted:
-        transaction.run(
-            "UPDATE lease SET lease_id=?, deadline=?, state=? WHERE id=?",
-            *(str(lease_id), deadline, LeaseState.RELEASING.value, str(holder)),
-        )
+        tables.run("UPDATE lease SET lease_id=?, deadline=? WHERE id=?", str(lease_id), deadline, str(holder))
     return bool(wanted)
 
 
-def extend(transaction: Transaction, holder: uuid.UUID, deadline: float) -> None:
-    """Record a renewal."""
-    transaction.run("UPDATE lease SET deadline=? WHERE id=? AND state=?", deadline, str(holder), LeaseState.LEASE.value)
+def in_the_way(tables: Tables, names: tuple[str, ...], now: float) -> bool:
+    """Tell whether any of these limits is not to be asked at this moment, for a reason of this machine's own.
 
-
-def being_released(transaction: Transaction, names: tuple[str, ...]) -> bool:
-    """Tell whether this machine is giving back slots of any of these limits at this moment.
-
-    A call whose answer was lost with its process does not count: it may hold nothing, and settling it takes a while.
+    It is giving back slots of it, mends its count, or leaves it to other machines for a moment. A call whose answer was
+    lost does not count: it may hold nothing, and settling it takes a while.
     """
-    rows = transaction.all("SELECT names FROM lease WHERE state=? AND lease_id IS NOT NULL", LeaseState.RELEASING.value)
-    return any(not set(names).isdisjoint(json.loads(row[0])) for row in rows)
+    rows = tables.all(
+        "SELECT names FROM lease WHERE (state=? AND lease_id IS NOT NULL) OR (state=? AND owner<>'' AND sent_at>?)",
+        *(LeaseState.RELEASING.value, LeaseState.REPAIR.value, now - LATCH_SECONDS),
+    )
+    busy = {name for row in rows for name in json.loads(row[0])}
+    busy.update(row[0] for row in tables.all("SELECT limit_name FROM rest WHERE until > ?", now))
+    return not busy.isdisjoint(names)
 
 
-def of_owner(transaction: Transaction, owner: str, state: LeaseState) -> list[LeaseRow]:
-    """Return an owner's leases in one state."""
-    return [
-        _row(values)
-        for values in transaction.all(
-            f"SELECT {_COLUMNS} FROM lease WHERE owner=? AND state=? ORDER BY sent_at DESC", owner, state.value
+def latch(tables: Tables, names: tuple[str, ...], now: float) -> uuid.UUID:
+    """Keep this machine from asking for slots of these limits while their counts are mended."""
+    return _insert(tables, "", Call(names, 0, fleet=False), LeaseState.REPAIR, now)
+
+
+# Keeping
+
+
+def extend(tables: Tables, holder: uuid.UUID, deadline: float) -> None:
+    """Record a renewal."""
+    tables.run("UPDATE lease SET deadline=? WHERE id=? AND state=?", deadline, str(holder), LeaseState.LEASE.value)
+
+
+def become_ghost(tables: Tables, holder: uuid.UUID) -> None:
+    """Note that the server has forgotten a lease and still counts its slots, if a grant still wants it."""
+    tables.run(
+        "UPDATE lease SET state=?, lease_id=NULL, deadline=NULL WHERE id=? AND state=?",
+        *(LeaseState.GHOST.value, str(holder), LeaseState.LEASE.value),
+    )
+
+
+def lose(tables: Tables, holder: uuid.UUID) -> None:
+    """Note that the server counts nothing for a lease any more: its grant, which goes on, needs another."""
+    tables.run(
+        "UPDATE held SET unbacked=1, lost=1 WHERE id IN (SELECT held FROM lease WHERE id=? AND state=?)",
+        *(str(holder), LeaseState.LEASE.value),
+    )
+    tables.run("DELETE FROM lease WHERE id=? AND state=?", str(holder), LeaseState.LEASE.value)
+
+
+def go_without(tables: Tables, held: str) -> None:
+    """Let a grant go on although the server, which does not answer, counts nothing or not all of it."""
+    tables.run("UPDATE held SET unbacked=1 WHERE id=?", held)
+
+
+def lapse(tables: Tables, holder: uuid.UUID) -> None:
+    """Leave a lease to the server's own service; a grant that goes on needs another."""
+    tables.run(
+        "UPDATE held SET unbacked=1, lost=1 WHERE id IN (SELECT held FROM lease WHERE id=? AND state=?)",
+        *(str(holder), LeaseState.LEASE.value),
+    )
+    tables.run(
+        "UPDATE lease SET state=?, held='', owner='', deadline=COALESCE(deadline, sent_at + ?) WHERE id=?",
+        *(LeaseState.LAPSED.value, LEASE_SECONDS, str(holder)),
+    )
+
+
+# Giving back
+
+
+def give_up(tables: Tables, held: str) -> None:
+    """Let go of all that a grant occupied; its cells are free.
+
+    One releaser per lease: whoever frees the cells and can reach the server owns the rows from here on.
+    """
+    tables.spare += [str(row.id) for row in of_grant(tables, held) if row.state is LeaseState.LEASE]
+    if tables.run("DELETE FROM lease WHERE held=? AND state=?", held, LeaseState.GHOST.value):
+        tables.set_meta(MEND, "1")
+    tables.run("UPDATE lease SET state=? WHERE held=?", LeaseState.RELEASING.value, held)
+    if tables.releases:
+        tables.run("UPDATE lease SET owner=? WHERE held=?", tables.actor, held)
+
+
+def hand_over(tables: Tables, held: str, calls: Iterable[Call], now: float) -> None:
+    """Let a new grant have those spare leases that are exactly what it needs: the server need not be asked for them.
+
+    A call that it needs and finds no lease for is left to its owner to make.
+    """
+    heir = tables.one("SELECT o.id FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=? AND o.releases", held)
+    if heir is None:
+        return
+    spare = [row for row in (get(tables, uuid.UUID(holder)) for holder in tables.spare) if row is not None]
+    for call in calls:
+        for row in spare:
+            fresh = row.deadline is not None and row.deadline > now + LAPSING_SECONDS
+            if row.call == call and fresh and _may_stay_here(tables, row):
+                tables.run(
+                    "UPDATE lease SET held=?, owner=?, state=?, handovers=handovers+1 WHERE id=?",
+                    *(held, heir[0], LeaseState.LEASE.value, str(row.id)),
+                )
+                spare.remove(row)
+                tables.spare.remove(str(row.id))
+                break
+
+
+def _may_stay_here(tables: Tables, row: LeaseRow) -> bool:
+    if not row.call.fleet:
+        return True
+    found = tables.one("SELECT handovers FROM lease WHERE id=?", str(row.id))
+    return found is not None and found[0] < FLEET_HANDOVERS
+
+
+def forget(tables: Tables, holder: uuid.UUID, now: float) -> None:
+    """Delete the row of a lease that the server no longer counts.
+
+    One of the fleet's that has changed hands here often enough is then left to other machines for a moment.
+    """
+    row = tables.one("SELECT names, fleet, handovers FROM lease WHERE id=?", str(holder))
+    if row is not None and row[1] and row[2] >= FLEET_HANDOVERS:
+        tables.run(
+            "INSERT INTO rest VALUES (?, ?) ON CONFLICT (limit_name) DO UPDATE SET until=excluded.until",
+            *(json.loads(row[0])[0], now + REST_SECONDS),
         )
-    ]
+    tables.run("DELETE FROM lease WHERE id=?", str(holder))
 
 
-def get(transaction: Transaction, holder: uuid.UUID) -> LeaseRow | None:
+# Looking
+
+
+def get(tables: Tables, holder: uuid.UUID) -> LeaseRow | None:
     """Return one row, if it is still there."""
-    values = transaction.one(f"SELECT {_COLUMNS} FROM lease WHERE id=?", str(holder))
-    return _row(values) if values else None
+    found = _rows(tables, "id=?", str(holder))
+    return found[0] if found else None
 
 
-def forget(transaction: Transaction, holder: uuid.UUID) -> None:
-    """Delete the row of a lease that the server no longer counts."""
-    transaction.run("DELETE FROM lease WHERE id=?", str(holder))
+def of_grant(tables: Tables, held: str) -> list[LeaseRow]:
+    """Return what was asked for on behalf of a grant."""
+    return _rows(tables, "held=?", held)
+
+
+def to_release(tables: Tables) -> list[LeaseRow]:
+    """Return what the actor is to release, the latest first."""
+    return _rows(tables, "owner=? AND state=? ORDER BY sent_at DESC", tables.actor, LeaseState.RELEASING.value)
+
+
+def in_states(tables: Tables, *states: LeaseState) -> list[LeaseRow]:
+    """Return all of the machine's rows in any of `states`."""
+    marks = ", ".join("?" * len(states))
+    return _rows(tables, f"state IN ({marks}) ORDER BY deadline", *(state.value for state in states))

@@ -117,6 +117,16 @@ def registered(transaction: Transaction) -> Registered:
     )
 
 
+def note_claim(transaction: Transaction, url: str) -> None:
+    """Note that this ledger owns the machine's name on the server at `url`."""
+    transaction.set_meta("claimed_at", url)
+
+
+def is_claimed_at(transaction: Transaction, url: str) -> bool:
+    """Tell whether this ledger owns the machine's name there: then nobody else grants what this machine has."""
+    return transaction.meta("claimed_at") == url
+
+
 def name_machine(transaction: Transaction, name: str) -> str:
     """Return the machine's name: the one it was registered by first, else `name` from now on."""
     if transaction.meta("machine") is None:

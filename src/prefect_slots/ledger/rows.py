@@ -9,6 +9,7 @@ import json
 from dataclasses import replace
 from typing import Any, Final
 
+from prefect_slots.ledger import leases
 from prefect_slots.ledger.tables import Asker, Tables
 from prefect_slots.model.book import (
     Book,
@@ -153,7 +154,7 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
     _, owner, label, asked_at = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, 0)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
         *(grant.overtaken, owner, label, asked_at, at),
@@ -188,10 +189,7 @@ def _free(tables: Tables, grant: str) -> None:
 
 
 def _delete_held(tables: Tables, grant: str) -> None:
-    # One releaser per lease: whoever frees the cells and can reach the server owns the rows from here on.
-    tables.run("UPDATE lease SET state='releasing' WHERE held=?", grant)
-    if tables.releases:
-        tables.run("UPDATE lease SET owner=? WHERE held=?", tables.actor, grant)
+    leases.give_up(tables, grant)
     tables.run("DELETE FROM held WHERE id=?", grant)
 
 

@@ -23,7 +23,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 1
+VERSION: Final = 2
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -42,7 +42,7 @@ CREATE TABLE cell (
 
 CREATE TABLE owner (
     id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, boot TEXT NOT NULL, lock_file TEXT NOT NULL,
-    wake TEXT NOT NULL, program TEXT NOT NULL
+    wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
 CREATE TABLE shape (
@@ -58,12 +58,13 @@ CREATE INDEX ticket_by_shape ON ticket (shape, seq) WHERE blocked_on IS NULL AND
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
--- A grant keeps its ticket's id. generation counts its owners: a renewal or a late lease of an earlier one is void.
+-- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: for a
+-- while others could take what it holds.
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
     parent TEXT, root TEXT, source TEXT, overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
-    owner TEXT NOT NULL, generation INTEGER NOT NULL DEFAULT 0, label TEXT NOT NULL,
-    asked_at REAL NOT NULL, granted_at REAL NOT NULL
+    owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
+    unbacked INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX held_by_owner ON held (owner);
 CREATE TABLE holding (
@@ -74,13 +75,21 @@ CREATE TABLE holding (
 -- A draw whose parent ended while it waited; its owner reads this when woken.
 CREATE TABLE refusal (ticket TEXT PRIMARY KEY, parent TEXT NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID;
 
--- What the server was asked for. id is our holder id; state: intent, lease, releasing, unknown, ghost.
+-- What the server was asked for; id is our holder id, the states are LeaseState's. It goes with the grant, whoever
+-- that passes to: what is written about it later is about whoever holds it then.
 CREATE TABLE lease (
-    id TEXT PRIMARY KEY, held TEXT NOT NULL, generation INTEGER NOT NULL, owner TEXT NOT NULL, lease_id TEXT,
-    names TEXT NOT NULL, weight INTEGER NOT NULL, state TEXT NOT NULL, sent_at REAL NOT NULL, deadline REAL
+    id TEXT PRIMARY KEY, held TEXT NOT NULL, owner TEXT NOT NULL, lease_id TEXT, names TEXT NOT NULL,
+    weight INTEGER NOT NULL, fleet INTEGER NOT NULL, state TEXT NOT NULL, sent_at REAL NOT NULL, deadline REAL,
+    handovers INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX lease_by_held ON lease (held);
 CREATE INDEX lease_by_owner ON lease (owner);
+
+-- Limits of the fleet that this machine leaves to others until then (boot clock).
+CREATE TABLE rest (limit_name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+
+-- What one process does for all of the machine; beat is when it last said so (boot clock).
+CREATE TABLE role (name TEXT PRIMARY KEY, owner TEXT NOT NULL, beat REAL NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE history (
     id INTEGER PRIMARY KEY, held TEXT NOT NULL, label TEXT NOT NULL, pid INTEGER NOT NULL, resource TEXT NOT NULL,

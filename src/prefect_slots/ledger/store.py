@@ -18,7 +18,7 @@ from weakref import WeakSet
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema
 from prefect_slots.ledger.points import Point, reached
-from prefect_slots.ledger.transaction import Decide, Transaction
+from prefect_slots.ledger.transaction import Decide, Plan, Transaction
 from prefect_slots.ledger.wakeup import wake
 
 T = TypeVar("T")
@@ -29,7 +29,8 @@ class Ledger:
 
     Attributes:
         on_settled: Told, after the commit, which of the actor's own tickets were granted or refused.
-        releases: Whether the actor can reach the server to give leases back; if not, they stay with their owners.
+        plan: The calls that a grant needs on the server, once the actor can reach it; without, leases stay with their
+            owners.
     """
 
     def __init__(self, folder: Path, decide: Decide, actor: str = "") -> None:
@@ -42,7 +43,7 @@ class Ledger:
         self.path = folder / schema.FILE
         self.actor = actor
         self.on_settled: Callable[[list[str]], None] = lambda _: None
-        self.releases = False
+        self.plan: Plan | None = None
         self._decide = decide
         self._lock = threading.RLock()
         with _fork_guard:
@@ -108,7 +109,7 @@ class Ledger:
                 connection.execute(begin)
                 try:
                     self._refuse_deleted_file()
-                    yield Transaction(connection, self.folder, self._decide, self.actor, releases=self.releases)
+                    yield Transaction(connection, self.folder, self._decide, self.actor, self.plan)
                     connection.execute(end)
                 except BaseException:
                     if connection.in_transaction:  # after some errors SQLite has ended it already

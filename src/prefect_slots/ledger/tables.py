@@ -28,6 +28,7 @@ class Tables:
         releases: Whether the actor can reach the server to give leases back; if not, they stay with their owners.
         wakes: `(address, ticket)` of what was granted or refused to other owners.
         settled: Tickets of the actor's own that were granted or refused.
+        spare: Leases that were recorded and whose cells came free in this transaction, by our holder id.
         now: When it began, a Unix time; one for all that it writes, so that a cell handed over never counts twice.
     """
 
@@ -37,6 +38,7 @@ class Tables:
         self.releases = releases
         self.wakes: list[tuple[str, str]] = []
         self.settled: list[str] = []
+        self.spare: list[str] = []
         self.now = time.time()
 
     def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:

@@ -6,15 +6,19 @@ turns out to be dead is ended in the same transaction.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+from uuid import UUID
 
-from prefect_slots.ledger import rows
-from prefect_slots.ledger.owner import Owner, is_dead
+from prefect_slots.ledger import leases, rows
+from prefect_slots.ledger.owner import Owner, boot_clock, is_dead
 from prefect_slots.ledger.tables import Asker, Tables
 from prefect_slots.model.book import Book, Changed, Decision, Ended, Event, Grant, Granted, Left, Resumed, Ticket
+from prefect_slots.model.requirement import Requirement
 
 
 class Decide(Protocol):
@@ -23,6 +27,10 @@ class Decide(Protocol):
     def __call__(self, book: Book, event: Event, now: float) -> Decision:
         """Return what to write."""
         ...
+
+
+Plan = Callable[["Transaction", Grant], Iterable[leases.Call]]
+"""The calls that a grant needs on the server, in canonical order."""
 
 
 class TicketState(StrEnum):
@@ -39,20 +47,26 @@ class Transaction(Tables):
     """What may be done inside one transaction."""
 
     def __init__(
-        self, connection: sqlite3.Connection, folder: Path, decide: Decide, actor: str, *, releases: bool
+        self, connection: sqlite3.Connection, folder: Path, decide: Decide, actor: str, plan: Plan | None
     ) -> None:
-        super().__init__(connection, actor, releases=releases)
+        super().__init__(connection, actor, releases=plan is not None)
         self._folder = folder
         self._decide = decide
+        self._plan = plan
+        self._offered: set[str] = set()
 
     # Owners
 
     def enrol(self, owner: Owner, address: str) -> None:
         """Write an owner whose lock is held already."""
         self.run(
-            "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
             *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
         )
+
+    def enrol_at_server(self) -> None:
+        """Note that the actor can reach the server: leases may be left to it."""
+        self.run("UPDATE owner SET releases=1 WHERE id=?", self.actor)
 
     def dead_owners(self) -> list[str]:
         """Return the other owners that are proven dead and have left something that the actor can clear up."""
@@ -82,6 +96,8 @@ class Transaction(Tables):
             heir = self._heir(grant, owner)
             if heir is not None:
                 self.run("UPDATE lease SET owner=? WHERE held=? AND owner=?", heir, grant, owner)
+        self.run("DELETE FROM lease WHERE owner=? AND state='repair' AND weight=0", owner)
+        self.run("UPDATE lease SET owner='' WHERE owner=? AND state='repair'", owner)
         if self.releases:
             self.run("UPDATE lease SET owner=?, state='releasing' WHERE owner=?", self.actor, owner)
         if self.one("SELECT 1 FROM lease WHERE owner=?", owner) is not None:
@@ -121,8 +137,35 @@ class Transaction(Tables):
                 if isinstance(change, Granted):
                     granted.append(change.grant.id)
             event, again = Changed(), decision.again
+        self._hand_over(granted)
         for grant in granted:
             self._announce(grant)
+
+    def _hand_over(self, granted: Iterable[str]) -> None:
+        if self._plan is None or not self.spare:
+            return
+        now = boot_clock()
+        for ticket in granted:
+            grant = self.grant(ticket)
+            if grant.shape.pool is None:
+                leases.hand_over(self, ticket, self._plan(self, grant), now)
+        # Whoever the server refused waits aside and is not seen by the scheduler: what came free may be what it wants.
+        for holder in [holder for holder in self.spare if holder not in self._offered]:
+            self._offered.add(holder)
+            row = leases.get(self, UUID(holder))
+            if row is not None and row.call.fleet:
+                waiting = self.blocked_on(row.names[0])
+                if waiting:
+                    self.resume(waiting[0])
+
+    def blocked_on(self, limit: str) -> list[str]:
+        """Return the tickets that wait aside because the server refused that limit, in the order of the queue."""
+        rows = self.all(
+            "SELECT t.id FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on=? "
+            "ORDER BY s.priority DESC, t.seq",
+            limit,
+        )
+        return [row[0] for row in rows]
 
     def _announce(self, grant: str) -> None:
         row = self.one(
@@ -150,6 +193,17 @@ class Transaction(Tables):
         if row is not None:
             shape = rows.shape_of(row[0], row[1], ticket, row[2], row[3], row[4])
             self.apply(Resumed(shape=shape, ticket=Ticket(id=ticket, seq=row[5]), overtaken=row[6]))
+
+    def requirement(self, ticket: str) -> Requirement:
+        """Return what a waiting ticket asks for.
+
+        Raises:
+            LookupError: if it does not wait.
+        """
+        row = self.one("SELECT s.requirement FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
+        if row is None:
+            raise LookupError(f"ticket {ticket} does not wait")
+        return Requirement.from_data(json.loads(row[0]))
 
     def state(self, ticket: str) -> TicketState:
         """Say where a ticket stands."""

@@ -9,7 +9,6 @@ gateway       occupy, release, renew, look up
 planning      which limits to create, change or leave; pure
 claim         the Prefect Variable by which one ledger owns a machine name
 registration  makes the server's limits equal what this machine has
-renewal       keeps leases alive
 
 It is handed numbers and decides nothing: neither scheduling nor settings are imported here.
 """

@@ -254,6 +254,26 @@ class Gateway:
             )
         )
 
+    async def add(self, limit: str, slots: int, *, late: Late[None] | None = None) -> None:
+        """Count `slots` more on `limit`, without a lease and without its mirror.
+
+        Only for what leases of ours stand for and somebody has taken off the count by hand.
+
+        Raises:
+            UnknownOutcome: it may have been done.
+            ServerUnreachable: nothing was sent.
+        """
+        await self._fly(self._add(limit, slots), late)
+
+    async def _add(self, limit: str, slots: int) -> None:
+        try:
+            await self.server.ask(
+                lambda client: client.increment_concurrency_slots(names=[limit], slots=slots, mode="concurrency"),
+                expected=(422, 423),
+            )
+        except httpx.HTTPStatusError:
+            return  # others have taken the room meanwhile: there is nothing left to count it on
+
     async def _fly(self, call: Coroutine[Any, Any, T], late: Late[T] | None) -> T:
         """Run `call` to its end even if whoever awaits it is cancelled; then tell `late`, exactly once."""
         task = asyncio.get_running_loop().create_task(call)

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from contextvars import ContextVar, Token
 
-from prefect_slots.acquire.machine import Parent
+from prefect_slots.acquire.asking import Parent
 from prefect_slots.requiring.grant import TOKEN, Grant
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from prefect_slots.acquire.machine import Ask
+from prefect_slots.acquire.asking import Ask
 from prefect_slots.acquire.request import Place, acquire, acquire_async, release, release_async
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.requirement import declare

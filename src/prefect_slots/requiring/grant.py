@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.acquire.machine import Held
+from prefect_slots.acquire.asking import Held
 from prefect_slots.acquire.request import Place
 from prefect_slots.model.resource import GPU_MEM
 

@@ -107,6 +107,9 @@ class SettingsTable(_Table):
         worker: This machine's name in limit names, as it was written; `None` leaves it to `WORKER_ID` or the host name.
         state_dir: Absolute folder of the ledger; `None` leaves the choice to the ledger.
         max_overtakes: How many later tickets may pass one that does not fit; 0 is strict order.
+        when_server_is_away: Whether requests for what is this machine's own go on, wait or fail while the Prefect
+            server does not answer; what the fleet shares always waits.
+        on_lease_lost: What becomes of a task whose slots were, for a while, free for others to take.
         refresh_seconds: Seconds between two looks at what the machine has.
     """
 
@@ -115,6 +118,8 @@ class SettingsTable(_Table):
     coordination: Literal["auto", "both", "local", "off"] = "auto"
     auto_register: bool = False
     max_overtakes: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] = 20
+    when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
+    on_lease_lost: Literal["keep", "fail"] = "keep"
     refresh_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30
 
 

@@ -19,8 +19,8 @@ from tests.processes import Puppet, SharedMachine, run_python
 
 from prefect_slots import Grant, current_grant, requires
 from prefect_slots.acquire import request
+from prefect_slots.acquire.asking import Ask, Held
 from prefect_slots.acquire.engine import Engine, engine
-from prefect_slots.acquire.machine import Ask, Held
 from prefect_slots.errors import WaitTimeout
 from prefect_slots.model.requirement import declare
 from prefect_slots.requiring.place import current_place

@@ -1,0 +1,56 @@
+"""What a request is, and what becomes of it: asked, waiting, held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.model.book import Holding
+from prefect_slots.model.requirement import Requirement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The grant that encloses a request, and the ledger it stands in: another machine's grant encloses nothing here."""
+
+    ledger: str
+    grant: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        id: New for every request; the ticket's, then the grant's.
+        timeout: Seconds of waiting, or `None` for no limit.
+        label: Who asks, for people: the function and where it is called.
+        parent: The grant that encloses the request.
+    """
+
+    id: str
+    requirement: Requirement
+    priority: int = 0
+    timeout: float | None = None
+    label: str = ""
+    parent: Parent | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What was granted: exact cells, and how long it took."""
+
+    id: str
+    holdings: tuple[Holding, ...]
+    registered: Registered
+    ledger_id: str
+    folder: Path
+    waited: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The request stands in the queue."""
+
+    reason: str

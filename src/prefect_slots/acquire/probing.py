@@ -1,0 +1,162 @@
+"""Asking the server how much of its limits others use, for all of this machine: foreign use, and when to try again.
+
+What others use of this machine's own limits becomes a fact in the ledger, which then grants no more than is left. A
+ticket that the server refused waits aside until a limit of its has room, and then takes its place in the queue again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prefect_slots.ledger import registry
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.limits import naming
+from prefect_slots.model.book import Changed
+from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.resource import Scope
+from prefect_slots.scheduling.foreign import CellUse, spread
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the server says of one limit.
+
+    Attributes:
+        limit: Slots in all.
+        used: By anybody.
+        foreign: At least so many by others than this ledger.
+    """
+
+    limit: int
+    used: int
+    foreign: int
+
+
+async def read(gateway: Gateway, name: str) -> Reading | None:
+    """Read a limit and this ledger's part of it; `None` if it is missing or switched off, so that it counts nothing."""
+    before = await gateway.read(gateway.mirror(name))
+    limit = await gateway.read(name)
+    after = await gateway.read(gateway.mirror(name))
+    if limit is None or not limit.active or before is None or after is None:
+        return None
+    # Our own calls go on meanwhile; what may be ours is not called foreign.
+    ours = max(before.active_slots, after.active_slots)
+    return Reading(limit=limit.limit, used=limit.active_slots, foreign=max(0, limit.active_slots - ours))
+
+
+def resources_behind(registered: Registered, names: Collection[str]) -> set[str]:
+    """Return the resources of this machine's own that any of these limits counts."""
+    return {
+        stock.resource
+        for stock in registered.stocks
+        if stock.scope is Scope.WORKER
+        and not {spec.name for spec in naming.specs(registered.machine or "", [stock])}.isdisjoint(names)
+    }
+
+
+async def note_foreign_use(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> bool:
+    """Write down what others use of these resources; return whether anything is different from before.
+
+    Raises:
+        ServerUnreachable: if the server does not answer.
+    """
+    registered = ledger.read(registry.registered)
+    per_cell = naming.cells_counted(registered.stocks)
+    facts: dict[tuple[str, int | None], Reading] = {}
+    for stock in registered.stocks:
+        if stock.resource in resources and stock.scope is Scope.WORKER:
+            numbers = [number for number, _ in stock.cells] if stock.resource in per_cell else []
+            for number in [None, *numbers]:
+                unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=number, weight=1)
+                (name,) = naming.names_of(unit, registered.machine or "")
+                reading = await read(gateway, name)
+                if reading is not None:
+                    facts[stock.resource, number] = reading
+    return ledger.transact(lambda tx: _write(tx, registered, facts))
+
+
+def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int | None], Reading]) -> bool:
+    held: Counter[tuple[str, int]] = Counter()
+    for resource, number, amount in tx.all(
+        "SELECT resource, number, amount FROM holding c JOIN held h ON h.id=c.held WHERE h.source IS NULL"
+    ):
+        held[resource, number] += amount
+    changed = 0
+    for stock in registered.stocks:
+        total = facts.get((stock.resource, None))
+        if total is None:
+            continue
+        # A limit that somebody has lowered leaves as little as one of which others use the difference.
+        cells = [
+            CellUse(
+                number=number,
+                capacity=capacity,
+                held=held[stock.resource, number],
+                foreign=_taken(facts.get((stock.resource, number)), capacity),
+            )
+            for number, capacity in stock.cells
+        ]
+        in_all = _taken(total, sum(capacity for _, capacity in stock.cells))
+        for number, foreign in spread(cells, in_all).items():
+            changed += tx.run(
+                "UPDATE cell SET foreign_use=? WHERE resource=? AND number=? AND foreign_use<>?",
+                *(foreign, stock.resource, number, foreign),
+            )
+    if changed:
+        tx.apply(Changed())
+    return changed > 0
+
+
+def _taken(reading: Reading | None, capacity: int) -> int:
+    return 0 if reading is None else max(0, capacity - reading.limit + reading.foreign)
+
+
+async def resume_refused(ledger: Ledger, gateway: Gateway) -> bool:
+    """Put tickets that the server refused back into the queue where their limit has room now.
+
+    Returns:
+        Whether any still wait aside.
+
+    Raises:
+        ServerUnreachable: if the server does not answer.
+    """
+    names = ledger.read(
+        lambda tx: [row[0] for row in tx.all("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")]
+    )
+    for name in names:
+        limit = await gateway.read(name)
+        # Of a limit that is gone or was switched off the server itself tells who tries.
+        room = None if limit is None or not limit.active else limit.limit - limit.active_slots
+        ledger.transact(lambda tx, on=name, left=room: _resume(tx, on, left))
+    return bool(names)
+
+
+def _resume(tx: Transaction, name: str, room: int | None) -> None:
+    registered = registry.registered(tx)
+    for ticket in tx.blocked_on(name):
+        wanted = _wanted(tx, ticket, name, registered)
+        if room is not None:
+            if wanted > room:
+                continue
+            room -= wanted
+        tx.resume(ticket)
+
+
+def _wanted(tx: Transaction, ticket: str, name: str, registered: Registered) -> int:
+    """Return the least that a ticket may want of a limit: placement may choose cells that need less of it, not more."""
+    scopes = registered.scopes
+    capacities = {stock.resource: dict(stock.cells) for stock in registered.stocks}
+    for demand in tx.requirement(ticket).demands:
+        if demand.resource in scopes:
+            unit = LimitUnit(scope=scopes[demand.resource], resource=demand.resource, cell=None, weight=1)
+            if name in naming.names_of(unit, registered.machine or ""):
+                return demand.cells * min(map(demand.on, capacities[demand.resource].values()), default=0)
+    return 1

@@ -1,0 +1,92 @@
+"""This process at one Prefect server: what it takes for its grants, gives back, and does for all of the machine."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from prefect_slots.acquire import probing
+from prefect_slots.acquire.giving_back import GivingBack
+from prefect_slots.acquire.occupancy import Occupancy, Refusal, Why, calls_of
+from prefect_slots.acquire.steward import Steward
+from prefect_slots.errors import ServerUnreachable, SlotsError
+from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.model.book import Grant, Returned
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+    from prefect_slots.settings import Settings
+
+_EXIT_SECONDS = 5.0
+
+
+class Standing:
+    """One process at one server; made by `Standing.open`."""
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, settings: Settings) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._when_away = settings.when_server_is_away
+        self._giving_back = GivingBack(ledger, gateway)
+        self._occupancy = Occupancy(ledger, gateway, self._giving_back)
+        self._steward = Steward(ledger, gateway, self._occupancy, settings.refresh_seconds)
+        self.sweep = self._giving_back.sweep
+
+    @classmethod
+    async def open(cls, ledger: Ledger, settings: Settings, url: str) -> Self:
+        """Let this process's grants occupy limits on that server from now on. Sends nothing yet."""
+        from prefect_slots.limits.gateway import Gateway
+
+        gateway = await Gateway.open(ledger.id, url=url)
+        ledger.plan = lambda tx, grant: calls_of(grant.holdings, registry.registered(tx))
+        ledger.transact(lambda tx: tx.enrol_at_server())
+        return cls(ledger, gateway, settings)
+
+    async def occupy(self, grant: Grant, registered: Registered) -> bool:
+        """Occupy on the server what the ledger granted.
+
+        Returns:
+            Whether the grant may be used. If not, its ticket has stepped aside, and what was taken is being given back.
+
+        Raises:
+            LimitMissing, ServerRefused: trying again will not help.
+            ServerUnreachable: where `when_server_is_away` says so, or if this machine never registered there.
+        """
+        wanted = calls_of(grant.holdings, registered)
+        refusal = await self._occupancy.occupy(grant.id, wanted)
+        if refusal is None:
+            return True
+        if refusal.why is Why.AWAY and self._may_go_on_without(wanted):
+            self._ledger.transact(lambda tx: leases.go_without(tx, grant.id))
+            return True
+        await self._step_aside(grant, refusal)
+        return False
+
+    def _may_go_on_without(self, wanted: tuple[leases.Call, ...]) -> bool:
+        url = self._gateway.server.url
+        if self._when_away == "fail" or not self._ledger.read(lambda tx: registry.is_claimed_at(tx, url)):
+            raise ServerUnreachable(url=url, cause="it does not answer")
+        return self._when_away == "continue" and not any(call.fleet for call in wanted)
+
+    async def _step_aside(self, grant: Grant, refusal: Refusal) -> None:
+        call = refusal.call
+        self._ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=call.names[0])))
+        self.sweep()
+        if refusal.why is Why.FULL and not call.fleet:
+            registered = self._ledger.read(registry.registered)
+            resources = probing.resources_behind(registered, call.names)
+            with suppress(SlotsError):
+                if await probing.note_foreign_use(self._ledger, self._gateway, resources):
+                    self._ledger.transact(lambda tx: tx.resume(grant.id))
+
+    async def drain(self) -> None:
+        """Give back what is this process's to release, as far as that is done in a few seconds."""
+        await self._giving_back.drain(_EXIT_SECONDS)
+
+    async def close(self) -> None:
+        """Stop, and close the connection to the server."""
+        await self._steward.close()
+        await self._giving_back.close()
+        await self._gateway.close()

@@ -1,0 +1,124 @@
+"""What one process does for all of its machine at the server: renewing, watching others' use, trying again, repairing.
+
+Every process that uses the server offers itself; the ledger knows who does the work, and another goes on when that one
+dies or is stopped. Nothing here waits for a slot, and a slow answer to one job keeps none of the others waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from prefect_slots.acquire import probing, repairing
+from prefect_slots.acquire.keeping import Keeping
+from prefect_slots.acquire.occupancy import Occupancy
+from prefect_slots.errors import LedgerUnreadable, ServerUnreachable, SlotsError
+from prefect_slots.ledger import registry, roles
+from prefect_slots.ledger.leases import MEND
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits import jitter
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+
+ROLE: Final = "steward"
+BEAT_SECONDS: Final = 1.0
+_log = logging.getLogger("prefect_slots")
+
+
+class Steward:
+    """This process's offer to look after the machine.
+
+    Args:
+        refresh_seconds: How often everything is compared that nothing else has drawn attention to.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, occupancy: Occupancy, refresh_seconds: float) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._keeping = Keeping(ledger, gateway, occupancy, self._suspect)
+        self._refresh_seconds = refresh_seconds
+        self._nudged = asyncio.Event()
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._answering_since: float | None = None
+        self._suspicious = False
+        self._compared_at = -refresh_seconds
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def nudge(self) -> None:
+        """Look at once whether there is something to do."""
+        self._nudged.set()
+
+    async def close(self) -> None:
+        """Stop; another process goes on."""
+        tasks = [self._task, *self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._is_elected():
+                    self._start_jobs()
+            except LedgerUnreadable as error:
+                _log.debug("trying again: %s", error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), jitter.between(0.7, 1.0) * BEAT_SECONDS)
+            self._nudged.clear()
+
+    def _is_elected(self) -> bool:
+        now = boot_clock()
+        if self._ledger.read(lambda tx: roles.held_by_other(tx, ROLE, now)):
+            return False
+        return self._ledger.transact(lambda tx: roles.take(tx, ROLE, now))
+
+    def _start_jobs(self) -> None:
+        for name, job in (
+            ("renew", self._keeping.renew),
+            ("back", self._keeping.back),
+            ("resume", self._resume),
+            ("compare", self._compare),
+        ):
+            if name not in self._jobs:
+                task = asyncio.get_running_loop().create_task(self._do(job))
+                self._jobs[name] = task
+                task.add_done_callback(lambda _, ended=name: self._jobs.pop(ended, None))
+
+    async def _do(self, job: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await job()
+        except ServerUnreachable as away:
+            self._answering_since = None
+            _log.debug("looking after the machine: %s", away)
+        except SlotsError as failed:
+            _log.debug("looking after the machine: %s", failed)
+
+    def _suspect(self) -> None:
+        self._suspicious = True
+        self.nudge()
+
+    async def _resume(self) -> None:
+        await probing.resume_refused(self._ledger, self._gateway)
+
+    async def _compare(self) -> None:
+        """Compare what the server counts with what is held here: all now and then, and what is suspicious at once."""
+        now = boot_clock()
+        due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
+        used_by_others = self._ledger.read(
+            lambda tx: {row[0] for row in tx.all("SELECT DISTINCT resource FROM cell WHERE foreign_use AND present")}
+        )
+        mending = self._suspicious or self._ledger.read(lambda tx: tx.meta(MEND)) is not None
+        if not (due or used_by_others or mending):
+            return
+        resources = set(self._ledger.read(registry.registered).names) if due else used_by_others
+        await probing.note_foreign_use(self._ledger, self._gateway, resources)
+        answering_since = self._answering_since = self._answering_since or now
+        if due or mending:
+            self._suspicious = False
+            self._compared_at = now
+            await repairing.reconcile(self._ledger, self._gateway, answering_since=answering_since)
