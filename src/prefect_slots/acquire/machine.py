@@ -27,7 +27,7 @@ from prefect_slots.errors import (
     UnknownResource,
     WaitTimeout,
 )
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
@@ -149,15 +149,19 @@ class Machine:
             if held is not None:
                 return held
 
-    def leave(self, ticket: str) -> None:
-        """End a request or its grant, whatever state it is in, and start giving back what it occupied."""
+    def leave(self, ticket: str) -> str | None:
+        """End a request or its grant, whatever state it is in, and start giving back what it occupied.
+
+        Returns:
+            A limit of which others could, for a while, take what the grant held; `None` if all went well.
+        """
         self._asked.pop(ticket, None)
         self._wakes.pop(ticket, None)
         finalizer = self._finalizers.pop(ticket, None)
         if finalizer is not None:
             finalizer.detach()
         try:
-            self.ledger.transact(lambda tx: tx.leave(ticket), frees=True)
+            lost = self.ledger.transact(lambda tx: _left(tx, ticket), frees=True)
         except LedgerUnreadable:
             # While this process lives nobody else can end what is its own: it is tried until it is done.
             self._to_leave.add(ticket)
@@ -167,6 +171,7 @@ class Machine:
         self._to_leave.discard(ticket)
         if self._standing is not None:
             self._standing.sweep()
+        return lost
 
     def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
         book = tx.book()
@@ -301,6 +306,12 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
+
+
+def _left(tx: Transaction, ticket: str) -> str | None:
+    lost = leases.lost(tx, ticket)
+    tx.leave(ticket)
+    return lost
 
 
 def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> GrantClosed | OutOfOrder:

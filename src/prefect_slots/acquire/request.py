@@ -73,13 +73,12 @@ async def _wait(running: Engine, place: Place, ticket: str) -> Held:
     return await machine_at(running, place).wait(ticket)
 
 
-async def _leave(running: Engine, place: Place, ticket: str) -> None:
+async def _leave(running: Engine, place: Place, ticket: str) -> str | None:
     machine = _known_machine(running, place)
-    if machine is not None:
-        machine.leave(ticket)
+    return machine.leave(ticket) if machine is not None else None
 
 
-def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[None] | None:
+def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[str | None] | None:
     """Start ending a ticket in any state; `None` if the engine has ended, and with it all that it asked for."""
     leaving = _leave(running, place, ticket)
     try:
@@ -143,26 +142,31 @@ async def acquire_async(place: Place, ask: Ask, hooks: Hooks) -> Held:
         raise
 
 
-def release(place: Place, grant: str) -> None:
-    """Give a grant back; returns once its cells are free and the next ticket is woken."""
+def release(place: Place, grant: str) -> str | None:
+    """Give a grant back; returns once its cells are free and the next ticket is woken.
+
+    Returns:
+        A limit of which others could, for a while, take what the grant held; `None` if all went well.
+    """
     running = running_engine()
     leaving = _forget(running, place, grant) if running else None
     # The collector may end a generator in the engine's own thread, in the middle of anything: it must not wait there.
     if leaving is not None and running is not None and not running.is_current:
-        _answer(leaving)
+        return _answer(leaving)
+    return None
 
 
-async def release_async(place: Place, grant: str) -> None:
-    """Give a grant back; shielded, so that a cancelled task gives back too."""
+async def release_async(place: Place, grant: str) -> str | None:
+    """Give a grant back as `release` does; shielded, so that a cancelled task gives back too."""
     running = running_engine()
     leaving = _forget(running, place, grant) if running else None
     if leaving is None:
-        return
+        return None
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return  # a coroutine that is closed after its loop has ended can wait for nothing any more
-    await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
+        return None  # a coroutine that is closed after its loop has ended can wait for nothing any more
+    return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
 
 
 async def _descriptor(running: Engine, place: Place) -> int:

@@ -169,11 +169,20 @@ def become_ghost(tables: Tables, holder: uuid.UUID) -> None:
 
 def lose(tables: Tables, holder: uuid.UUID) -> None:
     """Note that the server counts nothing for a lease any more: its grant, which goes on, needs another."""
-    tables.run(
-        "UPDATE held SET unbacked=1, lost=1 WHERE id IN (SELECT held FROM lease WHERE id=? AND state=?)",
-        *(str(holder), LeaseState.LEASE.value),
-    )
+    _bereave(tables, holder)
     tables.run("DELETE FROM lease WHERE id=? AND state=?", str(holder), LeaseState.LEASE.value)
+
+
+def _bereave(tables: Tables, holder: uuid.UUID) -> None:
+    row = get(tables, holder)
+    if row is not None and row.state is LeaseState.LEASE:
+        tables.run("UPDATE held SET unbacked=1, lost=? WHERE id=?", row.names[0], row.held)
+
+
+def lost(tables: Tables, held: str) -> str | None:
+    """Return a limit of which others could, for a while, take what a grant holds."""
+    row = tables.one("SELECT lost FROM held WHERE id=?", held)
+    return row[0] if row else None
 
 
 def go_without(tables: Tables, held: str) -> None:
@@ -183,10 +192,7 @@ def go_without(tables: Tables, held: str) -> None:
 
 def lapse(tables: Tables, holder: uuid.UUID) -> None:
     """Leave a lease to the server's own service; a grant that goes on needs another."""
-    tables.run(
-        "UPDATE held SET unbacked=1, lost=1 WHERE id IN (SELECT held FROM lease WHERE id=? AND state=?)",
-        *(str(holder), LeaseState.LEASE.value),
-    )
+    _bereave(tables, holder)
     tables.run(
         "UPDATE lease SET state=?, held='', owner='', deadline=COALESCE(deadline, sent_at + ?) WHERE id=?",
         *(LeaseState.LAPSED.value, LEASE_SECONDS, str(holder)),

@@ -154,7 +154,7 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
     _, owner, label, asked_at = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, 0)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
         *(grant.overtaken, owner, label, asked_at, at),

@@ -58,13 +58,13 @@ CREATE INDEX ticket_by_shape ON ticket (shape, seq) WHERE blocked_on IS NULL AND
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
--- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: for a
--- while others could take what it holds.
+-- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: a
+-- limit of which others could, for a while, take what it holds.
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
     parent TEXT, root TEXT, source TEXT, overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
-    unbacked INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0
+    unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT
 ) WITHOUT ROWID;
 CREATE INDEX held_by_owner ON held (owner);
 CREATE TABLE holding (

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from prefect_slots.acquire.asking import Ask
 from prefect_slots.acquire.request import Place, acquire, acquire_async, release, release_async
-from prefect_slots.errors import InvalidRequirement
+from prefect_slots.errors import InvalidRequirement, LeaseLost
 from prefect_slots.model.requirement import declare
 from prefect_slots.requiring import current
 from prefect_slots.requiring.grant import Grant
@@ -112,18 +112,32 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         block = _caller(inspect.currentframe())
         return self._enter(block, self._acquire(_site(block), {}))
 
-    def __exit__(self, *exc: object) -> None:
-        """Give the grant back."""
-        _release(self._leave(_caller(inspect.currentframe())))
+    def __exit__(self, kind: object, *exc: object) -> None:
+        """Give the grant back.
+
+        Raises:
+            LeaseLost: with `on_lease_lost = "fail"`, if others could take its slots meanwhile.
+        """
+        grant = self._leave(_caller(inspect.currentframe()))
+        lost = _release(grant)
+        if kind is None:
+            _insist(grant, lost)
 
     async def __aenter__(self) -> Grant:
         """Wait for the grant without blocking the event loop, and return it."""
         block = _caller(inspect.currentframe())
         return self._enter(block, await self._acquire_async(_site(block), {}))
 
-    async def __aexit__(self, *exc: object) -> None:
-        """Give the grant back."""
-        await _release_async(self._leave(_caller(inspect.currentframe())))
+    async def __aexit__(self, kind: object, *exc: object) -> None:
+        """Give the grant back.
+
+        Raises:
+            LeaseLost: with `on_lease_lost = "fail"`, if others could take its slots meanwhile.
+        """
+        grant = self._leave(_caller(inspect.currentframe()))
+        lost = await _release_async(grant)
+        if kind is None:
+            _insist(grant, lost)
 
     def _enter(self, block: FrameType | None, grant: Grant) -> Grant:
         self._entered.append(_Entered(block, _here(), grant, current.enter(grant)))
@@ -151,8 +165,10 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         grant = self._acquire(site, arguments)
         try:
             yield grant
-        finally:
+        except BaseException:
             _release(grant)
+            raise
+        _insist(grant, _release(grant))
 
     @asynccontextmanager
     async def granted_async(self, site: str, arguments: Mapping[str, Any]) -> AsyncGenerator[Grant]:
@@ -160,8 +176,10 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         grant = await self._acquire_async(site, arguments)
         try:
             yield grant
-        finally:
+        except BaseException:
             await _release_async(grant)
+            raise
+        _insist(grant, await _release_async(grant))
 
     def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         try:
@@ -197,24 +215,31 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         )
 
 
-def _release(grant: Grant) -> None:
+def _release(grant: Grant) -> str | None:
     place = _ended(grant)
     if place is not None:
         # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
         # and the cells are free at the latest when this process ends.
         try:
-            release(place, grant.id)
+            return release(place, grant.id)
         except Exception:
             _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
+    return None
 
 
-async def _release_async(grant: Grant) -> None:
+async def _release_async(grant: Grant) -> str | None:
     place = _ended(grant)
     if place is not None:
         try:
-            await release_async(place, grant.id)
+            return await release_async(place, grant.id)
         except Exception:
             _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
+    return None
+
+
+def _insist(grant: Grant, lost: str | None) -> None:
+    if lost is not None and grant.place is not None and grant.place.settings.on_lease_lost == "fail":
+        raise LeaseLost(limit=lost, grant=grant.id)
 
 
 def _ended(grant: Grant) -> Place | None:
