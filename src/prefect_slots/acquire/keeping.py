@@ -83,8 +83,8 @@ class Keeping:
             lambda tx: [row[0] for row in tx.all("SELECT id FROM held WHERE unbacked AND NOT closed")]
         )
         for held in lacking:
-            wanted = self._ledger.read(lambda tx, grant=held: _needs(tx, grant))
-            refusal = await self._occupancy.occupy(held, wanted)
+            wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
+            refusal = await self._occupancy.occupy(held, wanted, there)
             if refusal is None:
                 self._ledger.transact(lambda tx, grant=held: tx.run("UPDATE held SET unbacked=0 WHERE id=?", grant))
             elif refusal.why is Why.AWAY:

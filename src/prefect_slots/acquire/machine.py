@@ -36,7 +36,7 @@ from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
-from prefect_slots.model.book import Asked, Nesting, Shape, Ticket
+from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -197,19 +197,18 @@ class Machine:
             raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)
 
     async def _granted(self, ask: Ask, started: float, registered: Registered) -> Held | None:
-        state = self.ledger.read(lambda tx: tx.state(ask.id))
+        state, grant, there = self.ledger.read(lambda tx: _stand(tx, ask.id))
         if state is TicketState.REFUSED:
             self.leave(ask.id)
             raise GrantClosed(grant=ask.parent.grant if ask.parent else "")
         if state is TicketState.GONE:
             # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
             raise LedgerUnreadable(path=str(self.ledger.path), reason=f"ticket {ask.id} has vanished from it")
-        if state is not TicketState.HELD:
+        if grant is None:
             return None
-        grant = self.ledger.read(lambda tx: tx.grant(ask.id))
         reached(Point.GRANTED)
         on_server = self._standing if grant.shape.pool is None else None
-        if on_server is not None and not await on_server.occupy(grant, registered):
+        if on_server is not None and not await on_server.occupy(grant, registered, there):
             return None
         self._wakes.pop(ask.id, None)
         held = Held(
@@ -306,6 +305,13 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
+
+
+def _stand(tx: Transaction, ticket: str) -> tuple[TicketState, Grant | None, list[leases.LeaseRow]]:
+    state = tx.state(ticket)
+    if state is TicketState.HELD:
+        return state, tx.grant(ticket), leases.of_grant(tx, ticket)
+    return state, None, []
 
 
 def _left(tx: Transaction, ticket: str) -> str | None:

@@ -7,14 +7,14 @@ what it took. What another grant handed over is not asked for again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.ledger import leases
-from prefect_slots.ledger.leases import Call
+from prefect_slots.ledger.leases import Call, LeaseRow
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
@@ -73,8 +73,8 @@ class Occupancy:
         self._gateway = gateway
         self._giving_back = giving_back
 
-    async def occupy(self, grant: str, wanted: Iterable[Call]) -> Refusal | None:
-        """Occupy on the server what a grant needs and has not yet.
+    async def occupy(self, grant: str, wanted: Iterable[Call], there: Collection[LeaseRow]) -> Refusal | None:
+        """Occupy on the server what a grant needs and is not `there` yet.
 
         Returns:
             `None` when everything is occupied.
@@ -82,9 +82,9 @@ class Occupancy:
         Raises:
             LimitMissing, ServerRefused: nothing is occupied beyond what the rows tell.
         """
-        there = {row.call for row in self._ledger.read(lambda tx: leases.of_grant(tx, grant))}
+        made = {row.call for row in there}
         for call in wanted:
-            if call not in there:
+            if call not in made:
                 why = await self._make(grant, call)
                 if why is not None:
                     return Refusal(call, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -44,8 +45,8 @@ class Standing:
         ledger.transact(lambda tx: tx.enrol_at_server())
         return cls(ledger, gateway, settings)
 
-    async def occupy(self, grant: Grant, registered: Registered) -> bool:
-        """Occupy on the server what the ledger granted.
+    async def occupy(self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow]) -> bool:
+        """Occupy on the server what the ledger granted and no lease is `there` for.
 
         Returns:
             Whether the grant may be used. If not, its ticket has stepped aside, and what was taken is being given back.
@@ -55,7 +56,7 @@ class Standing:
             ServerUnreachable: where `when_server_is_away` says so, or if this machine never registered there.
         """
         wanted = calls_of(grant.holdings, registered)
-        refusal = await self._occupancy.occupy(grant.id, wanted)
+        refusal = await self._occupancy.occupy(grant.id, wanted, there)
         if refusal is None:
             return True
         if refusal.why is Why.AWAY and self._may_go_on_without(wanted):

@@ -1,0 +1,248 @@
+"""A server that is restarted, away, or answers nonsense while slots are held: tasks go on, and its counts come true.
+
+In the end ledger and server are at zero, and nobody did anything for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.boxes import Box, line, tell
+from tests.polling import until
+from tests.prefect_server import PrefectServer
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+
+# Does as it is told, line by line: {"enter": {...}} or {"leave": true}; answers when it is done.
+OBEYS = """
+import json, sys
+from contextlib import ExitStack
+from prefect_slots import requires
+stack = ExitStack()
+for command in map(json.loads, sys.stdin):
+    try:
+        if "enter" in command:
+            grant = stack.enter_context(requires(**command["enter"]))
+            print(json.dumps({"granted": grant.id}), flush=True)
+        else:
+            stack.close()
+            print(json.dumps({"left": True}), flush=True)
+    except Exception as error:
+        print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
+"""
+
+
+class Program:
+    """A program on a machine that holds what it is told to hold."""
+
+    def __init__(self, box: Box) -> None:
+        self.process = box.start(OBEYS)
+
+    def ask(self, **needs: Any) -> None:
+        tell(self.process, json.dumps({"enter": needs}))
+
+    def answer(self) -> dict[str, Any]:
+        return line(self.process)
+
+    def enter(self, **needs: Any) -> None:
+        self.ask(**needs)
+        assert "granted" in (answer := self.answer()), answer
+
+    def leave(self) -> dict[str, Any]:
+        tell(self.process, json.dumps({"leave": True}))
+        return self.answer()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+    def end(self) -> None:
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PrefectServer]:
+    """A server that a test may stop and start: its leases are in memory, as they are by default."""
+    home = tmp_path / "server"
+    home.mkdir()
+    made = PrefectServer(home)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def box(server: PrefectServer, tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path, server.url)
+    made.env["PREFECT_SLOTS_REFRESH_SECONDS"] = "2"
+    made.register()
+    yield made
+
+
+def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServer, box: Box) -> None:
+    holder, bystander = Program(box), Program(box)
+    holder.enter(scanner=1, license={box.matlab: 2})
+    bystander.enter(cpus=1)
+    before = box.active()
+    assert before[f"scanner:{box.name}"] == 1
+    server.stop()
+    server.start()
+    assert box.active() == before, "the server has forgotten the leases, and still counts their slots"
+    # What it counts is still held: nothing may be taken off, and nobody else may have it.
+    waiter = Program(box)
+    waiter.ask(scanner=1)
+    until(lambda: box.rows("ticket") == 1, 20, what="the waiter in the queue")
+    holder.leave()
+    assert "granted" in waiter.answer()
+    until(lambda: box.limits() == {f"scanner:{box.name}": 1, f"cpus:{box.name}": 1}, 40, what="what is really held")
+    for program in (waiter, bystander):
+        program.leave()
+    box.assert_nothing_is_left(40)
+    for program in (holder, waiter, bystander):
+        program.end()
+
+
+def test_while_the_server_is_away_the_machine_s_own_goes_on_and_the_fleet_s_waits(
+    server: PrefectServer, box: Box
+) -> None:
+    first, second, third = Program(box), Program(box), Program(box)
+    for program in (first, second):  # so that both have met the server
+        program.enter(cpus=1)
+        program.leave()
+    first.enter(scanner=1)
+    server.stop()
+    second.enter(gpu_mem=16, cpus=1)
+    third.ask(scanner=1)
+    until(lambda: box.rows("ticket") == 1, 20, what="the third in the queue")
+    first.leave()
+    assert "granted" in third.answer(), "the ledger decides for this machine, never two at once"
+    first.ask(license={box.matlab: 1})
+    until(lambda: box.rows("ticket") == 1, 20, what="who wants a seat of the fleet waits")
+    server.start()
+    assert "granted" in first.answer()
+    held = {
+        f"scanner:{box.name}": 1,
+        f"gpu-mem:{box.name}": 16384,
+        f"gpu-mem:{box.name}:0": 16384,
+        f"cpus:{box.name}": 1,
+        f"license:{box.matlab}": 1,
+        f"license:{box.matlab}:{box.name}": 1,
+    }
+    until(lambda: box.limits() == held, 40, what="what is held, on the server again")
+    for program in (first, second, third):
+        program.leave()
+    box.assert_nothing_is_left(40)
+    for program in (first, second, third):
+        program.end()
+
+
+@pytest.mark.parametrize("policy", ["wait", "fail"])
+def test_a_machine_may_rather_wait_or_fail_while_the_server_is_away(
+    server: PrefectServer, box: Box, policy: str
+) -> None:
+    box.env["PREFECT_SLOTS_WHEN_SERVER_IS_AWAY"] = policy
+    program = Program(box)
+    program.enter(cpus=1)
+    program.leave()
+    server.stop()
+    program.ask(cpus=1)
+    if policy == "fail":
+        assert program.answer()["error"] == "ServerUnreachable"
+        server.start()
+    else:
+        until(lambda: box.rows("ticket") == 1, 20, what="it in the queue")
+        server.start()
+        assert "granted" in program.answer()
+        program.leave()
+    box.assert_nothing_is_left(40)
+    program.end()
+
+
+@pytest.mark.parametrize("kept", ["keep", "fail"])
+def test_a_lease_that_others_could_take_is_taken_again(server: PrefectServer, box: Box, kept: str) -> None:
+    box.env["PREFECT_SLOTS_ON_LEASE_LOST"] = kept
+    program, bystander = Program(box), Program(box)
+    program.enter(scanner=1)
+    bystander.enter(cpus=1)
+    server.stop()
+    server.start()
+    # A new server that has lost its leases and was then set to zero by hand counts nothing for the holder.
+    for name in box.active():
+        httpx.patch(f"{server.url}/v2/concurrency_limits/{name}", json={"active_slots": 0}).raise_for_status()
+    until(
+        lambda: box.limits() == {f"scanner:{box.name}": 1, f"cpus:{box.name}": 1}, 40, what="what is held counted again"
+    )
+    answer = program.leave()
+    assert answer == {"left": True} if kept == "keep" else answer["error"] == "LeaseLost"
+    bystander.leave()
+    box.assert_nothing_is_left(40)
+    for each in (program, bystander):
+        each.end()
+
+
+def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: Box) -> None:
+    program = Program(box)
+    program.enter(gpu_mem=16, scanner=1)
+    truth = box.active()
+    limit = f"gpu-mem:{box.name}"
+    for wrong in (0, 20000):
+        for name in (limit, next(name for name in truth if name.startswith(f"tag:{limit}@"))):
+            httpx.patch(f"{server.url}/v2/concurrency_limits/{name}", json={"active_slots": wrong}).raise_for_status()
+            if wrong > truth[name] and name == limit:
+                # Who has taken more is not to be known; it counts as in use by others until they give it back.
+                httpx.patch(f"{server.url}/v2/concurrency_limits/{name}", json={"active_slots": truth[name]})
+            else:
+                until(lambda: box.active() == truth, 30, what=f"the truth after {name} was set to {wrong}")
+    program.leave()
+    box.assert_nothing_is_left(40)
+    program.end()
+
+
+def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectServer, box: Box) -> None:
+    program = Program(box)
+    program.enter(cpus=1)
+    taken = httpx.post(
+        f"{server.url}/v2/concurrency_limits/increment",
+        json={"names": [f"gpu-mem:{box.name}"], "slots": 30000, "mode": "concurrency"},
+    )
+    assert taken.status_code == 200
+    waiter = Program(box)
+    waiter.ask(gpu_mem=20)
+    until(lambda: box.rows("ticket") == 1, 20, what="it in the queue")
+    until(lambda: box.rows("cell WHERE foreign_use > 0") > 0, 20, what="the others' use in the ledger")
+    assert box.rows("lease WHERE state='lease'") == 1, "it waits holding nothing"
+    small = Program(box)
+    small.enter(gpu_mem=8)
+    httpx.post(
+        f"{server.url}/v2/concurrency_limits/decrement",
+        json={"names": [f"gpu-mem:{box.name}"], "slots": 30000, "mode": "concurrency"},
+    ).raise_for_status()
+    assert "granted" in waiter.answer()
+    for each in (program, waiter, small):
+        each.leave()
+    box.assert_nothing_is_left(40)
+    for each in (program, waiter, small):
+        each.end()
+
+
+def test_a_killed_holder_s_slots_are_free_though_the_server_forgot_its_leases(
+    server: PrefectServer, box: Box
+) -> None:
+    holder, bystander = Program(box), Program(box)
+    holder.enter(scanner=1)
+    bystander.enter(cpus=1)
+    server.stop()
+    holder.kill()
+    server.start()
+    began = time.monotonic()
+    bystander.enter(scanner=1)
+    bystander.leave()
+    box.assert_nothing_is_left(60)
+    assert time.monotonic() - began < 60, "no lease's life had to pass"
+    bystander.end()
