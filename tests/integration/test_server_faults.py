@@ -5,65 +5,18 @@ In the end ledger and server are at zero, and nobody did anything for it.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from tests.boxes import Box, line, tell
+from tests.boxes import Box
 from tests.polling import until
 from tests.prefect_server import PrefectServer
+from tests.programs import Start, started
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
-
-# Does as it is told, line by line: {"enter": {...}} or {"leave": true}; answers when it is done.
-OBEYS = """
-import json, sys
-from contextlib import ExitStack
-from prefect_slots import requires
-stack = ExitStack()
-for command in map(json.loads, sys.stdin):
-    try:
-        if "enter" in command:
-            grant = stack.enter_context(requires(**command["enter"]))
-            print(json.dumps({"granted": grant.id}), flush=True)
-        else:
-            stack.close()
-            print(json.dumps({"left": True}), flush=True)
-    except Exception as error:
-        print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
-"""
-
-
-class Program:
-    """A program on a machine that holds what it is told to hold."""
-
-    def __init__(self, box: Box) -> None:
-        self.process = box.start(OBEYS)
-
-    def ask(self, **needs: Any) -> None:
-        tell(self.process, json.dumps({"enter": needs}))
-
-    def answer(self) -> dict[str, Any]:
-        return line(self.process)
-
-    def enter(self, **needs: Any) -> None:
-        self.ask(**needs)
-        assert "granted" in (answer := self.answer()), answer
-
-    def leave(self) -> dict[str, Any]:
-        tell(self.process, json.dumps({"leave": True}))
-        return self.answer()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate(timeout=10)
-
-    def end(self) -> None:
-        self.process.communicate(timeout=30)
 
 
 @pytest.fixture
@@ -78,15 +31,22 @@ def server(tmp_path: Path) -> Iterator[PrefectServer]:
 
 
 @pytest.fixture
-def box(server: PrefectServer, tmp_path: Path) -> Iterator[Box]:
+def box(server: PrefectServer, tmp_path: Path) -> Box:
     made = Box(tmp_path, server.url)
     made.env["PREFECT_SLOTS_REFRESH_SECONDS"] = "2"
     made.register()
-    yield made
+    return made
 
 
-def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServer, box: Box) -> None:
-    holder, bystander = Program(box), Program(box)
+@pytest.fixture
+def start(box: Box) -> Iterator[Start]:
+    """Starts programs on the machine, and ends them with the test."""
+    with started(box) as start:
+        yield start
+
+
+def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServer, box: Box, start: Start) -> None:
+    holder, bystander = start(), start()
     holder.enter(scanner=1, license={box.matlab: 2})
     bystander.enter(cpus=1)
     before = box.active()
@@ -95,7 +55,7 @@ def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServe
     server.start()
     assert box.active() == before, "the server has forgotten the leases, and still counts their slots"
     # What it counts is still held: nothing may be taken off, and nobody else may have it.
-    waiter = Program(box)
+    waiter = start()
     waiter.ask(scanner=1)
     until(lambda: box.rows("ticket") == 1, 20, what="the waiter in the queue")
     holder.leave()
@@ -104,14 +64,12 @@ def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServe
     for program in (waiter, bystander):
         program.leave()
     box.assert_nothing_is_left(40)
-    for program in (holder, waiter, bystander):
-        program.end()
 
 
 def test_while_the_server_is_away_the_machine_s_own_goes_on_and_the_fleet_s_waits(
-    server: PrefectServer, box: Box
+    server: PrefectServer, box: Box, start: Start
 ) -> None:
-    first, second, third = Program(box), Program(box), Program(box)
+    first, second, third = start(), start(), start()
     for program in (first, second):  # so that both have met the server
         program.enter(cpus=1)
         program.leave()
@@ -138,16 +96,14 @@ def test_while_the_server_is_away_the_machine_s_own_goes_on_and_the_fleet_s_wait
     for program in (first, second, third):
         program.leave()
     box.assert_nothing_is_left(40)
-    for program in (first, second, third):
-        program.end()
 
 
 @pytest.mark.parametrize("policy", ["wait", "fail"])
 def test_a_machine_may_rather_wait_or_fail_while_the_server_is_away(
-    server: PrefectServer, box: Box, policy: str
+    server: PrefectServer, box: Box, start: Start, policy: str
 ) -> None:
     box.env["PREFECT_SLOTS_WHEN_SERVER_IS_AWAY"] = policy
-    program = Program(box)
+    program = start()
     program.enter(cpus=1)
     program.leave()
     server.stop()
@@ -161,13 +117,14 @@ def test_a_machine_may_rather_wait_or_fail_while_the_server_is_away(
         assert "granted" in program.answer()
         program.leave()
     box.assert_nothing_is_left(40)
-    program.end()
 
 
 @pytest.mark.parametrize("kept", ["keep", "fail"])
-def test_a_lease_that_others_could_take_is_taken_again(server: PrefectServer, box: Box, kept: str) -> None:
+def test_a_lease_that_others_could_take_is_taken_again(
+    server: PrefectServer, box: Box, start: Start, kept: str
+) -> None:
     box.env["PREFECT_SLOTS_ON_LEASE_LOST"] = kept
-    program, bystander = Program(box), Program(box)
+    program, bystander = start(), start()
     program.enter(scanner=1)
     bystander.enter(cpus=1)
     server.stop()
@@ -182,12 +139,10 @@ def test_a_lease_that_others_could_take_is_taken_again(server: PrefectServer, bo
     assert answer == {"left": True} if kept == "keep" else answer["error"] == "LeaseLost"
     bystander.leave()
     box.assert_nothing_is_left(40)
-    for each in (program, bystander):
-        each.end()
 
 
-def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: Box) -> None:
-    program = Program(box)
+def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: Box, start: Start) -> None:
+    program = start()
     program.enter(gpu_mem=16, scanner=1)
     truth = box.active()
     limit = f"gpu-mem:{box.name}"
@@ -201,23 +156,22 @@ def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: 
                 until(lambda: box.active() == truth, 30, what=f"the truth after {name} was set to {wrong}")
     program.leave()
     box.assert_nothing_is_left(40)
-    program.end()
 
 
-def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectServer, box: Box) -> None:
-    program = Program(box)
+def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectServer, box: Box, start: Start) -> None:
+    program = start()
     program.enter(cpus=1)
     taken = httpx.post(
         f"{server.url}/v2/concurrency_limits/increment",
         json={"names": [f"gpu-mem:{box.name}"], "slots": 30000, "mode": "concurrency"},
     )
     assert taken.status_code == 200
-    waiter = Program(box)
+    waiter = start()
     waiter.ask(gpu_mem=20)
     until(lambda: box.rows("ticket") == 1, 20, what="it in the queue")
     until(lambda: box.rows("cell WHERE foreign_use > 0") > 0, 20, what="the others' use in the ledger")
     assert box.rows("lease WHERE state='lease'") == 1, "it waits holding nothing"
-    small = Program(box)
+    small = start()
     small.enter(gpu_mem=8)
     httpx.post(
         f"{server.url}/v2/concurrency_limits/decrement",
@@ -227,14 +181,12 @@ def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectSe
     for each in (program, waiter, small):
         each.leave()
     box.assert_nothing_is_left(40)
-    for each in (program, waiter, small):
-        each.end()
 
 
 def test_a_killed_holder_s_slots_are_free_though_the_server_forgot_its_leases(
-    server: PrefectServer, box: Box
+    server: PrefectServer, box: Box, start: Start
 ) -> None:
-    holder, bystander = Program(box), Program(box)
+    holder, bystander = start(), start()
     holder.enter(scanner=1)
     bystander.enter(cpus=1)
     server.stop()
@@ -245,4 +197,3 @@ def test_a_killed_holder_s_slots_are_free_though_the_server_forgot_its_leases(
     bystander.leave()
     box.assert_nothing_is_left(60)
     assert time.monotonic() - began < 60, "no lease's life had to pass"
-    bystander.end()

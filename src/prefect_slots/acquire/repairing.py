@@ -108,11 +108,12 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
             settled = True
             reached(Point.REPAIRED)
             done.append(Repaired(limit=name, change=-slots))
-        for name, slots in lacking.items():
+        for (name, is_mirror), slots in lacking.items():
+            counted = gateway.mirror(name) if is_mirror else name
             settled = False
-            await gateway.add(name, slots)
+            await gateway.add(counted, slots)
             settled = True
-            done.append(Repaired(limit=name, change=slots))
+            done.append(Repaired(limit=counted, change=slots))
         for repaired in done:
             _log.warning("repaired %s", repaired)
         ledger.transact(lambda tx: _done(tx, names), frees=True)
@@ -178,8 +179,14 @@ async def _release_strays(ledger: Ledger, gateway: Gateway, counts: Mapping[str,
     return bool(strays)
 
 
-def _judge(tx: Transaction, counts: Mapping[str, Counts], now: float) -> tuple[dict[str, int], dict[str, int]]:
-    """Decide what each recorded lease has become; return what is counted too much and too little, by limit."""
+def _judge(
+    tx: Transaction, counts: Mapping[str, Counts], now: float
+) -> tuple[dict[str, int], dict[tuple[str, bool], int]]:
+    """Decide what each recorded lease has become.
+
+    Returns:
+        What a limit and its mirror count too much, by limit; and what a limit or (true) its mirror counts too little.
+    """
     rest = Counter({name: count.ours for name, count in counts.items()})
     forgotten: list[LeaseRow] = []
     for row in leases.in_states(tx, LeaseState.GHOST, LeaseState.LEASE):
@@ -199,13 +206,12 @@ def _judge(tx: Transaction, counts: Mapping[str, Counts], now: float) -> tuple[d
         else:
             leases.lose(tx, row.id)
     superfluous = {name: slots for name, slots in rest.items() if slots > 0}
-    lacking: dict[str, int] = {}
+    lacking: dict[tuple[str, bool], int] = {}
     for name, count in counts.items():
-        off = superfluous.get(name, 0)
-        missing = count.ours - off - max(0, count.used - off)
-        if missing > 0:
-            lacking[name] = missing
-    return superfluous, lacking
+        held = count.ours - rest[name]
+        lacking[name, False] = held - max(0, count.used - superfluous.get(name, 0))
+        lacking[name, True] = held - count.ours
+    return superfluous, {limit: slots for limit, slots in lacking.items() if slots > 0}
 
 
 def _still_latched(tx: Transaction, holder: UUID, weight: int) -> bool:
