@@ -9,6 +9,7 @@ gateway       occupy, release, renew, look up
 planning      which limits to create, change or leave; pure
 claim         the Prefect Variable by which one ledger owns a machine name
 registration  makes the server's limits equal what this machine has
+events        tells others what was taken and given back, and hears it from them
 
 It is handed numbers and decides nothing: neither scheduling nor settings are imported here.
 """

@@ -16,7 +16,7 @@ import httpx
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable
 from prefect_slots.limits.naming import mirror_of, tag_of
-from prefect_slots.limits.outcome import Busy, ExistingLimit, OccupiedLease, TooLarge, UnknownOutcome
+from prefect_slots.limits.outcome import Busy, ExistingLimit, OccupiedLease, TakenLimit, TooLarge, UnknownOutcome
 from prefect_slots.limits.server import REQUEST_SECONDS, Server, detail_of
 
 if TYPE_CHECKING:
@@ -118,14 +118,19 @@ class Gateway:
         try:
             body = answer.json()
             lease = UUID(body["lease_id"])
-            missing = sorted(set(asked) - {limit["name"] for limit in body["limits"]})
+            granted = tuple(
+                TakenLimit(id=UUID(limit["id"]), name=limit["name"], limit=int(limit["limit"]))
+                for limit in body["limits"]
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise UnknownOutcome(request="increment", cause=f"an answer that is not Prefect's: {error!r}") from error
+        missing = sorted(set(asked) - {limit.name for limit in granted})
         if missing:
             # Prefect grants what exists and skips the rest in silence.
             await self._undo(lease, missing)
             raise LimitMissing(names=tuple(missing))
-        return OccupiedLease(id=lease, seconds=lease_seconds - (time.monotonic() - sent))
+        seconds = lease_seconds - (time.monotonic() - sent)
+        return OccupiedLease(id=lease, seconds=seconds, limits=tuple(limit for limit in granted if limit.name in names))
 
     async def _undo(self, lease: UUID, missing: list[str]) -> None:
         try:

@@ -56,16 +56,27 @@ class UnknownOutcome(SlotsError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakenLimit:
+    """A limit on which slots were taken, as the server named it then."""
+
+    id: UUID
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class OccupiedLease:
     """Slots that are occupied until the lease runs out.
 
     Attributes:
         seconds: Life left when the answer came, counted from before the request was sent, so that our deadline is
             never later than the server's.
+        limits: Where they are occupied, without mirrors.
     """
 
     id: UUID
     seconds: float
+    limits: tuple[TakenLimit, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

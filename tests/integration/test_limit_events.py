@@ -1,0 +1,278 @@
+"""Events about slots: ours are Prefect's, others' are heard, and neither a restart nor a deaf server does harm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.events import Event
+from prefect.events.clients import PrefectEventSubscriber
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+from tests.http_stub import HttpStub, Reply, http_stub
+from tests.polling import until_async
+from tests.prefect_server import PrefectServer
+
+from prefect_slots.limits.events import Announcer, Releases
+from prefect_slots.limits.gateway import Gateway
+from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
+from prefect_slots.limits.server import Server
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+
+LIFE = 60.0
+_numbers = count()
+STOCK = """
+import json, sys
+from prefect.concurrency.sync import concurrency
+names, slots = json.loads(sys.argv[1])
+with concurrency(names, occupy=slots):
+    pass
+"""
+
+
+async def stock_holder(server: PrefectServer, names: list[str], slots: int) -> None:
+    """Take and give back slots in a process that has only Prefect's own `concurrency()`."""
+    command = [sys.executable, "-c", STOCK, json.dumps([names, slots])]
+    await asyncio.to_thread(subprocess.run, command, env=server.env, check=True, timeout=60)
+
+
+async def limits(gateway: Gateway, server: PrefectServer) -> list[str]:
+    names = [f"{letter}:events-{next(_numbers)}" for letter in "ab"]
+    async with server.client() as client:
+        for name in names:
+            for made in (name, gateway.mirror(name)):
+                await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=made, limit=4))
+    return names
+
+
+def lease_on(name: str) -> OccupiedLease:
+    return OccupiedLease(id=uuid4(), seconds=LIFE, limits=(TakenLimit(id=uuid4(), name=name, limit=4),))
+
+
+class Ears:
+    """What a listener of ours has been told."""
+
+    def __init__(self, url: str, *names: str) -> None:
+        self.connections = 0
+        self.heard: list[str] = []
+        self._releases = Releases(url, lambda: names)
+
+    def _connected(self) -> None:
+        self.connections += 1
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncGenerator[None]:
+        task = asyncio.create_task(self._releases.run(self.heard.extend, self._connected))
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def until_connected(self, times: int) -> None:
+        async def connected() -> bool:
+            return self.connections >= times
+
+        await until_async(connected, 60, what=f"connection {times}")
+
+    async def until_heard(self, name: str) -> None:
+        async def heard() -> bool:
+            return name in self.heard
+
+        await until_async(heard, 60, what=f"the release of {name}")
+
+
+@contextlib.asynccontextmanager
+async def stock_subscriber(server: PrefectServer) -> AsyncGenerator[PrefectEventSubscriber]:
+    about_limits = EventFilter(event=EventNameFilter(prefix=["prefect.concurrency-limit."]))
+    async with asyncio.timeout(60), PrefectEventSubscriber(api_url=server.url, filter=about_limits) as subscriber:
+        yield subscriber
+
+
+async def told(subscriber: PrefectEventSubscriber, names: list[str], number: int) -> list[Event]:
+    """Return the next `number` events about slots of `names`."""
+    found: list[Event] = []
+    async for event in subscriber:
+        if event.resource.name in names and event.event.endswith(("acquired", "released")):
+            found.append(event)
+        if len(found) == number:
+            break
+    return found
+
+
+def comparable(events: list[Event]) -> list[dict[str, Any]]:
+    """Return events without what differs from call to call; `follows` by what it points to."""
+    by_id = {event.id: f"{event.event} {event.resource.name}" for event in events}
+    return sorted(
+        (
+            {
+                **event.model_dump(mode="json", exclude={"id", "occurred", "received", "follows"}),
+                "follows": event.follows and by_id[event.follows],
+            }
+            for event in events
+        ),
+        key=lambda event: (event["event"], event["resource"]["prefect.resource.name"]),
+    )
+
+
+def test_a_release_by_prefect_s_own_concurrency_is_heard(prefect_server: PrefectServer) -> None:
+    async def scenario() -> None:
+        gateway = await Gateway.open("L", url=prefect_server.url)
+        wanted, other = await limits(gateway, prefect_server)
+        await gateway.close()
+        ears = Ears(prefect_server.url, wanted)
+        async with ears.listening():
+            await ears.until_connected(1)
+            await stock_holder(prefect_server, [other], 1)
+            await stock_holder(prefect_server, [wanted], 2)
+            await ears.until_heard(wanted)
+        assert ears.connections == 1
+        assert other not in ears.heard
+
+    asyncio.run(scenario())
+
+
+def test_what_we_tell_is_what_prefect_s_own_concurrency_tells(prefect_server: PrefectServer) -> None:
+    async def scenario() -> None:
+        gateway = await Gateway.open("L", url=prefect_server.url)
+        names = await limits(gateway, prefect_server)
+        async with stock_subscriber(prefect_server) as subscriber:
+            await stock_holder(prefect_server, names, 3)
+            theirs = await told(subscriber, names, 4)
+
+            announcer = Announcer(gateway.server, prefect_server.url)
+            lease = await gateway.occupy(tuple(names), 3, uuid4(), LIFE)
+            announcer.acquired(lease, 3)
+            await gateway.release(lease.id)
+            announcer.released(lease.id, tuple(names), 3)
+            await announcer.close()
+            ours = await told(subscriber, names, 4)
+        await gateway.close()
+        assert comparable(ours) == comparable(theirs)
+
+    asyncio.run(scenario())
+
+
+def test_a_release_for_a_dead_process_names_limits_we_never_took(prefect_server: PrefectServer) -> None:
+    async def scenario() -> None:
+        gateway = await Gateway.open("L", url=prefect_server.url)
+        name, gone = (await limits(gateway, prefect_server))[0], "nowhere:events"
+        announcer = Announcer(gateway.server, prefect_server.url)
+        ears = Ears(prefect_server.url, name, gone)
+        async with ears.listening():
+            await ears.until_connected(1)
+            announcer.released(uuid4(), (gone,), 1)
+            announcer.released(None, (name,), 1)
+            await ears.until_heard(name)
+        await announcer.close()
+        await gateway.close()
+        assert gone not in ears.heard
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_of_a_guarded_server_ends_neither_hearing_nor_telling(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        name = "a:events-restarted"
+        ears = Ears(server.url, name)
+        async with ears.listening():  # before there is a server
+            await asyncio.to_thread(server.start)
+            await ears.until_connected(1)
+            gateway = await Gateway.open("L", url=server.url)
+            create = GlobalConcurrencyLimitCreate(name=name, limit=4)
+            await gateway.server.ask(lambda client: client.create_global_concurrency_limit(create))
+            announcer = Announcer(gateway.server, server.url)
+            announcer.released(None, (name,), 1)
+            await ears.until_heard(name)
+
+            await asyncio.to_thread(server.stop)
+            announcer.released(None, (name,), 1)
+            announcer.released(None, (name,), 1)
+            await asyncio.to_thread(server.start)
+            ears.heard.clear()
+            await ears.until_connected(2)
+
+            async def heard_all() -> bool:
+                return ears.heard.count(name) >= 2
+
+            await until_async(heard_all, 60, what="what was released while the server was away")
+        await announcer.close()
+        await gateway.close()
+
+    server = PrefectServer(tmp_path, {"PREFECT_SERVER_API_AUTH_STRING": "us:secret"})
+    try:
+        with temporary_settings({PREFECT_API_AUTH_STRING: "us:secret"}):
+            asyncio.run(scenario())
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(status=404),
+        Reply(status=403, body={"detail": "no websockets here"}),
+        Reply(status=200, body="a page"),
+        Reply(fate="reset"),
+    ],
+    ids=["no route", "forbidden", "a web page", "reset"],
+)
+def test_a_server_that_refuses_websockets_is_asked_again_without_a_word(
+    answer: Reply, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(stub: HttpStub) -> None:
+        for way in ("in", "out"):
+            stub.script(f"GET /api/events/{way}", answer)
+        server = await Server.open(stub.url)
+        announcer = Announcer(server, stub.url)
+        ears = Ears(stub.url, "a")
+        async with ears.listening():
+            announcer.acquired(lease_on("a"), 1)
+
+            async def asked_again() -> bool:
+                return min(stub.count(f"GET /api/events/{way}") for way in ("in", "out")) >= 3
+
+            await until_async(asked_again, 60, what="the third attempt")
+        await announcer.close()
+        announcer.released(None, ("a",), 1)
+        await announcer.close()
+        await server.close()
+        assert (ears.connections, ears.heard) == (0, [])
+
+    async def with_stub() -> None:
+        async with http_stub() as stub:
+            await scenario(stub)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(with_stub())
+    assert [record.message for record in caplog.records if record.name != "httpx"] == []
+
+
+def test_a_server_that_hangs_holds_nobody_up_at_exit() -> None:
+    async def scenario() -> None:
+        async with http_stub() as stub:
+            stub.script("GET /api/events/in", Reply(fate="hang"))
+            server = await Server.open(stub.url)
+            announcer = Announcer(server, stub.url)
+            announcer.acquired(lease_on("a"), 1)
+
+            async def asked() -> bool:
+                return stub.count("GET /api/events/in") > 0
+
+            await until_async(asked, what="the attempt")
+            await announcer.close()
+            await server.close()
+            assert not [task for task in asyncio.all_tasks() if "Announcer" in repr(task)]
+
+    asyncio.run(scenario())
