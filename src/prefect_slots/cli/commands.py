@@ -21,6 +21,11 @@ def add_to(app: App) -> None:
         help="Show who holds what since when, and who waits for what and why.",
     )
     app.command(
+        "prefect_slots.cli.doctoring:doctor",
+        name="doctor",
+        help="Look for what is wrong with this machine, and say what to do about it.",
+    )
+    app.command(
         "prefect_slots.cli.running:run",
         name="run",
         help="Run a command under a grant: `run --gpu-mem 8 -- python train.py`.",

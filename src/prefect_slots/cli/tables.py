@@ -18,9 +18,10 @@ from prefect_slots.model.amount import MIB, format_amount
 if TYPE_CHECKING:
     from prefect_slots.limits.registration import RegistrationReport
     from prefect_slots.model.resource import Finding, Inventory
+    from prefect_slots.observe.findings import Finding as DoctorFinding
     from prefect_slots.observe.status import CellStatus, MachineStatus
 
-_STYLES = {"info": "dim", "warning": "yellow", "error": "bold red"}
+_STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "error": "bold red"}
 
 
 def amount(value: int, unit: str) -> str:
@@ -71,6 +72,21 @@ def findings(found: Iterable[Finding], *, explain: bool) -> Group:
         remedy = f" {finding.remedy[0].upper()}{finding.remedy[1:]}." if finding.remedy else ""
         lines.append(Text(f"{finding.severity}: {finding.subject}: {finding.problem}.{remedy}", style=style))
     return Group(*lines)
+
+
+def doctor_table(found: Iterable[DoctorFinding]) -> Table:
+    """Show what a doctor found, and the remedies."""
+    table = Table(title="What was looked at", title_justify="left")
+    table.add_column("")
+    table.add_column("about", overflow="fold")
+    table.add_column("found", overflow="fold", ratio=3)
+    table.add_column("remedy", overflow="fold", ratio=2)
+    for finding in found:
+        style = _STYLES[finding.severity.value]
+        table.add_row(
+            Text(finding.severity.value, style=style), *map(Text, (finding.about, finding.found, finding.remedy))
+        )
+    return table
 
 
 def limits_table(report: RegistrationReport) -> Table:
