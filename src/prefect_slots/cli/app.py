@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = _with_json_flag(list(sys.argv[1:] if arguments is None else arguments))
     from prefect_slots.cli import commands
 
-    commands.add_to(app)
+    commands.add_to(app, tokens)
     try:
         code = app(tokens)
     except SlotsError as error:
