@@ -4,6 +4,7 @@ coordination  who decides: the ledger alone, the ledger and the server, or nobod
 registering   survey the machine, write the ledger, make the server's limits equal it
 examining     looks at everything that can be wrong with a machine
 comparing     the server's limits against what this machine has and holds
+mending       reaps the dead and makes the server's counts true, for whoever asks for it now
 engine        one thread with an event loop per process; survives forks, cleans up at exit
 machine       this process's part in one ledger: its owner, its tickets, its wake-ups, reaping the dead
 occupancy     what the ledger granted, occupied on the server; leases renewed and given back

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 from prefect_slots.acquire.registering import cards
 from prefect_slots.detect.survey import Survey
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.leases import LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter
@@ -27,6 +27,8 @@ from prefect_slots.observe.facts import LimitFacts, MirrorFacts
 # Grants come and go while they are compared: what differs must do so each time.
 _ROUNDS: Final = 5
 _PAUSE_SECONDS: Final = 0.3
+_SURE: Final = (LeaseState.LEASE, LeaseState.GHOST)
+_ON_ITS_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ class Comparison:
                 found.append(_facts(entry))
         return tuple(found), existing
 
-    def _calls(self) -> dict[str, _Call]:
-        rows = self.ledger.read(lambda tx: tx.all("SELECT id, names, weight, state FROM lease"))
-        return {row[0]: _Call(tuple(json.loads(row[1])), row[2], row[3] == LeaseState.LEASE.value) for row in rows}
+    def _calls(self) -> dict[UUID, _Call]:
+        rows = self.ledger.read(lambda tx: leases.in_states(tx, *_SURE, *_ON_ITS_WAY))
+        return {row.id: _Call(row.names, row.call.weight, row.state in _SURE) for row in rows}
 
     def _counts(self, name: str, existing: dict[str, ExistingLimit]) -> dict[str, Any]:
         limit, mirror = existing.get(name), existing.get(mirror_of(name, self.ledger.id))

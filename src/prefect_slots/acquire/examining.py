@@ -119,6 +119,8 @@ def _trouble(about: str, error: SlotsError) -> Trouble:
 async def examine(config: Path | None, env: Mapping[str, str]) -> Facts:
     """Return what can be seen of this machine, its ledger and its server. Never raises for what it finds.
 
+    Makes the state folder where there is none, to see that it can be made; makes no ledger.
+
     Args:
         config: The file that was named on the command line.
         env: The environment that tasks will run in.
@@ -216,8 +218,19 @@ def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None) -> Ledg
         now = _offers(ledger.rehearse(lambda tx: registry.register(tx, seen.inventory)))
         before = _offers(registered)
         changed = tuple(sorted(name for name in {*now, *before} if now.get(name) != before.get(name)))
-    owners, stranded = ledger.read(lambda tx: (_owners(tx, ledger.folder), _stranded(tx)))
-    return LedgerFacts(id=ledger.id, machine=registered.machine, owners=owners, stranded=stranded, changed=changed)
+    owners, stranded, unbacked = ledger.read(lambda tx: (_owners(tx, ledger.folder), _stranded(tx), _unbacked(tx)))
+    return LedgerFacts(
+        id=ledger.id,
+        machine=registered.machine,
+        owners=owners,
+        stranded=stranded,
+        unbacked=unbacked,
+        changed=changed,
+    )
+
+
+def _unbacked(tx: Transaction) -> tuple[str, ...]:
+    return tuple(row[0] for row in tx.all("SELECT label FROM held WHERE unbacked AND NOT closed ORDER BY seq"))
 
 
 def _offers(registered: Registered) -> dict[str, object]:

@@ -79,6 +79,7 @@ class LedgerFacts:
     Attributes:
         machine: `None` before the first registration.
         stranded: Who waits for what cannot be given while others use so much.
+        unbacked: Grants that go on although the server does not count all of what they hold.
         changed: Resources that are registered otherwise than they are detected and declared now.
     """
 
@@ -86,6 +87,7 @@ class LedgerFacts:
     machine: str | None
     owners: tuple[OwnerFacts, ...] = ()
     stranded: tuple[str, ...] = ()
+    unbacked: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
 
 

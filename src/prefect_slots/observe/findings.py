@@ -18,6 +18,7 @@ _MIB: Final = 2**20
 _LITTLE_SPACE: Final = 100 * _MIB
 _NO_SPACE: Final = 4 * _MIB
 _REGISTER: Final = "run `prefect-slots register`"
+_FIX: Final = "run `prefect-slots doctor --fix`, or wait: a worker, or whoever waits, does the same"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,12 @@ def judge_ledger(facts: Facts) -> Iterator[Finding]:
         yield _warning(about, found, _REGISTER)
     for owner in ledger.owners:
         yield from _judge_owner(owner)
+    for grant in ledger.unbacked:
+        yield _warning(
+            "grants",
+            f"{grant} goes on although the server does not count all of what it holds: others may take it",
+            "nothing, if the server is back: slots are taken again as soon as there is room",
+        )
     for ticket in ledger.stranded:
         yield _warning(
             "waiting",
@@ -167,7 +174,7 @@ def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
         yield _warning(
             "processes",
             f"{process} has died and left {', '.join(left)}",
-            "the worker or the next `prefect-slots run` gives that back",
+            _FIX,
         )
     elif owner.lock_file_missing:
         yield _warning(
@@ -269,13 +276,13 @@ def _judge_count(limit: LimitFacts) -> Iterator[Finding]:
             about,
             f"the server counts {counted} of this machine's slots, which holds {limit.least}: others may take what is "
             "in use",
-            "let the tasks that hold it end; then both counts must be 0",
+            _FIX,
         )
     elif mirror > limit.most:
         yield _warning(
             about,
             f"the server counts {mirror} slots of this machine, which holds {limit.most}",
-            "leases of ended processes lapse within five minutes; if it stays, the server has lost its leases",
+            _FIX,
         )
     foreign = limit.active - mirror - limit.others
     if foreign > 0:
@@ -286,15 +293,17 @@ def judge_mirrors(mirrors: Iterable[MirrorFacts]) -> Iterator[Finding]:
     """Judge what other ledgers have left on this machine's limits."""
     for mirror in mirrors:
         about = f"mirror {mirror.name}"
-        whose = "a former ledger of this machine" if mirror.former else f"ledger {mirror.ledger}"
-        if mirror.active and not mirror.holders:
+        uncovered = f"counts {mirror.active} slots for which the server lists no lease"
+        if mirror.former and mirror.active and not mirror.holders:
             yield _warning(
                 about,
-                f"{whose} counts {mirror.active} slots for which the server lists no lease: nobody gives them back",
-                "if that ledger is gone, or once nothing of it runs, they can be taken off",
+                f"a former ledger of this machine {uncovered}: nobody gives them back",
+                "run `prefect-slots doctor --fix`",
             )
         elif mirror.former and not mirror.active:
-            yield _note(about, f"is left from {whose}", "run `prefect-slots register --prune`")
+            yield _note(about, "is left from a former ledger of this machine", "run `prefect-slots register --prune`")
+        elif mirror.active and not mirror.holders:
+            yield _note(about, f"another machine's ledger {uncovered}", "run `prefect-slots doctor --fix` there")
 
 
 def _count(number: int, one: str, many: str = "") -> str:
