@@ -18,6 +18,7 @@ from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter
+from prefect_slots.limits.events import Announcer
 from prefect_slots.limits.outcome import UnknownOutcome
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ class GivingBack:
         in_flight: Calls of this process that take, by holder id, and have not been answered: not to be settled yet.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, announcer: Announcer) -> None:
         self.in_flight: set[UUID] = set()
         self._ledger = ledger
         self._gateway = gateway
+        self._announcer = announcer
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
 
     def sweep(self) -> None:
@@ -64,6 +66,7 @@ class GivingBack:
                     return await self._settled(row)
                 await self._gateway.release(row.lease_id)
                 reached(Point.LEASE_RELEASED)
+                self._announcer.released(row.lease_id, row.names, row.call.weight)
                 return True
             except UnknownOutcome:
                 return await self._settled(row)
@@ -94,6 +97,7 @@ class GivingBack:
                 if listed and (settled or not release_is_out):
                     answered, sent_at, release_is_out = None, boot_clock(), True
                     await self._gateway.release_by_holder(row.names, row.id)
+                    self._announcer.released(None, row.names, row.call.weight)
                     return True
                 if settled:
                     return True

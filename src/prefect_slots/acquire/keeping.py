@@ -30,15 +30,15 @@ _log = logging.getLogger("prefect_slots")
 class Keeping:
     """Renews what is due and backs what lacks a lease; driven by whoever looks after the machine.
 
-    Args:
+    Attributes:
         forgotten: Told that the server no longer lists a lease that should be alive.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, occupancy: Occupancy, forgotten: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, occupancy: Occupancy) -> None:
+        self.forgotten: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._gateway = gateway
         self._occupancy = occupancy
-        self._forgotten = forgotten
         self._not_before: dict[UUID, float] = {}
         self._few = asyncio.Semaphore(_AT_ONCE)
 
@@ -75,7 +75,7 @@ class Keeping:
         else:
             self._not_before[row.id] = boot_clock() + _RETRY_SECONDS
             _log.info("the server no longer lists the lease of %s", _words(row))
-            self._forgotten()
+            self.forgotten()
 
     async def back(self) -> None:
         """Take leases for grants that go on without; where there is no room the tasks go on, and it is tried again."""

@@ -20,6 +20,7 @@ from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter, naming
+from prefect_slots.limits.events import Announcer
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
 from prefect_slots.model.book import Holding
 from prefect_slots.model.resource import Scope
@@ -67,11 +68,12 @@ class Occupancy:
         away_since: When the server was last found not to answer, on the boot clock; `None` once it has.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, giving_back: GivingBack) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, giving_back: GivingBack, announcer: Announcer) -> None:
         self.away_since: float | None = None
         self._ledger = ledger
         self._gateway = gateway
         self._giving_back = giving_back
+        self._announcer = announcer
 
     async def occupy(self, grant: str, wanted: Iterable[Call], there: Collection[LeaseRow]) -> Refusal | None:
         """Occupy on the server what a grant needs and is not `there` yet.
@@ -106,7 +108,7 @@ class Occupancy:
                 call.weight,
                 holder,
                 leases.LEASE_SECONDS,
-                late=lambda outcome: self._landed(holder, outcome),
+                late=lambda outcome: self._landed(holder, call, outcome),
             )
             landed = True
             self.away_since = None
@@ -130,22 +132,23 @@ class Occupancy:
         finally:
             if landed:
                 self._giving_back.in_flight.discard(holder)
-        return None if self._record(holder, taken) else Why.UNKNOWN
+        return None if self._record(holder, call, taken) else Why.UNKNOWN
 
-    def _landed(self, holder: UUID, outcome: OccupiedLease | BaseException) -> None:
+    def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
         """Take note of an answer that came after its caller had been cancelled."""
         self._giving_back.in_flight.discard(holder)
         if isinstance(outcome, OccupiedLease):
-            self._record(holder, outcome)
+            self._record(holder, call, outcome)
         elif not isinstance(outcome, UnknownOutcome):
             self._forget(holder)
         self._giving_back.sweep()
 
-    def _record(self, holder: UUID, taken: OccupiedLease) -> bool:
+    def _record(self, holder: UUID, call: Call, taken: OccupiedLease) -> bool:
         reached(Point.LEASE_TAKEN)
         deadline = boot_clock() + taken.seconds
         wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
         reached(Point.LEASE_WRITTEN)
+        self._announcer.acquired(taken, call.weight)
         return wanted
 
     def _forget(self, holder: UUID) -> None:

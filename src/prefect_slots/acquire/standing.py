@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Self
 
 from prefect_slots.acquire import probing
 from prefect_slots.acquire.giving_back import GivingBack
+from prefect_slots.acquire.keeping import Keeping
 from prefect_slots.acquire.occupancy import Occupancy, Refusal, Why, calls_of
 from prefect_slots.acquire.steward import Steward
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits.events import Announcer
 from prefect_slots.model.book import Grant, Returned
 
 if TYPE_CHECKING:
@@ -26,13 +28,16 @@ _EXIT_SECONDS = 5.0
 class Standing:
     """One process at one server; made by `Standing.open`."""
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, settings: Settings, url: str) -> None:
         self._ledger = ledger
         self._gateway = gateway
         self._when_away = settings.when_server_is_away
-        self._giving_back = GivingBack(ledger, gateway)
-        self._occupancy = Occupancy(ledger, gateway, self._giving_back)
-        self._steward = Steward(ledger, gateway, self._occupancy, settings.refresh_seconds)
+        self._announcer = Announcer(gateway.server, url)
+        self._giving_back = GivingBack(ledger, gateway, self._announcer)
+        self._occupancy = Occupancy(ledger, gateway, self._giving_back, self._announcer)
+        self._steward = Steward(
+            ledger, gateway, Keeping(ledger, gateway, self._occupancy), url, refresh_seconds=settings.refresh_seconds
+        )
         self.sweep = self._giving_back.sweep
 
     @classmethod
@@ -43,7 +48,7 @@ class Standing:
         gateway = await Gateway.open(ledger.id, url=url)
         ledger.plan = lambda tx, grant: calls_of(grant.holdings, registry.registered(tx))
         ledger.transact(lambda tx: tx.enrol_at_server())
-        return cls(ledger, gateway, settings)
+        return cls(ledger, gateway, settings, url)
 
     async def occupy(self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow]) -> bool:
         """Occupy on the server what the ledger granted and no lease is `there` for.
@@ -90,4 +95,5 @@ class Standing:
         """Stop, and close the connection to the server."""
         await self._steward.close()
         await self._giving_back.close()
+        await self._announcer.close()
         await self._gateway.close()

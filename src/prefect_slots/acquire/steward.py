@@ -10,17 +10,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from prefect_slots.acquire import probing, repairing
 from prefect_slots.acquire.keeping import Keeping
-from prefect_slots.acquire.occupancy import Occupancy
 from prefect_slots.errors import LedgerUnreadable, ServerUnreachable, SlotsError
 from prefect_slots.ledger import registry, roles
 from prefect_slots.ledger.leases import MEND
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import jitter
+from prefect_slots.limits.events import Releases
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
@@ -37,13 +38,19 @@ class Steward:
         refresh_seconds: How often everything is compared that nothing else has drawn attention to.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, occupancy: Occupancy, refresh_seconds: float) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, keeping: Keeping, url: str, *, refresh_seconds: float) -> None:
         self._ledger = ledger
         self._gateway = gateway
-        self._keeping = Keeping(ledger, gateway, occupancy, self._suspect)
+        self._keeping = keeping
+        keeping.forgotten = self._suspect
+        self._releases = Releases(url, lambda: self._heeded)
+        self._heeded: frozenset[str] = frozenset()
+        self._listening: asyncio.Task[NoReturn] | None = None
         self._refresh_seconds = refresh_seconds
         self._nudged = asyncio.Event()
+        self._nudged_now = False
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._wanted_again: set[str] = set()
         self._answering_since: float | None = None
         self._suspicious = False
         self._compared_at = -refresh_seconds
@@ -55,7 +62,9 @@ class Steward:
 
     async def close(self) -> None:
         """Stop; another process goes on."""
-        tasks = [self._task, *self._jobs.values()]
+        tasks: list[asyncio.Task[Any]] = [self._task, *self._jobs.values()]
+        if self._listening is not None:
+            tasks.append(self._listening)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -64,11 +73,13 @@ class Steward:
         while True:
             try:
                 if self._is_elected():
+                    self._listen()
                     self._start_jobs()
             except LedgerUnreadable as error:
                 _log.debug("trying again: %s", error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._nudged.wait(), jitter.between(0.7, 1.0) * BEAT_SECONDS)
+            self._nudged_now = self._nudged.is_set()
             self._nudged.clear()
 
     def _is_elected(self) -> bool:
@@ -87,7 +98,23 @@ class Steward:
             if name not in self._jobs:
                 task = asyncio.get_running_loop().create_task(self._do(job))
                 self._jobs[name] = task
-                task.add_done_callback(lambda _, ended=name: self._jobs.pop(ended, None))
+                task.add_done_callback(lambda _, ended=name: self._ended(ended))
+            elif self._nudged_now:
+                self._wanted_again.add(name)
+
+    def _ended(self, name: str) -> None:
+        self._jobs.pop(name, None)
+        if name in self._wanted_again:
+            self._wanted_again.discard(name)
+            self.nudge()
+
+    def _listen(self) -> None:
+        """Hear of releases by others as long as anybody here waits for one; that saves waiting for the next look."""
+        names = self._ledger.read(_waited_for)
+        self._heeded = names
+        if names and self._listening is None:
+            listening = self._releases.run(lambda _: self.nudge(), self.nudge)
+            self._listening = asyncio.get_running_loop().create_task(listening)
 
     async def _do(self, job: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -122,3 +149,10 @@ class Steward:
             self._suspicious = False
             self._compared_at = now
             await repairing.reconcile(self._ledger, self._gateway, answering_since=answering_since)
+
+
+def _waited_for(tx: Transaction) -> frozenset[str]:
+    """Return the limits of which somebody here waits for what others hold."""
+    refused = tx.all("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")
+    foreign = tx.one("SELECT 1 FROM cell WHERE foreign_use AND present") is not None
+    return frozenset(row[0] for row in refused) | frozenset(repairing.limits_of(tx) if foreign else ())

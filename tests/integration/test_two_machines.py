@@ -1,0 +1,130 @@
+"""Two machines and one server: floating seats are never exceeded, each machine's own stay its own, neither starves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.boxes import Box, line
+from tests.integration.test_stress import overlaps
+from tests.polling import until
+from tests.prefect_server import PrefectServer
+from tests.programs import Start, started
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+
+CONFIG = """
+[settings]
+worker = "{name}"
+[gpus]
+detect = false
+[[gpus.card]]
+uuid = "GPU-{name}"
+memory = "24GiB"
+[host]
+cpus = 4
+mem = "8GiB"
+[license.SEATS]
+seats = 3
+"""
+
+# Asks for seats and memory of a card at random until its time is up; writes down what it holds.
+LOOP = """
+import json, os, random, sys, time
+from prefect_slots import requires
+from tests.stress import clock, recorded
+seed, seconds, path, seats = sys.argv[1:5]
+chance, record = random.Random(int(seed)), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+with requires(cpus=1):
+    pass
+until, grants = clock() + float(seconds), 0
+while clock() < until:
+    with requires(license={seats: chance.choice([1, 1, 2])}, gpu_mem=chance.choice([8, 24])) as grant:
+        with recorded(record, grant):
+            time.sleep(chance.expovariate(50))
+    grants += 1
+print(grants)
+"""
+
+
+@pytest.fixture
+def seats() -> str:
+    """The name of a licence that both machines know and no other test."""
+    return f"shared-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def boxes(prefect_server: PrefectServer, tmp_path: Path, seats: str) -> tuple[Box, Box]:
+    made: list[Box] = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(Box(folder, prefect_server.url, CONFIG.replace("SEATS", seats)))
+        made[-1].register()
+    return made[0], made[1]
+
+
+@pytest.fixture
+def starts(boxes: tuple[Box, Box]) -> Iterator[tuple[Start, Start]]:
+    with started(boxes[0]) as first, started(boxes[1]) as second:
+        yield first, second
+
+
+def test_a_seat_that_comes_free_on_one_machine_is_used_on_the_other(
+    boxes: tuple[Box, Box], starts: tuple[Start, Start], seats: str
+) -> None:
+    here, there = starts[0](), starts[1]()
+    here.enter(license={seats: 3})
+    there.ask(license={seats: 2})
+    until(lambda: boxes[1].rows("ticket WHERE blocked_on IS NOT NULL") == 1, 20, what="the other waits aside")
+    assert boxes[1].rows("held") == 0, "it waits holding nothing"
+    here.leave()
+    assert "granted" in there.answer()
+    there.leave()
+    for box in boxes:
+        box.assert_nothing_is_left()
+
+
+def test_who_waits_for_a_seat_keeps_no_card_from_those_who_need_none(
+    boxes: tuple[Box, Box], starts: tuple[Start, Start], seats: str
+) -> None:
+    here, there, other = starts[0](), starts[1](), starts[1]()
+    here.enter(license={seats: 3})
+    there.ask(license={seats: 1}, gpu_mem=24)
+    until(lambda: boxes[1].rows("ticket WHERE blocked_on IS NOT NULL") == 1, 20, what="it waits aside")
+    other.enter(gpu_mem=24)
+    here.leave()
+    until(lambda: boxes[1].rows("ticket WHERE blocked_on IS NULL") == 1, 20, what="the seat is free, the card is not")
+    other.leave()
+    assert "granted" in there.answer()
+    there.leave()
+    for box in boxes:
+        box.assert_nothing_is_left()
+
+
+def test_the_seats_are_never_exceeded_and_neither_machine_starves(
+    boxes: tuple[Box, Box], tmp_path: Path, seats: str
+) -> None:
+    processes: dict[Path, subprocess.Popen[str]] = {}
+    for number in range(4):
+        box, record = boxes[number % 2], tmp_path / f"{number}.jsonl"
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "WORKER_ID"))} | box.env
+        command = [sys.executable, "-c", LOOP, str(number), "12", str(record), seats]
+        processes[record] = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        granted = [line(process) for process in processes.values()]
+    finally:
+        for process in processes.values():
+            process.communicate(timeout=60)
+    capacity = {f"GPU-{box.name}": 24576 for box in boxes} | {f"license.{seats}": 3}
+    assert overlaps(dict.fromkeys(processes, float("inf")), capacity) == []
+    shares = [granted[0] + granted[2], granted[1] + granted[3]]
+    print(f"grants of each machine: {shares}")
+    assert min(shares) > sum(shares) / 10, shares
+    for box in boxes:
+        box.assert_nothing_is_left(40)
