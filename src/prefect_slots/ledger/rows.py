@@ -124,7 +124,7 @@ def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) ->
         if asker is None:
             raise ValueError(f"ticket {ticket.id} is new, and nobody is named who asks")
         tables.run(
-            "INSERT INTO ticket VALUES (?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0)",
+            "INSERT INTO ticket VALUES (?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0)",
             *(ticket.id, ticket.seq, shape.key, ticket.base),
             *(asker.owner, asker.label, tables.now),
         )
@@ -140,7 +140,7 @@ def _shape_row(tables: Tables, shape: Shape) -> None:
 
 
 def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
-    row = tables.one("SELECT shape, owner, label, asked_at FROM ticket WHERE id=?", ticket)
+    row = tables.one("SELECT shape, owner, label, asked_at, refusals FROM ticket WHERE id=?", ticket)
     if row is not None:
         tables.run("DELETE FROM ticket WHERE id=?", ticket)
         tables.run("DELETE FROM shape WHERE key=? AND NOT EXISTS (SELECT 1 FROM ticket WHERE shape=key)", row[0])
@@ -151,13 +151,13 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
     row = _dequeue(tables, grant.id)
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
-    _, owner, label, asked_at = row
+    _, owner, label, asked_at, refusals = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
-        *(grant.overtaken, owner, label, asked_at, at),
+        *(grant.overtaken, owner, label, asked_at, at, refusals),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
@@ -194,14 +194,14 @@ def _delete_held(tables: Tables, grant: str) -> None:
 
 
 def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
-    row = tables.one("SELECT owner, label, asked_at FROM held WHERE id=?", grant.id)
+    row = tables.one("SELECT owner, label, asked_at, refusals FROM held WHERE id=?", grant.id)
     if row is None:
         raise LookupError(f"grant {grant.id} is not in the ledger")
     _delete_held(tables, grant.id)
     _shape_row(tables, grant.shape)
     tables.run(
-        "INSERT INTO ticket VALUES (?, ?, ?, 0, NULL, ?, ?, ?, ?, ?)",
-        *(grant.id, grant.seq, grant.shape.key, *row, limit, grant.overtaken),
+        "INSERT INTO ticket VALUES (?, ?, ?, 0, NULL, ?, ?, ?, ?, ?, ?)",
+        *(grant.id, grant.seq, grant.shape.key, *row[:3], limit, grant.overtaken, row[3] + 1),
     )
 
 
