@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.boxes import Box
+from tests.bystander import everything, registered, take_everything, watch
 from tests.forked import Forked, Needs
 from tests.polling import until
 from tests.prefect_server import PrefectServer
 
 from prefect_slots import requires
-from prefect_slots.acquire.engine import close_engine, engine
-from prefect_slots.acquire.request import machine_at
 from prefect_slots.ledger.points import Point
-from prefect_slots.requiring.place import current_place
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 
@@ -35,59 +32,11 @@ def several(box: Box) -> Needs:
     return {"gpu_mem": 24, "gpus": 2, "license": {box.matlab: 2}}
 
 
-def everything(box: Box) -> Needs:
-    return {
-        "gpus": 2,
-        "mem": 8,
-        "cpus": 2,
-        "scanner": 1,
-        "license": {box.matlab: 2, f"ansys-{box.name}": 3},
-    }
-
-
-def watch(box: Box) -> None:
-    """Let this process reap the dead from now on, as a worker does."""
-    running, place = engine(), current_place()
-    assert place is not None
-    assert box.url is not None
-    url = box.url
-
-    async def watching() -> None:
-        machine = machine_at(running, place)
-        await machine.use_server(url)
-        await machine.watch()
-
-    running.submit(watching())
-    until(lambda: box.rows("owner") > 0, what="the watcher")
-
-
 @pytest.fixture
-def box(prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+def box(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Box]:
     """A machine in which this process takes part."""
-    made = Box(tmp_path, prefect_server.url)
-    made.register()
-    for name, value in made.env.items():
-        monkeypatch.setenv(name, value)
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+    with registered(Box(tmp_path, prefect_server.url)) as made:
         yield made
-    close_engine()
-    assert made.rows("owner") == 0
-
-
-def takes_everything(box: Box) -> None:
-    """Be the next process: get all there is, on the server too."""
-    with requires(**everything(box), timeout=30):
-        assert box.limits() == {
-            f"gpu-mem:{box.name}": 49152,
-            f"gpu-mem:{box.name}:0": 24576,
-            f"gpu-mem:{box.name}:1": 24576,
-            f"mem:{box.name}": 8192,
-            f"cpus:{box.name}": 2,
-            f"scanner:{box.name}": 1,
-            f"license:{box.matlab}": 2,
-            f"license:{box.matlab}:{box.name}": 2,
-            f"license:ansys-{box.name}:{box.name}": 3,
-        }
 
 
 def killed_in_its_life() -> list[Any]:
@@ -108,7 +57,7 @@ def test_the_next_gets_everything_and_nothing_is_left(box: Box, point: Point, nt
     watch(box)
     needs: Needs = {"scanner": 1} if kind == "one limit" else several(box)
     assert Forked(box, needs, dies_at=(point, nth)).dies() == -signal.SIGKILL
-    takes_everything(box)
+    take_everything(box)
     box.assert_nothing_is_left(SETTLING)
 
 
@@ -119,7 +68,7 @@ def test_who_waits_is_served_though_the_holder_is_killed_as_it_gives_back(box: B
     holder = Forked(box, several(box), dies_at=(point, 1), counting="leaving")
     assert holder.holds()
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(contextvars.copy_context().run, takes_everything, box)
+        waiting = threads.submit(contextvars.copy_context().run, take_everything, box)
         until(lambda: box.rows("ticket") == 1, what="the waiter")
         holder.leave()
         assert holder.ended() == -signal.SIGKILL
@@ -133,7 +82,7 @@ def test_a_holder_is_killed(box: Box) -> None:
     assert holder.holds()
     assert len(box.limits()) == 5
     assert holder.kill() == -signal.SIGKILL
-    takes_everything(box)
+    take_everything(box)
     box.assert_nothing_is_left()
 
 
@@ -148,7 +97,7 @@ def test_a_waiter_is_killed_in_the_queue_or_when_its_turn_has_come(box: Box, poi
             until(lambda: box.rows("ticket") == 0, what="its leaving the queue")
     if point is not None:
         assert waiter.ended() == -signal.SIGKILL
-    takes_everything(box)
+    take_everything(box)
     box.assert_nothing_is_left()
 
 
@@ -171,7 +120,7 @@ def test_who_clears_up_after_a_killed_holder_is_killed_too(box: Box, point: Poin
     assert Forked(box, {"cpus": 1}, dies_at=(point, nth)).dies() == -signal.SIGKILL
     assert box.rows("lease") > 0
     watch(box)
-    takes_everything(box)
+    take_everything(box)
     box.assert_nothing_is_left(SETTLING)
 
 
@@ -190,6 +139,6 @@ def test_killed_at_every_step_of_a_whole_life(box: Box) -> None:
         if code == 0:
             break
         assert code == -signal.SIGKILL
-        takes_everything(box)
+        take_everything(box)
     assert step > len(whole.points) / 2
     box.assert_nothing_is_left(SETTLING)
