@@ -245,6 +245,32 @@ def test_the_dead_are_found_and_buried_and_the_living_are_not_disturbed(box: Box
             process.communicate(timeout=30)
 
 
+def test_slots_that_are_held_and_not_counted_are_an_error_until_they_are_counted_again(
+    box: Box, prefect_server: PrefectServer
+):
+    limit, ledger = f"gpu-mem:{box.name}", ledger_id(box)
+    holder = box.start(HOLDER)
+
+    async def erase(client: PrefectClient) -> None:
+        for name in (limit, mirror_of(limit, ledger)):
+            await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+    try:
+        line(holder)
+        before = box.active()
+        holder.send_signal(signal.SIGSTOP)  # or it could mend it before it is found
+        at_server(prefect_server, erase)
+        found = doctor(box.env)
+        assert found.code == 1
+        assert "counts 0 of this machine's slots, which holds 8192" in found.one(f"limit {limit}", "error")
+        mended = doctor(box.env, "--fix")
+        assert (mended.code, mended.wrong) == (0, [])
+        assert box.active() == before
+    finally:
+        holder.kill()
+        holder.communicate(timeout=30)
+
+
 def test_odd_things_of_a_machine_without_a_server(tmp_path: Path):
     machine = SharedMachine(tmp_path)
     with Puppet(machine) as puppet:
