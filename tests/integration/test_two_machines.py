@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ from tests.integration.test_stress import overlaps
 from tests.polling import until
 from tests.prefect_server import PrefectServer
 from tests.programs import Start, started
+
+from prefect_slots.acquire.standing import PATIENT_REFUSALS
+from prefect_slots.cli.machine import open_ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.settings import load_settings
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 
@@ -128,3 +134,41 @@ def test_the_seats_are_never_exceeded_and_neither_machine_starves(
     assert min(shares) > sum(shares) / 10, shares
     for box in boxes:
         box.assert_nothing_is_left(40)
+
+
+def send_back_often(box: Box, ticket: str) -> None:
+    """Make as if the server had sent a ticket back again and again, and its limit seemed to have room just now."""
+    with closing(open_ledger(load_settings(env=box.env))) as ledger:
+
+        def write(tx: Transaction) -> None:
+            tx.run("UPDATE ticket SET refusals=? WHERE id=?", PATIENT_REFUSALS, ticket)
+            tx.resume(ticket)
+
+        ledger.transact(write)
+
+
+def test_who_was_sent_back_often_keeps_its_cells_but_only_one_of_a_machine(
+    boxes: tuple[Box, Box], starts: tuple[Start, Start], seats: str
+) -> None:
+    here, there, other = starts[0](), starts[1](), starts[1]()
+    machine = boxes[1]
+    here.enter(license={seats: 3})
+    there.ask(license={seats: 2}, gpu_mem=8)
+    until(lambda: machine.rows("ticket WHERE blocked_on IS NOT NULL") == 1, 20, what="one waits aside")
+    other.ask(license={seats: 1}, cpus=1)
+    until(lambda: machine.rows("ticket WHERE blocked_on IS NOT NULL") == 2, 20, what="another, too")
+    first, second = (row[0] for row in sorted(machine.dump()["ticket"], key=lambda row: row[1]))
+    send_back_often(machine, first)
+    until(lambda: machine.rows("role WHERE name='pessimist'") == 1, 20, what="the first insists")
+    assert machine.rows(f"held WHERE id='{first}'") == 1, "it keeps its card"
+    send_back_often(machine, second)
+    until(lambda: machine.rows(f"ticket WHERE id='{second}' AND refusals > 10") == 1, 20, what="the other steps aside")
+    assert machine.rows(f"held WHERE id='{first}'") == 1
+    here.leave()
+    assert "granted" in there.answer()
+    there.leave()
+    assert "granted" in other.answer()
+    other.leave()
+    until(lambda: machine.rows("role WHERE name='pessimist'") == 0, 20, what="nobody insists any more")
+    for box in boxes:
+        box.assert_nothing_is_left()

@@ -208,7 +208,8 @@ class Machine:
             return None
         reached(Point.GRANTED)
         on_server = self._standing if grant.shape.pool is None else None
-        if on_server is not None and not await on_server.occupy(grant, registered, there):
+        until = None if ask.timeout is None else started + ask.timeout
+        if on_server is not None and not await on_server.occupy(grant, registered, there, until):
             return None
         self._wakes.pop(ask.id, None)
         held = Held(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from prefect_slots.acquire import probing
 from prefect_slots.acquire.giving_back import GivingBack
@@ -12,9 +14,11 @@ from prefect_slots.acquire.keeping import Keeping
 from prefect_slots.acquire.occupancy import Occupancy, Refusal, Why, calls_of
 from prefect_slots.acquire.steward import Steward
 from prefect_slots.errors import ServerUnreachable, SlotsError
-from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger import leases, registry, roles
+from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits import jitter
 from prefect_slots.limits.events import Announcer
 from prefect_slots.model.book import Grant, Returned
 
@@ -22,7 +26,11 @@ if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
     from prefect_slots.settings import Settings
 
-_EXIT_SECONDS = 5.0
+_EXIT_SECONDS: Final = 5.0
+PATIENT_REFUSALS: Final = 10
+"""How often a ticket steps aside for the server before it may keep its cells and wait."""
+_PESSIMIST: Final = "pessimist"
+_INSISTING_PAUSE_SECONDS: Final = (0.1, 0.4)
 
 
 class Standing:
@@ -32,6 +40,7 @@ class Standing:
         self._ledger = ledger
         self._gateway = gateway
         self._when_away = settings.when_server_is_away
+        self._insisting: str | None = None
         self._announcer = Announcer(gateway.server, url)
         self._giving_back = GivingBack(ledger, gateway, self._announcer)
         self._occupancy = Occupancy(ledger, gateway, self._giving_back, self._announcer)
@@ -50,7 +59,9 @@ class Standing:
         ledger.transact(lambda tx: tx.enrol_at_server())
         return cls(ledger, gateway, settings, url)
 
-    async def occupy(self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow]) -> bool:
+    async def occupy(
+        self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow], until: float | None
+    ) -> bool:
         """Occupy on the server what the ledger granted and no lease is `there` for.
 
         Returns:
@@ -62,6 +73,8 @@ class Standing:
         """
         wanted = calls_of(grant.holdings, registered)
         refusal = await self._occupancy.occupy(grant.id, wanted, there)
+        if refusal is not None and self._may_insist(grant.id, refusal):
+            refusal = await self._insist(grant.id, wanted, until)
         if refusal is None:
             return True
         if refusal.why is Why.AWAY and self._may_go_on_without(wanted):
@@ -69,6 +82,34 @@ class Standing:
             return True
         await self._step_aside(grant, refusal)
         return False
+
+    def _may_insist(self, grant: str, refusal: Refusal) -> bool:
+        """Tell whether a grant may keep its cells while it waits for seats: one that was sent back often enough.
+
+        Seats that come free when the cells are taken, and cells when the seats are, could keep it waiting for ever. One
+        per machine may: with more, cards would lie idle, and two machines could wait for each other.
+        """
+        if refusal.why is not Why.FULL or not refusal.call.fleet or self._insisting is not None:
+            return False
+        row = self._ledger.read(lambda tx: tx.one("SELECT refusals FROM held WHERE id=?", grant))
+        if row is None or row[0] < PATIENT_REFUSALS:
+            return False
+        return self._ledger.transact(lambda tx: roles.take(tx, _PESSIMIST, boot_clock()))
+
+    async def _insist(self, grant: str, wanted: tuple[leases.Call, ...], until: float | None) -> Refusal | None:
+        self._insisting = grant
+        try:
+            while True:
+                await asyncio.sleep(jitter.between(*_INSISTING_PAUSE_SECONDS))
+                still = self._ledger.transact(lambda tx: roles.take(tx, _PESSIMIST, boot_clock()))
+                there = self._ledger.read(lambda tx: leases.of_grant(tx, grant))
+                refusal = await self._occupancy.occupy(grant, wanted, there)
+                given_up = not still or (until is not None and time.monotonic() > until)
+                if refusal is None or refusal.why is not Why.FULL or given_up:
+                    return refusal
+        finally:
+            self._insisting = None
+            self._ledger.transact(lambda tx: roles.leave(tx, _PESSIMIST), frees=True)
 
     def _may_go_on_without(self, wanted: tuple[leases.Call, ...]) -> bool:
         url = self._gateway.server.url

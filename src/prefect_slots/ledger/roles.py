@@ -20,6 +20,11 @@ def held_by_other(tables: Tables, role: str, now: float) -> bool:
     return row is not None and row[0] != tables.actor and now - row[1] < STALE_SECONDS
 
 
+def leave(tables: Tables, role: str) -> None:
+    """Give up `role`, if the actor has it."""
+    tables.run("DELETE FROM role WHERE name=? AND owner=?", role, tables.actor)
+
+
 def take(tables: Tables, role: str, now: float) -> bool:
     """Take `role`, or say that the actor still has it; return whether it has it now."""
     if held_by_other(tables, role, now):

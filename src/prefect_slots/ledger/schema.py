@@ -59,8 +59,8 @@ CREATE INDEX ticket_by_shape ON ticket (shape, seq) WHERE blocked_on IS NULL AND
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
--- A grant keeps its ticket's id. refusals: how often the server has sent it back. unbacked: the server does not count all of it, which is to be mended. lost: a
--- limit of which others could, for a while, take what it holds.
+-- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: a limit of
+-- which others could, for a while, take what it holds. refusals: how often the server has sent it back.
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
     parent TEXT, root TEXT, source TEXT, overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
