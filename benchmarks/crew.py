@@ -15,12 +15,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event, Semaphore
+from multiprocessing.synchronize import Semaphore
 from typing import Any, Final
 
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["benchmarks.preloaded"])
-_END_SECONDS: Final = 20.0
 
 
 def clock() -> float:
@@ -37,7 +36,8 @@ class Ask:
         limits: Prefect's limits, one `concurrency` block inside the other, each with what it occupies.
         lease_seconds: How long Prefect's leases last; renewed while held.
         seconds: How long to hold.
-        after: How long to wait before asking.
+        before: How long to work before asking.
+        after: How long to work after giving back.
 
     With neither `needs` nor `limits`, the crew's semaphore is held.
     """
@@ -46,7 +46,13 @@ class Ask:
     limits: Sequence[tuple[str, int]] = ()
     lease_seconds: float = 300.0
     seconds: float = 0.0
+    before: float = 0.0
     after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Enough:
+    """Told to a worker: end what you hold, or will hold next, at once."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Turn:
     started: float
     ended: float
     left: float
+    done: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,10 @@ class Worker:
     def ask(self, ask: Ask) -> None:
         """Tell it to hold something; `Started` and `Turn` follow."""
         self.pipe.send(ask)
+
+    def stop(self) -> None:
+        """Let it end its turn as soon as it has its slot; `Turn` follows."""
+        self.pipe.send(Enough())
 
     def reply(self) -> Started | Turn:
         """Return what it says next.
@@ -104,31 +115,23 @@ class Worker:
 
 
 class Crew:
-    """Worker processes that share one semaphore, and one event that ends every holding early."""
+    """Worker processes that share one semaphore."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._semaphore = _CONTEXT.Semaphore(1)
-        self.over = _CONTEXT.Event()
-        self.workers: list[Worker] = []
 
     def hire(self, number: int, env: Mapping[str, str]) -> list[Worker]:
         """Start processes with these further environment variables."""
         hired: list[Worker] = []
         for _ in range(number):
             ours, theirs = _CONTEXT.Pipe()
-            process = _CONTEXT.Process(target=_work, args=(theirs, dict(env), self._semaphore, self.over), daemon=True)
+            process = _CONTEXT.Process(target=_work, args=(theirs, dict(env), self._semaphore), daemon=True)
             process.start()
             theirs.close()
             hired.append(Worker(process, ours))
             self._stack.callback(_end, hired[-1])
-        self.workers += hired
         return hired
-
-    def warm_up(self, ask: Ask) -> None:
-        """Let each worker hold something once, so that what is done once per process is not measured."""
-        for worker in self.workers:
-            worker.turn(ask)
 
 
 @contextmanager
@@ -139,11 +142,7 @@ def crew() -> Generator[Crew]:
 
 
 def _end(worker: Worker) -> None:
-    try:
-        worker.pipe.send(None)
-    except OSError:
-        pass  # killed
-    worker.process.join(_END_SECONDS)
+    # What it did at its end would go on while others are measured.
     worker.process.kill()
     worker.process.join()
     worker.pipe.close()
@@ -152,18 +151,22 @@ def _end(worker: Worker) -> None:
 # In the worker
 
 
-def _work(pipe: Connection, env: Mapping[str, str], semaphore: Semaphore, over: Event) -> None:
+def _work(pipe: Connection, env: Mapping[str, str], semaphore: Semaphore) -> None:
     os.environ.update(env)
     try:
-        while (ask := pipe.recv()) is not None:
-            over.wait(ask.after)
+        while ask := pipe.recv():
+            if isinstance(ask, Enough):
+                continue  # it came when the turn was over
+            pipe.poll(ask.before)
             asked = clock()
             with _held(ask, semaphore):
                 started = clock()
                 pipe.send(Started(started))
-                over.wait(ask.seconds)
+                pipe.poll(ask.seconds)
                 ended = clock()
-            pipe.send(Turn(asked, started, ended, clock()))
+            left = clock()
+            pipe.poll(ask.after)
+            pipe.send(Turn(asked, started, ended, left, clock()))
     except (EOFError, BrokenPipeError):
         pass
     except BaseException:

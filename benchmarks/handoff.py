@@ -111,7 +111,7 @@ def _play(run: Run, stage: Stage, case: Case, bare: Callable[[], None]) -> list[
                 for limit in one.seeded:
                     stage.seed(limit, case.occupancy)
                 stage.settle()
-                found = relay(all_workers, one.workers, one.asking, one.handoffs)
+                found = relay(one.workers, one.asking, one.handoffs)
                 gaps.setdefault((one.label, one.peer), []).extend(found)
             bare()
     return [

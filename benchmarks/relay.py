@@ -9,7 +9,7 @@ from itertools import pairwise
 from multiprocessing.connection import wait
 from typing import Final
 
-from benchmarks.crew import Ask, Crew, Started, Turn, Worker
+from benchmarks.crew import Ask, Started, Turn, Worker
 
 Asking = Callable[[int], Ask]
 """What the n-th to ask asks for."""
@@ -20,7 +20,6 @@ _LATEST_ARRIVAL: Final = 0.8
 
 
 def relay(
-    crew: Crew,
     workers: Sequence[Worker],
     asking: Asking,
     handoffs: int,
@@ -34,7 +33,6 @@ def relay(
     all but one wait whenever it is given back, and nobody hands it to itself.
 
     Args:
-        crew: Of which the workers are.
         workers: All of those who take part; one more than wait.
         asking: What the n-th to ask asks for.
         handoffs: How many to measure; those who wait after the last get the slot in turn and drop it at once.
@@ -47,12 +45,12 @@ def relay(
     busy: dict[object, Worker] = {}
     resting = list(workers)
 
-    def ask(worker: Worker, *, longer: float = 0.0, after: float = 0.0) -> None:
+    def ask(worker: Worker, *, longer: float = 0.0, before: float = 0.0) -> None:
         nonlocal asked
         wanted = asking(asked)
         asked += 1
         busy[worker.pipe] = worker
-        worker.ask(replace(wanted, seconds=wanted.seconds + longer, after=after * wanted.seconds))
+        worker.ask(replace(wanted, seconds=wanted.seconds + longer, before=before * wanted.seconds))
 
     ask(resting.pop(0), longer=settle_seconds)
     while busy:
@@ -62,8 +60,9 @@ def relay(
             if isinstance(said, Started):
                 on_start(started)
                 started += 1
-                if started > handoffs:
-                    crew.over.set()
+                if started == handoffs + 1:
+                    for each in busy.values():
+                        each.stop()
             else:
                 turns.append(said)
                 del busy[pipe]
@@ -72,8 +71,7 @@ def relay(
             continue
         somebody_else_holds = started > len(turns)
         while resting and somebody_else_holds:
-            ask(resting.pop(0), after=chance.uniform(0, _LATEST_ARRIVAL) if turns else 0.0)
-    crew.over.clear()
+            ask(resting.pop(0), before=chance.uniform(0, _LATEST_ARRIVAL) if turns else 0.0)
     return gaps(turns)[:handoffs]
 
 

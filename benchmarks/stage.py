@@ -35,13 +35,22 @@ _SETTLE_SECONDS: Final = 0.3
 
 
 class Stage:
-    """A server, and what is on it."""
+    """A server, and what is on it.
+
+    Attributes:
+        url: The address that machines and workers are told.
+    """
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
         self._folder = folder
         self._http = httpx.Client(base_url=url, timeout=60)
         self._numbers = count()
+
+    def go_through(self, url: str) -> None:
+        """Let machines and processes that are made from now on use the server at another address."""
+        self.url = url
+        use(url)
 
     def machine(self, declared: str) -> Box:
         """Register a machine with the resources that `declared` says in TOML, and no others but a core and memory."""
