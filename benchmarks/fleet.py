@@ -24,7 +24,7 @@ _DECLARED: Final = f'[license.{_FEATURE}]\nseats = 1\nscope = "fleet"\n'
 
 def measure(run: Run) -> list[Measured]:
     """Let the seat change hands, ours and stock Prefect's in turn."""
-    blocks, handoffs = (1, 5) if run.quick else (4, 8)
+    blocks, handoffs = (1, 4) if run.quick else (3, 7)
     run.expect(2 + 2 * blocks)
     seconds: dict[str, list[float]] = {OURS: [], PREFECT: []}
     with staged(run) as stage, crew() as workers:

@@ -35,8 +35,8 @@ class Case:
 
     Attributes:
         blocks: How often each peer has its turn.
-        handoffs: Hand-offs in each of its turns, ours and the semaphore's.
-        stock: Hand-offs in each of stock Prefect's turns.
+        handoffs: Hand-offs in each of our turns.
+        others: Hand-offs in each turn of the others.
     """
 
     hold: float
@@ -44,7 +44,7 @@ class Case:
     occupancy: float
     blocks: int
     handoffs: int
-    stock: int
+    others: int
 
     @property
     def name(self) -> str:
@@ -54,19 +54,19 @@ class Case:
 
 
 # Averages of 30 s last for one hand-off only: the 2 s after it are counted in.
-AFTER_LONG: Final = Case(hold=2, waiters=1, occupancy=30, blocks=4, handoffs=1, stock=1)
+AFTER_LONG: Final = Case(hold=2, waiters=1, occupancy=30, blocks=3, handoffs=1, others=1)
 FULL: Final = (
-    Case(hold=2, waiters=1, occupancy=2, blocks=2, handoffs=5, stock=6),
-    Case(hold=2, waiters=3, occupancy=2, blocks=2, handoffs=3, stock=3),
-    Case(hold=2, waiters=20, occupancy=2, blocks=1, handoffs=5, stock=4),
-    Case(hold=0.2, waiters=1, occupancy=0.2, blocks=3, handoffs=14, stock=6),
-    Case(hold=0.2, waiters=3, occupancy=0.2, blocks=3, handoffs=14, stock=6),
-    Case(hold=0.2, waiters=20, occupancy=0.2, blocks=1, handoffs=40, stock=10),
+    Case(hold=2, waiters=1, occupancy=2, blocks=2, handoffs=4, others=5),
+    Case(hold=2, waiters=3, occupancy=2, blocks=2, handoffs=3, others=3),
+    Case(hold=2, waiters=20, occupancy=2, blocks=1, handoffs=5, others=4),
+    Case(hold=0.2, waiters=1, occupancy=0.2, blocks=3, handoffs=14, others=6),
+    Case(hold=0.2, waiters=3, occupancy=0.2, blocks=3, handoffs=14, others=6),
+    Case(hold=0.2, waiters=20, occupancy=0.2, blocks=1, handoffs=40, others=10),
     AFTER_LONG,
 )
 QUICK: Final = (
-    Case(hold=2, waiters=1, occupancy=2, blocks=1, handoffs=2, stock=3),
-    Case(hold=0.2, waiters=3, occupancy=0.2, blocks=1, handoffs=10, stock=5),
+    Case(hold=2, waiters=1, occupancy=2, blocks=1, handoffs=2, others=2),
+    Case(hold=0.2, waiters=1, occupancy=0.2, blocks=1, handoffs=10, others=5),
 )
 
 
@@ -127,8 +127,8 @@ def _contenders(stage: Stage, case: Case, all_workers: Crew) -> list[Contender]:
     asking: list[tuple[str, str, Asking, int, list[str]]] = [
         (OURS, HANDED, lambda _: Ask(needs={_SCANNER: 1}, seconds=case.hold), case.handoffs, names(box, [_SCANNER])),
         (OURS, NOT_HANDED, lambda n: _seats(n, case.hold), case.handoffs, names(box, [_SEATS])),
-        (PREFECT, "", lambda _: Ask(limits=[(stock, 1)], seconds=case.hold), case.stock, [stock]),
-        (BOUND, "", lambda _: Ask(seconds=case.hold), case.handoffs, []),
+        (PREFECT, "", lambda _: Ask(limits=[(stock, 1)], seconds=case.hold), case.others, [stock]),
+        (BOUND, "", lambda _: Ask(seconds=case.hold), case.others, []),
     ]
     return [
         Contender(peer, label, ask, handoffs, seeded, _warm(all_workers, case, box, ask))

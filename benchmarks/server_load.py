@@ -28,7 +28,7 @@ _DECLARED: Final = "[resources.seats]\ncapacity = 3\n"
 def measure(run: Run) -> list[Measured]:
     """Count for each number of waiters and each peer."""
     numbers = WAITERS[:2] if run.quick else WAITERS
-    grants = 10 if run.quick else 40
+    grants = 8 if run.quick else 40
     run.expect(1 + 3 * len(numbers))
     measured: list[Measured] = []
     with staged(run) as stage, counting_proxy(stage.url) as proxy:

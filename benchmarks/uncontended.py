@@ -24,7 +24,7 @@ _DECLARED: Final = "".join(f"[resources.{name}]\ncapacity = {amount}\n" for name
 
 def measure(run: Run) -> list[Measured]:
     """Let one process of each peer acquire and release in turn."""
-    rounds = 6 if run.quick else 60
+    rounds = 6 if run.quick else 40
     run.expect(1 + rounds)
     with staged(run) as stage, crew() as workers:
         box = stage.machine(_DECLARED)
