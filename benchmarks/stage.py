@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from tests.boxes import Box
@@ -32,6 +32,8 @@ mem = "1GiB"
 
 # Prefect's client sends the events of a release after it, and its server writes them to the same database.
 _SETTLE_SECONDS: Final = 0.3
+# Prefect's answer when SQLite is busy with something else; nothing was changed then.
+_BUSY: Final = 503
 
 
 class Stage:
@@ -63,8 +65,7 @@ class Stage:
     def limit(self, slots: int = 1) -> str:
         """Make a limit of a new name."""
         name = f"stock-{uuid.uuid4().hex[:8]}"
-        answer = self._http.post("/v2/concurrency_limits/", json={"name": name, "limit": slots, "active": True})
-        answer.raise_for_status()
+        self._post("", {"name": name, "limit": slots, "active": True})
         return name
 
     def seed(self, name: str, seconds: float) -> None:
@@ -72,9 +73,7 @@ class Stage:
         slots = self._http.get(f"/v2/concurrency_limits/{name}").json()["limit"]
         # Each sample replaces 1/(2 * slots) of the average.
         for _ in range(16 * slots):
-            self._http.post(
-                "/v2/concurrency_limits/decrement", json={"names": [name], "slots": 1, "occupancy_seconds": seconds}
-            ).raise_for_status()
+            self._post("decrement", {"names": [name], "slots": 1, "occupancy_seconds": seconds})
 
     def settle(self) -> None:
         """Wait until nothing is held on the server and what was just released has been dealt with."""
@@ -99,12 +98,16 @@ class Stage:
             began = clock()
             answer = self._http.post("/v2/concurrency_limits/increment-with-lease", json=body)
             took = clock() - began
-            if answer.status_code == 503:  # SQLite was busy with something else; nothing was taken
-                continue
-            lease = answer.raise_for_status().json()["lease_id"]
-            self._http.post("/v2/concurrency_limits/decrement-with-lease", json={"lease_id": lease}).raise_for_status()
-            times.append(took)
+            if answer.status_code != _BUSY:
+                times.append(took)
+                self._post("decrement-with-lease", {"lease_id": answer.raise_for_status().json()["lease_id"]})
         return times
+
+    def _post(self, what: str, body: dict[str, Any]) -> None:
+        answer = self._http.post(f"/v2/concurrency_limits/{what}", json=body)
+        while answer.status_code == _BUSY:
+            answer = self._http.post(f"/v2/concurrency_limits/{what}", json=body)
+        answer.raise_for_status()
 
     def close(self) -> None:
         """Close the connection."""
