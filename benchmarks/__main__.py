@@ -4,14 +4,39 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.case import NAMES, Measured, find
+from benchmarks.case import NAMES, find
+from benchmarks.table import as_bars, as_table
+
+
+class Shown:
+    """A run whose progress is shown: a moving line on a terminal, a line for each step elsewhere."""
+
+    def __init__(self, *, quick: bool, progress: Progress) -> None:
+        self.quick = quick
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+        self._begun = False
+
+    def expect(self, steps: int) -> None:
+        """Say how many steps there will be."""
+        self._progress.update(self._task, total=steps)
+
+    def step(self, text: str) -> None:
+        """Say what begins now."""
+        self._progress.update(self._task, description=text, advance=1 if self._begun else 0)
+        self._begun = True
+        if not self._progress.console.is_terminal:
+            self._progress.console.print(text)
 
 
 def main() -> None:
@@ -21,22 +46,30 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a claim")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     options = parser.parse_args()
-    measured = find(options.name)(options.quick)
-    Console().print(as_table(options.name, measured))
+    # Else a server would outlive the benchmark that a time limit ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="prefect-slots-bench-") as home:
+        _leave_the_user_out(home)
+        benchmark = find(options.name)
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            measured = benchmark.measure(Shown(quick=options.quick, progress=progress))
+    console = Console()
+    console.print(as_table(options.name, measured))
+    if bars := benchmark.bars(measured):
+        console.print(as_bars(bars))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(each) for each in measured], indent=2) + "\n")
 
 
-def as_table(name: str, measured: list[Measured]) -> Table:
-    """Show numbers for people."""
-    table = Table(title=f"{name} (Python {sys.version.split()[0]})", title_justify="left")
-    for column in ("case", "who", "what", "value", "unit"):
-        table.add_column(column, justify="right" if column == "value" else "left")
-    for each in measured:
-        table.add_row(
-            each.case, each.peer, each.metric, f"{each.value:.{2 if each.unit == 'ratio' else 0}f}", each.unit
-        )
-    return table
+def _leave_the_user_out(home: str) -> None:
+    """Keep the user's profile, servers and settings out; Prefect reads them when it is imported."""
+    for name in [name for name in os.environ if name.startswith(("PREFECT", "WORKER_ID"))]:
+        del os.environ[name]
+    os.environ["PREFECT_HOME"] = home
+    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
+    os.environ["DO_NOT_TRACK"] = "1"
 
 
 if __name__ == "__main__":

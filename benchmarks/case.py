@@ -1,21 +1,28 @@
-"""One measured number, and the registry of benchmarks that measure some."""
+"""What a benchmark yields, what it is held to, and the registry of benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final
+from typing import Final, Protocol
+
+OURS: Final = "ours"
+PREFECT: Final = "prefect"
+RAW: Final = "raw"
+BOUND: Final = "bound"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One number; times are in milliseconds (`unit` is `"ms"`), comparisons are `"ratio"`.
+    """One number.
 
     Attributes:
         case: What was done.
-        peer: Who did it: `"prefect-slots"` or what it is compared with.
-        metric: Which number of it: `"median"`, `"ours / peer"`.
+        peer: Who did it: `ours`, `prefect` (what stock Prefect offers for it), `raw` (one bare HTTP request), `bound`
+            (what nothing can be better than).
+        metric: Which number of it: `median`, `p95`, `max`, `per_grant` or `ratio`.
+        unit: `ms` for times; `requests`, `messages` or `ratio` otherwise.
     """
 
     case: str
@@ -25,12 +32,57 @@ class Measured:
     unit: str
 
 
-Benchmark = Callable[[bool], list[Measured]]
-"""Measures; told whether to be quick about it."""
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What a number is held to; exactly one of `at_most` and `at_least` is set."""
 
-NAMES: Final = ("startup",)
+    text: str
+    value: float
+    unit: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the number is good enough."""
+        if self.at_most is not None:
+            return self.value <= self.at_most
+        return self.at_least is not None and self.value >= self.at_least
+
+
+class Run(Protocol):
+    """One run of a benchmark, as the benchmark sees it."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether to be done in under a minute."""
+        ...
+
+    def expect(self, steps: int) -> None:
+        """Say how many steps there will be."""
+
+    def step(self, text: str) -> None:
+        """Say what begins now."""
+
+
+class Benchmark(Protocol):
+    """A module of this package."""
+
+    measure: Callable[[Run], list[Measured]]
+    bars: Callable[[Sequence[Measured]], list[Bar]]
+
+
+NAMES: Final = ("startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "scale", "fleet")
 
 
 def find(name: str) -> Benchmark:
-    """Return a benchmark by name: `measure` of the module of that name."""
-    return import_module(f"benchmarks.{name}").measure
+    """Return a benchmark by name."""
+    return import_module(f"benchmarks.{name}")  # type: ignore[return-value]
+
+
+def pick(measured: Iterable[Measured], case: str, peer: str, metric: str) -> float | None:
+    """Return one number, or `None` where a quick run has left it out."""
+    for each in measured:
+        if (each.case, each.peer, each.metric) == (case, peer, metric):
+            return each.value
+    return None

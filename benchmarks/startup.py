@@ -1,6 +1,7 @@
 """What `prefect-slots run` adds to a command, beside what importing Prefect alone costs.
 
-Whole processes, from start to end; the commands take turns, so that a machine that slows down slows all of them.
+Whole processes, from start to end; the commands take turns, so that a machine that slows down slows all of them. The
+bound is Python that does nothing.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-from benchmarks.case import Measured
+from benchmarks.case import BOUND, OURS, PREFECT, Bar, Measured, Run
+from benchmarks.crew import clock
+from benchmarks.numbers import median, summary
 
-OURS: Final = "prefect-slots"
-PREFECT: Final = "import prefect"
-PYTHON: Final = "python"
+CASE: Final = "start, acquire, run `true`, release"
 _CONFIG: Final = """
 [gpus]
 detect = false
@@ -30,8 +30,10 @@ seats = 2
 """
 
 
-def measure(quick: bool) -> list[Measured]:
+def measure(run: Run) -> list[Measured]:
     """Time each command in turn, several rounds."""
+    rounds = 5 if run.quick else 25
+    run.expect(rounds)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "prefect-slots.toml").write_text(_CONFIG)
@@ -41,26 +43,32 @@ def measure(quick: bool) -> list[Measured]:
             "PREFECT_SLOTS_COORDINATION": "local",
             "PREFECT_HOME": str(folder / "prefect"),
         }
-        run = [sys.executable, "-m", "prefect_slots", "run", "--gpu-mem", "8", "--license", "matlab", "--", "true"]
+        ours = [sys.executable, "-m", "prefect_slots", "run", "--gpu-mem", "8", "--license", "matlab", "--", "true"]
         commands = {
-            OURS: run,
+            OURS: ours,
             PREFECT: [sys.executable, "-c", "import prefect"],
-            PYTHON: [sys.executable, "-c", ""],
+            BOUND: [sys.executable, "-c", ""],
         }
         for command in commands.values():  # writes the bytecode, registers the machine
             _time(command, env, folder)
-        rounds = [
-            {peer: _time(command, env, folder) for peer, command in commands.items()} for _ in range(5 if quick else 25)
-        ]
-    case = "start, acquire, run `true`, release"
-    times = {peer: median(each[peer] for each in rounds) for peer in commands}
+        times: dict[str, list[float]] = {peer: [] for peer in commands}
+        for number in range(rounds):
+            run.step(f"round {number + 1} of {rounds}")
+            for peer, command in commands.items():
+                times[peer].append(_time(command, env, folder))
+    ratio = median(times[OURS]) / median(times[PREFECT])
     return [
-        *(Measured(case=case, peer=peer, metric="median", value=value, unit="ms") for peer, value in times.items()),
-        Measured(case=case, peer=PREFECT, metric="ours / peer", value=times[OURS] / times[PREFECT], unit="ratio"),
+        *(each for peer, seconds in times.items() for each in summary(CASE, peer, seconds)),
+        Measured(case="`prefect-slots run` / `import prefect`", peer=OURS, metric="ratio", value=ratio, unit="ratio"),
     ]
 
 
+def bars(measured: Sequence[Measured]) -> list[Bar]:  # noqa: ARG001
+    """Return none: the ratio is there to be watched."""
+    return []
+
+
 def _time(command: list[str], env: dict[str, str], folder: Path) -> float:
-    began = time.perf_counter()
+    began = clock()
     subprocess.run(command, env=env, cwd=folder, check=True)
-    return (time.perf_counter() - began) * 1000
+    return clock() - began

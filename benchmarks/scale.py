@@ -1,0 +1,119 @@
+"""What one grant costs the ledger while others wait: the transaction in which a holder leaves and the next is granted.
+
+In one process straight on the ledger, without a server. No two requests fit at once, so every release grants exactly
+one ticket; whoever was granted is replaced by a new ticket, not timed. Tickets are alike within a shape.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from benchmarks.case import OURS, Bar, Measured, Run, pick
+from benchmarks.crew import clock
+from benchmarks.numbers import summary
+from prefect_slots.ledger import registry, rows
+from prefect_slots.ledger.folder import open_folder
+from prefect_slots.ledger.owner import Owner
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.tables import Asker
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.book import Asked, Queued, Shape, Ticket
+from prefect_slots.model.requirement import declare
+from prefect_slots.model.resource import Cell, Inventory, Resource
+from prefect_slots.scheduling.decide import decide
+
+TICKETS: Final = (10, 100, 1_000, 10_000)
+FEW: Final = 5
+MANY: Final = 200
+_FEATURE: Final = "benchmark"
+
+
+class Queue:
+    """A ledger in which one holds and others wait."""
+
+    def __init__(self, ledger: Ledger, owner: Owner, tickets: int, shapes: int) -> None:
+        self._ledger = ledger
+        self._asker = Asker(owner=owner.id, label="benchmark")
+        self._asked = 0
+        # Amounts from n to 2n-1 of 2n-1: no two fit at once.
+        self._shapes = [Shape(requirement=declare(license={_FEATURE: shapes + n})) for n in range(shapes)]
+        seats = Resource(name=f"license.{_FEATURE}", unit="seats", cells=(Cell(key="0", capacity=2 * shapes - 1),))
+        ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(seats,))))
+        ledger.transact(lambda tx: self._fill(tx, tickets))
+
+    def _fill(self, tx: Transaction, tickets: int) -> None:
+        self._enqueue(tx)
+        for _ in range(tickets):
+            # As the scheduler would have it where nothing fits; to ask it ten thousand times takes minutes.
+            rows.write(tx, Queued(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)
+
+    def _enqueue(self, tx: Transaction) -> None:
+        tx.apply(Asked(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)
+
+    def _next_shape(self) -> Shape:
+        self._asked += 1
+        return self._shapes[self._asked % len(self._shapes)]
+
+    def _next_ticket(self, tx: Transaction) -> Ticket:
+        return Ticket(id=f"t{self._asked}", seq=tx.next_seq())
+
+    def grant(self) -> float:
+        """Let the holder leave and return the seconds that took; somebody else holds then, and as many wait."""
+        (holder,) = self._ledger.read(lambda tx: tx.all("SELECT id FROM held"))
+        began = clock()
+        self._ledger.transact(lambda tx: tx.leave(holder[0]))
+        took = clock() - began
+        self._ledger.transact(self._enqueue)
+        return took
+
+
+def measure(run: Run) -> list[Measured]:
+    """Grant in every queue in turn, many times."""
+    rounds = 50 if run.quick else 400
+    cases = {name_of(n, FEW): (n, FEW) for n in TICKETS} | {
+        name_of(n, min(n, MANY)): (n, min(n, MANY)) for n in TICKETS[1:]
+    }
+    run.expect(len(cases) + 1)
+    seconds: dict[str, list[float]] = {case: [] for case in cases}
+    with tempfile.TemporaryDirectory(prefix="prefect-slots-bench-") as place, ExitStack() as stack:
+        queues: dict[str, Queue] = {}
+        for number, (case, (tickets, shapes)) in enumerate(cases.items()):
+            run.step(f"filling the queue: {case}")
+            queues[case] = stack.enter_context(_queue(Path(place) / str(number), tickets, shapes))
+        run.step("granting")
+        for _ in range(rounds):
+            for case, queue in queues.items():
+                seconds[case].append(queue.grant())
+    return [each for case, times in seconds.items() for each in summary(case, OURS, times)]
+
+
+@contextmanager
+def _queue(state: Path, tickets: int, shapes: int) -> Generator[Queue]:
+    folder = open_folder(state, {})
+    owner = Owner.start(folder)
+    ledger = Ledger(folder, partial(decide, max_overtakes=20), owner.id)
+    try:
+        ledger.transact(lambda tx: tx.enrol(owner, ""))
+        yield Queue(ledger, owner, tickets, shapes)
+    finally:
+        ledger.close()
+        owner.end(folder)
+
+
+def name_of(tickets: int, shapes: int) -> str:
+    """Return what a case is called."""
+    return f"one grant, {tickets:,} waiting, {shapes} shapes"
+
+
+def bars(measured: Sequence[Measured]) -> list[Bar]:
+    """A thousand times as many tickets may cost three times as much."""
+    few = pick(measured, name_of(TICKETS[0], FEW), OURS, "median")
+    many = pick(measured, name_of(TICKETS[-1], FEW), OURS, "median")
+    if few is None or many is None:
+        return []
+    return [Bar(text="10,000 waiting / 10 waiting, 5 shapes", value=many / few, unit="ratio", at_most=3)]
