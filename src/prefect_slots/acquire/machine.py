@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
-from prefect_slots.acquire.standing import Standing
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
@@ -42,6 +41,7 @@ from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, 
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
 
 if TYPE_CHECKING:
+    from prefect_slots.acquire.standing import Standing
     from prefect_slots.settings import Settings
 
 POLL_SECONDS: Final = 0.5
@@ -83,6 +83,8 @@ class Machine:
     async def use_server(self, url: str) -> None:
         """Occupy limits on that server for every grant from now on."""
         if self._standing is None:
+            from prefect_slots.acquire.standing import Standing
+
             self._standing = await Standing.open(self.ledger, self._settings, url)
             self._tend()
 
