@@ -5,29 +5,47 @@ In the end ledger and server are at zero, and nobody did anything for it.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from tests.boxes import Box
+from tests.moody_proxy import moody_proxy
 from tests.polling import until
+from tests.postgres import Postgres, has_postgres
 from tests.prefect_server import PrefectServer
 from tests.programs import Start, started
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[PrefectServer]:
+ON_POSTGRES = [
+    pytest.mark.slow,
+    pytest.mark.postgres,
+    pytest.mark.skipif(not has_postgres(), reason="PostgreSQL's programs are not installed"),
+]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=ON_POSTGRES)])
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PrefectServer]:
     """A server that a test may stop and start: its leases are in memory, as they are by default."""
     home = tmp_path / "server"
     home.mkdir()
-    made = PrefectServer(home)
-    made.start()
-    yield made
-    made.stop()
+    with ExitStack() as stack:
+        extra: dict[str, str] = {}
+        if request.param == "postgres":
+            postgres = Postgres()
+            stack.callback(postgres.stop)
+            postgres.start()
+            extra = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.url}
+        made = PrefectServer(home, extra)
+        stack.callback(made.stop)
+        made.start()
+        yield made
 
 
 @pytest.fixture
@@ -197,3 +215,99 @@ def test_a_killed_holder_s_slots_are_free_though_the_server_forgot_its_leases(
     bystander.leave()
     box.assert_nothing_is_left(60)
     assert time.monotonic() - began < 60, "no lease's life had to pass"
+
+
+@pytest.mark.parametrize("status", [503, 401, 500])
+def test_a_server_that_refuses_everything_for_a_while_costs_nothing(
+    server: PrefectServer, box: Box, start: Start, status: int
+) -> None:
+    with moody_proxy(server.url) as (url, mood):
+        box.env["PREFECT_API_URL"] = url
+        register_at(box, url)
+        holder, other = start(), start()
+        holder.enter(scanner=1, gpu_mem=8)
+        other.enter(cpus=1)
+        mood.status = status
+        if status == 503:
+            mood.body = b'{"exception_message": "Service Unavailable"}'
+        assert holder.leave() == {"left": True}
+        until(lambda: mood.refused > 2, 30, what="it was refused")
+        if status == 503:
+            holder.enter(scanner=1)
+        elif status == 401:
+            holder.ask(scanner=1)
+            assert holder.answer()["error"] == "ServerRefused"
+        mood.status = 0
+        other.leave()
+        holder.enter(scanner=1, cpus=2)
+        holder.leave()
+        for program in (holder, other):
+            program.end()
+        box.assert_nothing_is_left(60)
+
+
+def test_a_slow_server_is_waited_for(server: PrefectServer, box: Box, start: Start) -> None:
+    with moody_proxy(server.url) as (url, mood):
+        box.env["PREFECT_API_URL"] = url
+        register_at(box, url)
+        first, second = start(), start()
+        first.enter(scanner=1)
+        mood.delay = 5.0
+        second.ask(scanner=1)
+        until(lambda: box.rows("ticket") == 1, 20, what="the second in the queue")
+        first.leave()
+        assert "granted" in second.answer(), "a lease handed over asks nobody"
+        second.leave()
+        first.enter(gpu_mem=8)
+        first.leave()
+        for program in (first, second):
+            program.end()
+        mood.delay = 0.0
+        box.assert_nothing_is_left(60)
+
+
+def register_at(box: Box, url: str) -> None:
+    """Register once more, at another address of the same server."""
+    real, box.url = box.url, url
+    box.register()
+    box.url = real
+
+
+def test_a_stopped_steward_s_work_is_taken_over(server: PrefectServer, box: Box, start: Start) -> None:
+    first = start()
+    first.enter(cpus=1)
+    until(lambda: box.rows("role WHERE name='steward'") == 1, 20, what="the first looks after the machine")
+    second = start()
+    second.enter(cpus=1)
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        taken = {"names": [f"license:{box.matlab}"], "slots": 2, "mode": "concurrency"}
+        httpx.post(f"{server.url}/v2/concurrency_limits/increment", json=taken).raise_for_status()
+        second.ask(license={box.matlab: 1})
+        until(lambda: box.rows("ticket WHERE blocked_on IS NOT NULL") == 1, 20, what="it waits for the server")
+        httpx.post(f"{server.url}/v2/concurrency_limits/decrement", json=taken).raise_for_status()
+        assert "granted" in second.answer()
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    for program in (first, second):
+        program.leave()
+    box.assert_nothing_is_left(40)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_server_that_is_away_for_two_minutes(server: PrefectServer, box: Box, start: Start) -> None:
+    holder, other = start(), start()
+    holder.enter(scanner=1, license={box.matlab: 1})
+    other.enter(cpus=1)
+    other.leave()
+    server.stop()
+    until_away = time.monotonic() + 120
+    while time.monotonic() < until_away:
+        other.enter(gpu_mem=16, cpus=1)
+        other.leave()
+    server.start()
+    held = {f"scanner:{box.name}": 1, f"license:{box.matlab}": 1, f"license:{box.matlab}:{box.name}": 1}
+    until(lambda: box.limits() == held, 60, what="what is really held")
+    holder.leave()
+    box.assert_nothing_is_left(60)
