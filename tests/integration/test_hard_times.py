@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -301,6 +302,25 @@ def box(prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Box]:
     """A machine in which this process takes part."""
     with registered(Box(tmp_path, prefect_server.url)) as made:
         yield made
+
+
+@pytest.mark.server
+@pytest.mark.xdist_group("server")
+def test_who_looks_after_the_machine_is_replaced_when_stopped_and_keeps_its_slots(box: Box) -> None:
+    holder = Forked(box, {"scanner": 1})
+    assert holder.holds()
+    until(lambda: box.rows("role") == 1, what="the first to look after the machine")
+    assert holder.process.pid is not None
+    os.kill(holder.process.pid, signal.SIGSTOP)
+    watch(box)
+    mine = f"role WHERE owner=(SELECT id FROM owner WHERE pid={os.getpid()})"
+    until(lambda: box.rows(mine) == 1, what="the next to look after it")
+    assert box.limits() == {f"scanner:{box.name}": 1}
+    os.kill(holder.process.pid, signal.SIGCONT)
+    holder.leave()
+    assert holder.ended() == 0
+    take_everything(box)
+    box.assert_nothing_is_left()
 
 
 @pytest.mark.server
