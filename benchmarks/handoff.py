@@ -19,7 +19,7 @@ from benchmarks.case import BOUND, OURS, PREFECT, RAW, Bar, Measured, Run, pick
 from benchmarks.crew import Ask, Crew, Worker, crew
 from benchmarks.numbers import summary
 from benchmarks.relay import Asking, relay
-from benchmarks.stage import Stage, names, staged
+from benchmarks.stage import Stage, in_order, names, staged
 
 HANDED: Final = "handed over"
 NOT_HANDED: Final = "not handed over"
@@ -85,6 +85,7 @@ class Contender:
     handoffs: int
     seeded: list[str]
     workers: list[Worker]
+    queued: Callable[[int], None]
 
 
 def measure(run: Run) -> list[Measured]:
@@ -111,7 +112,7 @@ def _play(run: Run, stage: Stage, case: Case, bare: Callable[[], None]) -> list[
                 for limit in one.seeded:
                     stage.seed(limit, case.occupancy)
                 stage.settle()
-                found = relay(one.workers, one.asking, one.handoffs)
+                found = relay(one.workers, one.asking, one.handoffs, queued=one.queued)
                 gaps.setdefault((one.label, one.peer), []).extend(found)
             bare()
     return [
@@ -131,9 +132,21 @@ def _contenders(stage: Stage, case: Case, all_workers: Crew) -> list[Contender]:
         (BOUND, "", lambda _: Ask(seconds=case.hold), case.others, []),
     ]
     return [
-        Contender(peer, label, ask, handoffs, seeded, _warm(all_workers, case, box, ask))
+        Contender(
+            peer,
+            label,
+            ask,
+            handoffs,
+            seeded,
+            _warm(all_workers, case, box, ask),
+            in_order(box) if peer == OURS else _at_once,
+        )
         for peer, label, ask, handoffs, seeded in asking
     ]
+
+
+def _at_once(_: int) -> None:
+    """Let all queue as they come."""
 
 
 def _warm(all_workers: Crew, case: Case, box: Box, asking: Asking) -> list[Worker]:

@@ -17,6 +17,9 @@ Asking = Callable[[int], Ask]
 # As a part of the time that a holder holds: who always asked when a holder starts would, where waiters ask again after
 # about that time, always or never be there in time.
 _LATEST_ARRIVAL: Final = 0.8
+# How much longer than others the first holder holds it, for the others to queue.
+_SETTLE_SECONDS: Final = 0.5
+_SETTLE_SECONDS_EACH: Final = 0.08
 
 
 def relay(
@@ -24,7 +27,7 @@ def relay(
     asking: Asking,
     handoffs: int,
     *,
-    settle_seconds: float = 0.5,
+    queued: Callable[[int], None] = lambda _: None,
     on_start: Callable[[int], None] = lambda _: None,
 ) -> list[float]:
     """Let the slot change hands, and return the seconds from each end of a holder's body to the next one's start.
@@ -36,7 +39,7 @@ def relay(
         workers: All of those who take part; one more than wait.
         asking: What the n-th to ask asks for.
         handoffs: How many to measure; those who wait after the last get the slot in turn and drop it at once.
-        settle_seconds: How much longer than others the first holder holds it, for the others to queue.
+        queued: Returns once so many wait, for the first to queue in the order in which they are asked to.
         on_start: Told the number of each holder, from 0, when it has started.
     """
     asked = started = 0
@@ -52,7 +55,7 @@ def relay(
         busy[worker.pipe] = worker
         worker.ask(replace(wanted, seconds=wanted.seconds + longer, before=before * wanted.seconds))
 
-    ask(resting.pop(0), longer=settle_seconds)
+    ask(resting.pop(0), longer=_SETTLE_SECONDS + _SETTLE_SECONDS_EACH * len(workers))
     while busy:
         for pipe in wait([worker.pipe for worker in busy.values()]):
             worker = busy[pipe]
@@ -72,6 +75,8 @@ def relay(
         somebody_else_holds = started > len(turns)
         while resting and somebody_else_holds:
             ask(resting.pop(0), before=chance.uniform(0, _LATEST_ARRIVAL) if turns else 0.0)
+            if not turns:
+                queued(len(busy) - 1)
     return gaps(turns)[:handoffs]
 
 

@@ -15,7 +15,7 @@ from benchmarks.case import OURS, PREFECT, Bar, Measured, Run, pick
 from benchmarks.counting_proxy import EVENTS, RENEWALS, REQUESTS, Proxy, counting_proxy
 from benchmarks.crew import Ask, Crew, crew
 from benchmarks.relay import Asking, relay
-from benchmarks.stage import Stage, staged
+from benchmarks.stage import Stage, in_order, staged
 
 SAME: Final = "all ask for the same"
 DIFFERENT: Final = "neighbours ask for different amounts"
@@ -55,7 +55,9 @@ def measure(run: Run) -> list[Measured]:
 
 
 def _count(stage: Stage, proxy: Proxy, workers: Crew, asking: Asking, waiters: int, grants: int) -> dict[str, float]:
-    hired = workers.hire(waiters + 1, stage.machine(_DECLARED).env)
+    box = stage.machine(_DECLARED)
+    hired = workers.hire(waiters + 1, box.env)
+    queued = in_order(box) if asking(0).needs else lambda _: None
     for number, worker in enumerate(hired):
         worker.turn(replace(asking(number), seconds=0.0))
     stage.settle()
@@ -64,7 +66,7 @@ def _count(stage: Stage, proxy: Proxy, workers: Crew, asking: Asking, waiters: i
     def note(number: int) -> None:
         seen[number] = Counter(proxy.counts)
 
-    relay(hired, asking, grants, settle_seconds=0.5 + 0.05 * waiters, on_start=note)
+    relay(hired, asking, grants, queued=queued, on_start=note)
     return {kind: (seen[grants][kind] - seen[1][kind]) / (grants - 1) for kind in (REQUESTS, RENEWALS, EVENTS)}
 
 

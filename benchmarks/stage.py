@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -148,3 +148,8 @@ def use(url: str) -> None:
 def names(box: Box, resources: Sequence[str]) -> list[str]:
     """Return the limits of a machine's declared resources."""
     return [f"{resource}:{box.name}" for resource in resources]
+
+
+def in_order(box: Box) -> Callable[[int], None]:
+    """Return what waits until so many wait on a machine."""
+    return lambda waiting: until(lambda: box.rows("ticket") >= waiting, what=f"{waiting} waiting")
