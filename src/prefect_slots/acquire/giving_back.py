@@ -87,15 +87,19 @@ class GivingBack:
         """
         sent_at = row.sent_at if row.lease_id is None else boot_clock()
         release_is_out = row.lease_id is not None
-        answered: float | None = None
+        answered = row.answered
         pause = 0.2
         while not _is_lapsing(row):
             try:
                 listed = await self._gateway.find(row.names[0], row.id)
-                answered = answered or boot_clock()
+                if answered is None:
+                    # Written down: whoever goes on after this process need not wait as long again.
+                    answered = boot_clock()
+                    self._note_answered(row, answered)
                 settled = boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
                 if listed and (settled or not release_is_out):
                     answered, sent_at, release_is_out = None, boot_clock(), True
+                    self._note_answered(row, None)
                     await self._gateway.release_by_holder(row.names, row.id)
                     self._announcer.released(None, row.names, row.call.weight)
                     return True
@@ -108,6 +112,9 @@ class GivingBack:
             await asyncio.sleep(jitter.around(pause))
             pause = min(pause * 1.5, 3.0)
         return False
+
+    def _note_answered(self, row: LeaseRow, now: float | None) -> None:
+        self._ledger.transact(lambda tx: leases.note_answered(tx, row.id, now), frees=True)
 
     async def drain(self, seconds: float) -> None:
         """Give back what is ours to release, waiting `seconds` at most; the rest stays recorded."""

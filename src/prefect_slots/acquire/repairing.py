@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -94,8 +94,10 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
     reached(Point.LATCHED)
     settled = True
     try:
+        # Before the server lists them: what is given back meanwhile is no stray.
+        known = ledger.read(lambda tx: {UUID(row[0]) for row in tx.all("SELECT id FROM lease")})
         counts = {name: count for name in names if (count := await _read(gateway, name)) is not None}
-        if await _release_strays(ledger, gateway, counts):
+        if await _release_strays(gateway, counts, known):
             return ()
         superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, boot_clock()))
         done: list[Repaired] = []
@@ -166,12 +168,11 @@ async def _read(gateway: Gateway, name: str) -> Counts | None:
     return Counts(used=limit.active_slots, ours=mirror.active_slots, listed=listed)
 
 
-async def _release_strays(ledger: Ledger, gateway: Gateway, counts: Mapping[str, Counts]) -> bool:
-    """Give back leases that the server knows as ours and the ledger does not; tell whether there were any."""
-    known = ledger.read(lambda tx: {UUID(row[0]) for row in tx.all("SELECT id FROM lease")})
+async def _release_strays(gateway: Gateway, counts: Mapping[str, Counts], known: Collection[UUID]) -> bool:
+    """Give back leases that the server lists as ours and the ledger does not know; tell whether there were any."""
     strays: dict[UUID, list[str]] = {}
     for name, count in counts.items():
-        for holder in count.listed - known:
+        for holder in count.listed.difference(known):
             strays.setdefault(holder, []).append(name)
     for holder, names in strays.items():
         _log.warning("giving back slots of %s that this machine took and nobody holds", ", ".join(names))

@@ -20,8 +20,9 @@ from prefect_slots.ledger.leases import MEND
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.limits import jitter
+from prefect_slots.limits import jitter, naming
 from prefect_slots.limits.events import Releases
+from prefect_slots.model.resource import Scope
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
@@ -109,10 +110,9 @@ class Steward:
             self.nudge()
 
     def _listen(self) -> None:
-        """Hear of releases by others as long as anybody here waits for one; that saves waiting for the next look."""
-        names = self._ledger.read(_waited_for)
-        self._heeded = names
-        if names and self._listening is None:
+        """Hear of releases by others that somebody here may wait for; that saves waiting for the next look."""
+        self._heeded = self._ledger.read(_shared)
+        if self._heeded and self._listening is None:
             listening = self._releases.run(lambda _: self.nudge(), self.nudge)
             self._listening = asyncio.get_running_loop().create_task(listening)
 
@@ -151,8 +151,9 @@ class Steward:
             await repairing.reconcile(self._ledger, self._gateway, answering_since=answering_since)
 
 
-def _waited_for(tx: Transaction) -> frozenset[str]:
-    """Return the limits of which somebody here waits for what others hold."""
-    refused = tx.all("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")
+def _shared(tx: Transaction) -> frozenset[str]:
+    """Return the limits that others use too: the fleet's, and this machine's own where somebody does."""
+    registered = registry.registered(tx)
     foreign = tx.one("SELECT 1 FROM cell WHERE foreign_use AND present") is not None
-    return frozenset(row[0] for row in refused) | frozenset(repairing.limits_of(tx) if foreign else ())
+    specs = naming.specs(registered.machine, registered.stocks) if registered.machine else ()
+    return frozenset(spec.name for spec in specs if foreign or spec.scope is Scope.FLEET)

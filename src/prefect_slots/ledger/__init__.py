@@ -10,6 +10,7 @@ registry     what the machine has: cells and their numbers
 leases       what the server was asked for: intents, leases, releases
 owner        a process proven alive by the lock it holds
 roles        what one process does for all of the machine
+locker       who keeps it from being written
 points       where a crash leaves something to others; tests kill there
 wakeup       datagrams to exactly the tickets that were granted
 

@@ -59,6 +59,7 @@ class LeaseRow:
         owner: The process that is to release it.
         lease_id: The server's id, once its answer is known.
         deadline: When the lease lapses unless renewed.
+        answered: When the server was first heard after a call whose own answer was lost.
     """
 
     id: uuid.UUID
@@ -69,6 +70,7 @@ class LeaseRow:
     sent_at: float
     lease_id: uuid.UUID | None = None
     deadline: float | None = None
+    answered: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ class LeaseRow:
         return self.call.names
 
 
-_COLUMNS = "id, held, owner, names, weight, fleet, state, sent_at, lease_id, deadline"
+_COLUMNS = "id, held, owner, names, weight, fleet, state, sent_at, lease_id, deadline, answered"
 
 
 def _row(values: tuple[Any, ...]) -> LeaseRow:
@@ -89,6 +91,7 @@ def _row(values: tuple[Any, ...]) -> LeaseRow:
         sent_at=values[7],
         lease_id=uuid.UUID(values[8]) if values[8] else None,
         deadline=values[9],
+        answered=values[10],
     )
 
 
@@ -200,6 +203,11 @@ def lapse(tables: Tables, holder: uuid.UUID) -> None:
 
 
 # Giving back
+
+
+def note_answered(tables: Tables, holder: uuid.UUID, now: float | None) -> None:
+    """Note that the server has been heard after a lost answer, or (`None`) that another call may be on its way."""
+    tables.run("UPDATE lease SET answered=? WHERE id=?", now, str(holder))
 
 
 def give_up(tables: Tables, held: str) -> None:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger.folder import share
+from prefect_slots.ledger.locker import locker
 
 FILE: Final = "ledger.sqlite3"
 CREATION_LOCK: Final = "creation.lock"
@@ -76,12 +77,13 @@ CREATE TABLE holding (
 -- A draw whose parent ended while it waited; its owner reads this when woken.
 CREATE TABLE refusal (ticket TEXT PRIMARY KEY, parent TEXT NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID;
 
+-- answered: when the server was first heard after a call whose own answer was lost.
 -- What the server was asked for; id is our holder id, the states are LeaseState's. It goes with the grant, whoever
 -- that passes to: what is written about it later is about whoever holds it then.
 CREATE TABLE lease (
     id TEXT PRIMARY KEY, held TEXT NOT NULL, owner TEXT NOT NULL, lease_id TEXT, names TEXT NOT NULL,
     weight INTEGER NOT NULL, fleet INTEGER NOT NULL, state TEXT NOT NULL, sent_at REAL NOT NULL, deadline REAL,
-    handovers INTEGER NOT NULL DEFAULT 0
+    handovers INTEGER NOT NULL DEFAULT 0, answered REAL
 ) WITHOUT ROWID;
 CREATE INDEX lease_by_held ON lease (held);
 CREATE INDEX lease_by_owner ON lease (owner);
@@ -109,7 +111,8 @@ def connect(folder: Path) -> sqlite3.Connection:
     path = folder / FILE
     connection: sqlite3.Connection | None = None
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        # Half of it at a time, so that between the halves it can be seen whether others get their turn.
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS / 2, isolation_level=None, check_same_thread=False)
         if _version(connection) == 0:
             _make_tables(connection, path)
         connection.execute("PRAGMA synchronous=OFF")
@@ -177,8 +180,14 @@ def drop_ballast(folder: Path) -> bool:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Tell whether SQLite failed because the disk is full."""
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    """Tell whether SQLite failed because the disk, or what this user may have of it, is full."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.Error) and code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether SQLite failed because somebody else was writing."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
@@ -186,8 +195,9 @@ def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
     text = str(error)
     if is_full(error):
         return LedgerUnreadable(path=str(path), reason="the disk is full, so nothing can be granted. Make room on it")
-    if isinstance(error, sqlite3.OperationalError) and "locked" in text:
-        remedy = f"another process has kept it locked for {BUSY_SECONDS:g} s; look for a stopped process that uses it"
-        return LedgerUnreadable(path=str(path), reason=remedy)
+    if is_locked(error):
+        who = locker(path) or "another process"
+        stopped = "If it is stopped, continue or kill it; if not, try again"
+        return LedgerUnreadable(path=str(path), reason=f"{who} has kept it locked for {BUSY_SECONDS:g} s. {stopped}")
     remedy = "Let every process that uses it end, move the file away, and run `prefect-slots register` again"
     return LedgerUnreadable(path=str(path), reason=f"it cannot be read as a ledger ({text}). {remedy}")

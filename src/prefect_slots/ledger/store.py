@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 from weakref import WeakSet
 
 from prefect_slots.errors import LedgerUnreadable
@@ -22,6 +23,7 @@ from prefect_slots.ledger.transaction import Decide, Plan, Transaction
 from prefect_slots.ledger.wakeup import wake
 
 T = TypeVar("T")
+_LONGEST_TURN_SECONDS: Final = 60.0
 
 
 class Ledger:
@@ -106,7 +108,7 @@ class Ledger:
                 self._connection = schema.connect(self.folder)
             connection = self._connection
             try:
-                connection.execute(begin)
+                _take_turn(connection, begin)
                 try:
                     self._refuse_deleted_file()
                     yield Transaction(connection, self.folder, self._decide, self.actor, self.plan)
@@ -142,6 +144,25 @@ class Ledger:
     def after_fork(self) -> None:
         """Allow transactions again."""
         self._lock.release()
+
+
+def _take_turn(connection: sqlite3.Connection, begin: str) -> None:
+    """Begin a transaction, waiting as long as others go on: only one that is stopped in the middle of its own is in vain.
+
+    SQLite's waiting is not fair: with very many processes on few cores one may be passed over for long.
+    """
+    seen = None
+    until = time.monotonic() + _LONGEST_TURN_SECONDS
+    while True:
+        try:
+            connection.execute(begin)
+        except sqlite3.OperationalError as error:
+            version = connection.execute("PRAGMA data_version").fetchone()
+            if not schema.is_locked(error) or version == seen or time.monotonic() > until:
+                raise
+            seen = version
+        else:
+            return
 
 
 _open: WeakSet[Ledger] = WeakSet()

@@ -17,7 +17,19 @@ from uuid import UUID
 from prefect_slots.ledger import leases, rows
 from prefect_slots.ledger.owner import Owner, boot_clock, is_dead
 from prefect_slots.ledger.tables import Asker, Tables
-from prefect_slots.model.book import Book, Changed, Decision, Ended, Event, Grant, Granted, Left, Resumed, Ticket
+from prefect_slots.model.book import (
+    Book,
+    Changed,
+    Decision,
+    Dequeued,
+    Ended,
+    Event,
+    Grant,
+    Granted,
+    Left,
+    Resumed,
+    Ticket,
+)
 from prefect_slots.model.requirement import Requirement
 
 
@@ -58,11 +70,21 @@ class Transaction(Tables):
     # Owners
 
     def enrol(self, owner: Owner, address: str) -> None:
-        """Write an owner whose lock is held already."""
+        """Write an owner whose lock is held already; the first one after a boot starts the clock anew."""
+        if self.meta("boot") != owner.boot:
+            self._start_clock_anew()
+            self.set_meta("boot", owner.boot)
         self.run(
             "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
             *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
         )
+
+    def _start_clock_anew(self) -> None:
+        # Times of the boot clock that were written before lie in a future that may be weeks away.
+        now = boot_clock()
+        self.run("DELETE FROM role")
+        self.run("DELETE FROM rest")
+        self.run("UPDATE lease SET sent_at=?, deadline=deadline - deadline + ?", now, now + leases.LEASE_SECONDS)
 
     def enrol_at_server(self) -> None:
         """Note that the actor can reach the server: leases may be left to it."""
@@ -87,8 +109,11 @@ class Transaction(Tables):
         Returns:
             Whether nothing of the owner is left.
         """
-        for (ticket,) in self.all("SELECT id FROM ticket WHERE owner=?", owner):
-            self.apply(Left(ticket=ticket))
+        waiting = self.all("SELECT id FROM ticket WHERE owner=?", owner)
+        for (ticket,) in waiting:
+            rows.write(self, Dequeued(ticket=ticket), None)
+        if waiting:
+            self.apply(Changed())
         for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
             self.apply(Ended(grant=grant))
         self.run("DELETE FROM refusal WHERE owner=?", owner)
