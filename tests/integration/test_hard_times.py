@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -276,6 +277,50 @@ def test_a_multiprocessing_child_that_is_given_the_grant_draws_on_it(machine: Sh
     assert machine.traces() == {}
 
 
+# Forked from one program, so that what is measured is not two hundred imports.
+CROWD = """
+import os, sys
+from prefect_slots import requires
+from prefect_slots.acquire.engine import close_engine
+from tests.stress import recorded
+
+with requires(scanner=1):
+    pass
+close_engine()
+children, crowd = [], int(sys.argv[1])
+record = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+ready, gate = os.pipe()
+for _ in range(crowd):
+    child = os.fork()
+    if child == 0:
+        os.close(gate)
+        os.read(ready, 1)
+        with requires(license="ansys", timeout=100) as grant, recorded(record, grant):
+            pass
+        sys.exit(0)
+    children.append(child)
+os.close(ready)
+os.close(gate)
+assert "prefect" not in sys.modules
+print([code for child in children if (code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))])
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_processes_at_once_are_all_served_and_never_overlap(machine: SharedMachine) -> None:
+    record = machine.state.parent / "record"
+    program = f"import sys; sys.argv = ['', '200', {str(record)!r}]\n{CROWD}"
+    assert run_python(machine, program, seconds=110).strip() == "[]"
+    events = [json.loads(line) for line in record.read_text().splitlines()]
+    assert len(events) == 400
+    held = most = 0
+    for sign, _, _ in sorted(events, key=lambda event: event[1]):
+        held += 1 if sign == "+" else -1
+        most = max(most, held)
+    assert (most, held) == (3, 0)
+    assert machine.traces() == {}
+
+
 def test_after_a_reboot_nobody_of_before_holds_or_waits(machine: SharedMachine) -> None:
     with ExitStack() as stack:
         puppets = [stack.enter_context(Puppet(machine)) for _ in range(3)]
@@ -337,6 +382,18 @@ def test_after_a_reboot_the_server_s_slots_are_given_back(box: Box) -> None:
     watch(box)
     take_everything(box)
     box.assert_nothing_is_left()
+
+
+@on_a_server
+def test_after_a_reboot_another_looks_after_the_machine(box: Box) -> None:
+    holder = Forked(box, {"cpus": 1})
+    assert holder.holds()
+    until(lambda: box.rows("role") == 1, what="the first to look after the machine")
+    assert holder.kill() == -signal.SIGKILL
+    rebooted(box)
+    watch(box)
+    mine = f"role WHERE owner=(SELECT id FROM owner WHERE pid={os.getpid()})"
+    until(lambda: box.rows(mine) == 1, what="the next to look after it")
 
 
 def rebooted(box: Box) -> None:
