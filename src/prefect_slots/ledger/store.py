@@ -147,7 +147,7 @@ class Ledger:
 
 
 def _take_turn(connection: sqlite3.Connection, begin: str) -> None:
-    """Begin a transaction, waiting as long as others go on: only one that is stopped in the middle of its own is in vain.
+    """Begin a transaction, waiting as long as others go on; for one that is stopped in the middle it is in vain.
 
     SQLite's waiting is not fair: with very many processes on few cores one may be passed over for long.
     """

@@ -117,7 +117,7 @@ def test_a_folder_deleted_or_replaced_while_in_use_is_no_ledger_any_more(
 def test_a_ledger_that_another_keeps_locked_is_told(members: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = members
     one.ledger.transact(lambda tx: tx.one("PRAGMA busy_timeout=50"))
-    with pytest.raises(LedgerUnreadable, match=r"locked.*stopped process"):
+    with pytest.raises(LedgerUnreadable, match=r"locked.*stopped"):
         other.ledger.transact(lambda _: one.ledger.transact(set_mark))
     one.ledger.transact(set_mark)
 
