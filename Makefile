@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow soak check format bench build clean
+.PHONY: help install demo test test-slow chaos soak check format bench build clean
 
 help: ## Say what each target does
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
 
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
 	$(BIN)/python -m pytest -q -m slow
+
+MINUTES ?= 60
+SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
+
+chaos: $(STAMP) ## Everything breaks at random for MINUTES (60), decided by SEED; then a verdict
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 # One play watches the laws that have a file each, so that an hour or two suffice.
 SOAKED := all_laws_at_once disk_equals_model amounts_round_trip total_canonical_order bounded_overtaking

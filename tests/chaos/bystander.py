@@ -1,0 +1,36 @@
+"""A process that asks for nothing and stays: it does on its machine what `prefect-slots worker start` does there.
+
+Run as `python -m tests.chaos.bystander`; it ends when its input does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+
+from prefect_slots.acquire.engine import close_engine, engine
+from prefect_slots.acquire.request import Place, machine_at
+from prefect_slots.requiring.place import current_place
+
+
+async def _look_after(place: Place) -> None:
+    machine = machine_at(engine(), place)
+    assert place.coordination.url is not None
+    await machine.use_server(place.coordination.url)
+    await machine.watch()
+
+
+def main() -> None:
+    """Look after the machine until told to end."""
+    faulthandler.register(signal.SIGUSR1)
+    place = current_place()
+    assert place is not None
+    watching = engine().submit(_look_after(place))
+    sys.stdin.read()
+    watching.cancel()
+    close_engine()
+
+
+if __name__ == "__main__":
+    main()
