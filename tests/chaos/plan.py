@@ -57,7 +57,7 @@ def on_processes(seed: int, machines: int) -> Iterator[Decision]:
     while True:
         # Mostly shorter than others wait for a locked ledger, now and then longer; never longer than 20 s.
         lasting = chance.uniform(6, 19) if chance.random() < 0.2 else chance.uniform(0.1, 5)
-        yield _decision(chance, acts, machines, after=chance.uniform(0.5, 5.0), lasting=lasting)
+        yield _decision(chance, acts, machines, after=chance.uniform(0.5, 7.0), lasting=lasting)
 
 
 def on_the_server(seed: int) -> Iterator[Decision]:
@@ -67,7 +67,7 @@ def on_the_server(seed: int) -> Iterator[Decision]:
     while True:
         # Now and then longer than a request may take.
         lasting = chance.uniform(31, 36) if chance.random() < 0.05 else chance.uniform(0.2, 8)
-        yield _decision(chance, acts, 1, after=chance.uniform(4, 25), lasting=lasting)
+        yield _decision(chance, acts, 1, after=chance.uniform(3, 18), lasting=lasting)
 
 
 def on_counts(seed: int, machines: int) -> Iterator[Decision]:
@@ -75,7 +75,7 @@ def on_counts(seed: int, machines: int) -> Iterator[Decision]:
     chance = random.Random(f"{seed} counts")
     acts = [Act.EDIT_LIMIT] * 2 + [Act.EDIT_MIRROR] * 2 + [Act.RAISE_FLEET] + [Act.FOREIGN] * 3
     while True:
-        yield _decision(chance, acts, machines, after=chance.uniform(1, 6), lasting=chance.uniform(0.5, 8))
+        yield _decision(chance, acts, machines, after=chance.uniform(0.3, 4), lasting=chance.uniform(0.5, 8))
 
 
 def fates(seed: int, machine: int, slot: int) -> Iterator[tuple[int, tuple[str, int] | None, bool]]:
@@ -85,7 +85,7 @@ def fates(seed: int, machine: int, slot: int) -> Iterator[tuple[int, tuple[str, 
     seldom = [Point.LATCHED, Point.REPAIR_WRITTEN, Point.REPAIRED]
     for _ in count():
         point = chance.choice(list(Point))
-        nth = chance.randint(1, 300 if point in often else 3 if point in seldom else 25)
+        nth = chance.randint(1, 60 if point in often else 3 if point in seldom else 8)
         yield chance.randrange(10**9), (point.value, nth) if chance.random() < 0.5 else None, chance.random() < 0.5
 
 
