@@ -29,6 +29,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from functools import partial
@@ -52,6 +53,9 @@ def main() -> int:
     parser.add_argument("--machines", type=int, choices=[1, 2], default=2)
     parser.add_argument("--postgres", action="store_true", help="the server's database is PostgreSQL")
     options = parser.parse_args()
+    # Whoever ends it, everything that it started ends with it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda signum, _: sys.exit(128 + signum))
     folder = Path(tempfile.mkdtemp(prefix="prefect-slots-chaos-"))
     os.environ["PREFECT_HOME"] = str(folder / "home")
 
