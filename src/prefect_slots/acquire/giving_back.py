@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
 
 SETTLED_SECONDS: Final = 15.0
+_LATCHED_PAUSE_SECONDS: Final = 0.02
 _log = logging.getLogger("prefect_slots")
 
 
@@ -64,6 +65,10 @@ class GivingBack:
             try:
                 if row.lease_id is None:
                     return await self._settled(row)
+                if self._ledger.read(lambda tx: leases.are_latched(tx, row.names, boot_clock())):
+                    # What comes off a count while it is mended would be taken off it twice.
+                    await asyncio.sleep(jitter.around(_LATCHED_PAUSE_SECONDS))
+                    continue
                 await self._gateway.release(row.lease_id)
                 reached(Point.LEASE_RELEASED)
                 self._announcer.released(row.lease_id, row.names, row.call.weight)

@@ -19,6 +19,7 @@ from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import jitter, naming
 from prefect_slots.limits.events import Announcer
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS: Final = 1.0
 _AWAY_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = (0.003, 0.007)
 
 
 class Why(Enum):
@@ -95,8 +97,7 @@ class Occupancy:
     async def _make(self, grant: str, call: Call) -> Why | None:
         if self.away_since is not None and boot_clock() - self.away_since < _AWAY_SECONDS:
             return Why.AWAY
-        await self._until_nothing_of_ours_is_in_the_way(call.names)
-        holder = self._ledger.transact(lambda tx: leases.write_intent(tx, grant, call, boot_clock()))
+        holder = await self._intend(grant, call)
         if holder is None:
             return Why.UNKNOWN
         reached(Point.INTENT_WRITTEN)
@@ -134,6 +135,14 @@ class Occupancy:
                 self._giving_back.in_flight.discard(holder)
         return None if self._record(holder, call, taken) else Why.UNKNOWN
 
+    async def _intend(self, grant: str, call: Call) -> UUID | None:
+        await self._until_nothing_of_ours_is_in_the_way(call.names)
+        while True:
+            latched, holder = self._ledger.transact(lambda tx: _intend(tx, grant, call, boot_clock()))
+            if not latched:
+                return holder
+            await asyncio.sleep(jitter.between(*_PAUSE_SECONDS))
+
     def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
         """Take note of an answer that came after its caller had been cancelled."""
         self._giving_back.in_flight.discard(holder)
@@ -159,4 +168,11 @@ class Occupancy:
         # arrives would be refused by ourselves.
         until = boot_clock() + _PATIENCE_SECONDS
         while (now := boot_clock()) < until and self._ledger.read(lambda tx, at=now: leases.in_the_way(tx, names, at)):
-            await asyncio.sleep(jitter.between(0.003, 0.007))
+            await asyncio.sleep(jitter.between(*_PAUSE_SECONDS))
+
+
+def _intend(tx: Transaction, grant: str, call: Call, now: float) -> tuple[bool, UUID | None]:
+    # What is taken while a count is mended would be taken for slots that nobody holds, however long others wait.
+    if leases.are_latched(tx, call.names, now):
+        return True, None
+    return False, leases.write_intent(tx, grant, call, now)

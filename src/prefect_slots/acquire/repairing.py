@@ -111,6 +111,8 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
             reached(Point.REPAIRED)
             done.append(Repaired(limit=name, change=-slots))
         for (name, is_mirror), slots in lacking.items():
+            if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
+                return tuple(done)
             counted = gateway.mirror(name) if is_mirror else name
             settled = False
             await gateway.add(counted, slots)
@@ -128,7 +130,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
 
 
 def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
-    """Keep everybody on this machine from asking for slots of the limits on which nothing is on its way."""
+    """Keep everybody on this machine from changing the counts of the limits on which nothing is on its way."""
     for row in leases.in_states(tx, LeaseState.LAPSED):
         if now > max(row.deadline or 0.0, answering_since) + REPOSSESSED_SECONDS:
             leases.forget(tx, row.id, now)
@@ -190,11 +192,13 @@ def _judge(
     """
     rest = Counter({name: count.ours for name, count in counts.items()})
     forgotten: list[LeaseRow] = []
-    for row in leases.in_states(tx, LeaseState.GHOST, LeaseState.LEASE):
+    for row in leases.in_states(tx, LeaseState.GHOST, LeaseState.LEASE, LeaseState.RELEASING):
         ours = [name for name in row.names if name in counts]
         if not ours:
             continue
         is_listed = any(row.id in counts[name].listed for name in ours)
+        if row.state is LeaseState.RELEASING and not is_listed:
+            continue  # its release, which waits for this repair, will free nothing
         if row.state is LeaseState.LEASE and not is_listed and not _may_be_expired(row, now):
             forgotten.append(row)
         else:

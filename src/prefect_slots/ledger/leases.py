@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -149,8 +149,17 @@ def in_the_way(tables: Tables, names: tuple[str, ...], now: float) -> bool:
     return not busy.isdisjoint(names)
 
 
+def are_latched(tables: Tables, names: Collection[str], now: float) -> bool:
+    """Tell whether the count of any of these limits is being mended: nothing may be taken or given back on it."""
+    rows = tables.all(
+        "SELECT names FROM lease WHERE state=? AND owner<>'' AND sent_at>?",
+        *(LeaseState.REPAIR.value, now - LATCH_SECONDS),
+    )
+    return any(not set(names).isdisjoint(json.loads(row[0])) for row in rows)
+
+
 def latch(tables: Tables, names: tuple[str, ...], now: float) -> uuid.UUID:
-    """Keep this machine from asking for slots of these limits while their counts are mended."""
+    """Keep this machine from taking or giving back slots of these limits while their counts are mended."""
     return _insert(tables, "", Call(names, 0, fleet=False), LeaseState.REPAIR, now)
 
 

@@ -1,0 +1,144 @@
+"""Repair while others take and give back: what changes between its reading and its judging is nobody's leak."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from tests.boxes import Box, line, tell
+from tests.polling import until
+from tests.prefect_server import PrefectServer
+from tests.processes import member
+from tests.programs import Start, started
+
+from prefect_slots.acquire.repairing import Repaired, reconcile
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.limits.gateway import Gateway
+from prefect_slots.limits.outcome import ExistingLimit
+from prefect_slots.limits.server import Server
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+
+
+class Reader(Gateway):
+    """A gateway on which something happens just before or after a limit is read."""
+
+    def __init__(self, server: Server, ledger_id: str) -> None:
+        super().__init__(server, ledger_id)
+        self.when: dict[str, Callable[[], None]] = {}
+
+    async def read(self, name: str) -> ExistingLimit | None:
+        """Read, then let happen what is to happen after that name was read."""
+        found = await super().read(name)
+        happens = self.when.pop(name, None)
+        if happens is not None:
+            await asyncio.to_thread(happens)
+        return found
+
+
+@pytest.fixture
+def box(prefect_server: PrefectServer, tmp_path: Path) -> Box:
+    made = Box(tmp_path, prefect_server.url)
+    # Nothing is compared by itself meanwhile.
+    made.env["PREFECT_SLOTS_REFRESH_SECONDS"] = "3000"
+    made.register()
+    return made
+
+
+@pytest.fixture
+def start(box: Box) -> Iterator[Start]:
+    """Starts programs on the machine, and ends them with the test."""
+    with started(box) as start:
+        yield start
+
+
+def repair(box: Box, after_reading: str, happens: Callable[[], None]) -> tuple[Repaired, ...]:
+    """Repair once; something happens in the middle of it, after the mirror of that limit was read."""
+
+    async def work() -> tuple[Repaired, ...]:
+        with member(box.state) as (ledger, _):
+            assert box.url is not None
+            gateway = Reader(await Server.open(box.url), ledger.id)
+            gateway.when[gateway.mirror(after_reading)] = happens
+            try:
+                done = await reconcile(ledger, gateway, answering_since=boot_clock() - 1000)
+                assert not gateway.when, "it was to happen"
+                return done
+            finally:
+                await gateway.close()
+
+    return asyncio.run(work())
+
+
+def used_by_others(box: Box, limit: str, method: str) -> None:
+    """Take (`increment`) or give back (`decrement`) one slot as another machine of the fleet does."""
+    body = {"names": [limit], "slots": 1}
+    httpx.post(f"{box.url}/v2/concurrency_limits/{method}", json=body).raise_for_status()
+
+
+# Stops itself when it has freed its cells and not yet told the server.
+STOPS_BEFORE_RELEASING = """
+import os, signal, sys
+from prefect_slots import requires
+from prefect_slots.ledger import points
+from prefect_slots.ledger.points import Point
+def stop(point):
+    if point is Point.CELLS_FREED:
+        points.install(None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+with requires(license={sys.argv[1]: 1}):
+    print(1, flush=True)
+    sys.stdin.readline()
+    points.install(stop)
+sys.stdin.readline()
+"""
+
+
+def test_what_is_being_given_back_is_not_taken_off_twice(box: Box) -> None:
+    holder = box.start(STOPS_BEFORE_RELEASING, box.matlab)
+    try:
+        line(holder)
+        limit = f"license:{box.matlab}"
+        used_by_others(box, limit, "increment")
+
+        def free() -> None:
+            tell(holder)
+            until(lambda: box.rows("lease WHERE state='releasing'") == 1, what="its release")
+            until(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED, what="its stop")
+
+        assert repair(box, limit, free) == ()
+        holder.send_signal(signal.SIGCONT)
+        until(lambda: not box.in_use(), what="the holder's end")
+        assert box.active() == {limit: 1}, "the other machine's seat is still counted"
+        used_by_others(box, limit, "decrement")
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_nothing_is_taken_while_it_is_counted_what_is_held(box: Box, start: Start) -> None:
+    holder, asker = start(), start()
+    for program in (holder, asker):
+        program.enter(cpus=1)
+        program.leave()
+    box.assert_nothing_is_left()
+    limit = f"license:{box.matlab}"
+    holder.enter(license={box.matlab: 1})
+
+    def ask() -> None:
+        asker.ask(license={box.matlab: 1})
+        gives_up = boot_clock() + 3
+        until(lambda: box.rows("lease WHERE state IN ('intent', 'lease')") > 1 or boot_clock() > gives_up)
+
+    assert repair(box, limit, ask) == ()
+    assert "granted" in asker.answer()
+    assert box.rows("lease WHERE state='lease'") == 2
+    assert box.limits() == {limit: 2, f"{limit}:{box.name}": 2}
+    for program in (holder, asker):
+        program.leave()
+    box.assert_nothing_is_left()
