@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="the verdict as JSON on standard output")
     parser.add_argument("--machines", type=int, choices=[1, 2], default=2)
     parser.add_argument("--postgres", action="store_true", help="the server's database is PostgreSQL")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of what happened though all went well")
     options = parser.parse_args()
     # Whoever ends it, everything that it started ends with it.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -77,7 +78,7 @@ def main() -> int:
         else:
             verdict.show(Console())
     finally:
-        if passed:
+        if passed and not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             print(f"seed {options.seed}: what happened is in {folder}", file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import json
+import logging
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from tests.chaos.witness import ALL_GIVEN_BACK, DIED, FAILED, FLEET, OUT_OF_ORDER, TIMED_OUT, Witness
-from tests.stress import held
+from tests.stress import clock, held
 
 from prefect_slots import Grant, requires
 from prefect_slots.errors import OutOfOrder, SlotsError, WaitTimeout
@@ -146,9 +147,16 @@ class Actor:
         time.sleep(chance.uniform(3, 12) if chance.random() < 0.04 else min(2.0, chance.expovariate(8)))
 
 
+def _timed(record: logging.LogRecord) -> bool:
+    record.msg = f"{clock():.3f} {record.msg}"
+    return True
+
+
 def main() -> None:
     """Play one part."""
     faulthandler.register(signal.SIGUSR1)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("prefect_slots").addFilter(_timed)
     part = json.loads(sys.argv[1])
     dies_at = part.pop("dies_at")
     Actor(Part(**part, dies_at=tuple(dies_at) if dies_at else None)).run()

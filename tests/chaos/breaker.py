@@ -11,6 +11,7 @@ from tests.chaos.meddler import Meddler
 from tests.chaos.plan import Act, Decision, on_counts, on_processes, on_the_server
 from tests.chaos.scene import Machine, Place
 from tests.chaos.server import BreakableServer
+from tests.chaos.witness import Log
 
 _SIGNALS = {Act.KILL: signal.SIGKILL, Act.TERM: signal.SIGTERM, Act.INT: signal.SIGINT, Act.STOP: signal.SIGSTOP}
 
@@ -24,7 +25,8 @@ class Breaker:
         crashed: Processes that ended though nobody ended them.
     """
 
-    def __init__(self, server: BreakableServer, machines: list[Machine], meddler: Meddler, seed: int) -> None:
+    def __init__(self, server: BreakableServer, machines: list[Machine], meddler: Meddler, seed: int, log: Log) -> None:
+        self._log = log
         self.done: Counter[str] = Counter()
         self.failed: list[BaseException] = []
         self.crashed: list[str] = []
@@ -75,6 +77,7 @@ class Breaker:
         place = machine.places[int(decision.which * len(machine.places))]
         if not place.runs:
             return
+        self._log.note(f"{decision.act} to {place.record}")
         place.send(_SIGNALS[decision.act])
         self.done[decision.act] += 1
         if decision.act is Act.STOP:
@@ -108,6 +111,7 @@ class Breaker:
     def _to_the_server(self, decision: Decision) -> None:
         server = self._server
         with server.steady:
+            self._log.note(f"{decision.act} for {decision.lasting:.1f} s")
             if decision.act is Act.SERVER_STOP:
                 server.send(signal.SIGSTOP)
                 self._over.wait(decision.lasting)
@@ -117,6 +121,7 @@ class Breaker:
                 self._over.wait(min(decision.lasting, 8.0))
                 server.start()
                 self.done["server started again"] += 1
+            self._log.note("server runs again")
             self.done[decision.act] += 1
 
     def _to_counts(self, decision: Decision) -> None:

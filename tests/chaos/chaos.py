@@ -19,6 +19,7 @@ from tests.chaos.meddler import Meddler
 from tests.chaos.scene import CONFIG, Machine, end_at_once
 from tests.chaos.server import BreakableServer
 from tests.chaos.verdict import Verdict, unexplained
+from tests.chaos.witness import Log
 from tests.polling import until
 from tests.postgres import Postgres
 from tests.stress import clock
@@ -66,8 +67,9 @@ class Chaos:
             server = self._start_server()
             self._machines = [self._machine(server, number) for number in range(self._number_of_machines)]
             auditor = self._start_auditor()
-            meddler = Meddler(server, self._machines, self._records)
-            breaker = Breaker(server, self._machines, meddler, self._seed)
+            log = Log(self._records / "broken.log")
+            meddler = Meddler(server, self._machines, self._records, log)
+            breaker = Breaker(server, self._machines, meddler, self._seed, log)
             breaker.start()
             self._watch(server, breaker)
             self._say("enough: nothing is broken any more")

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.chaos.plan import Act, Decision
 from tests.chaos.scene import FLOATING, SEATS, Machine
 from tests.chaos.server import BreakableServer
-from tests.chaos.witness import FLEET, Witness
+from tests.chaos.witness import FLEET, Log, Witness
 from tests.stress import clock
 
 FLEET_LIMIT = f"license:{FLOATING}"
@@ -24,9 +24,11 @@ class Meddler:
 
     Args:
         folder: Of the records: fleet seats that the foreign user takes are seats that nobody else may have.
+        log: Told of everything.
     """
 
-    def __init__(self, server: BreakableServer, machines: list[Machine], folder: Path) -> None:
+    def __init__(self, server: BreakableServer, machines: list[Machine], folder: Path, log: Log) -> None:
+        self._log = log
         self._server = server
         self._machines = machines
         self._witness = Witness(folder / "foreign.jsonl")
@@ -61,6 +63,7 @@ class Meddler:
             self._due.remove(entry)
 
     def _edit(self, limit: str, slots: int, decision: Decision) -> bool:
+        self._log.note(f"edit {limit} to {slots}")
         self._server.edit(limit, slots)
         if not _is_mirror(limit) and limit not in self._raised:
             self._raised.add(limit)
@@ -72,6 +75,7 @@ class Meddler:
         counts = self._server.counts()
         ours = sum(slots for name, slots in counts.items() if name.startswith(f"tag:{limit}@"))
         too_much = counts[limit] - ours - self._foreign.get(limit, 0)
+        self._log.note(f"correct {limit} by {too_much}: {counts[limit]} counted, {ours} of them by machines")
         if too_much > 0:
             self._server.give_back(limit, too_much)
         self._raised.discard(limit)
@@ -79,9 +83,11 @@ class Meddler:
     def _use(self, limit: str, slots: int, decision: Decision) -> bool:
         if not self._server.take(limit, slots):
             return False
+        self._log.note(f"foreign use of {limit} begins: {slots}")
         self._foreign[limit] = self._foreign.get(limit, 0) + slots
 
         def give_back() -> None:
+            self._log.note(f"foreign use of {limit} ends: {slots}")
             self._server.give_back(limit, slots)
             self._foreign[limit] -= slots
 

@@ -53,6 +53,18 @@ class Witness:
             self.write(GIVEN_BACK, number)
 
 
+class Log:
+    """What the breaker did when, for whoever looks for the cause of what happened then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, text: str) -> None:
+        """Add one line."""
+        with self._path.open("a") as file:
+            file.write(f"{clock():.3f} {text}\n")
+
+
 def note_end(folder: Path, record: str) -> None:
     """Write that a process is about to be killed; call it before the signal is sent.
 
