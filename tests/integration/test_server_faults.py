@@ -238,11 +238,10 @@ def test_a_server_that_refuses_everything_for_a_while_costs_nothing(
             holder.ask(scanner=1)
             assert holder.answer()["error"] == "ServerRefused"
         mood.status = 0
-        other.leave()
+        for program in (holder, other):
+            program.leave()
         holder.enter(scanner=1, cpus=2)
         holder.leave()
-        for program in (holder, other):
-            program.end()
         box.assert_nothing_is_left(60)
 
 
@@ -260,8 +259,6 @@ def test_a_slow_server_is_waited_for(server: PrefectServer, box: Box, start: Sta
         second.leave()
         first.enter(gpu_mem=8)
         first.leave()
-        for program in (first, second):
-            program.end()
         mood.delay = 0.0
         box.assert_nothing_is_left(60)
 

@@ -41,6 +41,7 @@ class Why(Enum):
 
     FULL = auto()
     UNKNOWN = auto()
+    GONE = auto()  # the grant has ended meanwhile
     AWAY = auto()
 
 
@@ -99,7 +100,7 @@ class Occupancy:
             return Why.AWAY
         holder = await self._intend(grant, call)
         if holder is None:
-            return Why.UNKNOWN
+            return Why.GONE
         reached(Point.INTENT_WRITTEN)
         self._giving_back.in_flight.add(holder)
         landed = False
@@ -120,6 +121,7 @@ class Occupancy:
             return Why.FULL
         except UnknownOutcome:
             landed = True
+            self.away_since = boot_clock()
             return Why.UNKNOWN
         except ServerUnreachable:
             landed = True
@@ -133,7 +135,7 @@ class Occupancy:
         finally:
             if landed:
                 self._giving_back.in_flight.discard(holder)
-        return None if self._record(holder, call, taken) else Why.UNKNOWN
+        return None if self._record(holder, call, taken) else Why.GONE
 
     async def _intend(self, grant: str, call: Call) -> UUID | None:
         await self._until_nothing_of_ours_is_in_the_way(call.names)

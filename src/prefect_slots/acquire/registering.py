@@ -96,13 +96,14 @@ async def register_everywhere(
             prune=prune,
             dry_run=dry_run,
         )
+        database = await server.database()
     finally:
         await server.close()
     if not dry_run:
 
         def write_name(transaction: Transaction) -> None:
             registry.name_machine(transaction, machine)
-            registry.note_claim(transaction, server.url)
+            registry.note_claim(transaction, server.url, database)
 
         ledger.transact(write_name)
         registered = ledger.read(registry.registered)

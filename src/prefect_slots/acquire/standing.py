@@ -53,8 +53,10 @@ class Standing:
     async def open(cls, ledger: Ledger, settings: Settings, url: str) -> Self:
         """Let this process's grants occupy limits on that server from now on. Sends nothing yet."""
         from prefect_slots.limits.gateway import Gateway
+        from prefect_slots.limits.server import known_database
 
-        gateway = await Gateway.open(ledger.id, url=url)
+        database = ledger.read(lambda tx: tx.meta("database"))
+        gateway = await Gateway.open(ledger.id, url=url, database=known_database(database))
         ledger.plan = lambda tx, grant: calls_of(grant.holdings, registry.registered(tx))
         ledger.transact(lambda tx: tx.enrol_at_server())
         return cls(ledger, gateway, settings, url)
@@ -77,8 +79,9 @@ class Standing:
             refusal = await self._insist(grant.id, wanted, until)
         if refusal is None:
             return True
-        if refusal.why is Why.AWAY and self._may_go_on_without(wanted):
+        if refusal.why in (Why.AWAY, Why.UNKNOWN) and self._may_go_on_without(wanted):
             self._ledger.transact(lambda tx: leases.go_without(tx, grant.id))
+            self.sweep()
             return True
         await self._step_aside(grant, refusal)
         return False

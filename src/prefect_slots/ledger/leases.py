@@ -198,8 +198,15 @@ def lost(tables: Tables, held: str) -> str | None:
 
 
 def go_without(tables: Tables, held: str) -> None:
-    """Let a grant go on although the server, which does not answer, counts nothing or not all of it."""
+    """Let a grant go on although the server counts nothing or not all of it, as far as is known.
+
+    A call whose answer was lost is given back once it has settled, and then made again.
+    """
     tables.run("UPDATE held SET unbacked=1 WHERE id=?", held)
+    tables.run(
+        "UPDATE lease SET state=?, held='' WHERE held=? AND state=?",
+        *(LeaseState.RELEASING.value, held, LeaseState.INTENT.value),
+    )
 
 
 def lapse(tables: Tables, holder: uuid.UUID) -> None:

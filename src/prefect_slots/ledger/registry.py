@@ -117,9 +117,10 @@ def registered(transaction: Transaction) -> Registered:
     )
 
 
-def note_claim(transaction: Transaction, url: str) -> None:
-    """Note that this ledger owns the machine's name on the server at `url`."""
+def note_claim(transaction: Transaction, url: str, database: str) -> None:
+    """Note that this ledger owns the machine's name on the server at `url`, and what kind of database that has."""
     transaction.set_meta("claimed_at", url)
+    transaction.set_meta("database", database)
 
 
 def is_claimed_at(transaction: Transaction, url: str) -> bool:

@@ -17,7 +17,7 @@ import httpx
 from prefect_slots.errors import LimitMissing, ServerUnreachable
 from prefect_slots.limits.naming import mirror_of, tag_of
 from prefect_slots.limits.outcome import Busy, ExistingLimit, OccupiedLease, TakenLimit, TooLarge, UnknownOutcome
-from prefect_slots.limits.server import REQUEST_SECONDS, Server, detail_of
+from prefect_slots.limits.server import REQUEST_SECONDS, Database, Server, detail_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -46,18 +46,26 @@ class Gateway:
         self._in_flight: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    async def open(cls, ledger_id: str, *, url: str | None = None, request_seconds: float = REQUEST_SECONDS) -> Self:
+    async def open(
+        cls,
+        ledger_id: str,
+        *,
+        url: str | None = None,
+        request_seconds: float = REQUEST_SECONDS,
+        database: Database | None = None,
+    ) -> Self:
         """Make the gateway of one process. Sends nothing yet.
 
         Args:
             ledger_id: Whose mirrors are occupied.
             url: The API's address; by default `PREFECT_API_URL`.
             request_seconds: How long one answer may take before its outcome counts as unknown.
+            database: The kind of the server's database, if it is known.
 
         Raises:
             ServerUnreachable: if no address is known.
         """
-        return cls(await Server.open(url, request_seconds=request_seconds), ledger_id)
+        return cls(await Server.open(url, request_seconds=request_seconds, database=database), ledger_id)
 
     async def close(self) -> None:
         """Wait a few seconds for requests in flight, then close the connections. Releases nothing."""

@@ -32,6 +32,11 @@ _PAUSE_SECONDS: Final = (0.05, 0.2)
 _ATTEMPTS: Final = 12
 
 
+def known_database(kind: str | None) -> Database | None:
+    """Return a kind that was written down, unless it was unknown then."""
+    return "sqlite" if kind == "sqlite" else "postgresql" if kind == "postgresql" else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
     """What a server says about itself.
@@ -55,18 +60,21 @@ class Server:
         url: The API's address, for messages.
     """
 
-    def __init__(self, client: PrefectClient, url: str) -> None:
+    def __init__(self, client: PrefectClient, url: str, database: Database | None = None) -> None:
         self._client = client
-        self._database: Database | None = None
+        self._database: Database | None = database
         self.url = url
 
     @classmethod
-    async def open(cls, url: str | None = None, *, request_seconds: float = REQUEST_SECONDS) -> Self:
+    async def open(
+        cls, url: str | None = None, *, request_seconds: float = REQUEST_SECONDS, database: Database | None = None
+    ) -> Self:
         """Make a client with Prefect's own credentials and TLS settings. Sends nothing yet.
 
         Args:
             url: The API's address; by default `PREFECT_API_URL`. A temporary server is never started.
             request_seconds: How long one answer may take.
+            database: Its kind, if that is known from before: a server that answers 503 does not tell.
 
         Raises:
             ServerUnreachable: if no address is known.
@@ -90,7 +98,7 @@ class Server:
         except httpx.InvalidURL as error:
             raise ServerUnreachable(url=url, cause=str(error)) from error
         await client.__aenter__()
-        return cls(client, without_password(url))
+        return cls(client, without_password(url), database)
 
     async def close(self) -> None:
         """Close the connections; a request in flight then has an unknown outcome."""
