@@ -14,7 +14,9 @@ What is not done, because more is promised to nobody (see the docstrings of `rep
 - The fleet's limit is never set lower by hand, and its mirrors are not edited: a server that was told to count less
   than is held admits another machine until the holder's machine has looked, and to tell a mirror that was raised from
   a release that was lost it would have to see all machines' ledgers.
-- A count that was set too high is corrected by whoever did it: it looks like the use of others, and is left to them.
+- Whoever has edited a limit or a mirror corrects, some seconds later, what the limit counts and no mirror does: it
+  looks like the use of others, and is left to them. So does a slot whose mirror was set to zero just before the server
+  lost its lease: it is taken again for its holder, and what was counted before is nobody's.
 - Slots of a machine's own limits that the foreign user has are not in the overlap record: while the server is away a
   machine goes on by its ledger alone. The fleet's seats that he has are in it.
 - Nobody is stopped for longer than 20 s, and the server is never gone for the life of a lease (300 s): a seat whose

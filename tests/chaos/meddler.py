@@ -16,6 +16,8 @@ from tests.chaos.server import BreakableServer
 from tests.chaos.witness import FLEET, Log, Witness
 from tests.stress import clock
 
+from prefect_slots.limits.naming import split_mirror
+
 FLEET_LIMIT = f"license:{FLOATING}"
 
 
@@ -34,7 +36,7 @@ class Meddler:
         self._witness = Witness(folder / "foreign.jsonl")
         self._due: list[tuple[float, Callable[[], None]]] = []
         self._foreign: dict[str, int] = {}
-        self._raised: set[str] = set()
+        self._edited: set[str] = set()
 
     def do(self, decision: Decision) -> bool:
         """Do what was decided; return whether there was something to do it to."""
@@ -62,11 +64,13 @@ class Meddler:
             entry[1]()
             self._due.remove(entry)
 
-    def _edit(self, limit: str, slots: int, decision: Decision) -> bool:
-        self._log.note(f"edit {limit} to {slots}")
-        self._server.edit(limit, slots)
-        if not _is_mirror(limit) and limit not in self._raised:
-            self._raised.add(limit)
+    def _edit(self, name: str, slots: int, decision: Decision) -> bool:
+        self._log.note(f"edit {name} to {slots}")
+        self._server.edit(name, slots)
+        parts = split_mirror(name)
+        limit = parts[0] if parts else name
+        if limit not in self._edited:
+            self._edited.add(limit)
             self._due.append((clock() + decision.lasting, lambda: self._correct(limit)))
         return True
 
@@ -78,7 +82,7 @@ class Meddler:
         self._log.note(f"correct {limit} by {too_much}: {counts[limit]} counted, {ours} of them by machines")
         if too_much > 0:
             self._server.give_back(limit, too_much)
-        self._raised.discard(limit)
+        self._edited.discard(limit)
 
     def _use(self, limit: str, slots: int, decision: Decision) -> bool:
         if not self._server.take(limit, slots):
