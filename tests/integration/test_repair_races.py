@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -172,3 +174,23 @@ def test_what_is_given_back_while_it_is_added_is_not_counted_for_ever(box: Box, 
 
     assert repair(box, {f"read cpus:{box.name}": edit, f"add {limit}": leave}) == (Repaired(limit=limit, change=1),)
     box.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("seconds_past", [5, 100])
+def test_what_the_server_is_about_to_take_back_itself_is_left_to_it(box: Box, seconds_past: int) -> None:
+    # As a lapsed lease looks before the server's own service comes to it: still counted, and listed no more.
+    limit = f"license:{box.matlab}"
+    with member(box.state) as (ledger, _):
+        mirror = f"tag:{limit}@{ledger.id}"
+        body = {"names": [limit, mirror], "slots": 1}
+        httpx.post(f"{box.url}/v2/concurrency_limits/increment", json=body).raise_for_status()
+        row = "INSERT INTO lease (id, held, owner, names, weight, fleet, state, sent_at, deadline) VALUES "
+        values = (str(uuid4()), "", "", json.dumps([limit]), 1, 1, "lapsed", 0.0, boot_clock() - seconds_past)
+        ledger.transact(lambda tx: tx.run(f"{row}(?, ?, ?, ?, ?, ?, ?, ?, ?)", *values))
+    done = repair(box, f"scanner:{box.name}", lambda: None)
+    if seconds_past == 5:
+        assert done == ()
+        assert box.active() == {limit: 1, mirror: 1}, "subtracted now, it would be subtracted twice"
+    else:
+        assert done == (Repaired(limit=limit, change=-1),)
+        assert box.active() == {}

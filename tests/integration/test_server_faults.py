@@ -116,6 +116,7 @@ def test_while_the_server_is_away_the_machine_s_own_goes_on_and_the_fleet_s_wait
     box.assert_nothing_is_left(40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["wait", "fail"])
 def test_a_machine_may_rather_wait_or_fail_while_the_server_is_away(
     server: PrefectServer, box: Box, start: Start, policy: str
@@ -137,6 +138,7 @@ def test_a_machine_may_rather_wait_or_fail_while_the_server_is_away(
     box.assert_nothing_is_left(40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["keep", "fail"])
 def test_a_lease_that_others_could_take_is_taken_again(
     server: PrefectServer, box: Box, start: Start, kept: str
@@ -159,6 +161,7 @@ def test_a_lease_that_others_could_take_is_taken_again(
     box.assert_nothing_is_left(40)
 
 
+@pytest.mark.slow
 def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: Box, start: Start) -> None:
     program = start()
     program.enter(gpu_mem=16, scanner=1)
@@ -201,6 +204,7 @@ def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectSe
     box.assert_nothing_is_left(40)
 
 
+@pytest.mark.slow
 def test_a_killed_holder_s_slots_are_free_though_the_server_forgot_its_leases(
     server: PrefectServer, box: Box, start: Start
 ) -> None:
@@ -217,6 +221,7 @@ def test_a_killed_holder_s_slots_are_free_though_the_server_forgot_its_leases(
     assert time.monotonic() - began < 60, "no lease's life had to pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [503, 401, 500])
 def test_a_server_that_refuses_everything_for_a_while_costs_nothing(
     server: PrefectServer, box: Box, start: Start, status: int
@@ -245,6 +250,7 @@ def test_a_server_that_refuses_everything_for_a_while_costs_nothing(
         box.assert_nothing_is_left(60)
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_waited_for(server: PrefectServer, box: Box, start: Start) -> None:
     with moody_proxy(server.url) as (url, mood):
         box.env["PREFECT_API_URL"] = url
@@ -270,6 +276,7 @@ def register_at(box: Box, url: str) -> None:
     box.url = real
 
 
+@pytest.mark.slow
 def test_a_stopped_steward_s_work_is_taken_over(server: PrefectServer, box: Box, start: Start) -> None:
     first = start()
     first.enter(cpus=1)
