@@ -187,7 +187,7 @@ def test_what_the_server_is_about_to_take_back_itself_is_left_to_it(box: Box, se
         row = "INSERT INTO lease (id, held, owner, names, weight, fleet, state, sent_at, deadline) VALUES "
         values = (str(uuid4()), "", "", json.dumps([limit]), 1, 1, "lapsed", 0.0, boot_clock() - seconds_past)
         ledger.transact(lambda tx: tx.run(f"{row}(?, ?, ?, ?, ?, ?, ?, ?, ?)", *values))
-    done = repair(box, f"scanner:{box.name}", lambda: None)
+    done = repair(box, {})
     if seconds_past == 5:
         assert done == ()
         assert box.active() == {limit: 1, mirror: 1}, "subtracted now, it would be subtracted twice"
