@@ -33,6 +33,7 @@ REPOSSESSED_SECONDS: Final = 35.0
 """How long after its deadline the server may still take a lapsed lease back: two rounds of its service, and some."""
 SETTLED_SECONDS: Final = 15.0
 _STOPPED_SECONDS: Final = 60.0  # a request of a living process is answered or given up before that
+_COUNTED: Final = (LeaseState.LEASE, LeaseState.GHOST)
 _log = logging.getLogger("prefect_slots")
 
 
@@ -74,6 +75,35 @@ def limits_of(tx: Transaction) -> tuple[str, ...]:
     if registered.machine is None:
         return ()
     return tuple(spec.name for spec in naming.specs(registered.machine, registered.stocks))
+
+
+async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
+    """Tell whether the server may count this machine's part wrongly; keeps nobody from taking or giving back.
+
+    What is taken and given back meanwhile may be counted or not; a difference beyond that is suspicious.
+
+    Raises:
+        ServerUnreachable, ServerRefused: if the server does not take part.
+    """
+    for name in ledger.read(limits_of):
+        before = ledger.read(lambda tx, limit=name: _weights(tx, limit))
+        mirror, limit = await gateway.read(gateway.mirror(name)), await gateway.read(name)
+        after = ledger.read(lambda tx, limit=name: _weights(tx, limit))
+        if limit is None or mirror is None or not limit.active or not mirror.active:
+            continue
+        sure = sum(
+            weight for holder, (weight, is_sure) in before.items() if is_sure and after.get(holder) == (weight, True)
+        )
+        possible = sum(weight for weight, _ in (before | after).values())
+        if not sure <= mirror.active_slots <= possible or limit.active_slots < sure:
+            return True
+    return False
+
+
+def _weights(tx: Transaction, limit: str) -> dict[UUID, tuple[int, bool]]:
+    """Return what each row takes of a limit, and whether it surely does."""
+    rows = leases.in_states(tx, LeaseState.INTENT, LeaseState.RELEASING, *_COUNTED)
+    return {row.id: (row.call.weight, row.state in _COUNTED) for row in rows if limit in row.names}
 
 
 async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float) -> tuple[Repaired, ...]:

@@ -145,9 +145,11 @@ class Steward:
         resources = set(self._ledger.read(registry.registered).names) if due else used_by_others
         await probing.note_foreign_use(self._ledger, self._gateway, resources)
         answering_since = self._answering_since = self._answering_since or now
-        if due or mending:
-            self._suspicious = False
+        if due:
             self._compared_at = now
+            mending = mending or await repairing.is_suspicious(self._ledger, self._gateway)
+        if mending:
+            self._suspicious = False
             await repairing.reconcile(self._ledger, self._gateway, answering_since=answering_since)
 
 
