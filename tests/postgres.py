@@ -18,8 +18,15 @@ _NOBODY = 65534
 
 
 def has_postgres() -> bool:
-    """Return whether all of PostgreSQL's programs that are needed can be found."""
-    return all(shutil.which(program) for program in PROGRAMS)
+    """Return whether all of PostgreSQL's programs that are needed can be found.
+
+    Raises:
+        RuntimeError: if they cannot, and `REQUIRE_POSTGRES` says that its tests must not be skipped.
+    """
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing and os.environ.get("REQUIRE_POSTGRES"):
+        raise RuntimeError(f"PostgreSQL's programs are to be tested with, and these are not there: {missing}")
+    return not missing
 
 
 class Postgres:
