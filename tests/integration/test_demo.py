@@ -113,6 +113,7 @@ def test_a_signal_while_the_server_starts_leaves_nothing(number: signal.Signals,
     assert not demo.out.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_worker_starts_leaves_nothing(tmp_path: Path, demos: list[Demo]):
     demo = Demo(tmp_path, "--json")
     demos.append(demo)

@@ -182,6 +182,7 @@ def test_a_release_for_a_dead_process_names_limits_we_never_took(prefect_server:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_restart_of_a_guarded_server_ends_neither_hearing_nor_telling(tmp_path: Path) -> None:
     async def scenario() -> None:
         name = "a:events-restarted"
