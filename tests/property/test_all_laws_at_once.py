@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-from hypothesis.stateful import rule
 from tests.property.effort import effort
+from tests.property.test_no_deadlock import NoDeadlock
 from tests.property.test_views_equal_the_book import ViewsEqualTheBook
 
 from prefect_slots.testing import laws
 from prefect_slots.testing.play import Step
 
 
-class AllLawsAtOnce(ViewsEqualTheBook):
+class AllLawsAtOnce(NoDeadlock, ViewsEqualTheBook):
     overtakes: laws.Overtakes | None = None
 
     def watch(self, step: Step) -> None:
@@ -26,14 +25,6 @@ class AllLawsAtOnce(ViewsEqualTheBook):
         self.overtakes.watch(step)
         self.overtakes.check(step.after)
         laws.work_conserving(step, self.situation.max_overtakes)
-
-    @rule(order=st.lists(st.integers(0, 63), max_size=12))
-    def drain(self, order: list[int]) -> None:
-        self.play.drain(order)
-
-    def teardown(self) -> None:
-        if hasattr(self, "play"):
-            self.play.drain([])
 
 
 TestAllLawsAtOnce = AllLawsAtOnce.TestCase
