@@ -112,6 +112,23 @@ def test_a_ticket_that_the_server_sent_back_keeps_its_count() -> None:
     assert [grant.id for grant in play.book.grants] == [patient]
 
 
+def test_whoever_is_sent_back_stands_behind_the_older_ones_that_were_sent_back_too() -> None:
+    machine = cells(g=[1])
+    play = Play(machine, [MemoryLedger(machine, max_overtakes=2)])
+    overtakes = laws.Overtakes(2)
+    play.watchers += [overtakes.watch, lambda step: overtakes.check(step.after)]
+    play.use(0, 1)
+    for number in range(10):
+        play.ask(ask(g=1), priority=int(number == 7))
+    play.use(0, 0)
+    for _ in range(3):
+        play.refuse(0)
+    play.resume(0)
+    for _ in range(5):
+        play.refuse(0)
+    play.drain([])
+
+
 def test_later_arrivals_use_what_a_reservation_leaves() -> None:
     machine = cells(gpu=[4, 2])
     play = Play(machine, [MemoryLedger(machine, max_overtakes=0)])

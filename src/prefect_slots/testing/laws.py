@@ -174,14 +174,19 @@ class Overtakes:
         self.seen: Counter[str] = Counter()
         self.unnested: Counter[str] = Counter()
         self.allowance: defaultdict[str, int] = defaultdict(int)
+        self._resumed: set[str] = set()
 
     def watch(self, step: Step) -> None:
         """Count what a step did."""
         was = waiting(step.before)
         if isinstance(step.event, Resumed):
+            resumed = step.event.ticket
             for ticket, (shape, place) in was.items():
-                if shape.key == step.event.shape.key and place.seq > step.event.ticket.seq:
+                if shape.key == step.event.shape.key and place.seq > resumed.seq:
                     self.allowance[ticket] += self._max_overtakes
+                elif shape.key == step.event.shape.key and ticket in self._resumed:
+                    self.allowance[resumed.id] += self._max_overtakes
+            self._resumed.add(resumed.id)
         free = {source: _free(step.after, source) for source in {g.shape.pool for g in _granted(step)}}
         grants = _granted(step)
         for grant in grants:
