@@ -11,7 +11,7 @@ from tests.prefect_server import PrefectServer
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """One server for every test of the `server` group; tests use names of their own on it."""
+    """One server for all tests of a group, `server` or `faults`; they use names of their own on it."""
     server = PrefectServer(tmp_path_factory.mktemp("prefect-server"))
     server.start()
     yield server

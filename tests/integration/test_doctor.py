@@ -27,7 +27,7 @@ from prefect_slots.cli.machine import open_ledger
 from prefect_slots.limits.naming import mirror_of
 from prefect_slots.settings import load_settings
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
 HOLDER = """
     import sys

@@ -346,7 +346,7 @@ def test_after_a_reboot_nobody_of_before_holds_or_waits(machine: SharedMachine) 
 def on_a_server(test: Callable[[Box], None]) -> Callable[[Box], None]:
     # Connections that Prefect's own flow engine left open in earlier tests are closed by the garbage collector here.
     quiet = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    return pytest.mark.server(pytest.mark.xdist_group("server")(quiet(test)))
+    return pytest.mark.server(pytest.mark.xdist_group("faults")(quiet(test)))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from prefect_slots.limits.naming import mirror_of
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.xdist_group("server"),
+    pytest.mark.xdist_group("faults"),
     # Connections that Prefect's own flow engine left open in earlier tests are closed by the garbage collector here.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

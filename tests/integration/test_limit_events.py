@@ -29,7 +29,7 @@ from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
 from prefect_slots.limits.server import Server
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
 LIFE = 60.0
 _numbers = count()

@@ -24,7 +24,7 @@ from prefect_slots.limits.gateway import Gateway, Late
 from prefect_slots.limits.outcome import ExistingLimit
 from prefect_slots.limits.server import Server
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
 
 class Reader(Gateway):

@@ -20,7 +20,7 @@ from tests.postgres import Postgres, has_postgres
 from tests.prefect_server import PrefectServer
 from tests.programs import Start, started
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
 
 ON_POSTGRES = [

@@ -25,7 +25,7 @@ from prefect_slots import requires
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.xdist_group("server"),
+    pytest.mark.xdist_group("faults"),
     # Prefect's flow engine leaves the connections of its own synchronous client to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

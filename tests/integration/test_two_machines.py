@@ -22,7 +22,7 @@ from prefect_slots.cli.machine import open_ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.settings import load_settings
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
 CONFIG = """
 [settings]
