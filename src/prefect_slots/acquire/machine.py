@@ -293,6 +293,8 @@ class Machine:
             self._watch.cancel()
         self._loop.remove_reader(self._socket.socket)
         forgotten = False
+        # Nobody may be left to clear up after those who died meanwhile and left nothing but their name.
+        self._tend()
         try:
             forgotten = self._withdraw()
             if self._standing is not None:
