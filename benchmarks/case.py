@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 OURS: Final = "ours"
 PREFECT: Final = "prefect"
@@ -77,7 +77,7 @@ NAMES: Final = ("startup", "handoff", "uncontended", "server_load", "recovery", 
 
 def find(name: str) -> Benchmark:
     """Return a benchmark by name."""
-    return import_module(f"benchmarks.{name}")  # type: ignore[return-value]
+    return cast("Benchmark", import_module(f"benchmarks.{name}"))
 
 
 def pick(measured: Iterable[Measured], case: str, peer: str, metric: str) -> float | None:

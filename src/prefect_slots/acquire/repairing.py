@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from prefect_slots.acquire.giving_back import SETTLED_SECONDS
 from prefect_slots.errors import LimitMissing
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.leases import LAPSING_SECONDS, MEND, LeaseRow, LeaseState
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 REPOSSESSED_SECONDS: Final = 35.0
 """How long after its deadline the server may still take a lapsed lease back: two rounds of its service, and some."""
-SETTLED_SECONDS: Final = 15.0
 _STOPPED_SECONDS: Final = 60.0  # a request of a living process is answered or given up before that
 _COUNTED: Final = (LeaseState.LEASE, LeaseState.GHOST)
 _log = logging.getLogger("prefect_slots")
@@ -127,7 +127,11 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         # Before the server lists them: what is given back meanwhile is no stray.
         known = ledger.read(lambda tx: {UUID(row[0]) for row in tx.all("SELECT id FROM lease")})
         counts = {name: count for name in names if (count := await _read(gateway, name)) is not None}
-        if await _release_strays(gateway, counts, known):
+        # A release of a stray whose answer is lost is not repeated either before it has settled.
+        settled = False
+        strays = await _release_strays(gateway, counts, known)
+        settled = True
+        if strays:
             return ()
         superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, boot_clock()))
         done: list[Repaired] = []

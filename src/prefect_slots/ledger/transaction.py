@@ -84,7 +84,8 @@ class Transaction(Tables):
         now = boot_clock()
         self.run("DELETE FROM role")
         self.run("DELETE FROM rest")
-        self.run("UPDATE lease SET sent_at=?, deadline=deadline - deadline + ?", now, now + leases.LEASE_SECONDS)
+        self.run("UPDATE lease SET sent_at=?, answered=NULL", now)
+        self.run("UPDATE lease SET deadline=? WHERE deadline IS NOT NULL", now + leases.LEASE_SECONDS)
 
     def enrol_at_server(self) -> None:
         """Note that the actor can reach the server: leases may be left to it."""

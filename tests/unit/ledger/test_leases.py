@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from tests.processes import member
 from tests.unit.ledger.members import Member, Pair
 
 from prefect_slots.ledger import leases
@@ -210,3 +211,19 @@ def test_while_others_draw_on_a_dead_owner_s_grant_its_leases_live_on(state: Pat
     one.leave(drawn)
     assert one.state(grant) is TicketState.GONE
     assert releasing(one) == [holder]
+
+
+def test_a_boot_starts_the_times_of_leases_anew(members: Pair) -> None:
+    one, _ = members
+    holder = lease(one, one.ask(matlab=2))
+
+    def before_the_boot(tx: Transaction) -> None:
+        tx.set_meta("boot", "before")
+        tx.run("UPDATE lease SET sent_at=1e9, deadline=1e9, answered=1e9")
+
+    one.ledger.transact(before_the_boot)
+    with member(one.ledger.folder):
+        after = row(one, holder)
+    assert after.answered is None, "a lost answer would be waited for until the clock has come so far again"
+    assert after.deadline is not None
+    assert max(after.sent_at, after.deadline) < 1e9
