@@ -31,11 +31,16 @@ class Reply:
 
 @dataclass
 class HttpStub:
-    """Replies per `METHOD /path`: each used once, the last one for ever. Unknown requests get a 404."""
+    """Replies per `METHOD /path`: each used once, the last one for ever. Unknown requests get a 404.
+
+    Attributes:
+        bodies: What came with each `METHOD /path`, in order.
+    """
 
     url: str
     replies: dict[str, deque[Reply]] = field(default_factory=dict[str, "deque[Reply]"])
     seen: list[str] = field(default_factory=list[str])
+    bodies: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
 
     def script(self, request: str, *replies: Reply) -> None:
         """Say what `METHOD /path` is answered with."""
@@ -55,10 +60,11 @@ class HttpStub:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         lines = head.split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        await reader.readexactly(int(headers.get("content-length", "0")))
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
         method, path, _ = lines[0].split(" ")
         request = f"{method} {path.partition('?')[0]}"
         self.seen.append(request)
+        self.bodies.setdefault(request, []).append(body)
         queue = self.replies.get(request)
         reply = Reply(status=404, body={"detail": "Not Found"})
         if queue:

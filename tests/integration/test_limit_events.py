@@ -151,7 +151,7 @@ def test_what_we_tell_is_what_prefect_s_own_concurrency_tells(prefect_server: Pr
             await stock_holder(prefect_server, names, 3)
             theirs = await told(subscriber, names, 4)
 
-            announcer = Announcer(gateway.server, prefect_server.url)
+            announcer = Announcer(gateway.server)
             lease = await gateway.occupy(tuple(names), 3, uuid4(), LIFE)
             announcer.acquired(lease, 3)
             await gateway.release(lease.id)
@@ -168,7 +168,7 @@ def test_a_release_for_a_dead_process_names_limits_we_never_took(prefect_server:
     async def scenario() -> None:
         gateway = await Gateway.open("L", url=prefect_server.url)
         name, gone = (await limits(gateway, prefect_server))[0], "nowhere:events"
-        announcer = Announcer(gateway.server, prefect_server.url)
+        announcer = Announcer(gateway.server)
         ears = Ears(prefect_server.url, name, gone)
         async with ears.listening():
             await ears.until_connected(1)
@@ -193,15 +193,15 @@ def test_a_restart_of_a_guarded_server_ends_neither_hearing_nor_telling(tmp_path
             gateway = await Gateway.open("L", url=server.url)
             create = GlobalConcurrencyLimitCreate(name=name, limit=4)
             await gateway.server.ask(lambda client: client.create_global_concurrency_limit(create))
-            announcer = Announcer(gateway.server, server.url)
+            announcer = Announcer(gateway.server)
             announcer.released(None, (name,), 1)
             await ears.until_heard(name)
 
             await asyncio.to_thread(server.stop)
+            ears.heard.clear()
             announcer.released(None, (name,), 1)
             announcer.released(None, (name,), 1)
             await asyncio.to_thread(server.start)
-            ears.heard.clear()
             await ears.until_connected(2)
 
             async def heard_all() -> bool:
@@ -232,48 +232,79 @@ def test_a_restart_of_a_guarded_server_ends_neither_hearing_nor_telling(tmp_path
 def test_a_server_that_refuses_websockets_is_asked_again_without_a_word(
     answer: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario(stub: HttpStub) -> None:
-        for way in ("in", "out"):
-            stub.script(f"GET /api/events/{way}", answer)
-        server = await Server.open(stub.url)
-        announcer = Announcer(server, stub.url)
-        ears = Ears(stub.url, "a")
-        async with ears.listening():
-            announcer.acquired(lease_on("a"), 1)
-
-            async def asked_again() -> bool:
-                return min(stub.count(f"GET /api/events/{way}") for way in ("in", "out")) >= 3
-
-            await until_async(asked_again, 60, what="the third attempt")
-        await announcer.close()
-        announcer.released(None, ("a",), 1)
-        await announcer.close()
-        await server.close()
-        assert (ears.connections, ears.heard) == (0, [])
-
-    async def with_stub() -> None:
+    async def scenario() -> None:
         async with http_stub() as stub:
-            await scenario(stub)
+            stub.script("GET /api/events/out", answer)
+            ears = Ears(stub.url, "a")
+            async with ears.listening():
+                await until_asked(stub, "GET /api/events/out", 3)
+            assert (ears.connections, ears.heard) == (0, [])
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(with_stub())
+        asyncio.run(scenario())
     assert [record.message for record in caplog.records if record.name != "httpx"] == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Reply(status=404), Reply(status=403, body={"detail": "no events here"}), Reply(status=500), Reply(fate="reset")],
+    ids=["no route", "forbidden", "out of order", "reset"],
+)
+def test_a_server_that_takes_no_events_is_told_again_without_a_word(
+    answer: Reply, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with http_stub() as stub:
+            stub.script("POST /api/events", answer)
+            server = await Server.open(stub.url)
+            announcer = Announcer(server)
+            announcer.acquired(lease_on("a"), 1)
+            await until_asked(stub, "POST /api/events", 3)
+            await announcer.close()
+            announcer.released(None, ("a",), 1)
+            await announcer.close()
+            await server.close()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scenario())
+    assert [record.message for record in caplog.records if record.name != "httpx"] == []
+
+
+def test_what_is_queued_goes_in_one_request_and_once_more_if_its_answer_is_lost() -> None:
+    async def scenario() -> None:
+        async with http_stub() as stub:
+            stub.script("POST /api/events", Reply(fate="close"), Reply(status=204))
+            server = await Server.open(stub.url)
+            announcer = Announcer(server)
+            for _ in range(20):
+                announcer.acquired(lease_on("a"), 1)
+            await until_asked(stub, "POST /api/events", 2)
+            await announcer.close()
+            await server.close()
+            first, again = ([event["id"] for event in json.loads(body)] for body in stub.bodies["POST /api/events"])
+            assert first == again
+            assert len(set(first)) == 20
+
+    asyncio.run(scenario())
 
 
 def test_a_server_that_hangs_holds_nobody_up_at_exit() -> None:
     async def scenario() -> None:
         async with http_stub() as stub:
-            stub.script("GET /api/events/in", Reply(fate="hang"))
+            stub.script("POST /api/events", Reply(fate="hang"))
             server = await Server.open(stub.url)
-            announcer = Announcer(server, stub.url)
+            announcer = Announcer(server)
             announcer.acquired(lease_on("a"), 1)
-
-            async def asked() -> bool:
-                return stub.count("GET /api/events/in") > 0
-
-            await until_async(asked, what="the attempt")
+            await until_asked(stub, "POST /api/events", 1)
             await announcer.close()
             await server.close()
             assert not [task for task in asyncio.all_tasks() if "Announcer" in repr(task)]
 
     asyncio.run(scenario())
+
+
+async def until_asked(stub: HttpStub, request: str, times: int) -> None:
+    async def asked() -> bool:
+        return stub.count(request) >= times
+
+    await until_async(asked, 60, what=f"{request}, {times} times")

@@ -47,6 +47,12 @@ class Engine:
         """Start `work` in the engine's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    def call(self, work: Callable[[], T]) -> concurrent.futures.Future[T]:
+        """Have `work`, which waits for nothing, called in the engine's loop."""
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(_answering, work, answer)
+        return answer
+
     @property
     def is_current(self) -> bool:
         """Whether the calling code runs in the engine's own thread, which must not wait for itself."""
@@ -60,21 +66,33 @@ class Engine:
         """Give everything back and end the thread; waits `EXIT_SECONDS` at most."""
         if self._thread.is_alive():
             # What cannot be given back in time stays in the ledger as a dead owner's, and the next process reaps it.
-            with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
-                self.submit(self._finish()).result(EXIT_SECONDS)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(1.0)
-            if not self._thread.is_alive():
-                self._loop.close()
+            try:
+                with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
+                    self.submit(self._finish()).result(EXIT_SECONDS)
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join(1.0)
+                if not self._thread.is_alive():
+                    self._loop.close()
 
     async def _finish(self) -> None:
-        for closer in reversed(self._closers):
-            await closer()
+        # Each takes a moment at the server, and there is one time limit for all.
+        ended = await asyncio.gather(*(closer() for closer in self._closers), return_exceptions=True)
         running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await asyncio.get_running_loop().shutdown_asyncgens()
+        for failed in ended:
+            if failed is not None:
+                raise failed
+
+
+def _answering(work: Callable[[], T], answer: concurrent.futures.Future[T]) -> None:
+    try:
+        answer.set_result(work())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 _engine: Engine | None = None

@@ -67,9 +67,10 @@ class Machine:
         self.ledger.on_settled = self._wake
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.socket, lambda: self._wake(self._socket.receive()))
+        self._registered = registry.Known()
         self._standing: Standing | None = None
         self._asked: dict[str, tuple[Ask, float]] = {}
-        self._wakes: dict[str, asyncio.Event] = {}
+        self._wakes: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._to_leave: set[str] = set()
@@ -85,7 +86,7 @@ class Machine:
         if self._standing is None:
             from prefect_slots.acquire.standing import Standing
 
-            self._standing = await Standing.open(self.ledger, self._settings, url)
+            self._standing = await Standing.open(self.ledger, self._registered, self._settings, url)
             self._tend()
 
     async def registered(self, url: str | None) -> Registered:
@@ -94,7 +95,7 @@ class Machine:
         Raises:
             NotRegistered: with a server, unless `auto_register`.
         """
-        known = self.ledger.read(registry.registered)
+        known = self.ledger.read(self._registered)
         if known.machine is not None:
             return known
         # Not before it is needed: a child forked while this thread imports would wait for that import for ever.
@@ -122,9 +123,9 @@ class Machine:
             if name not in registered.names:
                 raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
         self._asked[ask.id] = (ask, started)
-        self._wakes[ask.id] = asyncio.Event()
+        self._wakes[ask.id] = self._loop.create_future()
         self.ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
-        held = await self._granted(ask, started, registered)
+        held = await self._granted(ask, started)
         return held or Waiting(self._reason(ask))
 
     async def wait(self, ticket: str) -> Held:
@@ -135,8 +136,6 @@ class Machine:
             GrantClosed: it waited to draw on a grant that has ended.
         """
         ask, started = self._asked[ticket]
-        registered = self.ledger.read(registry.registered)
-        woken = self._wakes[ticket]
         self._start_watching()
         while True:
             left = None if ask.timeout is None else started + ask.timeout - time.monotonic()
@@ -144,10 +143,8 @@ class Machine:
                 reason = self._reason(ask)
                 self.leave(ticket)
                 raise WaitTimeout(wanted=ask.requirement.describe(), seconds=ask.timeout or 0.0, reason=reason)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), POLL_SECONDS if left is None else min(POLL_SECONDS, left))
-            woken.clear()
-            held = await self._granted(ask, started, registered)
+            await self._woken(ticket, POLL_SECONDS if left is None else min(POLL_SECONDS, left))
+            held = await self._granted(ask, started)
             if held is not None:
                 return held
 
@@ -198,8 +195,8 @@ class Machine:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
             raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)
 
-    async def _granted(self, ask: Ask, started: float, registered: Registered) -> Held | None:
-        state, grant, there = self.ledger.read(lambda tx: _stand(tx, ask.id))
+    async def _granted(self, ask: Ask, started: float) -> Held | None:
+        state, grant, there, registered = self.ledger.read(lambda tx: self._stand(tx, ask.id))
         if state is TicketState.REFUSED:
             self.leave(ask.id)
             raise GrantClosed(grant=ask.parent.grant if ask.parent else "")
@@ -228,6 +225,14 @@ class Machine:
         self._finalizers[grant.id] = dropped
         return held
 
+    def _stand(
+        self, tx: Transaction, ticket: str
+    ) -> tuple[TicketState, Grant | None, list[leases.LeaseRow], Registered]:
+        state = tx.state(ticket)
+        if state is TicketState.HELD:
+            return state, tx.grant(ticket), leases.of_grant(tx, ticket), self._registered(tx)
+        return state, None, [], self._registered(tx)
+
     def _dropped(self, grant: str) -> None:
         if os.getpid() != self._owner.pid:
             return  # a forked child's copy: the grant is its parent's
@@ -251,9 +256,18 @@ class Machine:
 
     def _wake(self, tickets: list[str]) -> None:
         for ticket in tickets:
-            event = self._wakes.get(ticket)
-            if event is not None:
-                event.set()
+            woken = self._wakes.get(ticket)
+            if woken is not None and not woken.done():
+                woken.set_result(None)
+
+    async def _woken(self, ticket: str, seconds: float) -> None:
+        """Wait for a ticket's wake-up, or that long: a datagram may be lost."""
+        tick = self._loop.call_later(seconds, self._wake, [ticket])
+        try:
+            await self._wakes[ticket]
+        finally:
+            tick.cancel()
+        self._wakes[ticket] = self._loop.create_future()
 
     def _start_watching(self) -> None:
         if self._watch is None or self._watch.done():
@@ -310,13 +324,6 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
-
-
-def _stand(tx: Transaction, ticket: str) -> tuple[TicketState, Grant | None, list[leases.LeaseRow]]:
-    state = tx.state(ticket)
-    if state is TicketState.HELD:
-        return state, tx.grant(ticket), leases.of_grant(tx, ticket)
-    return state, None, []
 
 
 def _left(tx: Transaction, ticket: str) -> str | None:

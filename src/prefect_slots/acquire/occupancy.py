@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 from enum import Enum, auto
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
@@ -52,7 +53,8 @@ class Refusal(NamedTuple):
     why: Why
 
 
-def calls_of(holdings: Iterable[Holding], registered: Registered) -> tuple[Call, ...]:
+@lru_cache(maxsize=256)
+def calls_of(holdings: tuple[Holding, ...], registered: Registered) -> tuple[Call, ...]:
     """Return the calls that occupy `holdings`, in canonical order."""
     machine = registered.machine or ""
     scopes = registered.scopes

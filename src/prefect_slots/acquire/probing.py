@@ -111,6 +111,7 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
                 *(foreign, stock.resource, number, foreign),
             )
     if changed:
+        registry.note_change(tx)
         tx.apply(Changed())
     return changed > 0
 

@@ -80,11 +80,14 @@ def limits_of(tx: Transaction) -> tuple[str, ...]:
 async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
     """Tell whether the server may count this machine's part wrongly; keeps nobody from taking or giving back.
 
-    What is taken and given back meanwhile may be counted or not; a difference beyond that is suspicious.
+    What is taken and given back meanwhile may be counted or not; a difference beyond that is suspicious. So is what
+    a former repair or a lapsed lease has left in the ledger, which only a repair clears away.
 
     Raises:
         ServerUnreachable, ServerRefused: if the server does not take part.
     """
+    if ledger.read(lambda tx: leases.in_states(tx, LeaseState.REPAIR, LeaseState.LAPSED)):
+        return True
     for name in ledger.read(limits_of):
         before = ledger.read(lambda tx, limit=name: _weights(tx, limit))
         mirror, limit = await gateway.read(gateway.mirror(name)), await gateway.read(name)

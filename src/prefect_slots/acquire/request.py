@@ -11,6 +11,7 @@ import concurrent.futures
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -73,25 +74,26 @@ async def _wait(running: Engine, place: Place, ticket: str) -> Held:
     return await machine_at(running, place).wait(ticket)
 
 
-async def _leave(running: Engine, place: Place, ticket: str) -> str | None:
+def _leave(running: Engine, place: Place, ticket: str) -> str | None:
     machine = _known_machine(running, place)
     return machine.leave(ticket) if machine is not None else None
 
 
 def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[str | None] | None:
     """Start ending a ticket in any state; `None` if the engine has ended, and with it all that it asked for."""
-    leaving = _leave(running, place, ticket)
     try:
-        return running.submit(leaving)
+        return running.call(partial(_leave, running, place, ticket))
     except RuntimeError:
-        leaving.close()
         return None
 
 
 def _answer(future: concurrent.futures.Future[T]) -> T:
-    while not concurrent.futures.wait((future,), _SLICE_SECONDS).done:
-        pass
-    return future.result()
+    while True:
+        try:
+            return future.result(_SLICE_SECONDS)
+        except concurrent.futures.TimeoutError:
+            if future.done():
+                return future.result()
 
 
 def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:

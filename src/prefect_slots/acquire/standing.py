@@ -41,7 +41,7 @@ class Standing:
         self._gateway = gateway
         self._when_away = settings.when_server_is_away
         self._insisting: str | None = None
-        self._announcer = Announcer(gateway.server, url)
+        self._announcer = Announcer(gateway.server)
         self._giving_back = GivingBack(ledger, gateway, self._announcer)
         self._occupancy = Occupancy(ledger, gateway, self._giving_back, self._announcer)
         self._steward = Steward(
@@ -50,14 +50,14 @@ class Standing:
         self.sweep = self._giving_back.sweep
 
     @classmethod
-    async def open(cls, ledger: Ledger, settings: Settings, url: str) -> Self:
+    async def open(cls, ledger: Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:
         """Let this process's grants occupy limits on that server from now on. Sends nothing yet."""
         from prefect_slots.limits.gateway import Gateway
         from prefect_slots.limits.server import known_database
 
         database = ledger.read(lambda tx: tx.meta("database"))
         gateway = await Gateway.open(ledger.id, url=url, database=known_database(database))
-        ledger.plan = lambda tx, grant: calls_of(grant.holdings, registry.registered(tx))
+        ledger.plan = lambda tx, grant: calls_of(grant.holdings, registered(tx))
         ledger.transact(lambda tx: tx.enrol_at_server())
         return cls(ledger, gateway, settings, url)
 

@@ -6,12 +6,16 @@ unknown is not zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
+from typing import Final
 
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Inventory, Scope
+
+_EDITION: Final = "edition"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,17 @@ class Registered:
     """A registered machine.
 
     Attributes:
+        edition: Another one after every registration, even if that changed nothing.
         machine: The `<worker>` in limit names, or `None` before the first registration.
         resources: Sorted by name; cells that have gone are listed with `present` false.
     """
 
+    edition: str | None = field(compare=False)
     machine: str | None
     resources: tuple[RegisteredResource, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.machine)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,6 +96,19 @@ class Registered:
         return None
 
 
+class Known:
+    """What is registered, read in full only when it has changed since this was last asked."""
+
+    def __init__(self) -> None:
+        self._last: Registered | None = None
+
+    def __call__(self, transaction: Transaction) -> Registered:
+        """Return what the ledger has registered."""
+        if self._last is None or self._last.edition != transaction.meta(_EDITION):
+            self._last = registered(transaction)
+        return self._last
+
+
 def registered(transaction: Transaction) -> Registered:
     """Return what the ledger has registered."""
     cells: dict[str, list[RegisteredCell]] = {}
@@ -105,6 +127,7 @@ def registered(transaction: Transaction) -> Registered:
             )
         )
     return Registered(
+        edition=transaction.meta(_EDITION),
         machine=transaction.meta("machine"),
         resources=tuple(
             RegisteredResource(
@@ -115,6 +138,11 @@ def registered(transaction: Transaction) -> Registered:
             )
         ),
     )
+
+
+def note_change(transaction: Transaction) -> None:
+    """Make whoever remembers what is registered read it again."""
+    transaction.set_meta(_EDITION, uuid.uuid4().hex)
 
 
 def note_claim(transaction: Transaction, url: str, database: str) -> None:
@@ -132,6 +160,7 @@ def name_machine(transaction: Transaction, name: str) -> str:
     """Return the machine's name: the one it was registered by first, else `name` from now on."""
     if transaction.meta("machine") is None:
         transaction.set_meta("machine", name)
+        note_change(transaction)
     return transaction.meta("machine") or name
 
 
@@ -163,5 +192,6 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
                 "capacity=excluded.capacity, present=1",
                 *(resource.name, resource.name, cell.key, cell.label, cell.index, cell.capacity),
             )
+    note_change(transaction)
     transaction.apply(Changed())
     return registered(transaction)

@@ -103,8 +103,8 @@ class Ledger:
     @contextmanager
     def _begun(self, begin: str, end: str) -> Generator[Transaction]:
         with self._lock:
-            self._refuse_deleted_file()
             if self._connection is None:
+                self._refuse_deleted_file()
                 self._connection = schema.connect(self.folder)
             connection = self._connection
             try:

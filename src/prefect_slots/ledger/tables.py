@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +42,15 @@ class Tables:
 
     def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows."""
-        with closing(self.connection.execute(sql, values)) as cursor:
-            return cursor.fetchall()
+        return self.connection.execute(sql, values).fetchall()
 
     def one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
         """Return the first row, if any."""
-        with closing(self.connection.execute(sql, values)) as cursor:
-            return cursor.fetchone()
+        return self.connection.execute(sql, values).fetchone()
 
     def run(self, sql: str, *values: object) -> int:
         """Execute one writing statement; return how many rows it touched."""
-        with closing(self.connection.execute(sql, values)) as cursor:
-            return cursor.rowcount
+        return self.connection.execute(sql, values).rowcount
 
     def meta(self, key: str) -> str | None:
         """Return a value of the `meta` table."""

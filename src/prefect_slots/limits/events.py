@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from prefect_slots.limits.transport import without_password
 
 if TYPE_CHECKING:
     from prefect.events import Event
-    from prefect.events.clients import PrefectEventsClient, PrefectEventSubscriber
+    from prefect.events.clients import PrefectEventSubscriber
 
     from prefect_slots.limits.server import Server
 
@@ -62,17 +62,17 @@ class _News:
 class Announcer:
     """Tells others which slots this process takes and gives back, in the words of Prefect's own `concurrency()`.
 
-    Used from one event loop. What is told is queued and sent by a task of its own over one connection, which is opened
-    for the first news. Neither that task nor a server that is away ever holds anybody up.
+    Used from one event loop. What is told is queued and sent by a task of its own, all that is queued in one request:
+    a connection kept for it, as Prefect's own clients keep one, would count as a request under way all the time, and
+    Prefect's server on SQLite serves a hundred at once and then nobody. Neither that task nor a server that is away
+    ever holds anybody up.
 
     Args:
-        server: Asked for the id of a limit on which this process has taken nothing itself.
-        url: The API's address, with credentials if it holds any.
+        server: Told, and asked for the id of a limit on which this process has taken nothing itself.
     """
 
-    def __init__(self, server: Server, url: str) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._url = url
         self._limits: dict[str, TakenLimit] = {}
         self._acquired: dict[UUID, _News] = {}
         self._queue: deque[_News] = deque(maxlen=_QUEUED)
@@ -113,7 +113,7 @@ class Announcer:
             self._task = asyncio.get_running_loop().create_task(self._send())
 
     async def close(self) -> None:
-        """Send what is queued if the server is there, and close the connection; takes a second at most."""
+        """Send what is queued if the server is there; takes a second at most."""
         self._closed = True
         task, self._task = self._task, None
         if task is None:
@@ -121,43 +121,36 @@ class Announcer:
         if not self._pausing:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._sent.wait(), _FLUSH_SECONDS)
-        # The second time for a server that does not answer the closing handshake.
-        for _ in range(2):
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CLOSE_SECONDS / 2)
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
 
     async def _send(self) -> NoReturn:
         pauses = _Pauses()
-        with _hushed():
-            while True:
-                await self._queued.wait()
-                try:
-                    await self._send_over_one_connection(pauses)
-                except Exception as error:  # whatever Prefect's client raises
-                    _log.debug("telling %s: %s", without_password(self._url), error)
+        while True:
+            await self._queued.wait()
+            news = list(self._queue)
+            self._queue.clear()
+            self._queued.clear()
+            try:
+                await self._post(news)
+            except SlotsError as error:
+                # Sent again even if only the answer was lost: the server knows an event by its id.
+                _log.debug("telling %s: %s", self._server.url, error)
+                self._queue = deque([*news, *self._queue], maxlen=_QUEUED)
+                self._queued.set()
                 self._pausing = True
                 await pauses.sleep()
                 self._pausing = False
+            else:
+                pauses = _Pauses()
+                if not self._queue:
+                    self._sent.set()
 
-    async def _send_over_one_connection(self, pauses: _Pauses) -> NoReturn:
-        client = _events_client(self._url)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_exit(client)
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await client.__aenter__()
-            pauses.connected()
-            while True:
-                await self._queued.wait()
-                while self._queue:
-                    news = self._queue.popleft()
-                    try:
-                        for event in await self._events_of(news):
-                            await client.emit(event)
-                    except BaseException:
-                        self._queue.appendleft(news)
-                        raise
-                self._queued.clear()
-                self._sent.set()
+    async def _post(self, news: Iterable[_News]) -> None:
+        events = [event for each in news for event in await self._events_of(each)]
+        if events:
+            body = [event.model_dump(mode="json") for event in events]
+            await self._server.ask(lambda client: client.request("POST", "/events", json=body))
 
     async def _events_of(self, news: _News) -> list[Event]:
         limits = [limit for limit in [await self._limit(name) for name in news.names] if limit is not None]
@@ -275,20 +268,13 @@ def _is_cloud(url: str) -> bool:
     return url.startswith(PREFECT_CLOUD_API_URL.value())
 
 
-# One attempt each: whoever uses them must learn of every new connection.
-def _events_client(url: str) -> PrefectEventsClient:
-    from prefect.events.clients import PrefectCloudEventsClient, PrefectEventsClient
-
-    kind = PrefectCloudEventsClient if _is_cloud(url) else PrefectEventsClient
-    return kind(api_url=url, reconnection_attempts=0)
-
-
 def _subscriber(url: str) -> PrefectEventSubscriber:
     from prefect.events.clients import PrefectCloudEventSubscriber, PrefectEventSubscriber
     from prefect.events.filters import EventFilter, EventNameFilter
 
     kind = PrefectCloudEventSubscriber if _is_cloud(url) else PrefectEventSubscriber
     only_releases = EventFilter(event=EventNameFilter(name=[_RELEASED]))
+    # One attempt: whoever uses it must learn of every new connection.
     return kind(api_url=url, filter=only_releases, reconnection_attempts=0)
 
 

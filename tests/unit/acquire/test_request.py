@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_release_that_is_interrupted_is_done_all_the_same(
 ) -> None:
     held = request.acquire(place(), ask(), Quiet())
     hold_up = threading.Event()
-    engine().submit(_block(hold_up))
+    engine().call(partial(hold_up.wait, 30))
 
     class Interrupted(BaseException):
         pass
@@ -88,16 +89,11 @@ def test_a_release_that_is_interrupted_is_done_all_the_same(
         raise Interrupted
 
     with monkeypatch.context() as patched:
-        patched.setattr(concurrent.futures, "wait", interrupted)
         patched.setattr(concurrent.futures.Future, "result", interrupted)
         with pytest.raises(Interrupted):
             request.release(place(), held.id)
     hold_up.set()
     machine.until_empty(but=("owner",))
-
-
-async def _block(until_set: threading.Event) -> None:
-    until_set.wait(30)
 
 
 def test_a_grant_that_nobody_holds_on_to_ends(machine: SharedMachine) -> None:
@@ -163,7 +159,7 @@ def test_a_task_cancelled_while_it_gives_back_gives_back(machine: SharedMachine)
 
         async def work() -> None:
             async with requires(scanner=1):
-                engine().submit(_block(hold_up))
+                engine().call(partial(hold_up.wait, 30))
 
         task = asyncio.create_task(work())
         while not (running := [t for t in asyncio.all_tasks() if t is task]) or not leaving(task):
