@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from prefect_slots.ledger import leases
@@ -45,7 +46,20 @@ def read_book(tables: Tables, front: int = FRONT) -> Book:
 
 def _cells(tables: Tables) -> tuple[CellState, ...]:
     rows = tables.all("SELECT resource, number, capacity, foreign_use FROM cell WHERE present ORDER BY 1, 2")
+    return _cell_states(tuple(rows))
+
+
+# What is read again and again and hardly changes is worked out once: whoever waits for a slot waits for this too.
+
+
+@lru_cache(maxsize=16)
+def _cell_states(rows: tuple[tuple[str, int, int, int], ...]) -> tuple[CellState, ...]:
     return tuple(CellState(id=CellId(r, n), capacity=c, foreign=f) for r, n, c, f in rows)
+
+
+@lru_cache(maxsize=1024)
+def _plain_shape(requirement: str, priority: int) -> Shape:
+    return Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority)
 
 
 def read_grant(tables: Tables, grant: str) -> Grant:
@@ -209,8 +223,10 @@ def shape_of(
     requirement: str, priority: int, ticket: str, parent: str | None, root: str | None, source: str | None
 ) -> Shape:
     """Return the shape of a ticket or grant from its columns."""
-    nesting = Nesting(ticket=ticket, parent=parent, root=root, source=source) if parent and root else None
-    return Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority, nesting=nesting)
+    shape = _plain_shape(requirement, priority)
+    if not (parent and root):
+        return shape
+    return replace(shape, nesting=Nesting(ticket=ticket, parent=parent, root=root, source=source))
 
 
 def _ticket(ticket: str, seq: int, base: int, reserved: str | None) -> Ticket:

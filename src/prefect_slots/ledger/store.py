@@ -10,8 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 from weakref import WeakSet
@@ -81,27 +80,27 @@ class Ledger:
             return self._transact(work)
 
     def _transact(self, work: Callable[[Transaction], T]) -> T:
-        with self._begun("BEGIN IMMEDIATE", "COMMIT") as transaction:
+        def write(transaction: Transaction) -> tuple[T, Transaction]:
             result = work(transaction)
             reached(Point.IN_TRANSACTION)
+            return result, transaction
+
+        result, done = self._run(write, "BEGIN IMMEDIATE", "COMMIT")
         reached(Point.COMMITTED)
-        wake(transaction.wakes)
-        if transaction.settled:
-            self.on_settled(transaction.settled)
+        wake(done.wakes)
+        if done.settled:
+            self.on_settled(done.settled)
         return result
 
     def rehearse(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` as `transact` would and take everything back: nothing is written and nobody is woken."""
-        with self._begun("BEGIN IMMEDIATE", "ROLLBACK") as transaction:
-            return work(transaction)
+        return self._run(work, "BEGIN IMMEDIATE", "ROLLBACK")
 
     def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` on one consistent state; it must not write."""
-        with self._begun("BEGIN", "COMMIT") as transaction:
-            return work(transaction)
+        return self._run(work, "BEGIN", "COMMIT")
 
-    @contextmanager
-    def _begun(self, begin: str, end: str) -> Generator[Transaction]:
+    def _run(self, work: Callable[[Transaction], T], begin: str, end: str) -> T:
         with self._lock:
             if self._connection is None:
                 self._refuse_deleted_file()
@@ -109,16 +108,16 @@ class Ledger:
             connection = self._connection
             try:
                 _take_turn(connection, begin)
-                try:
-                    self._refuse_deleted_file()
-                    yield Transaction(connection, self.folder, self._decide, self.actor, self.plan)
-                    connection.execute(end)
-                except BaseException:
-                    if connection.in_transaction:  # after some errors SQLite has ended it already
-                        connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.DatabaseError as error:
-                raise schema.unreadable(self.path, error) from error
+                self._refuse_deleted_file()
+                result = work(Transaction(connection, self.folder, self._decide, self.actor, self.plan))
+                connection.execute(end)
+                return result
+            except BaseException as error:
+                if connection.in_transaction:  # after some errors SQLite has ended it already
+                    connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.DatabaseError):
+                    raise schema.unreadable(self.path, error) from error
+                raise
 
     def _refuse_deleted_file(self) -> None:
         # A deleted folder made anew would be a second ledger for the same cards.

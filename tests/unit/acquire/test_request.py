@@ -63,9 +63,7 @@ def test_an_answer_that_comes_as_a_look_for_it_ends_is_not_lost(
 
     class LateEngine(Engine):
         def submit(self, work: Any) -> Any:
-            late = Late(super().submit(work))
-            threading.Timer(0.05, lambda: late.done() or late.set_result(late.answer.result())).start()
-            return late
+            return Late(super().submit(work))
 
     late_engine = LateEngine()
     monkeypatch.setattr(request, "engine", lambda: late_engine)
@@ -75,15 +73,16 @@ def test_an_answer_that_comes_as_a_look_for_it_ends_is_not_lost(
     assert machine.traces() == {}
 
 
+class Interrupted(BaseException):
+    pass
+
+
 def test_a_release_that_is_interrupted_is_done_all_the_same(
     machine: SharedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = request.acquire(place(), ask(), Quiet())
     hold_up = threading.Event()
     engine().call(partial(hold_up.wait, 30))
-
-    class Interrupted(BaseException):
-        pass
 
     def interrupted(*_: object, **__: object) -> None:
         raise Interrupted
@@ -93,6 +92,38 @@ def test_a_release_that_is_interrupted_is_done_all_the_same(
         with pytest.raises(Interrupted):
             request.release(place(), held.id)
     hold_up.set()
+    machine.until_empty(but=("owner",))
+
+
+# One may be hit before or after what it is to survive.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_threads_interrupted_anywhere_as_they_give_back_leave_nothing_and_keep_nobody_waiting(
+    machine: SharedMachine,
+) -> None:
+    interrupted = 0
+
+    def give_back(held: Held, begun: threading.Event) -> None:
+        nonlocal interrupted
+        try:
+            begun.set()
+            request.release(here, held.id)
+        except Interrupted:
+            interrupted += 1
+
+    here = place()
+    for attempt in range(300):
+        held = request.acquire(here, ask(timeout=20), Quiet())
+        begun = threading.Event()
+        thread = threading.Thread(target=give_back, args=(held, begun))
+        thread.start()
+        begun.wait()
+        for _ in range(attempt % 60):  # from before the transaction to after it
+            time.thread_time()
+        assert thread.ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
+        thread.join(20)
+        assert not thread.is_alive()
+    assert interrupted > 30
     machine.until_empty(but=("owner",))
 
 

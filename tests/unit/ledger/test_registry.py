@@ -153,3 +153,16 @@ def test_scope_unit_and_origin_follow_the_inventory(members: Pair, scope: Scope)
     known = register(one, GPU, replace(SEATS, scope=scope, unit="chairs", origin="a file"))
     seats = known.resources[1]
     assert (seats.scope, seats.unit, seats.origin) == (scope, "chairs", "a file")
+
+
+def test_what_is_known_is_read_again_when_anything_was_registered(members: Pair) -> None:
+    one, other = members
+    known = registry.Known()
+    register(one, GPU)
+    first = one.ledger.read(known)
+    assert one.ledger.read(known) is first
+    register(other, GPU, SEATS)
+    second = one.ledger.read(known)
+    assert second == one.ledger.read(registry.registered) != first
+    other.ledger.transact(lambda tx: registry.name_machine(tx, "box"))
+    assert one.ledger.read(known).machine == "box"
