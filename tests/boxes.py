@@ -149,7 +149,10 @@ class Box:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(self.dump(), indent=1)}") from None
         if self.url is not None:
-            until(lambda: not self.active(), seconds, what=f"zero active slots of {self.name}")
+            try:
+                until(lambda: not self.active(), seconds, what=f"zero active slots of {self.name}")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{json.dumps(self.active(), indent=1)}") from None
 
 
 def line(process: subprocess.Popen[str]) -> Any:

@@ -1,32 +1,38 @@
-"""A TCP proxy on loopback that loses the answer to a chosen request after the server has given it."""
+"""A TCP proxy on loopback that loses a chosen request, or the answer to it after the server has given it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 
 @dataclass
 class LossyProxy:
-    """Forwards every byte, until told to lose an answer.
+    """Forwards every byte, until told to lose a request or an answer.
 
     Attributes:
         url: The API's address through the proxy.
-        lost: How many answers were lost.
+        lost: How many requests and answers were lost.
         sent: What clients have sent, piece by piece, in the order it came.
     """
 
     url: str
     _marker: bytes | None = None
+    _before_it_arrives: bool = False
     lost: int = 0
     sent: list[bytes] = field(default_factory=list[bytes])
 
     def lose_answer_to(self, marker: str) -> None:
         """Close the connection instead of passing on the answer to the next request that contains `marker`."""
-        self._marker = marker.encode()
+        self._marker, self._before_it_arrives = marker.encode(), False
+
+    def lose_request(self, marker: str) -> None:
+        """Close the connection instead of passing on the next request that contains `marker`."""
+        self._marker, self._before_it_arrives = marker.encode(), True
 
     async def serve(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(host, port)
@@ -36,6 +42,10 @@ class LossyProxy:
             while data := await reader.read(65536):
                 if self._marker and self._marker in data:
                     self._marker = None
+                    if self._before_it_arrives:
+                        self.lost += 1
+                        writer.close()
+                        break
                     lose.set()
                 self.sent.append(data)
                 up_writer.write(data)
@@ -88,3 +98,25 @@ async def lossy_proxy(url: str) -> AsyncGenerator[LossyProxy]:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         await server.wait_closed()
+
+
+@contextlib.contextmanager
+def lossy_proxy_in_a_thread(url: str) -> Generator[LossyProxy]:
+    """Run a proxy as `lossy_proxy` does, in a thread and an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    ready: list[LossyProxy] = []
+    up, stop = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with lossy_proxy(url) as made:
+            ready.append(made)
+            up.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    assert up.wait(20)
+    yield ready[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(20)
+    loop.close()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.boxes import Box
-from tests.lossy_proxy import LossyProxy, lossy_proxy
+from tests.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
 from tests.prefect_server import PrefectServer
 
 from prefect_slots import requires
@@ -27,23 +25,8 @@ _NAMES = re.compile(rb'"names":\s*(\[[^\]]*\]),\s*"slots":\s*(\d+)')
 
 @pytest.fixture
 def proxy(prefect_server: PrefectServer) -> Iterator[LossyProxy]:
-    loop = asyncio.new_event_loop()
-    ready: list[LossyProxy] = []
-    up, stop = threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        async with lossy_proxy(prefect_server.url) as made:
-            ready.append(made)
-            up.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert up.wait(20)
-    yield ready[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
-    loop.close()
+    with lossy_proxy_in_a_thread(prefect_server.url) as made:
+        yield made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.ledger import leases
-from prefect_slots.ledger.leases import Call, LeaseRow
+from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
@@ -89,7 +89,8 @@ class Occupancy:
         Raises:
             LimitMissing, ServerRefused: nothing is occupied beyond what the rows tell.
         """
-        made = {row.call for row in there}
+        # A call without an answer proves nothing, whoever made it.
+        made = {row.call for row in there if row.state in (LeaseState.LEASE, LeaseState.GHOST)}
         for call in wanted:
             if call not in made:
                 why = await self._make(grant, call)

@@ -253,6 +253,8 @@ def _judge(
         held = count.ours - rest[name]
         lacking[name, False] = held - max(0, count.used - superfluous.get(name, 0))
         lacking[name, True] = held - count.ours
+        if lacking[name, False] > 0:
+            leases.note_exposed(tx, name)
     return superfluous, {limit: slots for limit, slots in lacking.items() if slots > 0}
 
 

@@ -191,6 +191,13 @@ def _bereave(tables: Tables, holder: uuid.UUID) -> None:
         tables.run("UPDATE held SET unbacked=1, lost=? WHERE id=?", row.names[0], row.held)
 
 
+def note_exposed(tables: Tables, limit: str) -> None:
+    """Note that others could, for a while, take what is held of `limit`: the server counted too little of it."""
+    holding = [row.held for row in in_states(tables, LeaseState.LEASE, LeaseState.GHOST) if limit in row.names]
+    for held in holding:
+        tables.run("UPDATE held SET lost=? WHERE id=?", limit, held)
+
+
 def lost(tables: Tables, held: str) -> str | None:
     """Return a limit of which others could, for a while, take what a grant holds."""
     row = tables.one("SELECT lost FROM held WHERE id=?", held)
@@ -292,8 +299,8 @@ def get(tables: Tables, holder: uuid.UUID) -> LeaseRow | None:
 
 
 def of_grant(tables: Tables, held: str) -> list[LeaseRow]:
-    """Return what was asked for on behalf of a grant."""
-    return _rows(tables, "held=?", held)
+    """Return what a grant stands on, or will if it was granted: a ticket that was sent back keeps its id."""
+    return _rows(tables, "held=? AND state<>?", held, LeaseState.RELEASING.value)
 
 
 def to_release(tables: Tables) -> list[LeaseRow]:
