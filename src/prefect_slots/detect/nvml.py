@@ -9,40 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from prefect_slots.detect import binding
 from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.binding import Nvml, error_code, load_nvml
+from prefect_slots.detect.binding import Failure, Nvml, ask, error_code, failure_of, load_nvml, read_memory, text_of
+from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.detect.visible import Device, Visible, interpret_visible
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
-T = TypeVar("T")
-
+_NOWHERE_SPECIAL: Final = Surroundings()
 _NO_NVIDIA_HERE: Final = frozenset({binding.DRIVER_NOT_LOADED, binding.LIBRARY_NOT_FOUND, binding.GPU_NOT_FOUND})
-_NO_SUCH_FEATURE: Final = frozenset({binding.NOT_SUPPORTED, binding.FUNCTION_NOT_FOUND})
-
-_REMEDIES: Final = {
-    binding.NO_PERMISSION: "give this user access to /dev/nvidia* (often: the group 'video' or 'render')",
-    binding.GPU_IS_LOST: "the card has fallen off the bus: reboot, and check its power and seating",
-    binding.LIB_RM_VERSION_MISMATCH: "the driver was upgraded while loaded: reboot",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """What a call said instead of answering; `code` is NVML's, `None` where the error is not NVML's."""
-
-    code: int | None
-    words: str
-
-    @property
-    def remedy(self) -> str:
-        """What a person can do about it."""
-        return _REMEDIES.get(self.code or 0, "see `nvidia-smi` and the kernel log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +44,7 @@ class DeviceReading:
         instances: `None` for a card that is not in MIG mode.
         mig_changing: Whether MIG mode changes at the next reset.
         failure: Why the rest could not be read.
+        legacy_name: What older drivers call an instance.
     """
 
     index: int
@@ -74,6 +55,7 @@ class DeviceReading:
     instances: tuple[DeviceReading, ...] | None = None
     mig_changing: bool = False
     failure: Failure | None = None
+    legacy_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,97 +72,86 @@ def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
     try:
         nvml = load()
     except ImportError as error:
-        return NvmlReading(state="unknown", failure=_failure(error))
+        return NvmlReading(state="unknown", failure=failure_of(error))
     try:
         nvml.nvmlInit()
     except Exception as error:
         return NvmlReading(
-            state="absent" if error_code(error) in _NO_NVIDIA_HERE else "unknown", failure=_failure(error)
+            state="absent" if error_code(error) in _NO_NVIDIA_HERE else "unknown", failure=failure_of(error)
         )
     try:
         return NvmlReading(
             state="cards", cards=tuple(_read_card(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
         )
     except Exception as error:
-        return NvmlReading(state="unknown", failure=_failure(error))
+        return NvmlReading(state="unknown", failure=failure_of(error))
     finally:
         with suppress(Exception):
             nvml.nvmlShutdown()
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(code=error_code(error), words=str(error) or type(error).__name__)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _read_card(nvml: Nvml, index: int) -> DeviceReading:
     uuid, in_mig_mode = None, 0
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-        name = _text(nvml.nvmlDeviceGetName(handle))
-        in_mig_mode, after_reset = _or(nvml.nvmlDeviceGetMigMode, handle, otherwise=[0, 0])
+        uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
+        name = text_of(nvml.nvmlDeviceGetName(handle))
+        in_mig_mode, after_reset = ask(nvml.nvmlDeviceGetMigMode, handle, otherwise=[0, 0])
         return DeviceReading(
             index=index,
             uuid=uuid,
             name=name,
             # A MIG parent's memory is its instances', and may be closed to us when theirs is not.
             memory=None if in_mig_mode else _read_memory(nvml, handle),
-            compute_mode=_or(nvml.nvmlDeviceGetComputeMode, handle, otherwise=0),
-            instances=_read_instances(nvml, handle) if in_mig_mode else None,
+            compute_mode=ask(nvml.nvmlDeviceGetComputeMode, handle, otherwise=0),
+            instances=_read_instances(nvml, handle, uuid) if in_mig_mode else None,
             mig_changing=in_mig_mode != after_reset,
         )
     except Exception as error:
-        return DeviceReading(index=index, uuid=uuid, instances=() if in_mig_mode else None, failure=_failure(error))
+        return DeviceReading(index=index, uuid=uuid, instances=() if in_mig_mode else None, failure=failure_of(error))
 
 
-def _read_instances(nvml: Nvml, card: object) -> tuple[DeviceReading, ...]:
+def _read_instances(nvml: Nvml, card: object, card_uuid: str) -> tuple[DeviceReading, ...]:
     slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(card))
-    return tuple(reading for slot in slots if (reading := _read_instance(nvml, card, slot)) is not None)
+    return tuple(reading for slot in slots if (reading := _read_instance(nvml, card, card_uuid, slot)) is not None)
 
 
-def _read_instance(nvml: Nvml, card: object, slot: int) -> DeviceReading | None:
+def _read_instance(nvml: Nvml, card: object, card_uuid: str, slot: int) -> DeviceReading | None:
     """Return the instance at `slot`, `None` where there is none; instances may lie behind empty slots."""
     uuid = None
     try:
         handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, slot)
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-        name = _text(nvml.nvmlDeviceGetName(handle))
-        return DeviceReading(index=slot, uuid=uuid, name=name, memory=_read_memory(nvml, handle))
+        uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
+        name = text_of(nvml.nvmlDeviceGetName(handle))
+        memory, legacy_name = _read_memory(nvml, handle), _legacy_name(nvml, handle, card_uuid)
+        return DeviceReading(index=slot, uuid=uuid, name=name, memory=memory, legacy_name=legacy_name)
     except Exception as error:
         if uuid is None and error_code(error) == binding.NOT_FOUND:
             return None
-        return DeviceReading(index=slot, uuid=uuid, failure=_failure(error))
+        return DeviceReading(index=slot, uuid=uuid, failure=failure_of(error))
 
 
-def _or(call: Callable[[object], T], handle: object, *, otherwise: T) -> T:
-    """Call, taking "this card or driver has no such feature" for `otherwise`."""
+def _legacy_name(nvml: Nvml, instance: object, card_uuid: str) -> str | None:
+    """Return the name that drivers before R470 gave to an instance, which CUDA still understands."""
     try:
-        return call(handle)
-    except Exception as error:
-        if error_code(error) not in _NO_SUCH_FEATURE:
-            raise
-        return otherwise
+        gpu, compute = nvml.nvmlDeviceGetGpuInstanceId(instance), nvml.nvmlDeviceGetComputeInstanceId(instance)
+    except Exception:
+        # Only a name that somebody may use in CUDA_VISIBLE_DEVICES: an instance is not lost for want of it.
+        return None
+    return f"MIG-{card_uuid}/{gpu}/{compute}"
 
 
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
-    """Return the device's own memory; `None` where it has none and shares the host's."""
-    try:
-        info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-        memory = Memory(total=int(info.total), reserved=int(info.reserved))
-    except Exception as error:
-        if error_code(error) not in _NO_SUCH_FEATURE | {binding.ARGUMENT_VERSION_MISMATCH}:
-            raise
-        info = _or(nvml.nvmlDeviceGetMemoryInfo, handle, otherwise=None)
-        memory = Memory(total=int(info.total), reserved=None) if info is not None else None
-    return memory if memory is not None and memory.total > 0 else None
+    memory = read_memory(nvml, handle)
+    return None if memory is None else Memory(total=memory[0], reserved=memory[1])
 
 
 def interpret_nvml(
-    reading: NvmlReading, rules: GpuRules, env: Mapping[str, str], host_mib: Callable[[], int]
+    reading: NvmlReading,
+    rules: GpuRules,
+    env: Mapping[str, str],
+    host_mib: Callable[[], int],
+    around: Surroundings = _NOWHERE_SPECIAL,
 ) -> Answer:
     """Judge what the cards that were read offer as `gpu_mem`.
 
@@ -190,10 +161,10 @@ def interpret_nvml(
         env: The environment of the tasks to come, for `CUDA_VISIBLE_DEVICES`.
         host_mib: Gives the host's memory in MiB, for a card that has none of its own; may raise `OSError` or
             `ValueError`.
+        around: Where this process runs.
     """
     if reading.failure is not None and reading.state == "absent":
-        problem = f"no NVIDIA card here ({reading.failure.words})"
-        return Answer(findings=(Finding(subject=GPU_MEM, problem=problem, severity="info"),))
+        return _none_here(reading.failure, around)
     if reading.failure is not None:
         problem = f"NVIDIA's cards cannot be read: {reading.failure.words}"
         finding = Finding(subject=GPU_MEM, problem=problem, remedy=reading.failure.remedy, severity="error")
@@ -204,6 +175,11 @@ def interpret_nvml(
             uuid=card.uuid,
             name=card.name,
             instances=tuple(instance.uuid for instance in card.instances or () if instance.uuid is not None),
+            legacy_names=tuple(
+                (instance.legacy_name, instance.uuid)
+                for instance in card.instances or ()
+                if instance.uuid is not None and instance.legacy_name is not None
+            ),
         )
         for card in reading.cards
     )
@@ -211,6 +187,25 @@ def interpret_nvml(
     for card in reading.cards:
         sorting.card(card)
     return sorting.answer(reading)
+
+
+def _none_here(failure: Failure, around: Surroundings) -> Answer:
+    """Judge a driver that is not there: mostly there is no card either, but there are signs of the contrary."""
+    finding = Finding(subject=GPU_MEM, problem=f"no NVIDIA card here ({failure.words})", severity="info")
+    if around.wsl_library and failure.code == binding.LIBRARY_NOT_FOUND:
+        problem = "Windows' NVIDIA driver lies in /usr/lib/wsl/lib, where the loader does not look"
+        remedy = "add that folder to /etc/ld.so.conf.d and run ldconfig, or `wsl --update`"
+        finding = Finding(subject=GPU_MEM, problem=problem, remedy=remedy, severity="error")
+        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+    if around.nvidia_cards:
+        problem = f"{around.nvidia_cards} NVIDIA on the PCI bus, but no driver answers ({failure.words})"
+        remedy = "load its driver (`nvidia-smi`); start a container with `--gpus all`"
+        finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
+    elif around.tegra:
+        problem = f"this is a Jetson, and its NVML does not answer ({failure.words})"
+        remedy = "JetPack 6 and later have NVML; on older ones declare the card under [[gpus.card]]"
+        finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
+    return Answer(findings=(finding,))
 
 
 class _Sorting:
@@ -267,7 +262,11 @@ class _Sorting:
 
     def _usable(self, card: DeviceReading, uuid: str) -> None:
         if card.compute_mode == binding.EXCLUSIVE_PROCESS:
-            self._say(uuid, "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time", severity="info")
+            self._say(
+                uuid,
+                "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time",
+                "ask for whole cards (gpus=1), or `nvidia-smi -c DEFAULT` to share it",
+            )
         if card.mig_changing:
             self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
         if card.instances is None:
@@ -299,7 +298,7 @@ class _Sorting:
             try:
                 mib = self._host_mib()
             except (OSError, ValueError) as error:
-                self._failed(uuid, _failure(error))
+                self._failed(uuid, failure_of(error))
                 self._unknown_cells.add(uuid)
                 return
             self._say(

@@ -17,6 +17,7 @@ from prefect_slots.detect.binding import Nvml, load_nvml
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
 from prefect_slots.detect.nvml import interpret_nvml, query_nvml
+from prefect_slots.detect.surroundings import query_surroundings
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Finding, Inventory, Resource
@@ -53,7 +54,7 @@ def survey(
         return interpret_host(declarations.host, declarations.source, partial(query_cores, root), memory_mib)
 
     def nvml() -> Answer:
-        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib)
+        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root))
 
     answers = [_guarded(host, "the host", CPUS, MEM)]
     if declarations.gpus.detect:

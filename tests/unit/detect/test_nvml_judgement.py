@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.nvml import DeviceReading, Failure, Memory, NvmlReading, interpret_nvml
+from prefect_slots.detect.binding import Failure
+from prefect_slots.detect.nvml import DeviceReading, Memory, NvmlReading, interpret_nvml
+from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import Cell, Resource
 
@@ -104,7 +106,9 @@ def test_a_prohibited_card_offers_nothing_and_is_told():
 def test_an_exclusive_card_is_offered_and_told():
     answer = judge(replace(A, compute_mode=3))
     assert cells(answer) == {"GPU-a": 40448}
-    assert told(answer) == [("info", "GPU-a", "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time")]
+    problem = "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time"
+    assert told(answer) == [("warning", "GPU-a", problem)]
+    assert "gpus=1" in answer.findings[0].remedy
 
 
 def test_an_untold_reserve_is_warned_of_until_a_headroom_covers_it():
@@ -209,6 +213,47 @@ def test_no_nvidia_here_is_a_remark():
     answer = interpret_nvml(reading, GpuRules(), {}, lambda: 1)
     assert (answer.resources, answer.unknown) == ((), set())
     assert told(answer) == [("info", "gpu_mem", "no NVIDIA card here (NVML Shared Library Not Found)")]
+
+
+ABSENT = NvmlReading(state="absent", failure=Failure(code=12, words="not found"))
+
+
+@pytest.mark.parametrize(
+    ("around", "problem"),
+    [
+        (Surroundings(nvidia_cards=2), "2 NVIDIA on the PCI bus, but no driver answers (not found)"),
+        (Surroundings(tegra=True), "this is a Jetson, and its NVML does not answer (not found)"),
+    ],
+)
+def test_a_driver_that_is_not_there_though_a_card_is_gets_a_warning(around: Surroundings, problem: str):
+    answer = interpret_nvml(ABSENT, GpuRules(), {}, lambda: 1, around)
+    assert (answer.resources, answer.unknown) == ((), set())
+    assert told(answer) == [("warning", "gpu_mem", problem)]
+
+
+def test_windows_driver_that_the_loader_does_not_find_leaves_the_cards_unknown():
+    answer = interpret_nvml(ABSENT, GpuRules(), {}, lambda: 1, Surroundings(wsl=True, wsl_library=True))
+    assert answer.unknown == {"gpu_mem"}
+    assert told(answer)[0][:2] == ("error", "gpu_mem")
+    unloaded = replace(ABSENT, failure=Failure(code=9, words="driver not loaded"))
+    assert interpret_nvml(unloaded, GpuRules(), {}, lambda: 1, Surroundings(wsl_library=True)).unknown == set()
+
+
+def test_what_a_containers_runtime_was_asked_for_narrows_nothing():
+    # The runtime has acted on it before, and images set it to `all` without any card.
+    for listed in ("void", "GPU-b", "1", "all"):
+        answer = interpret_nvml(
+            NvmlReading(state="cards", cards=(A,)), GpuRules(), {"NVIDIA_VISIBLE_DEVICES": listed}, lambda: 1
+        )
+        assert (cells(answer), answer.findings) == ({"GPU-a": 40448}, ())
+
+
+def test_an_instance_may_be_named_as_older_drivers_do():
+    card = replace(
+        MIG, instances=tuple(replace(i, legacy_name=f"MIG-GPU-m/{n}/0") for n, i in enumerate(MIG.instances or ()))
+    )
+    answer = judge(card, visible="MIG-GPU-m/1/0")
+    assert (cells(answer), answer.findings) == ({"MIG-2": 4864}, ())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from tests.unit.detect.nvml_scenario import FakeDevice, Machine, NvmlDouble
+from tests.nvml_stub.double import NvmlDouble
+from tests.nvml_stub.library import environment
+from tests.nvml_stub.machines import FakeDevice, Machine
 
 import prefect_slots.detect
 from prefect_slots.detect.answer import Answer
@@ -184,7 +186,7 @@ def test_the_survey_of_a_stub_library_sees_its_cards(nvml_library: Path, tmp_pat
         f"found = survey(Declarations(), {{'CUDA_VISIBLE_DEVICES': '1'}}, root=Path({str(tmp_path)!r})).inventory\n"
         "print([(cell.key, cell.capacity) for cell in found['gpu_mem'].cells])\n"
     )
-    env = {**os.environ, "LD_LIBRARY_PATH": str(nvml_library), "NVML_STUB": CARDS.text()}
+    env = environment(nvml_library, CARDS)
     child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert child.stdout == "[('GPU-b', 24576)]\n"
 
