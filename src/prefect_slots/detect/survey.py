@@ -1,26 +1,34 @@
 """The survey of one machine: every probe is run, and their answers become one inventory.
 
 A probe that fails makes its resources unknown, with a finding; it never loses what the others saw, and never turns into
-"this machine has none".
+"this machine has none". The host and NVIDIA's cards come first, then the other detectors by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from prefect_slots.detect.amd import AmdDetector
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.binding import Nvml, load_nvml
 from prefect_slots.detect.declared import declared_resources
+from prefect_slots.detect.detector import Detector, Installed, Scene, query_installed, run
+from prefect_slots.detect.disk import DiskDetector
+from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
+from prefect_slots.detect.instruments import InstrumentDetector
 from prefect_slots.detect.nvml import interpret_nvml, query_nvml
 from prefect_slots.detect.surroundings import query_surroundings
+from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model.amount import format_amount
-from prefect_slots.model.declaration import Declarations
+from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Finding, Inventory, Resource
+
+SHIPPED: Final[Mapping[str, Detector]] = {"amd": AmdDetector(), "tpu": TpuDetector()}
 
 _ORDER: Final = {"error": 0, "warning": 1, "info": 2}
 
@@ -39,6 +47,7 @@ def survey(
     *,
     load: Callable[[], Nvml] = load_nvml,
     root: Path = ROOT,
+    installed: Callable[[], Installed] = query_installed,
 ) -> Survey:
     """Look at what this machine has. Never raises for what the machine does.
 
@@ -47,6 +56,7 @@ def survey(
         env: The environment that tasks will run in.
         load: Gives NVIDIA's binding.
         root: The folder that stands for `/`.
+        installed: Gives the detectors that other packages bring.
     """
     memory_mib = partial(query_memory, root)
 
@@ -59,7 +69,33 @@ def survey(
     answers = [_guarded(host, "the host", CPUS, MEM)]
     if declarations.gpus.detect:
         answers.append(_guarded(nvml, "NVIDIA's cards", GPU_MEM))
+    scene = Scene(root=root, env=env, gpus=declarations.gpus, load=load)
+    answers.extend(_detected(declarations, scene, installed()))
     return merge(answers, tuple(declared_resources(declarations)))
+
+
+def _detected(declarations: Declarations, scene: Scene, installed: Installed) -> Iterator[Answer]:
+    """Run the detectors: those shipped and those installed unless they are switched off, those that were asked for."""
+    rules = {rule.name: rule for rule in declarations.detectors}
+    others = dict(sorted({**installed.detectors, **SHIPPED}.items()))
+    for name, detector in others.items():
+        rule = rules.get(name, DetectorRules(name=name))
+        cards = GPU_MEM in detector.resources if name in SHIPPED else False
+        if rule.enabled and (declarations.gpus.detect or not cards):
+            yield run(name, detector, replace(scene, options=rule.options))
+    yield from (answer for name, answer in installed.failed.items() if name not in rules or rules[name].enabled)
+    for name in rules:
+        if name not in others and name not in installed.failed:
+            remedy = f"install the package that brings it; there are {', '.join(others)}"
+            yield Answer(findings=(Finding(subject=f"[detectors.{name}]", problem="there is none", remedy=remedy),))
+    for watched in declarations.watched:
+        yield run(watched.name, _watcher(watched), scene)
+
+
+def _watcher(watched: Watched) -> Detector:
+    if isinstance(watched, ScratchSpace):
+        return DiskDetector(watched)
+    return EncoderDetector(watched) if isinstance(watched, EncoderSessions) else InstrumentDetector(watched)
 
 
 def _guarded(probe: Callable[[], Answer], what: str, *names: str) -> Answer:
@@ -79,7 +115,15 @@ def _guarded(probe: Callable[[], Answer], what: str, *names: str) -> Answer:
 def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
     """Join what was detected with what is declared. A declared cell replaces the detected one of the same key."""
     findings = [finding for answer in answers for finding in answer.findings]
-    resources = {resource.name: resource for answer in answers for resource in answer.resources}
+    resources: dict[str, Resource] = {}
+    settled: set[str] = set()
+    for answer in answers:
+        for resource in answer.resources:
+            if resource.name in settled:
+                findings.append(_left_out(resource))
+            else:
+                resources[resource.name] = resource
+        settled |= answer.unknown | {resource.name for resource in answer.resources}
     for resource in declared:
         if resource.name in resources:
             detected = resources[resource.name]
@@ -94,6 +138,17 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
         unknown_cells=frozenset(key for answer in answers for key in answer.unknown_cells) - keys,
     )
     return Survey(inventory=inventory, findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])))
+
+
+def _left_out(resource: Resource) -> Finding:
+    """Tell of what a second detector finds of a resource: a task could get either kind, and most bear only one."""
+    return Finding(
+        subject=resource.name,
+        problem=f"what {resource.origin} tells is left out beside what another one tells: "
+        + ", ".join(cell.label or cell.key for cell in resource.cells),
+        remedy="a task could get either kind; to use these instead, list the others under [gpus] exclude",
+        severity="info",
+    )
 
 
 def _joined(detected: Resource, declared: Resource) -> Resource:
