@@ -4,6 +4,7 @@ answer    what one probe answers: resources, findings, and what it could not rea
 visible   which cards `CUDA_VISIBLE_DEVICES` leaves, by CUDA's own rules
 binding   NVIDIA's Python binding of NVML, typed
 nvml      NVIDIA cards and MIG instances, as NVML tells
+cards     what the cards that were read offer
 pci       the devices on the PCI bus
 surroundings  WSL, a container, a Jetson: what decides how far a driver is believed
 use       what is used of each card now, and by whom: ours or others'

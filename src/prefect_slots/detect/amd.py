@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
@@ -118,6 +118,7 @@ def interpret_amd(
     findings: list[Finding] = []
     cells: list[Cell] = []
     unknown: set[str] = set()
+    sights: list[Sight] = []
     shown = _visible(cards, env, findings)
     for index, card in enumerate(cards):
         if rules.excludes(card.key) or card not in shown:
@@ -127,6 +128,7 @@ def interpret_amd(
             remedy = "see the kernel log of amdgpu"
             findings.append(Finding(subject=card.key, problem=problem, remedy=remedy, severity="error"))
             unknown.add(card.key)
+            sights.append(Sight(resource=GPU_MEM, key=card.key, unit=MIB, label=card.name, why=problem))
             continue
         mib = bytes_available(card.total) - rules.headroom_mib
         if mib <= 0:
@@ -137,7 +139,12 @@ def interpret_amd(
         name = names.get(card.address) or card.name or "AMD card"
         cells.append(Cell(key=card.key, capacity=mib, label=name, index=index))
     resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(cells), origin="amdgpu")
-    return Answer(resources=(resource,) if cells else (), findings=tuple(findings), unknown_cells=frozenset(unknown))
+    return Answer(
+        resources=(resource,) if cells else (),
+        findings=tuple(findings),
+        unknown_cells=frozenset(unknown),
+        sights=tuple(sights),
+    )
 
 
 def _visible(cards: tuple[AmdReading, ...], env: Mapping[str, str], findings: list[Finding]) -> tuple[AmdReading, ...]:

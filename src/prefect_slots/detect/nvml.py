@@ -1,25 +1,19 @@
 """NVIDIA cards and MIG instances, as NVML tells.
 
-`query_nvml` only reads, and keeps what went wrong as data; `interpret_nvml` judges, purely. A card is known by its
-UUID. "No NVIDIA here" is an answer; "cannot tell" is another one and never becomes zero cards. Who uses a card now is
-not asked.
+Nothing is judged here, and what went wrong is kept as data. A card is known by its UUID. "No NVIDIA here" is an answer;
+"cannot tell" is another one and never becomes zero cards. Who uses a card now is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from prefect_slots.detect import binding
-from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.binding import Failure, Nvml, ask, error_code, failure_of, load_nvml, read_memory, text_of
 from prefect_slots.detect.surroundings import Surroundings
-from prefect_slots.detect.visible import Device, Visible, interpret_visible
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
 _NOWHERE_SPECIAL: Final = Surroundings()
 _NO_NVIDIA_HERE: Final = frozenset({binding.DRIVER_NOT_LOADED, binding.LIBRARY_NOT_FOUND, binding.GPU_NOT_FOUND})
@@ -144,186 +138,3 @@ def _legacy_name(nvml: Nvml, instance: object, card_uuid: str) -> str | None:
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
     memory = read_memory(nvml, handle)
     return None if memory is None else Memory(total=memory[0], reserved=memory[1])
-
-
-def interpret_nvml(
-    reading: NvmlReading,
-    rules: GpuRules,
-    env: Mapping[str, str],
-    host_mib: Callable[[], int],
-    around: Surroundings = _NOWHERE_SPECIAL,
-) -> Answer:
-    """Judge what the cards that were read offer as `gpu_mem`.
-
-    Args:
-        reading: What `query_nvml` saw.
-        rules: Which cards to leave out, and what to keep free on each.
-        env: The environment of the tasks to come, for `CUDA_VISIBLE_DEVICES`.
-        host_mib: Gives the host's memory in MiB, for a card that has none of its own; may raise `OSError` or
-            `ValueError`.
-        around: Where this process runs.
-    """
-    if reading.failure is not None and reading.state == "absent":
-        return _none_here(reading.failure, around)
-    if reading.failure is not None:
-        problem = f"NVIDIA's cards cannot be read: {reading.failure.words}"
-        finding = Finding(subject=GPU_MEM, problem=problem, remedy=reading.failure.remedy, severity="error")
-        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
-    devices = tuple(
-        Device(
-            index=card.index,
-            uuid=card.uuid,
-            name=card.name,
-            instances=tuple(instance.uuid for instance in card.instances or () if instance.uuid is not None),
-            legacy_names=tuple(
-                (instance.legacy_name, instance.uuid)
-                for instance in card.instances or ()
-                if instance.uuid is not None and instance.legacy_name is not None
-            ),
-        )
-        for card in reading.cards
-    )
-    sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib)
-    for card in reading.cards:
-        sorting.card(card)
-    return sorting.answer(reading)
-
-
-def _none_here(failure: Failure, around: Surroundings) -> Answer:
-    """Judge a driver that is not there: mostly there is no card either, but there are signs of the contrary."""
-    finding = Finding(subject=GPU_MEM, problem=f"no NVIDIA card here ({failure.words})", severity="info")
-    if around.wsl_library and failure.code == binding.LIBRARY_NOT_FOUND:
-        problem = "Windows' NVIDIA driver lies in /usr/lib/wsl/lib, where the loader does not look"
-        remedy = "add that folder to /etc/ld.so.conf.d and run ldconfig, or `wsl --update`"
-        finding = Finding(subject=GPU_MEM, problem=problem, remedy=remedy, severity="error")
-        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
-    if around.nvidia_cards:
-        problem = f"{around.nvidia_cards} NVIDIA on the PCI bus, but no driver answers ({failure.words})"
-        remedy = "load its driver (`nvidia-smi`); start a container with `--gpus all`"
-        finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
-    elif around.tegra:
-        problem = f"this is a Jetson, and its NVML does not answer ({failure.words})"
-        remedy = "JetPack 6 and later have NVML; on older ones declare the card under [[gpus.card]]"
-        finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
-    return Answer(findings=(finding,))
-
-
-class _Sorting:
-    """Sorts devices into cells, cells that cannot be read now, and findings."""
-
-    def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int]) -> None:
-        self._rules = rules
-        self._visible = visible
-        self._host_mib = host_mib
-        self._cells: list[Cell] = []
-        self._findings: list[Finding] = list(visible.findings)
-        self._unknown = False
-        self._unknown_cells: set[str] = set()
-
-    def answer(self, reading: NvmlReading) -> Answer:
-        uuids = {
-            device.uuid
-            for card in reading.cards
-            for device in (card, *(card.instances or ()))
-            if device.uuid is not None
-        }
-        for prefix in self._rules.exclude:
-            if not self._unknown and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
-                self._say(prefix, "[gpus] exclude names no card of this machine", "see `nvidia-smi -L` for the UUIDs")
-        resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(self._cells), origin="nvml")
-        return Answer(
-            resources=(resource,) if self._cells else (),
-            findings=tuple(self._findings),
-            unknown=frozenset({GPU_MEM} if self._unknown else ()),
-            unknown_cells=frozenset(self._unknown_cells),
-        )
-
-    def card(self, card: DeviceReading) -> None:
-        if card.uuid is not None and self._rules.excludes(card.uuid):
-            return
-        concerned = card.index in self._visible.cards or not self._visible.complete
-        nameless = next((d.failure for d in (card, *(card.instances or ())) if d.uuid is None), None)
-        if concerned and nameless is not None:
-            # Which registered cell this is cannot be told, so none may be taken for gone.
-            self._unknown = True
-            self._failed(f"card {card.index}", nameless)
-        if concerned and card.failure is not None and card.instances is not None:
-            # The card is known, its instances are not.
-            self._unknown = True
-        if card.uuid is None or card.index not in self._visible.cards:
-            return
-        if card.failure is not None:
-            self._failed(card.uuid, card.failure)
-            self._unknown_cells.add(card.uuid)
-        elif card.compute_mode == binding.PROHIBITED:
-            self._say(card.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
-        else:
-            self._usable(card, card.uuid)
-
-    def _usable(self, card: DeviceReading, uuid: str) -> None:
-        if card.compute_mode == binding.EXCLUSIVE_PROCESS:
-            self._say(
-                uuid,
-                "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time",
-                "ask for whole cards (gpus=1), or `nvidia-smi -c DEFAULT` to share it",
-            )
-        if card.mig_changing:
-            self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
-        if card.instances is None:
-            self._add(card, uuid, card.index)
-            return
-        if not card.instances:
-            self._say(
-                uuid,
-                "it is in MIG mode and has no instance, so it offers no slot",
-                "`nvidia-smi mig -cgi ... -C` makes one",
-            )
-        for instance in card.instances:
-            if (
-                instance.uuid is None
-                or self._rules.excludes(instance.uuid)
-                or instance.uuid not in self._visible.instances
-            ):
-                continue
-            if instance.failure is not None:
-                self._failed(instance.uuid, instance.failure)
-                self._unknown_cells.add(instance.uuid)
-            else:
-                self._add(instance, instance.uuid, card.index)
-
-    def _add(self, device: DeviceReading, uuid: str, index: int) -> None:
-        """Make a cell of what the driver and the headroom leave of the device's memory."""
-        kept = self._rules.headroom_mib
-        if device.memory is None:
-            try:
-                mib = self._host_mib()
-            except (OSError, ValueError) as error:
-                self._failed(uuid, failure_of(error))
-                self._unknown_cells.add(uuid)
-                return
-            self._say(
-                uuid,
-                "it shares the host's memory: gpu_mem and mem count the same bytes",
-                "set [gpus] headroom and [host] mem_headroom so that both fit",
-                severity="warning" if kept == 0 else "info",
-            )
-        else:
-            mib = bytes_available(device.memory.total - (device.memory.reserved or 0))
-            if device.memory.reserved is None and kept == 0:
-                self._say(
-                    uuid,
-                    "this driver does not tell how much memory it keeps for itself",
-                    'set [gpus] headroom = "1GiB", or upgrade the driver to R510 or later',
-                )
-        if mib <= kept:
-            self._say(
-                uuid, f"headroom {format_amount(kept, MIB)} leaves nothing of {format_amount(mib, MIB)}", "lower it"
-            )
-            return
-        self._cells.append(Cell(key=uuid, capacity=mib - kept, label=device.name, index=index))
-
-    def _failed(self, subject: str, failure: Failure) -> None:
-        self._say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
-
-    def _say(self, subject: str, problem: str, remedy: str = "", *, severity: str = "warning") -> None:
-        self._findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Final
 
 from prefect_slots.detect.amd import AmdDetector
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.binding import Nvml, load_nvml
+from prefect_slots.detect.cards import interpret_nvml
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.detector import Detector, Installed, Scene, query_installed, run
 from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
-from prefect_slots.detect.nvml import interpret_nvml, query_nvml
+from prefect_slots.detect.nvml import query_nvml
 from prefect_slots.detect.surroundings import query_surroundings
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
-from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Finding, Inventory, Resource
+from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource
 
 SHIPPED: Final[Mapping[str, Detector]] = {"amd": AmdDetector(), "tpu": TpuDetector()}
 
@@ -35,10 +36,16 @@ _ORDER: Final = {"error": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a machine has, and what a person should know about it: errors first, then warnings, then remarks."""
+    """What a machine has, and what a person should know about it.
+
+    Attributes:
+        findings: Errors first, then warnings, then remarks.
+        sights: What was found and what was declared of each place, side by side, sorted by resource.
+    """
 
     inventory: Inventory
     findings: tuple[Finding, ...] = ()
+    sights: tuple[Sight, ...] = ()
 
 
 def survey(
@@ -137,7 +144,41 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
         unknown=frozenset(name for answer in answers for name in answer.unknown),
         unknown_cells=frozenset(key for answer in answers for key in answer.unknown_cells) - keys,
     )
-    return Survey(inventory=inventory, findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])))
+    return Survey(
+        inventory=inventory,
+        findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])),
+        sights=_side_by_side(answers, declared, inventory),
+    )
+
+
+def _side_by_side(answers: list[Answer], declared: tuple[Resource, ...], inventory: Inventory) -> tuple[Sight, ...]:
+    """Return what was seen of each place and what was declared of it, with what the inventory makes of both."""
+    sights = {(sight.resource, sight.key): sight for answer in answers for sight in answer.sights}
+    origins: dict[tuple[str, str], str] = {}
+    for resource in (resource for answer in answers for resource in answer.resources):
+        for cell in resource.cells:
+            place = resource.name, cell.key
+            sights.setdefault(place, replace(_plain(resource, cell), found=cell.capacity))
+            origins.setdefault(place, resource.origin)
+    for resource in declared:
+        for cell in resource.cells:
+            place = resource.name, cell.key
+            seen = sights.get(place, _plain(resource, cell))
+            sights[place] = replace(seen, declared=cell.capacity, why="")
+            origins[place] = resource.origin
+    for resource in inventory.resources:
+        for cell in resource.cells:
+            place = resource.name, cell.key
+            why = ", ".join(filter(None, (origins[place], sights[place].why)))
+            sights[place] = replace(sights[place], offered=cell.capacity, why=why)
+            del origins[place]
+    for place in origins:
+        sights[place] = replace(sights[place], why="left out beside what another detector tells")
+    return tuple(sorted(sights.values(), key=lambda sight: sight.resource))
+
+
+def _plain(resource: Resource, cell: Cell) -> Sight:
+    return Sight(resource=resource.name, key=cell.key, unit=resource.unit, label=cell.label)
 
 
 def _left_out(resource: Resource) -> Finding:

@@ -175,6 +175,11 @@ def test_of_two_that_find_the_same_the_first_by_name_is_believed_and_the_other_t
     assert [(f.severity, f.problem) for f in seen.findings] == [
         ("info", "what toy tells is left out beside what another one tells: b, c")
     ]
+    assert {sight.key: (sight.found, sight.offered) for sight in seen.sights if sight.resource == "fpga"} == {
+        "a": (1, 1),
+        "b": (1, None),
+        "c": (1, None),
+    }
 
 
 def test_beside_one_that_cannot_tell_another_does_not_take_its_place(tmp_path: Path):

@@ -8,7 +8,8 @@ import pytest
 
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.binding import Failure
-from prefect_slots.detect.nvml import DeviceReading, Memory, NvmlReading, interpret_nvml
+from prefect_slots.detect.cards import interpret_nvml
+from prefect_slots.detect.nvml import DeviceReading, Memory, NvmlReading
 from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import Cell, Resource
@@ -38,18 +39,18 @@ def told(answer: Answer) -> list[tuple[str, str, str]]:
 
 
 def test_each_card_is_a_cell_of_what_its_driver_leaves_in_whole_mib_rounded_down():
-    assert judge(A, B) == Answer(
-        resources=(
-            Resource(
-                name="gpu_mem",
-                unit="MiB",
-                origin="nvml",
-                cells=(
-                    Cell(key="GPU-a", capacity=40960 - 512, label="A100", index=0),
-                    Cell(key="GPU-b", capacity=24576, label="A100", index=1),
-                ),
+    answer = judge(A, B)
+    assert (answer.findings, answer.unknown, answer.unknown_cells) == ((), set(), set())
+    assert answer.resources == (
+        Resource(
+            name="gpu_mem",
+            unit="MiB",
+            origin="nvml",
+            cells=(
+                Cell(key="GPU-a", capacity=40960 - 512, label="A100", index=0),
+                Cell(key="GPU-b", capacity=24576, label="A100", index=1),
             ),
-        )
+        ),
     )
 
 
@@ -61,6 +62,29 @@ def test_a_card_that_headroom_eats_up_is_no_cell_and_is_told():
     answer = judge(A, B, rules=GpuRules(headroom_mib=24576))
     assert cells(answer) == {"GPU-a": 15872}
     assert told(answer) == [("warning", "GPU-b", "headroom 24GiB leaves nothing of 24GiB")]
+
+
+def sights(answer: Answer) -> dict[str, tuple[int | None, int | None, str]]:
+    return {sight.key: (sight.found, sight.offered, sight.why) for sight in answer.sights}
+
+
+def test_every_card_is_told_with_what_became_of_it():
+    unreadable = replace(B, uuid="GPU-lost", memory=None, failure=LOST)
+    prohibited = replace(B, index=3, uuid="GPU-p", compute_mode=2)
+    answer = judge(A, unreadable, MIG, prohibited, rules=GpuRules(exclude=("MIG-2",), headroom_mib=1024))
+    assert sights(answer) == {
+        "GPU-a": (40960, 39424, "less 512MiB that the driver keeps, less 1GiB headroom"),
+        "GPU-lost": (None, None, "cannot be read: GPU is lost"),
+        "GPU-m": (None, None, "in MIG mode: its instances are offered instead"),
+        "MIG-1": (4864, 3840, "less 1GiB headroom"),
+        "MIG-2": (4864, None, "left out by [gpus] exclude"),
+        "GPU-p": (24576, None, "its compute mode is PROHIBITED"),
+    }
+    hidden = judge(A, replace(MIG, index=1), visible="MIG-1")
+    assert sights(hidden)["GPU-a"] == (40960, None, "hidden by CUDA_VISIBLE_DEVICES")
+    assert sights(hidden)["MIG-2"] == (4864, None, "hidden by CUDA_VISIBLE_DEVICES")
+    assert sights(judge(B, rules=GpuRules(headroom_mib=24576)))["GPU-b"] == (24576, None, "less 24GiB headroom")
+    assert sights(judge(replace(A, memory=None), host=9))["GPU-a"][:2] == (9, 9)
 
 
 def test_no_cards_are_no_resource():
