@@ -129,8 +129,8 @@ class NvmlDouble:
 
     def _list(self, handle: Any, count: Any, entries: Any, kind: str) -> int:
         device = self._of(handle)
-        if device.processes_error:
-            return self._answer(device.processes_error)
+        if error := device.processes_error or (device.graphics_error if kind == "graphics" else 0):
+            return self._answer(error)
         listed = [process for process in device.processes if process.kind == kind]
         room, _target(count).value = _target(count).value, len(listed)
         if room < len(listed):

@@ -59,6 +59,7 @@ class FakeDevice:
     slots_error: int = 0
     ids_error: int = 0
     processes_error: int = 0
+    graphics_error: int = 0
     virtualization_error: int = 0
     sessions_error: int = 0
     instances: tuple[FakeDevice, ...] = ()

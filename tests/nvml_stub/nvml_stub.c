@@ -25,7 +25,7 @@ struct device {
     unsigned long long total, reserved, used;
     int mode, mig, pending, slots, slot, gi, ci, virtualization, sessions;
     int handle_error, uuid_error, name_error, v1_error, v2_error, mode_error, mig_error, slots_error;
-    int ids_error, processes_error, virtualization_error, sessions_error;
+    int ids_error, processes_error, graphics_error, virtualization_error, sessions_error;
     int instance_count, process_count;
     struct device *instances[MOST_INSTANCES];
     struct process processes[MOST_PROCESSES];
@@ -45,7 +45,8 @@ static void set(struct device *device, const char *key, const char *value) {
         {"name_error", &device->name_error}, {"v1_error", &device->v1_error}, {"v2_error", &device->v2_error},
         {"mode_error", &device->mode_error}, {"mig_error", &device->mig_error}, {"slots_error", &device->slots_error},
         {"gi", &device->gi}, {"ci", &device->ci}, {"ids_error", &device->ids_error},
-        {"processes_error", &device->processes_error}, {"virtualization", &device->virtualization},
+        {"processes_error", &device->processes_error}, {"graphics_error", &device->graphics_error},
+        {"virtualization", &device->virtualization},
         {"virtualization_error", &device->virtualization_error}, {"sessions", &device->sessions},
         {"sessions_error", &device->sessions_error},
     };
@@ -121,7 +122,12 @@ int nvmlInitWithFlags(unsigned int flags) {
 
 int nvmlShutdown(void) { return initialized ? (initialized--, OK) : UNINITIALIZED; }
 
-const char *nvmlErrorString(int code) { (void)code; return "a code this stub was told to return"; }
+const char *nvmlErrorString(int code) {
+    /* The binding's own words where the library has none, so that both doubles say the same. */
+    static char words[TEXT];
+    snprintf(words, TEXT, "NVML Error with code %d", code);
+    return words;
+}
 
 static int answer(int error) { return initialized ? error : UNINITIALIZED; }
 
@@ -199,6 +205,7 @@ int nvmlDeviceGetEncoderStats(struct device *d, unsigned int *sessions, unsigned
 static int list(struct device *d, unsigned int *count, struct listed *entries, enum kind kind) {
     unsigned int room = *count;
     if (d->processes_error) return answer(d->processes_error);
+    if (kind == GRAPHICS && d->graphics_error) return answer(d->graphics_error);
     *count = 0;
     for (int i = 0; i < d->process_count; i++) {
         if (d->processes[i].kind != kind) continue;

@@ -16,6 +16,7 @@ from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
+_MPS_VARIABLE: Final = "NVML_MPS_DEVICE_ENUMERATION"
 _NOWHERE_SPECIAL: Final = Surroundings()
 
 
@@ -56,6 +57,10 @@ def interpret_nvml(
         )
         for card in reading.cards
     )
+    if env.get(_MPS_VARIABLE) == "1":
+        problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
+        finding = Finding(subject=GPU_MEM, problem=problem, remedy="unset it", severity="error")
+        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
     sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib)
     for card in reading.cards:
         sorting.card(card)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene, query_installed, run
@@ -163,6 +165,26 @@ def among(tmp_path: Path, *rules: DetectorRules, **detectors: Detector) -> Surve
         root=tmp_path,
         installed=lambda: Installed(detectors),
     )
+
+
+@settings(deadline=None)
+@given(
+    fails=st.dictionaries(st.sampled_from("abcdef"), st.booleans()),
+    off=st.sets(st.sampled_from("abcdef")),
+)
+def test_whichever_fail_the_others_are_all_seen(fails: dict[str, bool], off: set[str]):
+    detectors = {
+        name: Told(OSError("gone") if failing else Answer(resources=(boards(name, "0"),)), name)
+        for name, failing in fails.items()
+    }
+    rules = [DetectorRules(name=name, enabled=name not in off) for name in fails]
+    seen = among(Path("/nowhere"), *rules, **detectors)
+    on = {name: failing for name, failing in fails.items() if name not in off}
+    assert {r.name for r in seen.inventory.resources} - {"cpus", "mem"} == {
+        n for n, failing in on.items() if not failing
+    }
+    assert seen.inventory.unknown == {name for name, failing in on.items() if failing}
+    assert [finding.subject for finding in seen.findings] == sorted(seen.inventory.unknown)
 
 
 def test_of_two_that_find_the_same_the_first_by_name_is_believed_and_the_other_told(tmp_path: Path):

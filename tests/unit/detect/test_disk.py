@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_slots.detect.detector import Scene
@@ -44,6 +44,7 @@ def test_the_innermost_and_latest_mount_tells_the_kind(folder: str, kind: str):
     assert parse_kind(MOUNTS, folder) == kind
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_any_text_is_read_without_an_error(text: str):
     assert parse_kind(text, "/scratch") in ("", *text.split(" "))

@@ -272,6 +272,14 @@ def test_what_a_containers_runtime_was_asked_for_narrows_nothing():
         assert (cells(answer), answer.findings) == ({"GPU-a": 40448}, ())
 
 
+@pytest.mark.parametrize(("value", "unknown"), [("1", {"gpu_mem"}), ("0", set[str]())])
+def test_parts_of_mps_are_not_taken_for_cards(value: str, unknown: set[str]):
+    reading = NvmlReading(state="cards", cards=(A,))
+    answer = interpret_nvml(reading, GpuRules(), {"NVML_MPS_DEVICE_ENUMERATION": value}, lambda: 1)
+    assert (answer.unknown, cells(answer)) == (unknown, {} if unknown else {"GPU-a": 40448})
+    assert [finding.severity for finding in answer.findings] == ["error"] * len(unknown)
+
+
 def test_an_instance_may_be_named_as_older_drivers_do():
     card = replace(
         MIG, instances=tuple(replace(i, legacy_name=f"MIG-GPU-m/{n}/0") for n, i in enumerate(MIG.instances or ()))

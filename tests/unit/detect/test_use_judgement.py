@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_slots.detect.surroundings import Surroundings
@@ -35,6 +35,7 @@ def test_a_part_of_a_mib_is_a_whole_one():
     assert foreign_use(card(1, {}), own=(), around=HERE).mib == 1
 
 
+@settings(deadline=None)
 @given(processes=TOLD, rest=BYTES, own=SETS, ignored=SETS)
 def test_ours_ignored_and_foreign_together_are_what_is_used(
     processes: dict[int, int], rest: int, own: set[int], ignored: set[int]
@@ -46,6 +47,7 @@ def test_ours_ignored_and_foreign_together_are_what_is_used(
     assert 0 <= foreign * MIB - (used - not_foreign) < MIB
 
 
+@settings(deadline=None)
 @given(processes=TOLD, used=BYTES, own=SETS, more=SETS)
 def test_more_that_is_ours_never_makes_more_that_is_foreign(
     processes: dict[int, int], used: int, own: set[int], more: set[int]
@@ -57,6 +59,7 @@ def test_more_that_is_ours_never_makes_more_that_is_foreign(
     assert after <= fewer
 
 
+@settings(deadline=None)
 @given(processes=TOLD, own=SETS, ignored=SETS)
 def test_a_card_without_memory_of_its_own_counts_what_the_others_say(
     processes: dict[int, int], own: set[int], ignored: set[int]
@@ -67,6 +70,7 @@ def test_a_card_without_memory_of_its_own_counts_what_the_others_say(
     assert 0 <= foreign * MIB - theirs < MIB
 
 
+@settings(deadline=None)
 @given(used=st.none() | BYTES, processes=st.none() | TOLD, own=SETS, around=st.sampled_from([HERE, CONTAINER]))
 def test_unknown_is_never_zero(used: int | None, processes: dict[int, int] | None, own: set[int], around: Surroundings):
     foreign = foreign_use(card(used, processes, "why"), own=own, around=around)
@@ -117,6 +121,7 @@ def test_a_family_is_all_descendants_and_a_process_that_is_gone_is_its_own():
     assert family([], PROCESSES) == set()
 
 
+@settings(deadline=None)
 @given(parents=st.dictionaries(PIDS, st.integers(0, 9)), roots=SETS)
 def test_a_family_is_the_smallest_set_that_holds_its_children(parents: dict[int, int], roots: set[int]):
     processes = {pid: Process(parent=parent, name="") for pid, parent in parents.items()}
@@ -156,6 +161,7 @@ def test_the_peak_of_the_last_seconds_is_held_and_the_unknown_changes_nothing(
     assert held(*steps) == mib
 
 
+@settings(deadline=None)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 8), st.none() | st.integers(0, 5)), max_size=12),
     seconds=st.integers(1, 20),

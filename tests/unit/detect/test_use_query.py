@@ -72,6 +72,12 @@ def test_processes_that_the_driver_does_not_tell_are_unknown_and_memory_stays_kn
     assert "its processes cannot be read" in device.why
 
 
+@pytest.mark.parametrize(("code", "told"), [(fake.NOT_SUPPORTED, True), (fake.UNKNOWN, False)])
+def test_a_card_that_does_not_draw_has_nobody_who_draws(use: Use, code: int, told: bool):
+    (device,) = use(Machine(cards=(replace(A, graphics_error=code),))).devices
+    assert device.processes == (READ_A.processes if told else None)
+
+
 @pytest.mark.parametrize("mode", [2, 3, 4])
 def test_a_virtual_card_does_not_tell_its_processes(use: Use, mode: int):
     (device,) = use(Machine(cards=(replace(A, virtualization=mode),))).devices
