@@ -5,6 +5,7 @@ Data come in, renderables go out; nothing is read here.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from prefect_slots.observe.findings import Finding as DoctorFinding
     from prefect_slots.observe.status import CellStatus, MachineStatus
 
+_UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "error": "bold red"}
 
 
@@ -49,17 +51,18 @@ def place(resource: str, number: int, cells: int) -> str:
 def survey_table(survey: Survey, *, explain: bool) -> Table:
     """Show what was found, what was declared and what tasks may take of each place; with `explain` also why."""
     table = Table(title="What this machine has", title_justify="left")
-    table.add_column("resource")
-    table.add_column("cell", overflow="fold")
+    table.add_column("resource", no_wrap=True)
+    table.add_column("cell", overflow="fold", min_width=len("GPU-00000000"))
     for name in ("found", "declared", "offered"):
         table.add_column(name, justify="right", no_wrap=True)
     if explain:
         table.add_column("why", overflow="fold")
     counts = Counter(sight.resource for sight in survey.sights)
+    keys = [sight.key for sight in survey.sights]
     shown = ""
     for sight in survey.sights:
         only = counts[sight.resource] == 1 and sight.resource != GPU_MEM
-        cell = sight.label if only else f"{sight.key} {sight.label}".strip()
+        cell = sight.label if only else f"{_brief(sight.key, keys)} {sight.label}".strip()
         found, declared = ("" if n is None else amount(n, sight.unit) for n in (sight.found, sight.declared))
         name, shown = "" if sight.resource == shown else sight.resource, sight.resource
         # As texts: rich would take "[gpus]" in a reason for a style.
@@ -70,6 +73,13 @@ def survey_table(survey: Survey, *, explain: bool) -> Table:
         row = [Text(name), Text(cell), "", "", Text("unknown", style="yellow")]
         table.add_row(*row, *(["what was registered before stays"] if explain else []))
     return table
+
+
+def _brief(key: str, keys: list[str]) -> str:
+    """Return the beginning of a UUID, which `[gpus] exclude` understands, if it names one card only."""
+    beginning = key[:12]
+    unique = _UUID.fullmatch(key) and sum(other.startswith(beginning) for other in keys) == 1
+    return beginning if unique else key
 
 
 def _offered(sight: Sight, inventory: Inventory) -> Text:

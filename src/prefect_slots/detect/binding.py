@@ -29,6 +29,7 @@ PROHIBITED: Final = 2
 # In a virtual machine with a part of a card, and on the host that gives such parts away.
 VIRTUAL: Final = frozenset({2, 3, 4})
 
+NO_NVIDIA_HERE: Final = frozenset({DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_NOT_FOUND})
 _NO_SUCH_FEATURE: Final = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
 
 _REMEDIES: Final = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import ScratchSpace
@@ -105,4 +105,14 @@ def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
         return Answer(findings=tuple(findings))
     cell = Cell(key="0", capacity=capacity, label=space.folder)
     resource = Resource(name=space.name, unit=GIB, cells=(cell,), origin=f"disk {space.folder}")
-    return Answer(resources=(resource,), findings=tuple(findings))
+    sight = Sight(
+        resource=space.name,
+        key=cell.key,
+        unit=GIB,
+        label=space.folder,
+        found=reading.free // _BYTES_PER_GIB,
+        declared=space.capacity_gib,
+        offered=capacity,
+        why=f"less {space.headroom_gib} {GIB} headroom" if space.headroom_gib and space.capacity_gib is None else "",
+    )
+    return Answer(resources=(resource,), findings=tuple(findings), sights=(sight,))

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.binding import Nvml, failure_of, lacks
+from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.binding import NO_NVIDIA_HERE, Nvml, error_code, failure_of, lacks
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.declaration import EncoderSessions
 from prefect_slots.model.resource import Cell, Finding, Resource
@@ -45,13 +45,18 @@ class EncoderDetector:
 
 
 def query_encoders(load: Callable[[], Nvml]) -> tuple[int, ...]:
-    """Return the sessions in use on each card that has an encoder.
+    """Return the sessions in use on each card that has an encoder; none where there is no driver.
 
     Raises:
         Exception: whatever the binding says, if a card cannot be asked.
     """
     nvml = load()
-    nvml.nvmlInit()
+    try:
+        nvml.nvmlInit()
+    except Exception as error:
+        if error_code(error) in NO_NVIDIA_HERE:
+            return ()
+        raise
     try:
         sessions: list[int] = []
         for index in range(nvml.nvmlDeviceGetCount()):
@@ -79,4 +84,12 @@ def interpret_encoders(declared: EncoderSessions, sessions: tuple[int, ...]) -> 
         findings = (Finding(subject=declared.name, problem=problem, remedy=remedy),)
     cell = Cell(key="0", capacity=declared.most)
     resource = Resource(name=declared.name, unit="sessions", cells=(cell,), origin=declared.source)
-    return Answer(resources=(resource,), findings=findings)
+    sight = Sight(
+        resource=declared.name,
+        key="0",
+        unit="sessions",
+        declared=declared.most,
+        offered=declared.most,
+        why=f"{sum(sessions)} open now on {len(sessions)} with an encoder",
+    )
+    return Answer(resources=(resource,), findings=findings, sights=(sight,))

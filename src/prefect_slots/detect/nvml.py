@@ -16,7 +16,6 @@ from prefect_slots.detect.binding import Failure, Nvml, ask, error_code, failure
 from prefect_slots.detect.surroundings import Surroundings
 
 _NOWHERE_SPECIAL: Final = Surroundings()
-_NO_NVIDIA_HERE: Final = frozenset({binding.DRIVER_NOT_LOADED, binding.LIBRARY_NOT_FOUND, binding.GPU_NOT_FOUND})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
         nvml.nvmlInit()
     except Exception as error:
         return NvmlReading(
-            state="absent" if error_code(error) in _NO_NVIDIA_HERE else "unknown", failure=failure_of(error)
+            state="absent" if error_code(error) in binding.NO_NVIDIA_HERE else "unknown", failure=failure_of(error)
         )
     try:
         return NvmlReading(

@@ -99,6 +99,14 @@ def test_programs_read_the_same(library: Path, config: Path):
     assert offered == {key: cell["offered"] for key, cell in cells.items() if cell["offered"] is not None}
 
 
+def test_a_uuid_is_shown_by_its_beginning_where_that_names_one_card(library: Path, config: Path):
+    rest = "-1111-2222-3333-444444444444"
+    uuids = [f"GPU-aaaaaaaa{rest}", f"GPU-bbbbbbbb{rest}", f"GPU-bbbbbbbb{rest[:-1]}5"]
+    machine = Machine(cards=tuple(FakeDevice(uuid=uuid) for uuid in uuids))
+    shown = rows(detect(library, config, machine=machine))
+    assert {cell for cell in shown if cell.startswith("GPU-")} == {"GPU-a", "GPU-aaaaaaaa", *uuids[1:]}
+
+
 def test_cards_that_do_not_even_tell_their_names_are_shown_as_unknown(library: Path, config: Path):
     lost = Machine(cards=(FakeDevice(uuid_error=GPU_IS_LOST), FakeDevice(uuid="GPU-d")))
     shown = rows(detect(library, config, machine=lost))

@@ -56,7 +56,10 @@ def test_whole_gib_that_are_free_are_offered_less_the_headroom():
     assert (resource.name, resource.unit, resource.origin, answer.findings) == ("scratch", "GiB", "disk /scratch", ())
     assert [(cell.key, cell.capacity) for cell in resource.cells] == [("0", 99)]
     kept = ScratchSpace(name="scratch", folder="/scratch", headroom_gib=9)
-    assert interpret_disk(kept, DiskReading(free=100 * GIB)).resources[0].capacity == 91
+    answer = interpret_disk(kept, DiskReading(free=100 * GIB))
+    assert answer.resources[0].capacity == 91
+    (sight,) = answer.sights
+    assert (sight.found, sight.declared, sight.offered, sight.why) == (100, None, 91, "less 9 GiB headroom")
 
 
 def test_a_full_disk_offers_nothing_and_says_so():
@@ -74,6 +77,8 @@ def test_a_declared_number_stands_whatever_is_free(free: int, told: int):
     answer = interpret_disk(space, DiskReading(free=free * GIB))
     assert answer.resources[0].capacity == 50
     assert [f.severity for f in answer.findings] == ["info"] * told
+    (sight,) = answer.sights
+    assert (sight.found, sight.declared, sight.offered) == (free, 50, 50)
 
 
 @pytest.mark.parametrize(

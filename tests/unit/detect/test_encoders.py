@@ -34,6 +34,9 @@ def test_the_declared_sessions_are_one_cell_however_many_cards_encode(double: In
     assert (resource.name, resource.unit, resource.origin) == ("nvenc", "sessions", "slots.toml")
     assert [(cell.key, cell.capacity) for cell in resource.cells] == [("0", 8)]
     assert answer.findings == ()
+    (sight,) = answer.sights
+    assert (sight.found, sight.declared, sight.offered) == (None, 8, 8)
+    assert sight.why == "6 open now on 2 with an encoder"
 
 
 def test_more_sessions_than_were_declared_are_told(double: Install):
@@ -55,5 +58,11 @@ def test_a_card_that_cannot_be_asked_leaves_them_unknown(double: Install):
     assert "GPU is lost" in answer.findings[0].problem
 
 
-def test_without_a_driver_they_are_unknown(double: Install):
-    assert look(double, init=fake.LIBRARY_NOT_FOUND).unknown == {"nvenc"}
+@pytest.mark.parametrize("init", [fake.LIBRARY_NOT_FOUND, fake.DRIVER_NOT_LOADED])
+def test_without_a_driver_there_are_none(double: Install, init: int):
+    answer = look(double, GAMER, init=init)
+    assert (answer.resources, answer.unknown) == ((), set())
+
+
+def test_a_driver_that_cannot_tell_leaves_them_unknown(double: Install):
+    assert look(double, GAMER, init=fake.LIB_RM_VERSION_MISMATCH).unknown == {"nvenc"}
