@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow chaos soak check format bench build clean
+.PHONY: help install demo test test-slow test-gpu chaos soak check format bench build clean
 
 help: ## Say what each target does
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,13 @@ demo: $(STAMP) ## Watch real flow runs share two cards and a licence (under thre
 	$(BIN)/prefect-slots demo
 
 test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow and not gpu'
 
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
 	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: $(STAMP) ## On a real NVIDIA card: what is true of every machine, and two processes' memory
+	$(BIN)/python -m pytest -q -m gpu tests/gpu
 
 MINUTES ?= 60
 SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')

@@ -35,12 +35,15 @@ def open_ledger(settings: Settings) -> Ledger:
 def detect(
     *,
     explain: Annotated[
-        bool, Parameter(negative="", help="Also say where each number comes from and what was odd.")
+        bool,
+        Parameter(
+            negative="", help="Also say where each number comes from, what was left out and why, and what else was odd."
+        ),
     ] = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Show what this machine has, as detected and declared. Changes nothing.
+    """Show what was found on this machine, what was declared, and what tasks may take of both. Changes nothing.
 
     Examples:
         prefect-slots detect --explain
@@ -53,11 +56,12 @@ def detect(
         print_json({
             "resources": [asdict(resource) for resource in seen.inventory.resources],
             "unknown": sorted(seen.inventory.unknown | seen.inventory.unknown_cells),
+            "cells": [asdict(sight) for sight in seen.sights],
             "findings": [asdict(finding) for finding in seen.findings],
         })  # fmt: skip
         return
     console = Console()
-    console.print(tables.inventory_table(seen.inventory))
+    console.print(tables.survey_table(seen, explain=explain))
     console.print(tables.findings(seen.findings, explain=explain))
 
 

@@ -5,7 +5,9 @@ Data come in, renderables go out; nothing is read here.
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -14,13 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_slots.model.amount import MIB, format_amount
+from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
+    from prefect_slots.detect.answer import Sight
+    from prefect_slots.detect.survey import Survey
     from prefect_slots.limits.registration import RegistrationReport
     from prefect_slots.model.resource import Finding, Inventory
     from prefect_slots.observe.findings import Finding as DoctorFinding
     from prefect_slots.observe.status import CellStatus, MachineStatus
 
+_UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "error": "bold red"}
 
 
@@ -42,24 +48,47 @@ def place(resource: str, number: int, cells: int) -> str:
     return f"{resource} {number}" if cells > 1 or resource == "gpu_mem" else resource
 
 
-def inventory_table(inventory: Inventory) -> Table:
-    """Show what a survey found."""
+def survey_table(survey: Survey, *, explain: bool) -> Table:
+    """Show what was found, what was declared and what tasks may take of each place; with `explain` also why."""
     table = Table(title="What this machine has", title_justify="left")
-    for name in ("resource", "cell", "capacity", "scope", "from"):
-        table.add_column(name, overflow="fold")
-    for resource in inventory.resources:
-        for cell in resource.cells:
-            label = f"{cell.key} {cell.label}".strip() if resource.name == "gpu_mem" else cell.key
-            table.add_row(
-                resource.name,
-                label if len(resource.cells) > 1 or resource.name == "gpu_mem" else "",
-                amount(cell.capacity, resource.unit),
-                resource.scope.value,
-                resource.origin,
-            )
-    for name in sorted(inventory.unknown):
-        table.add_row(name, "", Text("unknown", style="yellow"), "", "what was registered before stays")
+    table.add_column("resource", no_wrap=True)
+    table.add_column("cell", overflow="fold", min_width=len("GPU-00000000"))
+    for name in ("found", "declared", "offered"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if explain:
+        table.add_column("why", overflow="fold")
+    counts = Counter(sight.resource for sight in survey.sights)
+    keys = [sight.key for sight in survey.sights]
+    shown = ""
+    for sight in survey.sights:
+        only = counts[sight.resource] == 1 and sight.resource != GPU_MEM
+        cell = sight.label if only else f"{_brief(sight.key, keys)} {sight.label}".strip()
+        found, declared = ("" if n is None else amount(n, sight.unit) for n in (sight.found, sight.declared))
+        name, shown = "" if sight.resource == shown else sight.resource, sight.resource
+        # As texts: rich would take "[gpus]" in a reason for a style.
+        row = [Text(name), Text(cell), Text(found), Text(declared), _offered(sight, survey.inventory)]
+        table.add_row(*row, *([Text(sight.why)] if explain else []))
+    for name in sorted(survey.inventory.unknown):
+        cell = "what else there may be" if name in survey.inventory else ""
+        row = [Text(name), Text(cell), "", "", Text("unknown", style="yellow")]
+        table.add_row(*row, *(["what was registered before stays"] if explain else []))
     return table
+
+
+def _brief(key: str, keys: list[str]) -> str:
+    """Return the beginning of a UUID, which `[gpus] exclude` understands, if it names one card only."""
+    beginning = key[:12]
+    unique = _UUID.fullmatch(key) and sum(other.startswith(beginning) for other in keys) == 1
+    return beginning if unique else key
+
+
+def _offered(sight: Sight, inventory: Inventory) -> Text:
+    """Show what tasks may take; in yellow where nobody can tell, or where more was declared than was found."""
+    if sight.offered is None:
+        unknown = sight.key in inventory.unknown_cells
+        return Text("unknown", style="yellow") if unknown else Text("nothing", style="dim")
+    too_much = sight.declared is not None and sight.found is not None and sight.declared > sight.found
+    return Text(amount(sight.offered, sight.unit), style="yellow" if too_much else "")
 
 
 def findings(found: Iterable[Finding], *, explain: bool) -> Group:

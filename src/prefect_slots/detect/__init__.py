@@ -4,7 +4,17 @@ answer    what one probe answers: resources, findings, and what it could not rea
 visible   which cards `CUDA_VISIBLE_DEVICES` leaves, by CUDA's own rules
 binding   NVIDIA's Python binding of NVML, typed
 nvml      NVIDIA cards and MIG instances, as NVML tells
+cards     what the cards that were read offer
+pci       the devices on the PCI bus
+surroundings  WSL, a container, a Jetson: what decides how far a driver is believed
+use       what is used of each card now, and by whom: ours or others'
 host      cores and memory, as affinity and cgroups leave them
+detector  the protocol of all that looks for something, and those that other packages bring
+amd       AMD's cards, by sysfs
+tpu       Google's TPU chips, by the PCI bus
+disk      scratch space: what a folder's disk has free
+instruments  serial and USB instruments by their stable names
+encoders  sessions of NVIDIA's video encoder, of which a person declares the most
 declared  cards, licences and resources that a person wrote down
 survey    runs every probe and merges the answers; a failing probe never loses the others
 

@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar, cast
+
+T = TypeVar("T")
 
 NOT_SUPPORTED: Final = 3
 NO_PERMISSION: Final = 4
@@ -21,6 +25,18 @@ GPU_NOT_FOUND: Final = 28
 
 EXCLUSIVE_PROCESS: Final = 3
 PROHIBITED: Final = 2
+
+# In a virtual machine with a part of a card, and on the host that gives such parts away.
+VIRTUAL: Final = frozenset({2, 3, 4})
+
+NO_NVIDIA_HERE: Final = frozenset({DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_NOT_FOUND})
+_NO_SUCH_FEATURE: Final = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
+
+_REMEDIES: Final = {
+    NO_PERMISSION: "give this user access to /dev/nvidia* (often: the group 'video' or 'render')",
+    GPU_IS_LOST: "the card has fallen off the bus: reboot, and check its power and seating",
+    LIB_RM_VERSION_MISMATCH: "the driver was upgraded while loaded: reboot",
+}
 
 
 class Nvml(Protocol):
@@ -39,6 +55,29 @@ class Nvml(Protocol):
     def nvmlDeviceGetMigMode(self, handle: object, /) -> list[int]: ...
     def nvmlDeviceGetMaxMigDeviceCount(self, handle: object, /) -> int: ...
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: object, index: int, /) -> object: ...
+    def nvmlDeviceGetGpuInstanceId(self, handle: object, /) -> int: ...
+    def nvmlDeviceGetComputeInstanceId(self, handle: object, /) -> int: ...
+    def nvmlDeviceGetVirtualizationMode(self, handle: object, /) -> int: ...
+    def nvmlDeviceGetEncoderStats(self, handle: object, /) -> tuple[int, int, int]: ...
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: object, /) -> list[Any]: ...
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, handle: object, /) -> list[Any]: ...
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: object, /) -> list[Any]: ...
+    def nvmlDeviceGetGraphicsRunningProcesses_v2(self, handle: object, /) -> list[Any]: ...
+    def nvmlDeviceGetMPSComputeRunningProcesses_v3(self, handle: object, /) -> list[Any]: ...
+    def nvmlDeviceGetMPSComputeRunningProcesses_v2(self, handle: object, /) -> list[Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What a call said instead of answering; `code` is NVML's, `None` where the error is not NVML's."""
+
+    code: int | None
+    words: str
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do about it."""
+        return _REMEDIES.get(self.code or 0, "see `nvidia-smi` and the kernel log")
 
 
 def load_nvml() -> Nvml:
@@ -65,3 +104,44 @@ def error_code(error: Exception) -> int | None:
     """
     value = getattr(error, "value", None)
     return value if isinstance(value, int) else None
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return an error as data."""
+    return Failure(code=error_code(error), words=str(error) or type(error).__name__)
+
+
+def text_of(value: str | bytes) -> str:
+    """Return the text of a string that older bindings give as bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def lacks(error: Exception) -> bool:
+    """Say whether an error means "this card or driver has no such feature"."""
+    return error_code(error) in _NO_SUCH_FEATURE
+
+
+def ask(call: Callable[[object], T], handle: object, *, otherwise: T) -> T:
+    """Call, taking "this card or driver has no such feature" for `otherwise`."""
+    try:
+        return call(handle)
+    except Exception as error:
+        if not lacks(error):
+            raise
+        return otherwise
+
+
+def read_memory(nvml: Nvml, handle: object) -> tuple[int, int | None, int] | None:
+    """Return a device's total, reserved and used bytes; `None` where it has no memory and shares the host's.
+
+    Drivers before R510 do not tell what they reserve, `None`; their `used` holds it too.
+    """
+    try:
+        info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+        memory = int(info.total), int(info.reserved), int(info.used)
+    except Exception as error:
+        if not lacks(error) and error_code(error) != ARGUMENT_VERSION_MISMATCH:
+            raise
+        info = ask(nvml.nvmlDeviceGetMemoryInfo, handle, otherwise=None)
+        memory = (int(info.total), None, int(info.used)) if info is not None else None
+    return memory if memory is not None and memory[0] > 0 else None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import psutil
 
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.model.amount import CORES, MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import HostRules
 from prefect_slots.model.resource import CPUS, MEM, Cell, Finding, Resource
@@ -194,6 +194,7 @@ def interpret_host(rules: HostRules, source: str, cores: Callable[[], int], memo
         resources=tuple(resource for answer in answers for resource in answer.resources),
         findings=tuple(finding for answer in answers for finding in answer.findings),
         unknown=frozenset(name for answer in answers for name in answer.unknown),
+        sights=tuple(sight for answer in answers for sight in answer.sights),
     )
 
 
@@ -207,6 +208,8 @@ def _judge(name: str, unit: str, declared: int | None, detect: Callable[[], int]
         severity = "error" if declared is None else "info"
         findings.append(Finding(subject=name, problem=f"cannot be detected: {error}", remedy=remedy, severity=severity))
     capacity = detected if declared is None else declared
+    why = f"less {format_amount(kept, unit)} headroom" if kept else ""
+    sight = Sight(resource=name, key="0", unit=unit, found=detected, declared=declared, why=why)
     if capacity is None:
         return Answer(findings=tuple(findings), unknown=frozenset({name}))
     if detected is not None and capacity > detected:
@@ -223,7 +226,9 @@ def _judge(name: str, unit: str, declared: int | None, detect: Callable[[], int]
         findings.append(
             Finding(subject=name, problem=problem, remedy="lower mem_headroom under [host]", severity="error")
         )
-        return Answer(findings=tuple(findings))
+        return Answer(findings=tuple(findings), sights=(sight,))
     cell = Cell(key="0", capacity=capacity - kept)
     origin = "host" if declared is None else source
-    return Answer(resources=(Resource(name=name, unit=unit, cells=(cell,), origin=origin),), findings=tuple(findings))
+    resource = Resource(name=name, unit=unit, cells=(cell,), origin=origin)
+    sights = (replace(sight, offered=cell.capacity),)
+    return Answer(resources=(resource,), findings=tuple(findings), sights=sights)

@@ -1,48 +1,21 @@
 """NVIDIA cards and MIG instances, as NVML tells.
 
-`query_nvml` only reads, and keeps what went wrong as data; `interpret_nvml` judges, purely. A card is known by its
-UUID. "No NVIDIA here" is an answer; "cannot tell" is another one and never becomes zero cards. Who uses a card now is
-not asked.
+Nothing is judged here, and what went wrong is kept as data. A card is known by its UUID. "No NVIDIA here" is an answer;
+"cannot tell" is another one and never becomes zero cards. Who uses a card now is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from prefect_slots.detect import binding
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.binding import Nvml, error_code, load_nvml
-from prefect_slots.detect.visible import Device, Visible, interpret_visible
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
+from prefect_slots.detect.binding import Failure, Nvml, ask, error_code, failure_of, load_nvml, read_memory, text_of
+from prefect_slots.detect.surroundings import Surroundings
 
-T = TypeVar("T")
-
-_NO_NVIDIA_HERE: Final = frozenset({binding.DRIVER_NOT_LOADED, binding.LIBRARY_NOT_FOUND, binding.GPU_NOT_FOUND})
-_NO_SUCH_FEATURE: Final = frozenset({binding.NOT_SUPPORTED, binding.FUNCTION_NOT_FOUND})
-
-_REMEDIES: Final = {
-    binding.NO_PERMISSION: "give this user access to /dev/nvidia* (often: the group 'video' or 'render')",
-    binding.GPU_IS_LOST: "the card has fallen off the bus: reboot, and check its power and seating",
-    binding.LIB_RM_VERSION_MISMATCH: "the driver was upgraded while loaded: reboot",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """What a call said instead of answering; `code` is NVML's, `None` where the error is not NVML's."""
-
-    code: int | None
-    words: str
-
-    @property
-    def remedy(self) -> str:
-        """What a person can do about it."""
-        return _REMEDIES.get(self.code or 0, "see `nvidia-smi` and the kernel log")
+_NOWHERE_SPECIAL: Final = Surroundings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +37,7 @@ class DeviceReading:
         instances: `None` for a card that is not in MIG mode.
         mig_changing: Whether MIG mode changes at the next reset.
         failure: Why the rest could not be read.
+        legacy_name: What older drivers call an instance.
     """
 
     index: int
@@ -74,6 +48,7 @@ class DeviceReading:
     instances: tuple[DeviceReading, ...] | None = None
     mig_changing: bool = False
     failure: Failure | None = None
+    legacy_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,241 +65,75 @@ def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
     try:
         nvml = load()
     except ImportError as error:
-        return NvmlReading(state="unknown", failure=_failure(error))
+        return NvmlReading(state="unknown", failure=failure_of(error))
     try:
         nvml.nvmlInit()
     except Exception as error:
         return NvmlReading(
-            state="absent" if error_code(error) in _NO_NVIDIA_HERE else "unknown", failure=_failure(error)
+            state="absent" if error_code(error) in binding.NO_NVIDIA_HERE else "unknown", failure=failure_of(error)
         )
     try:
         return NvmlReading(
             state="cards", cards=tuple(_read_card(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
         )
     except Exception as error:
-        return NvmlReading(state="unknown", failure=_failure(error))
+        return NvmlReading(state="unknown", failure=failure_of(error))
     finally:
         with suppress(Exception):
             nvml.nvmlShutdown()
-
-
-def _failure(error: Exception) -> Failure:
-    return Failure(code=error_code(error), words=str(error) or type(error).__name__)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _read_card(nvml: Nvml, index: int) -> DeviceReading:
     uuid, in_mig_mode = None, 0
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-        name = _text(nvml.nvmlDeviceGetName(handle))
-        in_mig_mode, after_reset = _or(nvml.nvmlDeviceGetMigMode, handle, otherwise=[0, 0])
+        uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
+        name = text_of(nvml.nvmlDeviceGetName(handle))
+        in_mig_mode, after_reset = ask(nvml.nvmlDeviceGetMigMode, handle, otherwise=[0, 0])
         return DeviceReading(
             index=index,
             uuid=uuid,
             name=name,
             # A MIG parent's memory is its instances', and may be closed to us when theirs is not.
             memory=None if in_mig_mode else _read_memory(nvml, handle),
-            compute_mode=_or(nvml.nvmlDeviceGetComputeMode, handle, otherwise=0),
-            instances=_read_instances(nvml, handle) if in_mig_mode else None,
+            compute_mode=ask(nvml.nvmlDeviceGetComputeMode, handle, otherwise=0),
+            instances=_read_instances(nvml, handle, uuid) if in_mig_mode else None,
             mig_changing=in_mig_mode != after_reset,
         )
     except Exception as error:
-        return DeviceReading(index=index, uuid=uuid, instances=() if in_mig_mode else None, failure=_failure(error))
+        return DeviceReading(index=index, uuid=uuid, instances=() if in_mig_mode else None, failure=failure_of(error))
 
 
-def _read_instances(nvml: Nvml, card: object) -> tuple[DeviceReading, ...]:
+def _read_instances(nvml: Nvml, card: object, card_uuid: str) -> tuple[DeviceReading, ...]:
     slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(card))
-    return tuple(reading for slot in slots if (reading := _read_instance(nvml, card, slot)) is not None)
+    return tuple(reading for slot in slots if (reading := _read_instance(nvml, card, card_uuid, slot)) is not None)
 
 
-def _read_instance(nvml: Nvml, card: object, slot: int) -> DeviceReading | None:
+def _read_instance(nvml: Nvml, card: object, card_uuid: str, slot: int) -> DeviceReading | None:
     """Return the instance at `slot`, `None` where there is none; instances may lie behind empty slots."""
     uuid = None
     try:
         handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, slot)
-        uuid = _text(nvml.nvmlDeviceGetUUID(handle))
-        name = _text(nvml.nvmlDeviceGetName(handle))
-        return DeviceReading(index=slot, uuid=uuid, name=name, memory=_read_memory(nvml, handle))
+        uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
+        name = text_of(nvml.nvmlDeviceGetName(handle))
+        memory, legacy_name = _read_memory(nvml, handle), _legacy_name(nvml, handle, card_uuid)
+        return DeviceReading(index=slot, uuid=uuid, name=name, memory=memory, legacy_name=legacy_name)
     except Exception as error:
         if uuid is None and error_code(error) == binding.NOT_FOUND:
             return None
-        return DeviceReading(index=slot, uuid=uuid, failure=_failure(error))
+        return DeviceReading(index=slot, uuid=uuid, failure=failure_of(error))
 
 
-def _or(call: Callable[[object], T], handle: object, *, otherwise: T) -> T:
-    """Call, taking "this card or driver has no such feature" for `otherwise`."""
+def _legacy_name(nvml: Nvml, instance: object, card_uuid: str) -> str | None:
+    """Return the name that drivers before R470 gave to an instance, which CUDA still understands."""
     try:
-        return call(handle)
-    except Exception as error:
-        if error_code(error) not in _NO_SUCH_FEATURE:
-            raise
-        return otherwise
+        gpu, compute = nvml.nvmlDeviceGetGpuInstanceId(instance), nvml.nvmlDeviceGetComputeInstanceId(instance)
+    except Exception:
+        # Only a name that somebody may use in CUDA_VISIBLE_DEVICES: an instance is not lost for want of it.
+        return None
+    return f"MIG-{card_uuid}/{gpu}/{compute}"
 
 
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
-    """Return the device's own memory; `None` where it has none and shares the host's."""
-    try:
-        info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-        memory = Memory(total=int(info.total), reserved=int(info.reserved))
-    except Exception as error:
-        if error_code(error) not in _NO_SUCH_FEATURE | {binding.ARGUMENT_VERSION_MISMATCH}:
-            raise
-        info = _or(nvml.nvmlDeviceGetMemoryInfo, handle, otherwise=None)
-        memory = Memory(total=int(info.total), reserved=None) if info is not None else None
-    return memory if memory is not None and memory.total > 0 else None
-
-
-def interpret_nvml(
-    reading: NvmlReading, rules: GpuRules, env: Mapping[str, str], host_mib: Callable[[], int]
-) -> Answer:
-    """Judge what the cards that were read offer as `gpu_mem`.
-
-    Args:
-        reading: What `query_nvml` saw.
-        rules: Which cards to leave out, and what to keep free on each.
-        env: The environment of the tasks to come, for `CUDA_VISIBLE_DEVICES`.
-        host_mib: Gives the host's memory in MiB, for a card that has none of its own; may raise `OSError` or
-            `ValueError`.
-    """
-    if reading.failure is not None and reading.state == "absent":
-        problem = f"no NVIDIA card here ({reading.failure.words})"
-        return Answer(findings=(Finding(subject=GPU_MEM, problem=problem, severity="info"),))
-    if reading.failure is not None:
-        problem = f"NVIDIA's cards cannot be read: {reading.failure.words}"
-        finding = Finding(subject=GPU_MEM, problem=problem, remedy=reading.failure.remedy, severity="error")
-        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
-    devices = tuple(
-        Device(
-            index=card.index,
-            uuid=card.uuid,
-            name=card.name,
-            instances=tuple(instance.uuid for instance in card.instances or () if instance.uuid is not None),
-        )
-        for card in reading.cards
-    )
-    sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib)
-    for card in reading.cards:
-        sorting.card(card)
-    return sorting.answer(reading)
-
-
-class _Sorting:
-    """Sorts devices into cells, cells that cannot be read now, and findings."""
-
-    def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int]) -> None:
-        self._rules = rules
-        self._visible = visible
-        self._host_mib = host_mib
-        self._cells: list[Cell] = []
-        self._findings: list[Finding] = list(visible.findings)
-        self._unknown = False
-        self._unknown_cells: set[str] = set()
-
-    def answer(self, reading: NvmlReading) -> Answer:
-        uuids = {
-            device.uuid
-            for card in reading.cards
-            for device in (card, *(card.instances or ()))
-            if device.uuid is not None
-        }
-        for prefix in self._rules.exclude:
-            if not self._unknown and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
-                self._say(prefix, "[gpus] exclude names no card of this machine", "see `nvidia-smi -L` for the UUIDs")
-        resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(self._cells), origin="nvml")
-        return Answer(
-            resources=(resource,) if self._cells else (),
-            findings=tuple(self._findings),
-            unknown=frozenset({GPU_MEM} if self._unknown else ()),
-            unknown_cells=frozenset(self._unknown_cells),
-        )
-
-    def card(self, card: DeviceReading) -> None:
-        if card.uuid is not None and self._rules.excludes(card.uuid):
-            return
-        concerned = card.index in self._visible.cards or not self._visible.complete
-        nameless = next((d.failure for d in (card, *(card.instances or ())) if d.uuid is None), None)
-        if concerned and nameless is not None:
-            # Which registered cell this is cannot be told, so none may be taken for gone.
-            self._unknown = True
-            self._failed(f"card {card.index}", nameless)
-        if concerned and card.failure is not None and card.instances is not None:
-            # The card is known, its instances are not.
-            self._unknown = True
-        if card.uuid is None or card.index not in self._visible.cards:
-            return
-        if card.failure is not None:
-            self._failed(card.uuid, card.failure)
-            self._unknown_cells.add(card.uuid)
-        elif card.compute_mode == binding.PROHIBITED:
-            self._say(card.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
-        else:
-            self._usable(card, card.uuid)
-
-    def _usable(self, card: DeviceReading, uuid: str) -> None:
-        if card.compute_mode == binding.EXCLUSIVE_PROCESS:
-            self._say(uuid, "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time", severity="info")
-        if card.mig_changing:
-            self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
-        if card.instances is None:
-            self._add(card, uuid, card.index)
-            return
-        if not card.instances:
-            self._say(
-                uuid,
-                "it is in MIG mode and has no instance, so it offers no slot",
-                "`nvidia-smi mig -cgi ... -C` makes one",
-            )
-        for instance in card.instances:
-            if (
-                instance.uuid is None
-                or self._rules.excludes(instance.uuid)
-                or instance.uuid not in self._visible.instances
-            ):
-                continue
-            if instance.failure is not None:
-                self._failed(instance.uuid, instance.failure)
-                self._unknown_cells.add(instance.uuid)
-            else:
-                self._add(instance, instance.uuid, card.index)
-
-    def _add(self, device: DeviceReading, uuid: str, index: int) -> None:
-        """Make a cell of what the driver and the headroom leave of the device's memory."""
-        kept = self._rules.headroom_mib
-        if device.memory is None:
-            try:
-                mib = self._host_mib()
-            except (OSError, ValueError) as error:
-                self._failed(uuid, _failure(error))
-                self._unknown_cells.add(uuid)
-                return
-            self._say(
-                uuid,
-                "it shares the host's memory: gpu_mem and mem count the same bytes",
-                "set [gpus] headroom and [host] mem_headroom so that both fit",
-                severity="warning" if kept == 0 else "info",
-            )
-        else:
-            mib = bytes_available(device.memory.total - (device.memory.reserved or 0))
-            if device.memory.reserved is None and kept == 0:
-                self._say(
-                    uuid,
-                    "this driver does not tell how much memory it keeps for itself",
-                    'set [gpus] headroom = "1GiB", or upgrade the driver to R510 or later',
-                )
-        if mib <= kept:
-            self._say(
-                uuid, f"headroom {format_amount(kept, MIB)} leaves nothing of {format_amount(mib, MIB)}", "lower it"
-            )
-            return
-        self._cells.append(Cell(key=uuid, capacity=mib - kept, label=device.name, index=index))
-
-    def _failed(self, subject: str, failure: Failure) -> None:
-        self._say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
-
-    def _say(self, subject: str, problem: str, remedy: str = "", *, severity: str = "warning") -> None:
-        self._findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))
+    memory = read_memory(nvml, handle)
+    return None if memory is None else Memory(total=memory[0], reserved=memory[1])

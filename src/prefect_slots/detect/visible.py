@@ -23,12 +23,18 @@ _NONE: Final = frozenset({"", "-1", "none", "nodevfiles"})
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A card as NVML lists it; `uuid` is `None` where it could not be read."""
+    """A card as NVML lists it; `uuid` is `None` where it could not be read.
+
+    Attributes:
+        legacy_names: What older drivers call its instances (`MIG-<card>/<gpu instance>/<compute instance>`), and the
+            UUID of each; CUDA understands both.
+    """
 
     index: int
     uuid: str | None
     name: str = ""
     instances: tuple[str, ...] = ()
+    legacy_names: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,9 @@ def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Vi
     entries = tuple(entry.strip() for entry in text.split(","))
     if entries[0].startswith("MIG-"):
         owner = {instance: device for device in devices for instance in device.instances}
-        uuids, stopped = _abbreviated(entries, "MIG-", tuple(owner))
+        renamed = {name: uuid for device in devices for name, uuid in device.legacy_names}
+        present = tuple(renamed.get(entry, entry) for entry in entries)
+        uuids, stopped = _abbreviated(present, "MIG-", tuple(owner))
         return Visible(
             cards=frozenset(owner[uuid].index for uuid in uuids[:1]),
             instances=frozenset(uuids[:1]),

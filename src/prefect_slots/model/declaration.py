@@ -5,7 +5,8 @@ Plain values, checked and converted to integer units by `settings`; `detect` rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefect_slots.model.resource import Scope
 
@@ -63,6 +64,51 @@ class DeclaredResource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScratchSpace:
+    """One `[resources.<name>]` with `disk`: a folder whose free space is the resource, in GiB.
+
+    Attributes:
+        capacity_gib: A number that stands whatever is free; `None` means what is free when the machine is looked at.
+    """
+
+    name: str
+    folder: str
+    headroom_gib: int = 0
+    capacity_gib: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruments:
+    """One `[resources.<name>]` with `devices`: patterns of stable names under `/dev`, a cell for each that matches."""
+
+    name: str
+    patterns: tuple[str, ...]
+    unit: str = "device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSessions:
+    """One `[resources.<name>]` with `encoder_sessions`: the most that this machine's driver allows."""
+
+    name: str
+    most: int
+    source: str = ""
+
+
+Watched = ScratchSpace | Instruments | EncoderSessions
+"""A resource that is declared by where to look for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorRules:
+    """One `[detectors.<name>]`: whether that detector runs, and what it is told."""
+
+    name: str
+    enabled: bool = True
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Declarations:
     """Everything a configuration file says about the machine, and the file it came from (for messages)."""
 
@@ -70,4 +116,6 @@ class Declarations:
     host: HostRules = HostRules()
     licenses: tuple[DeclaredLicense, ...] = ()
     resources: tuple[DeclaredResource, ...] = ()
+    watched: tuple[Watched, ...] = ()
+    detectors: tuple[DetectorRules, ...] = ()
     source: str = "defaults"

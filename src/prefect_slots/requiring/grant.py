@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,9 @@ from prefect_slots.acquire.request import Place
 from prefect_slots.model.resource import GPU_MEM
 
 TOKEN: Final = "PREFECT_SLOTS_GRANT"
+
+# How ROCm names a card: NVIDIA's UUIDs hold dashes.
+_AMD: Final = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +95,7 @@ class Grant:
     def env(self) -> dict[str, str]:
         """A full environment for `subprocess.run(env=...)`: the cards by UUID, and this grant to draw on."""
         env = dict(os.environ)
-        if self.devices:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in self.devices)
-            env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        pin(env, [device.uuid for device in self.devices])
         if self._held is not None:
             env[TOKEN] = self.token
             env["PREFECT_SLOTS_STATE_DIR"] = str(self._held.folder)
@@ -105,13 +107,26 @@ class Grant:
         return f"{self._held.ledger_id}:{self.id}" if self._held else ""
 
 
+def pin(env: dict[str, str], uuids: list[str]) -> None:
+    """Let a process with this environment see only these cards; without any it sees what it saw before."""
+    if uuids and all(_AMD.fullmatch(uuid) for uuid in uuids):
+        # HIP takes only numbers, within what the runtime below it shows: an inherited list would hide the cards.
+        for variable in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+            env.pop(variable, None)
+        env["ROCR_VISIBLE_DEVICES"] = ",".join(uuids)
+    elif uuids:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(uuids)
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+
+
 def visible_index(device: Device, env: Mapping[str, str]) -> int:
     """Return a card's position among those that CUDA shows to this process.
 
-    With UUIDs in `CUDA_VISIBLE_DEVICES` it is the place in that list; else the place that `nvidia-smi` shows, which is
-    CUDA's with `CUDA_DEVICE_ORDER=PCI_BUS_ID` (the worker sets it).
+    With UUIDs in `CUDA_VISIBLE_DEVICES` (AMD: `ROCR_VISIBLE_DEVICES`) it is the place in that list; else the place that
+    `nvidia-smi` shows, which is CUDA's with `CUDA_DEVICE_ORDER=PCI_BUS_ID` (the worker sets it).
     """
-    listed = [entry.strip() for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    variable = "ROCR_VISIBLE_DEVICES" if _AMD.fullmatch(device.uuid) else "CUDA_VISIBLE_DEVICES"
+    listed = [entry.strip() for entry in env.get(variable, "").split(",") if entry.strip()]
     for place, entry in enumerate(listed):
         if device.uuid.startswith(entry) or entry == str(device.index):
             return place

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
@@ -31,8 +31,13 @@ from prefect_slots.model.declaration import (
     DeclaredCard,
     DeclaredLicense,
     DeclaredResource,
+    DetectorRules,
+    EncoderSessions,
     GpuRules,
     HostRules,
+    Instruments,
+    ScratchSpace,
+    Watched,
 )
 from prefect_slots.model.resource import (
     CPUS,
@@ -50,6 +55,7 @@ MAX_CELLS: Final = 1000
 """Most cells of one declared resource: each becomes a limit on the server."""
 
 _IDENTITY: Final = re.compile(r"[A-Za-z0-9._/-]+")
+_UNSTABLE: Final = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
 _DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
 
@@ -89,6 +95,22 @@ def _identity(value: str) -> str:
 def _prefix(value: str) -> str:
     if not value.strip():
         raise ValueError("an empty prefix would exclude every card; to use no card, write detect = false")
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError(f"'{value}' depends on where a process starts; write an absolute path")
+    return str(PurePosixPath(value))
+
+
+def _stable_name(value: str) -> str:
+    if not value.startswith("/dev/") or any(sign in str(PurePosixPath(value).parent) for sign in "*?["):
+        raise ValueError(f"'{value}' is no name under /dev; write one such as '/dev/serial/by-id/usb-FTDI_*'")
+    if _UNSTABLE.search(value):
+        raise ValueError(
+            f"'{value}' names whatever is plugged in first; write its name under /dev/serial/by-id, which stays"
+        )
     return value
 
 
@@ -156,12 +178,36 @@ class LicenseTable(_Table):
 
 
 class ResourceTable(_Table):
-    """One `[resources.<name>]`."""
+    """One `[resources.<name>]`: a `capacity`, or one of the ways to look for it; see `contradictions`.
 
-    capacity: Annotated[int, _count("units")]
-    cells: Annotated[int, _count("cells")] = 1
-    unit: Annotated[str, Field(min_length=1)] = "units"
+    Attributes:
+        disk: Folder whose free space is the resource.
+        headroom: Kept free on that disk, in MiB.
+        devices: Patterns of the stable names of instruments.
+        encoder_sessions: The most video encoder sessions that the driver allows.
+    """
+
+    capacity: Annotated[int, _count("units")] | None = None
+    cells: Annotated[int, _count("cells")] | None = None
+    unit: Annotated[str, Field(min_length=1)] | None = None
     scope: Literal["fleet", "worker"] = "worker"
+    disk: Annotated[str, AfterValidator(_absolute)] | None = None
+    headroom: Annotated[int, PlainValidator(memory_kept)] = 0
+    devices: Annotated[list[Annotated[str, AfterValidator(_stable_name)]], Field(min_length=1)] | None = None
+    encoder_sessions: Annotated[int, _count("sessions")] | None = None
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The keys that say where to look for it."""
+        return tuple(key for key in ("disk", "devices", "encoder_sessions") if getattr(self, key) is not None)
+
+
+class DetectorTable(_Table):
+    """One `[detectors.<name>]`; what else stands in it is for that detector alone."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    enabled: bool = True
 
 
 class ConfigFile(_Table):
@@ -172,6 +218,7 @@ class ConfigFile(_Table):
     host: HostTable = HostTable()
     license: dict[str, LicenseTable] = {}
     resources: dict[str, ResourceTable] = {}
+    detectors: dict[str, DetectorTable] = {}
 
 
 class Settings(SettingsTable, BaseSettings):
@@ -215,11 +262,29 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
             for feature, table in sorted(file.license.items())
         ),
         resources=tuple(
-            DeclaredResource(name=name, capacity=t.capacity, cells=t.cells, unit=t.unit, scope=Scope(t.scope))
+            DeclaredResource(
+                name=name, capacity=t.capacity, cells=t.cells or 1, unit=t.unit or "units", scope=Scope(t.scope)
+            )
             for name, t in sorted(file.resources.items())
+            if t.capacity is not None and not t.ways
+        ),
+        watched=tuple(_watched(name, t, source) for name, t in sorted(file.resources.items()) if t.ways),
+        detectors=tuple(
+            DetectorRules(name=name, enabled=table.enabled, options=table.model_extra or {})
+            for name, table in sorted(file.detectors.items())
         ),
         source=source,
     )
+
+
+def _watched(name: str, table: ResourceTable, source: str) -> Watched:
+    """Return where to look for a resource that names one way."""
+    if table.disk is not None:
+        kept = -(-table.headroom // 1024)
+        return ScratchSpace(name=name, folder=table.disk, headroom_gib=kept, capacity_gib=table.capacity)
+    if table.devices is not None:
+        return Instruments(name=name, patterns=tuple(table.devices), unit=table.unit or "device")
+    return EncoderSessions(name=name, most=table.encoder_sessions or 0, source=source)
 
 
 def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
@@ -245,15 +310,38 @@ def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
             check_resource_name(name)
         except ValueError as wrong:
             yield path, str(wrong)
-        if table.scope == "fleet" and table.cells > 1:
+        yield from _way_contradictions(path, table)
+        if table.scope == "fleet" and (table.cells or 1) > 1:
             yield (
                 (*path, "cells"),
                 'a fleet shares one number, so it has one cell; remove cells, or write scope = "worker"',
             )
-        if table.cells > MAX_CELLS:
+        if (table.cells or 1) > MAX_CELLS:
             yield (*path, "cells"), f"at most {MAX_CELLS} cells: each becomes a limit on the server"
-        elif table.capacity * table.cells > MAX_AMOUNT:
+        elif (table.capacity or 0) * (table.cells or 1) > MAX_AMOUNT:
             yield (*path, "capacity"), f"all cells together are more than a limit can count ({MAX_AMOUNT})"
+
+
+def _way_contradictions(path: KeyPath, table: ResourceTable) -> Iterator[tuple[KeyPath, str]]:
+    if not table.ways:
+        if table.capacity is None:
+            yield (*path, "capacity"), "is missing; or say where to look: disk, devices or encoder_sessions"
+        if table.headroom:
+            yield (*path, "headroom"), "only a disk has a headroom; declare a smaller capacity"
+        return
+    way, *others = table.ways
+    if others:
+        yield (*path, others[0]), f"a resource is looked for in one way, and this one has {way}"
+    if table.scope == "fleet":
+        yield (*path, "scope"), f"{way} is looked for on this machine, so it cannot be the fleet's; declare capacity"
+    unused = {
+        "disk": ("cells", "unit"),
+        "devices": ("capacity", "cells", "headroom"),
+        "encoder_sessions": ("capacity", "cells", "unit", "headroom"),
+    }
+    for key in unused[way]:
+        if getattr(table, key):
+            yield (*path, key), f"{way} decides that; remove {key}"
 
 
 def _card_contradictions(gpus: GpusTable) -> Iterator[tuple[KeyPath, str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,28 +10,25 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from tests.unit.detect.nvml_scenario import Machine, NvmlDouble, Read
+from tests.nvml_stub.double import NvmlDouble
+from tests.nvml_stub.library import build, environment
+from tests.nvml_stub.machines import Machine, Observe, Observed, Read
 
-from prefect_slots.detect.nvml import NvmlReading, query_nvml
+from prefect_slots.detect.nvml import query_nvml
+from prefect_slots.detect.use import query_use
 
-STUB = Path(__file__).parents[2] / "nvml_stub" / "nvml_stub.c"
 CHILD = """
 import pickle, sys
 from prefect_slots.detect.nvml import query_nvml
-sys.stdout.buffer.write(pickle.dumps(query_nvml()))
+from prefect_slots.detect.use import query_use
+sys.stdout.buffer.write(pickle.dumps((query_nvml(), query_use())))
 """
 
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with a `libnvidia-ml.so.1` built from the stub, for `LD_LIBRARY_PATH`."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler here, so the stub of libnvidia-ml cannot be built")
-    library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    command = [compiler, "-shared", "-fPIC", "-Wall", "-Wl,-soname,libnvidia-ml.so.1", "-o", str(library), str(STUB)]
-    subprocess.run(command, check=True)
-    return library.parent
+    """The folder with the stub libraries; see `environment`."""
+    return build(tmp_path_factory.mktemp("nvml"))
 
 
 @pytest.fixture
@@ -50,24 +45,30 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], NvmlDouble]:
 
 
 @pytest.fixture(params=["double", "library"])
-def read(request: pytest.FixtureRequest) -> Read:
+def observe(request: pytest.FixtureRequest) -> Observe:
     """Read a machine through the real binding: over the double, and over the C library in a process of its own."""
     if request.param == "double":
         install: Callable[[Machine], NvmlDouble] = request.getfixturevalue("double")
 
-        def read_double(machine: Machine) -> NvmlReading:
+        def over_double(machine: Machine) -> Observed:
             library = install(machine)
-            reading = query_nvml()
+            observed = Observed(query_nvml(), query_use())
             assert library.initialized == 0, "the library was left initialised"
-            return reading
+            return observed
 
-        return read_double
+        return over_double
 
     folder: Path = request.getfixturevalue("nvml_library")
 
-    def read_library(machine: Machine) -> NvmlReading:
-        env = {**os.environ, "LD_LIBRARY_PATH": str(folder), "NVML_STUB": machine.text()}
+    def over_library(machine: Machine) -> Observed:
+        env = environment(folder, machine)
         child = subprocess.run([sys.executable, "-c", CHILD], env=env, stdout=subprocess.PIPE, check=True)
-        return pickle.loads(child.stdout)
+        return Observed(*pickle.loads(child.stdout))
 
-    return read_library
+    return over_library
+
+
+@pytest.fixture
+def read(observe: Observe) -> Read:
+    """Read a machine's cards, both ways."""
+    return lambda machine: observe(machine).cards

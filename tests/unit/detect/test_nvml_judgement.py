@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.nvml import DeviceReading, Failure, Memory, NvmlReading, interpret_nvml
+from prefect_slots.detect.binding import Failure
+from prefect_slots.detect.cards import interpret_nvml
+from prefect_slots.detect.nvml import DeviceReading, Memory, NvmlReading
+from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import Cell, Resource
 
@@ -36,18 +39,18 @@ def told(answer: Answer) -> list[tuple[str, str, str]]:
 
 
 def test_each_card_is_a_cell_of_what_its_driver_leaves_in_whole_mib_rounded_down():
-    assert judge(A, B) == Answer(
-        resources=(
-            Resource(
-                name="gpu_mem",
-                unit="MiB",
-                origin="nvml",
-                cells=(
-                    Cell(key="GPU-a", capacity=40960 - 512, label="A100", index=0),
-                    Cell(key="GPU-b", capacity=24576, label="A100", index=1),
-                ),
+    answer = judge(A, B)
+    assert (answer.findings, answer.unknown, answer.unknown_cells) == ((), set(), set())
+    assert answer.resources == (
+        Resource(
+            name="gpu_mem",
+            unit="MiB",
+            origin="nvml",
+            cells=(
+                Cell(key="GPU-a", capacity=40960 - 512, label="A100", index=0),
+                Cell(key="GPU-b", capacity=24576, label="A100", index=1),
             ),
-        )
+        ),
     )
 
 
@@ -59,6 +62,29 @@ def test_a_card_that_headroom_eats_up_is_no_cell_and_is_told():
     answer = judge(A, B, rules=GpuRules(headroom_mib=24576))
     assert cells(answer) == {"GPU-a": 15872}
     assert told(answer) == [("warning", "GPU-b", "headroom 24GiB leaves nothing of 24GiB")]
+
+
+def sights(answer: Answer) -> dict[str, tuple[int | None, int | None, str]]:
+    return {sight.key: (sight.found, sight.offered, sight.why) for sight in answer.sights}
+
+
+def test_every_card_is_told_with_what_became_of_it():
+    unreadable = replace(B, uuid="GPU-lost", memory=None, failure=LOST)
+    prohibited = replace(B, index=3, uuid="GPU-p", compute_mode=2)
+    answer = judge(A, unreadable, MIG, prohibited, rules=GpuRules(exclude=("MIG-2",), headroom_mib=1024))
+    assert sights(answer) == {
+        "GPU-a": (40960, 39424, "less 512MiB that the driver keeps, less 1GiB headroom"),
+        "GPU-lost": (None, None, "cannot be read: GPU is lost"),
+        "GPU-m": (None, None, "in MIG mode: its instances are offered instead"),
+        "MIG-1": (4864, 3840, "less 1GiB headroom"),
+        "MIG-2": (4864, None, "left out by [gpus] exclude"),
+        "GPU-p": (24576, None, "its compute mode is PROHIBITED"),
+    }
+    hidden = judge(A, replace(MIG, index=1), visible="MIG-1")
+    assert sights(hidden)["GPU-a"] == (40960, None, "hidden by CUDA_VISIBLE_DEVICES")
+    assert sights(hidden)["MIG-2"] == (4864, None, "hidden by CUDA_VISIBLE_DEVICES")
+    assert sights(judge(B, rules=GpuRules(headroom_mib=24576)))["GPU-b"] == (24576, None, "less 24GiB headroom")
+    assert sights(judge(replace(A, memory=None), host=9))["GPU-a"][:2] == (9, 9)
 
 
 def test_no_cards_are_no_resource():
@@ -104,7 +130,9 @@ def test_a_prohibited_card_offers_nothing_and_is_told():
 def test_an_exclusive_card_is_offered_and_told():
     answer = judge(replace(A, compute_mode=3))
     assert cells(answer) == {"GPU-a": 40448}
-    assert told(answer) == [("info", "GPU-a", "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time")]
+    problem = "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time"
+    assert told(answer) == [("warning", "GPU-a", problem)]
+    assert "gpus=1" in answer.findings[0].remedy
 
 
 def test_an_untold_reserve_is_warned_of_until_a_headroom_covers_it():
@@ -209,6 +237,55 @@ def test_no_nvidia_here_is_a_remark():
     answer = interpret_nvml(reading, GpuRules(), {}, lambda: 1)
     assert (answer.resources, answer.unknown) == ((), set())
     assert told(answer) == [("info", "gpu_mem", "no NVIDIA card here (NVML Shared Library Not Found)")]
+
+
+ABSENT = NvmlReading(state="absent", failure=Failure(code=12, words="not found"))
+
+
+@pytest.mark.parametrize(
+    ("around", "problem"),
+    [
+        (Surroundings(nvidia_cards=2), "2 NVIDIA on the PCI bus, but no driver answers (not found)"),
+        (Surroundings(tegra=True), "this is a Jetson, and its NVML does not answer (not found)"),
+    ],
+)
+def test_a_driver_that_is_not_there_though_a_card_is_gets_a_warning(around: Surroundings, problem: str):
+    answer = interpret_nvml(ABSENT, GpuRules(), {}, lambda: 1, around)
+    assert (answer.resources, answer.unknown) == ((), set())
+    assert told(answer) == [("warning", "gpu_mem", problem)]
+
+
+def test_windows_driver_that_the_loader_does_not_find_leaves_the_cards_unknown():
+    answer = interpret_nvml(ABSENT, GpuRules(), {}, lambda: 1, Surroundings(wsl=True, wsl_library=True))
+    assert answer.unknown == {"gpu_mem"}
+    assert told(answer)[0][:2] == ("error", "gpu_mem")
+    unloaded = replace(ABSENT, failure=Failure(code=9, words="driver not loaded"))
+    assert interpret_nvml(unloaded, GpuRules(), {}, lambda: 1, Surroundings(wsl_library=True)).unknown == set()
+
+
+def test_what_a_containers_runtime_was_asked_for_narrows_nothing():
+    # The runtime has acted on it before, and images set it to `all` without any card.
+    for listed in ("void", "GPU-b", "1", "all"):
+        answer = interpret_nvml(
+            NvmlReading(state="cards", cards=(A,)), GpuRules(), {"NVIDIA_VISIBLE_DEVICES": listed}, lambda: 1
+        )
+        assert (cells(answer), answer.findings) == ({"GPU-a": 40448}, ())
+
+
+@pytest.mark.parametrize(("value", "unknown"), [("1", {"gpu_mem"}), ("0", set[str]())])
+def test_parts_of_mps_are_not_taken_for_cards(value: str, unknown: set[str]):
+    reading = NvmlReading(state="cards", cards=(A,))
+    answer = interpret_nvml(reading, GpuRules(), {"NVML_MPS_DEVICE_ENUMERATION": value}, lambda: 1)
+    assert (answer.unknown, cells(answer)) == (unknown, {} if unknown else {"GPU-a": 40448})
+    assert [finding.severity for finding in answer.findings] == ["error"] * len(unknown)
+
+
+def test_an_instance_may_be_named_as_older_drivers_do():
+    card = replace(
+        MIG, instances=tuple(replace(i, legacy_name=f"MIG-GPU-m/{n}/0") for n, i in enumerate(MIG.instances or ()))
+    )
+    answer = judge(card, visible="MIG-GPU-m/1/0")
+    assert (cells(answer), answer.findings) == ({"MIG-2": 4864}, ())
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
-import tests.unit.detect.nvml_scenario as fake
-from tests.unit.detect.nvml_scenario import GIB, MIB, FakeDevice, Machine, Read
+import tests.nvml_stub.machines as fake
+from tests.nvml_stub.machines import GIB, MIB, FakeDevice, Machine, Read
 
 from prefect_slots.detect.binding import Nvml
 from prefect_slots.detect.nvml import DeviceReading, Memory, query_nvml
@@ -19,7 +21,7 @@ READ_B = DeviceReading(index=1, uuid="GPU-bbbb", name=B.name, memory=Memory(tota
 MIG_PARENT = FakeDevice(
     uuid="GPU-mig", mig=1, pending=1, slots=7, v1_error=fake.NO_PERMISSION, v2_error=fake.NO_PERMISSION
 )
-SLICE = FakeDevice(uuid="MIG-1", name="NVIDIA A100 MIG 1g.5gb", total=5 * GIB, reserved=16 * MIB)
+SLICE = FakeDevice(uuid="MIG-1", name="NVIDIA A100 MIG 1g.5gb", total=5 * GIB, reserved=16 * MIB, gi=7)
 
 
 def test_two_cards_are_read_with_identity_name_and_memory(read: Read):
@@ -78,6 +80,11 @@ def test_a_driver_without_the_newer_memory_call_tells_the_total_only(read: Read,
     assert card.memory == Memory(total=24 * GIB, reserved=None)
 
 
+def test_an_old_driver_lacks_the_newer_calls_and_tells_the_total_only(read: Read):
+    (card,) = read(Machine(old=True, cards=(A,))).cards
+    assert card == replace(READ_A, memory=Memory(total=24 * GIB, reserved=None))
+
+
 @pytest.mark.parametrize(
     "card",
     [
@@ -101,10 +108,12 @@ def test_a_card_that_knows_no_mig_is_not_in_mig_mode(read: Read, code: int):
 
 
 def test_instances_behind_empty_slots_are_found_though_the_parents_memory_is_closed(read: Read):
-    card = replace(MIG_PARENT, instances=(SLICE, replace(SLICE, uuid="MIG-2", slot=2)))
+    card = replace(MIG_PARENT, instances=(SLICE, replace(SLICE, uuid="MIG-2", slot=2, gi=9, ci=1)))
     (parent,) = read(Machine(cards=(card,))).cards
-    first = DeviceReading(index=0, uuid="MIG-1", name=SLICE.name, memory=Memory(total=5 * GIB, reserved=16 * MIB))
-    assert parent.instances == (first, replace(first, index=2, uuid="MIG-2"))
+    memory = Memory(total=5 * GIB, reserved=16 * MIB)
+    first = DeviceReading(index=0, uuid="MIG-1", name=SLICE.name, memory=memory, legacy_name="MIG-GPU-mig/7/0")
+    second = replace(first, index=2, uuid="MIG-2", legacy_name="MIG-GPU-mig/9/1")
+    assert parent.instances == (first, second)
     assert (parent.memory, parent.failure, parent.mig_changing) == (None, None, False)
 
 
@@ -119,6 +128,13 @@ def test_an_instance_that_fails_does_not_lose_its_neighbours(read: Read):
         ("MIG-2", fake.UNKNOWN),
         ("MIG-3", None),
     ]
+
+
+@pytest.mark.parametrize("code", [fake.NOT_SUPPORTED, fake.UNKNOWN])
+def test_an_instance_is_not_lost_for_want_of_its_older_name(read: Read, code: int):
+    (parent,) = read(Machine(cards=(replace(MIG_PARENT, instances=(replace(SLICE, ids_error=code),)),))).cards
+    assert parent.instances is not None
+    assert [(i.uuid, i.legacy_name, i.failure) for i in parent.instances] == [("MIG-1", None, None)]
 
 
 def test_a_card_whose_instances_cannot_be_listed_is_still_known_as_a_mig_parent(read: Read):
@@ -178,12 +194,14 @@ class OldBinding:
 
 
 def test_text_in_bytes_is_read_and_a_failing_shutdown_loses_nothing():
-    (card,) = query_nvml(OldBinding).cards
+    load: Any = OldBinding
+    (card,) = query_nvml(load).cards
     assert (card.uuid, card.name, card.failure) == ("GPU-old", "Tesla \ufffd", None)
 
 
 def test_an_error_that_is_not_nvmls_own_stays_with_its_card():
-    (card,) = query_nvml(lambda: OldBinding(mismatch=True)).cards
+    load: Any = partial(OldBinding, mismatch=True)
+    (card,) = query_nvml(load).cards
     assert card.uuid == "GPU-old"
     assert card.failure is not None
     assert (card.failure.code, card.failure.words) == (None, "LibraryMismatch")

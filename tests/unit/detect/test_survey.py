@@ -13,7 +13,9 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from tests.unit.detect.nvml_scenario import FakeDevice, Machine, NvmlDouble
+from tests.nvml_stub.double import NvmlDouble
+from tests.nvml_stub.library import environment
+from tests.nvml_stub.machines import FakeDevice, Machine
 
 import prefect_slots.detect
 from prefect_slots.detect.answer import Answer
@@ -161,6 +163,45 @@ def test_errors_are_told_before_warnings_and_remarks_in_the_order_they_were_foun
     assert [finding.subject for finding in merge([first, second], ()).findings] == ["c", "d", "b", "a", "e"]
 
 
+def test_what_was_found_and_declared_of_each_place_stands_side_by_side(double: Install, tmp_path: Path):
+    double(Machine(cards=(*CARDS.cards, FakeDevice(uuid="GPU-c", v2_error=GPU_IS_LOST))))
+    cards = (DeclaredCard(uuid="GPU-b", memory_mib=1024), DeclaredCard(uuid="GPU-c", memory_mib=5), *DEMO.cards)
+    licences = (DeclaredLicense(feature="matlab", seats=2),)
+    host = HostRules(cpus=1, mem_mib=64, mem_headroom_mib=4)
+    declarations = Declarations(gpus=GpuRules(cards=cards), host=host, licenses=licences, source="s.toml")
+    seen = survey(declarations, {}, root=tmp_path)
+    assert [sight.resource for sight in seen.sights] == ["cpus", *["gpu_mem"] * 4, "license.matlab", "mem"]
+    told = {sight.key if sight.resource == "gpu_mem" else sight.resource: sight for sight in seen.sights}
+    numbers = {name: (sight.found, sight.declared, sight.offered) for name, sight in told.items()}
+    assert numbers == {
+        "cpus": (numbers["cpus"][0], 1, 1),
+        "mem": (numbers["mem"][0], 64, 60),
+        "GPU-a": (24576, None, 24576),
+        "GPU-b": (24576, 1024, 1024),
+        "GPU-c": (None, 5, 5),
+        "GPU-demo": (None, 100, 100),
+        "license.matlab": (None, 2, 2),
+    }
+    assert {name: sight.why for name, sight in told.items()} == {
+        "cpus": "s.toml",
+        "mem": "s.toml, less 4MiB headroom",
+        "GPU-a": "nvml",
+        "GPU-b": "s.toml",
+        "GPU-c": "s.toml",
+        "GPU-demo": "s.toml",
+        "license.matlab": "s.toml",
+    }
+
+
+def test_what_is_offered_is_exactly_what_the_inventory_holds(double: Install, tmp_path: Path):
+    double(CARDS)
+    seen = survey(Declarations(gpus=GpuRules(exclude=("GPU-a",), cards=DEMO.cards)), {}, root=tmp_path)
+    held = {(r.name, cell.key): cell.capacity for r in seen.inventory.resources for cell in r.cells}
+    offered = {(s.resource, s.key): s.offered for s in seen.sights if s.offered is not None}
+    assert offered == held
+    assert [(s.key, s.found) for s in seen.sights if s.offered is None] == [("GPU-a", 24576)]
+
+
 def test_merging_nothing_is_an_empty_machine():
     assert merge([], ()) == Survey(inventory=Inventory())
 
@@ -184,7 +225,7 @@ def test_the_survey_of_a_stub_library_sees_its_cards(nvml_library: Path, tmp_pat
         f"found = survey(Declarations(), {{'CUDA_VISIBLE_DEVICES': '1'}}, root=Path({str(tmp_path)!r})).inventory\n"
         "print([(cell.key, cell.capacity) for cell in found['gpu_mem'].cells])\n"
     )
-    env = {**os.environ, "LD_LIBRARY_PATH": str(nvml_library), "NVML_STUB": CARDS.text()}
+    env = environment(nvml_library, CARDS)
     child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert child.stdout == "[('GPU-b', 24576)]\n"
 

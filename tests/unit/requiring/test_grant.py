@@ -12,7 +12,7 @@ from tests.processes import ROOT, SharedMachine
 
 from prefect_slots import current_grant, requires
 from prefect_slots.errors import ConfigError
-from prefect_slots.requiring.grant import Device, visible_index
+from prefect_slots.requiring.grant import Device, pin, visible_index
 
 UUIDS = ("GPU-test-0", "GPU-test-1")
 
@@ -71,6 +71,28 @@ def test_without_a_card_nothing_is_pinned(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_card_is_found_among_those_that_cuda_shows(visible: str, place: int) -> None:
     card = Device(uuid="GPU-test-1", name="", index=1, memory_mib=1)
     assert visible_index(card, {"CUDA_VISIBLE_DEVICES": visible}) == place
+
+
+AMD = "GPU-18f8b7a1c0ffee01"
+
+
+def test_amds_cards_are_pinned_by_the_runtime_that_knows_their_names() -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "3", "HIP_VISIBLE_DEVICES": "3", "HOME": "/root"}
+    pin(env, [AMD, AMD.replace("01", "02")])
+    assert env == {"ROCR_VISIBLE_DEVICES": f"{AMD},GPU-18f8b7a1c0ffee02", "HOME": "/root"}
+    card = Device(uuid="GPU-18f8b7a1c0ffee02", name="", index=5, memory_mib=1)
+    assert visible_index(card, env) == 1
+    assert visible_index(card, {"CUDA_VISIBLE_DEVICES": "0"}) == 5
+
+
+def test_nvidias_cards_leave_amds_variables_alone() -> None:
+    env = {"ROCR_VISIBLE_DEVICES": "0"}
+    pin(env, ["GPU-5f2c91aa-0000-1111-2222-333344445555"])
+    assert env == {
+        "ROCR_VISIBLE_DEVICES": "0",
+        "CUDA_VISIBLE_DEVICES": "GPU-5f2c91aa-0000-1111-2222-333344445555",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
 
 
 @pytest.mark.usefixtures("machine")

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from prefect_slots.model.declaration import DeclaredCard, DeclaredLicense, GpuRules, HostRules
+from prefect_slots.model.declaration import (
+    DeclaredCard,
+    DeclaredLicense,
+    DetectorRules,
+    EncoderSessions,
+    GpuRules,
+    HostRules,
+    Instruments,
+    ScratchSpace,
+)
 from prefect_slots.model.resource import Scope
 from prefect_slots.settings import Settings, load_settings
 
@@ -21,7 +30,7 @@ def load(name: str, env: Mapping[str, str] | None = None) -> Settings:
 
 
 def test_there_are_the_examples_that_the_documentation_names():
-    assert NAMES == ["demo.toml", "licences.toml", "shared-host.toml", "workstation.toml"]
+    assert NAMES == ["demo.toml", "instruments.toml", "licences.toml", "shared-host.toml", "workstation.toml"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,7 +38,7 @@ def test_an_example_loads_and_declares_something(name: str):
     settings = load(name)
     assert settings.source == str(CONFIGS / name)
     found = settings.declarations
-    assert found.gpus != GpuRules() or found.host != HostRules() or found.licenses or found.resources
+    assert found.gpus != GpuRules() or found.host != HostRules() or found.licenses or found.resources or found.watched
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,3 +68,17 @@ def test_the_shared_host_keeps_one_book_in_one_place():
     settings = load("shared-host.toml")
     assert settings.state_dir == Path("/var/lib/prefect-slots")
     assert settings.declarations.gpus.exclude == ("GPU-5f2c91aa", "GPU-b01d")
+
+
+def test_a_laboratory_says_where_to_look():
+    found = load("instruments.toml").declarations
+    assert found.watched == (
+        EncoderSessions(name="nvenc", most=8, source=found.source),
+        Instruments(
+            name="oscilloscope",
+            patterns=("/dev/serial/by-id/usb-Rigol_*", "/dev/v4l/by-id/usb-Basler-video-index0"),
+        ),
+        ScratchSpace(name="scratch", folder="/var/tmp", headroom_gib=20),
+    )
+    assert found.detectors == (DetectorRules(name="tpu", enabled=False),)
+    assert found.resources == ()

@@ -16,8 +16,11 @@ from prefect_slots.model.declaration import (
     DeclaredCard,
     DeclaredLicense,
     DeclaredResource,
+    DetectorRules,
     GpuRules,
     HostRules,
+    Instruments,
+    ScratchSpace,
 )
 from prefect_slots.model.resource import Scope
 from prefect_slots.settings import Settings, load_settings
@@ -74,6 +77,21 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return write_text
+
+
+def test_where_to_look_for_a_resource_and_what_a_detector_is_told_are_read(tmp_path: Path):
+    file = tmp_path / "slots.toml"
+    file.write_text(
+        '[resources.a]\ndisk = "/mnt/x/"\nheadroom = "1500MiB"\ncapacity = 7\n'
+        '[resources.b]\ndevices = ["/dev/serial/by-id/x"]\nunit = "scale"\n'
+        "[detectors.fpga]\nboards = 2\nnames = ['x']\n"
+    )
+    found = load_settings(file, env={}).declarations
+    assert found.watched == (
+        ScratchSpace(name="a", folder="/mnt/x", headroom_gib=2, capacity_gib=7),
+        Instruments(name="b", patterns=("/dev/serial/by-id/x",), unit="scale"),
+    )
+    assert found.detectors == (DetectorRules(name="fpga", options={"boards": 2, "names": ["x"]}),)
 
 
 def test_a_full_file_is_read_into_settings_and_declarations_with_integer_amounts(write: Write):
@@ -291,6 +309,21 @@ MISTAKES = [
     ("[resources.cpus]\ncapacity = 1\n", 1, "resources.cpus", ["is detected", "[host]"]),
     ('[resources.s]\ncapacity = 1\nscope = "fleet"\ncells = 2\n', 4, "resources.s.cells", ["one cell"]),
     ("[resources.s]\ncapacity = 1\ncells = 1001\n", 3, "resources.s.cells", ["at most 1000 cells"]),
+    ("[resources.s]\n", 1, "resources.s.capacity", ["is missing", "disk, devices or encoder_sessions"]),
+    ('[resources.s]\ncapacity = 1\nheadroom = "1GiB"\n', 3, "resources.s.headroom", ["only a disk"]),
+    ('[resources.s]\ndisk = "/a"\ndevices = ["/dev/serial/by-id/a"]\n', 3, "resources.s.devices", ["has disk"]),
+    ('[resources.s]\ndisk = "/a"\nscope = "fleet"\n', 3, "resources.s.scope", ["on this machine"]),
+    ('[resources.s]\ndisk = "/a"\nunit = "MiB"\n', 3, "resources.s.unit", ["disk decides that"]),
+    ('[resources.s]\ndisk = "/a"\ncells = 2\n', 3, "resources.s.cells", ["disk decides that"]),
+    ('[resources.s]\ndisk = "scratch"\n', 2, "resources.s.disk", ["absolute path"]),
+    ("[resources.s]\nencoder_sessions = 8\ncapacity = 8\n", 3, "resources.s.capacity", ["remove capacity"]),
+    ("[resources.s]\nencoder_sessions = 0\n", 2, "resources.s.encoder_sessions", ["above zero"]),
+    ("[resources.s]\ndevices = []\n", 2, "resources.s.devices", []),
+    ('[resources.s]\ndevices = ["/dev/ttyUSB0"]\n', 2, "resources.s.devices[1]", ["plugged in first", "by-id"]),
+    ('[resources.s]\ndevices = ["/dev/video*"]\n', 2, "resources.s.devices[1]", ["plugged in first"]),
+    ('[resources.s]\ndevices = ["/dev/*/by-id/a"]\n', 2, "resources.s.devices[1]", ["no name under /dev"]),
+    ('[resources.s]\ndevices = ["COM3"]\n', 2, "resources.s.devices[1]", ["no name under /dev"]),
+    ('[detectors.amd]\nenabled = "no"\n', 2, "detectors.amd.enabled", ["true or false"]),
     ("[resources.s]\ncapacity = 2147483647\ncells = 2\n", 2, "resources.s.capacity", ["more than a limit can count"]),
     ('[resources.s]\ncapacity = 1\nunit = ""\n', 3, "resources.s.unit", ["must not be empty"]),
 ]  # fmt: skip

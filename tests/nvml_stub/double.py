@@ -1,75 +1,30 @@
-"""Made-up machines for NVML: one description, told by the C stub library and by a pure-Python double alike."""
+"""A pure-Python stand-in for the loaded `libnvidia-ml`, under the real binding."""
 # The double's methods take what the library's functions take.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
-from prefect_slots.detect.nvml import NvmlReading
-
-GIB = 2**30
-MIB = 2**20
-
-UNINITIALIZED, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND, DRIVER_NOT_LOADED = 1, 3, 4, 6, 9
-LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST, LIB_RM_VERSION_MISMATCH = 12, 13, 15, 18
-ARGUMENT_VERSION_MISMATCH, GPU_NOT_FOUND, UNKNOWN = 25, 28, 999
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeDevice:
-    """A card, or an instance at `slot`; `*_error` is the code that the call returns instead of answering."""
-
-    uuid: str = ""
-    name: str = "NVIDIA RTX A5000"
-    total: int = 24 * GIB
-    reserved: int = 512 * MIB
-    mode: int = 0
-    mig: int = 0
-    pending: int = 0
-    slots: int = 0
-    slot: int = 0
-    handle_error: int = 0
-    uuid_error: int = 0
-    name_error: int = 0
-    v1_error: int = 0
-    v2_error: int = 0
-    mode_error: int = 0
-    mig_error: int = 0
-    slots_error: int = 0
-    instances: tuple[FakeDevice, ...] = ()
-
-    def line(self, kind: str) -> str:
-        fields = asdict(self)
-        del fields["instances"]
-        return "\t".join([kind, *(f"{key}={value}" for key, value in fields.items())])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What NVML is to tell."""
-
-    cards: tuple[FakeDevice, ...] = ()
-    init: int = 0
-    count: int = 0
-
-    def text(self) -> str:
-        """Write the machine as the C stub reads it."""
-        lines = [f"init={self.init}", f"count={self.count}"]
-        for card in self.cards:
-            lines.append(card.line("card"))
-            lines.extend(instance.line("mig") for instance in card.instances)
-        return "\n".join(lines)
-
-
-Read = Callable[[Machine], NvmlReading]
-"""Reads a machine through the real binding."""
+from tests.nvml_stub.machines import (
+    ARGUMENT_VERSION_MISMATCH,
+    INSUFFICIENT_SIZE,
+    NOT_FOUND,
+    UNINITIALIZED,
+    FakeDevice,
+    Machine,
+)
 
 _target = attrgetter("_obj")
+_NEWER: Final = (
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    "nvmlDeviceGetGraphicsRunningProcesses_v3",
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+)
 
 
 @dataclass
@@ -79,6 +34,11 @@ class NvmlDouble:
     machine: Machine
     initialized: int = 0
     _devices: list[FakeDevice] = field(default_factory=list[FakeDevice])
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _NEWER and object.__getattribute__(self, "machine").old:
+            raise AttributeError(f"undefined symbol: {name}")
+        return object.__getattribute__(self, name)
 
     def _answer(self, error: int) -> int:
         return error if self.initialized else UNINITIALIZED
@@ -121,19 +81,16 @@ class NvmlDouble:
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:
         device, told = self._of(handle), _target(memory)
-        told.total, told.used, told.free = device.total, device.reserved, device.total - device.reserved
+        told.total, told.used = device.total, device.reserved + device.used
+        told.free = told.total - told.used
         return self._answer(device.v1_error)
 
     def nvmlDeviceGetMemoryInfo_v2(self, handle: Any, memory: Any) -> int:
         device, told = self._of(handle), _target(memory)
         if told.version != 2 << 24 | ctypes.sizeof(told):
             return self._answer(ARGUMENT_VERSION_MISMATCH)
-        told.total, told.reserved, told.used, told.free = (
-            device.total,
-            device.reserved,
-            0,
-            device.total - device.reserved,
-        )
+        told.total, told.reserved, told.used = device.total, device.reserved, device.used
+        told.free = told.total - told.reserved - told.used
         return self._answer(device.v2_error)
 
     def nvmlDeviceGetComputeMode(self, handle: Any, mode: Any) -> int:
@@ -153,3 +110,45 @@ class NvmlDouble:
             if device.slot == slot.value:
                 return self._hand_out(device, instance)
         return self._answer(NOT_FOUND)
+
+    def nvmlDeviceGetGpuInstanceId(self, handle: Any, number: Any) -> int:
+        _target(number).value = self._of(handle).gi
+        return self._answer(self._of(handle).ids_error)
+
+    def nvmlDeviceGetComputeInstanceId(self, handle: Any, number: Any) -> int:
+        _target(number).value = self._of(handle).ci
+        return self._answer(self._of(handle).ids_error)
+
+    def nvmlDeviceGetVirtualizationMode(self, handle: Any, mode: Any) -> int:
+        _target(mode).value = self._of(handle).virtualization
+        return self._answer(self._of(handle).virtualization_error)
+
+    def nvmlDeviceGetEncoderStats(self, handle: Any, sessions: Any, fps: Any, latency: Any) -> int:
+        _target(sessions).value = self._of(handle).sessions
+        return self._answer(self._of(handle).sessions_error)
+
+    def _list(self, handle: Any, count: Any, entries: Any, kind: str) -> int:
+        device = self._of(handle)
+        if error := device.processes_error or (device.graphics_error if kind == "graphics" else 0):
+            return self._answer(error)
+        listed = [process for process in device.processes if process.kind == kind]
+        room, _target(count).value = _target(count).value, len(listed)
+        if room < len(listed):
+            return self._answer(INSUFFICIENT_SIZE)
+        for entry, process in zip(entries or (), listed, strict=False):
+            entry.pid, entry.usedGpuMemory = process.pid, process.memory
+            entry.gpuInstanceId, entry.computeInstanceId = device.gi, device.ci
+        return self._answer(0)
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, handle: Any, count: Any, entries: Any) -> int:
+        return self._list(handle, count, entries, "compute")
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v2(self, handle: Any, count: Any, entries: Any) -> int:
+        return self._list(handle, count, entries, "graphics")
+
+    def nvmlDeviceGetMPSComputeRunningProcesses_v2(self, handle: Any, count: Any, entries: Any) -> int:
+        return self._list(handle, count, entries, "mps")
+
+    nvmlDeviceGetComputeRunningProcesses_v3 = nvmlDeviceGetComputeRunningProcesses_v2
+    nvmlDeviceGetGraphicsRunningProcesses_v3 = nvmlDeviceGetGraphicsRunningProcesses_v2
+    nvmlDeviceGetMPSComputeRunningProcesses_v3 = nvmlDeviceGetMPSComputeRunningProcesses_v2

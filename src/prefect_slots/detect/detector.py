@@ -1,0 +1,115 @@
+"""What looks at one kind of resource: the protocol, those shipped here, and those that other packages bring.
+
+A package brings one by an entry point of the group `prefect_slots.detectors`, called as the resource it looks for. That
+it is installed is enough; `[detectors.<name>]` in the configuration hands it options, or switches it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.binding import Nvml, load_nvml
+from prefect_slots.model.declaration import GpuRules
+from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, Finding, check_resource_name
+
+GROUP: Final = "prefect_slots.detectors"
+
+_NAMED_HERE: Final = frozenset({GPU_MEM, MEM, CPUS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a detector may look at.
+
+    Attributes:
+        root: The folder that stands for `/`.
+        env: The environment that tasks will run in.
+        options: What `[detectors.<name>]` says, but for `enabled`.
+        gpus: Which cards to leave out, and what to keep free on each.
+        load: Gives NVIDIA's binding of NVML.
+    """
+
+    root: Path = Path("/")
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    gpus: GpuRules = field(default_factory=GpuRules)
+    load: Callable[[], Nvml] = load_nvml
+
+
+class Detector(Protocol):
+    """Looks at one kind of resource.
+
+    Attributes:
+        resources: Names of all that it may ever find. They are unknown when it fails, so that what was registered
+            before stays.
+    """
+
+    @property
+    def resources(self) -> frozenset[str]: ...  # noqa: D102
+
+    def detect(self, scene: Scene) -> Answer:
+        """Look, and say what there is, what there is to know about it, and what could not be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The detectors that other packages bring, by name, and what is wrong with those that cannot be used."""
+
+    detectors: Mapping[str, Detector] = field(default_factory=dict[str, Detector])
+    failed: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
+
+
+def query_installed() -> Installed:
+    """Load what installed packages bring. Never raises: one that cannot be loaded is an answer."""
+    detectors: dict[str, Detector] = {}
+    failed: dict[str, Answer] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            detectors[entry.name] = _load(entry)
+        except Exception as error:
+            failed[entry.name] = failure_of(entry.name, error, frozenset({entry.name}))
+    return Installed(detectors, failed)
+
+
+def _load(entry: EntryPoint) -> Detector:
+    found = entry.load()
+    detector = found() if isinstance(found, type) else found
+    if not callable(getattr(detector, "detect", None)) or not hasattr(detector, "resources"):
+        raise TypeError(f"{entry.value} has no `resources` and `detect`")
+    return cast("Detector", detector)
+
+
+def failure_of(name: str, error: Exception, resources: frozenset[str]) -> Answer:
+    """Return the answer that stands for a detector that failed."""
+    finding = Finding(
+        subject=name,
+        problem=f"its detector failed: {type(error).__name__}: {error}",
+        remedy=f"tell whoever made it; until then set enabled = false under [detectors.{name}]",
+        severity="error",
+    )
+    return Answer(unknown=resources, findings=(finding,))
+
+
+def run(name: str, detector: Detector, scene: Scene) -> Answer:
+    """Let a detector look; whatever it does wrong becomes a finding, and leaves unknown what it looks for."""
+    resources = frozenset[str]()
+    try:
+        resources = frozenset(detector.resources)
+        answer = detector.detect(scene)
+        if not isinstance(answer, Answer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"it answered {type(answer).__name__} instead of Answer")
+        named = {resource.name for resource in answer.resources} | answer.unknown
+        if not named <= resources:
+            raise ValueError(f"it answered for {', '.join(sorted(named - resources))}, which it does not look for")
+        for resource in named - _NAMED_HERE:
+            if not resource.startswith(LICENSE_PREFIX):
+                check_resource_name(resource)
+    except Exception as error:
+        return failure_of(name, error, resources or frozenset({name}))
+    return answer

@@ -1,0 +1,118 @@
+"""Scratch space: what a folder's disk has free, for a resource that the configuration ties to that folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.detector import Scene
+from prefect_slots.model.amount import MAX_AMOUNT
+from prefect_slots.model.declaration import ScratchSpace
+from prefect_slots.model.resource import Cell, Finding, Resource
+
+GIB: Final = "GiB"
+_BYTES_PER_GIB: Final = 2**30
+_IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+_SHARED: Final = re.compile(r"nfs4?|cifs|smb3?|lustre|gpfs|ceph|beegfs|glusterfs|fuse\.(sshfs|glusterfs|s3fs)")
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskReading:
+    """A file system: the bytes that are free for everybody, and its kind (`ext4`, `tmpfs`), empty if not told."""
+
+    free: int
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class DiskDetector:
+    """Measures one declared folder."""
+
+    space: ScratchSpace
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """The one resource that stands for the folder."""
+        return frozenset({self.space.name})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Measure what is free now."""
+        try:
+            reading = query_disk(scene.root, self.space.folder)
+        except OSError as error:
+            problem = f"{self.space.folder} cannot be measured: {error.strerror or error}"
+            remedy = f"make the folder, or correct disk under [resources.{self.space.name}]"
+            finding = Finding(subject=self.space.name, problem=problem, remedy=remedy, severity="error")
+            return Answer(unknown=self.resources, findings=(finding,))
+        return interpret_disk(self.space, reading)
+
+
+def query_disk(root: Path, folder: str) -> DiskReading:
+    """Measure the file system that `folder` lies on.
+
+    Raises:
+        OSError: if the folder does not exist or may not be entered.
+    """
+    place = root / folder.lstrip("/")
+    state = os.statvfs(place)
+    try:
+        mounts = (root / "proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        mounts = ""
+    return DiskReading(free=state.f_bavail * state.f_frsize, kind=parse_kind(mounts, folder))
+
+
+def parse_kind(mounts: str, folder: str) -> str:
+    """Return the kind of file system below `folder` by the lines of `/proc/self/mountinfo`; empty if none fits."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) > 4 and after:
+            # Spaces in a mount point are written as octal numbers.
+            mount = _ESCAPE.sub(lambda found: chr(int(found[1], 8)), fields[4])
+            inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):
+                best, kind = mount, after.split(" ")[0]
+    return kind
+
+
+def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
+    """Judge what the folder offers in whole GiB: the declared number, else what is free now but for the headroom."""
+    findings: list[Finding] = []
+    free = reading.free // _BYTES_PER_GIB - space.headroom_gib
+    if reading.kind in _IN_MEMORY:
+        problem = f"{space.folder} is a {reading.kind}: what is written there takes the host's memory"
+        remedy = "put scratch files on a disk, or set [host] mem_headroom so that both fit"
+        findings.append(Finding(subject=space.name, problem=problem, remedy=remedy))
+    elif _SHARED.fullmatch(reading.kind):
+        problem = f"{space.folder} is a {reading.kind}: other machines take of the same space"
+        remedy = f'declare capacity and scope = "fleet" under [resources.{space.name}] instead of disk'
+        findings.append(Finding(subject=space.name, problem=problem, remedy=remedy))
+    if space.capacity_gib is not None and space.capacity_gib > free:
+        problem = f"declared {space.capacity_gib} {GIB}, but {max(0, free)} {GIB} are free in {space.folder}"
+        remedy = "fine if tasks hold the difference; else remove files, or lower the declaration"
+        findings.append(Finding(subject=space.name, problem=problem, remedy=remedy, severity="info"))
+    capacity = min(MAX_AMOUNT, free if space.capacity_gib is None else space.capacity_gib)
+    if capacity <= 0:
+        problem = f"{space.folder} has nothing free beyond the headroom of {space.headroom_gib} {GIB}"
+        findings.append(Finding(subject=space.name, problem=problem, remedy="remove files there", severity="error"))
+        return Answer(findings=tuple(findings))
+    cell = Cell(key="0", capacity=capacity, label=space.folder)
+    resource = Resource(name=space.name, unit=GIB, cells=(cell,), origin=f"disk {space.folder}")
+    sight = Sight(
+        resource=space.name,
+        key=cell.key,
+        unit=GIB,
+        label=space.folder,
+        found=reading.free // _BYTES_PER_GIB,
+        declared=space.capacity_gib,
+        offered=capacity,
+        why=f"less {space.headroom_gib} {GIB} headroom" if space.headroom_gib and space.capacity_gib is None else "",
+    )
+    return Answer(resources=(resource,), findings=tuple(findings), sights=(sight,))

@@ -1,0 +1,95 @@
+"""NVIDIA's video encoder: sessions in use as NVML tells, and the most that there may be, which only a person knows.
+
+NVML does not tell the maximum: consumer drivers allow a number per machine that has changed over the years, and
+professional cards as many as they can bear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.binding import NO_NVIDIA_HERE, Nvml, error_code, failure_of, lacks
+from prefect_slots.detect.detector import Scene
+from prefect_slots.model.declaration import EncoderSessions
+from prefect_slots.model.resource import Cell, Finding, Resource
+
+
+@dataclass(frozen=True)
+class EncoderDetector:
+    """Checks a declared number of sessions against the cards."""
+
+    declared: EncoderSessions
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """The one resource that stands for the sessions."""
+        return frozenset({self.declared.name})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Ask every card whether it can encode."""
+        try:
+            sessions = query_encoders(scene.load)
+        except Exception as error:
+            failure = failure_of(error)
+            finding = Finding(
+                subject=self.declared.name,
+                problem=f"encoders cannot be read: {failure.words}",
+                remedy=failure.remedy,
+                severity="error",
+            )
+            return Answer(unknown=self.resources, findings=(finding,))
+        return interpret_encoders(self.declared, sessions)
+
+
+def query_encoders(load: Callable[[], Nvml]) -> tuple[int, ...]:
+    """Return the sessions in use on each card that has an encoder; none where there is no driver.
+
+    Raises:
+        Exception: whatever the binding says, if a card cannot be asked.
+    """
+    nvml = load()
+    try:
+        nvml.nvmlInit()
+    except Exception as error:
+        if error_code(error) in NO_NVIDIA_HERE:
+            return ()
+        raise
+    try:
+        sessions: list[int] = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                sessions.append(nvml.nvmlDeviceGetEncoderStats(nvml.nvmlDeviceGetHandleByIndex(index))[0])
+            except Exception as error:
+                if not lacks(error):
+                    raise
+        return tuple(sessions)
+    finally:
+        with suppress(Exception):
+            nvml.nvmlShutdown()
+
+
+def interpret_encoders(declared: EncoderSessions, sessions: tuple[int, ...]) -> Answer:
+    """Judge what the cards can bear: one cell of the declared sessions, because the limit is the machine's."""
+    if not sessions:
+        problem = "no card here has a video encoder"
+        remedy = f"remove [resources.{declared.name}]; compute cards such as the A100 have none"
+        return Answer(findings=(Finding(subject=declared.name, problem=problem, remedy=remedy),))
+    findings: tuple[Finding, ...] = ()
+    if sum(sessions) > declared.most:
+        problem = f"declared {declared.most} sessions, but {sum(sessions)} are open now"
+        remedy = f"raise encoder_sessions under [resources.{declared.name}] if that many work"
+        findings = (Finding(subject=declared.name, problem=problem, remedy=remedy),)
+    cell = Cell(key="0", capacity=declared.most)
+    resource = Resource(name=declared.name, unit="sessions", cells=(cell,), origin=declared.source)
+    sight = Sight(
+        resource=declared.name,
+        key="0",
+        unit="sessions",
+        declared=declared.most,
+        offered=declared.most,
+        why=f"{sum(sessions)} open now on {len(sessions)} with an encoder",
+    )
+    return Answer(resources=(resource,), findings=findings, sights=(sight,))

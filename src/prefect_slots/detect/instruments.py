@@ -1,0 +1,78 @@
+"""Instruments on serial lines and USB, each known by its stable name under `/dev/serial/by-id` and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.detector import Scene
+from prefect_slots.model.declaration import Instruments
+from prefect_slots.model.resource import Cell, Finding, Resource
+
+
+@dataclass(frozen=True)
+class InstrumentDetector:
+    """Finds the instruments of one declared resource: a cell of one unit each, taken whole."""
+
+    instruments: Instruments
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """The one resource that stands for the instruments."""
+        return frozenset({self.instruments.name})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Look which of them are plugged in."""
+        try:
+            found = query_instruments(scene.root, self.instruments.patterns)
+        except OSError as error:
+            remedy = "give this user access to /dev"
+            finding = Finding(
+                subject=self.instruments.name,
+                problem=f"cannot be looked for: {error}",
+                remedy=remedy,
+                severity="error",
+            )
+            return Answer(unknown=self.resources, findings=(finding,))
+        return interpret_instruments(self.instruments, found)
+
+
+def query_instruments(root: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """Return the devices that the patterns name, each with what it stands for today (`ttyUSB0`).
+
+    Raises:
+        OSError: for a folder that exists and cannot be listed: what lies in it is not taken for unplugged.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        name = pattern.lstrip("/")
+        folder = root / Path(name).parent
+        if folder.exists():
+            # `glob` takes a folder that may not be listed for an empty one.
+            names = sorted(path.name for path in folder.iterdir())
+            found.update(
+                (f"/{Path(name).parent}/{entry}", (folder / entry).resolve().name)
+                for entry in names
+                if Path(entry).match(Path(name).name)
+            )
+    return found
+
+
+def interpret_instruments(instruments: Instruments, found: dict[str, str]) -> Answer:
+    """Judge what is plugged in: no instrument is an answer, too, and is told."""
+    findings = tuple(
+        Finding(
+            subject=instruments.name,
+            problem=f"no device is called {pattern}",
+            remedy="plug it in and switch it on; `ls -l /dev/*/by-id` shows what there is",
+        )
+        for pattern in instruments.patterns
+        if not any(Path(name).match(pattern) for name in found)
+    )
+    cells = tuple(Cell(key=name, capacity=1, label=today) for name, today in sorted(found.items()))
+    if not cells:
+        return Answer(findings=findings)
+    resource = Resource(name=instruments.name, unit=instruments.unit, cells=cells, origin="/dev")
+    return Answer(resources=(resource,), findings=findings)

@@ -1,0 +1,59 @@
+"""Google's TPU chips, as the PCI bus shows them: the resource `tpu`, in chips."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.pci import query_pci
+from prefect_slots.model.resource import Cell, Finding, Resource
+
+TPU: Final = "tpu"
+VARIABLE: Final = "TPU_VISIBLE_CHIPS"
+
+_GOOGLE: Final = "0x1ae0"
+# Google's network cards have its vendor number too, so each chip is known by its own.
+_CHIPS: Final = {
+    "0x0027": "TPU v2 or v3",
+    "0x0056": "TPU",
+    "0x005e": "TPU v4",
+    "0x0062": "TPU v5p",
+    "0x0063": "TPU v5e",
+    "0x006f": "TPU v6e",
+    "0x0076": "TPU v7",
+}
+
+
+class TpuDetector:
+    """Counts the chips of this machine, or those that `TPU_VISIBLE_CHIPS` leaves of them."""
+
+    resources = frozenset({TPU})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Count the chips on the bus."""
+        chips = [
+            _CHIPS[device.device]
+            for device in query_pci(scene.root)
+            if device.vendor == _GOOGLE and device.device in _CHIPS
+        ]
+        return interpret_tpu(chips, scene.env.get(VARIABLE))
+
+
+def interpret_tpu(chips: list[str], visible: str | None) -> Answer:
+    """Judge what the chips on the bus offer: one cell of chips, because a program takes several as one."""
+    if not chips:
+        return Answer()
+    count = len(chips)
+    findings: tuple[Finding, ...] = ()
+    if visible:
+        listed = {entry.strip() for entry in visible.split(",")}
+        known = {entry for entry in listed if entry.isdecimal() and int(entry) < len(chips)}
+        count = len(known)
+        if known != listed:
+            problem = f"{VARIABLE}={visible!r} names a chip that is not here; there are {len(chips)}"
+            findings = (Finding(subject=TPU, problem=problem, remedy=f"correct {VARIABLE}, or unset it"),)
+    if count == 0:
+        return Answer(findings=findings)
+    cell = Cell(key="0", capacity=count, label=chips[0])
+    return Answer(resources=(Resource(name=TPU, unit="chips", cells=(cell,), origin="pci"),), findings=findings)

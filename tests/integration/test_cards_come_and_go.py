@@ -1,0 +1,76 @@
+"""Cards that are lost, forbidden, taken out or put back between two registrations, as a driver tells of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tests.nvml_stub.machines as fake
+from tests.nvml_stub.library import build, environment
+from tests.nvml_stub.machines import GIB, FakeDevice, Machine
+
+A = FakeDevice(uuid="GPU-a", reserved=0)
+B = FakeDevice(uuid="GPU-b", reserved=0)
+MIG = FakeDevice(
+    uuid="GPU-b",
+    mig=1,
+    pending=1,
+    slots=7,
+    instances=(FakeDevice(uuid="MIG-b1", slot=3, total=5 * GIB, reserved=0),),
+)
+
+Register = Callable[[Machine], dict[str, bool]]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def register(library: Path, tmp_path: Path) -> Register:
+    """Register what a driver tells of; the answer is which cells are present."""
+    state = tmp_path / "state"
+
+    def run(machine: Machine) -> dict[str, bool]:
+        settings = {"PREFECT_SLOTS_STATE_DIR": str(state), "PREFECT_SLOTS_COORDINATION": "local"}
+        env = {**environment(library, machine), **settings}
+        env.pop("CUDA_VISIBLE_DEVICES", None)
+        command = [sys.executable, "-m", "prefect_slots", "register", "--json"]
+        child = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+        (gpu_mem,) = (r for r in json.loads(child.stdout)["resources"] if r["name"] == "gpu_mem")
+        assert [cell["id"][1] for cell in gpu_mem["cells"]] == list(range(len(gpu_mem["cells"]))), "a number changed"
+        return {cell["key"]: cell["present"] for cell in gpu_mem["cells"]}
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        Machine(init=fake.LIB_RM_VERSION_MISMATCH),
+        Machine(count=fake.UNKNOWN),
+        Machine(cards=(A, FakeDevice(uuid="GPU-b", v2_error=fake.GPU_IS_LOST))),
+        Machine(cards=(A, FakeDevice(uuid_error=fake.GPU_IS_LOST))),
+        Machine(cards=(FakeDevice(handle_error=fake.NO_PERMISSION), FakeDevice(handle_error=fake.NO_PERMISSION))),
+    ],
+    ids=["upgraded driver", "driver that cannot count", "lost card", "lost card without a name", "forbidden cards"],
+)
+def test_what_cannot_be_read_stays_registered(register: Register, machine: Machine):
+    assert register(Machine(cards=(A, B))) == {"GPU-a": True, "GPU-b": True}
+    assert register(machine) == {"GPU-a": True, "GPU-b": True}
+
+
+def test_a_card_that_is_taken_out_is_gone_and_has_its_number_when_it_is_back(register: Register):
+    register(Machine(cards=(A, B)))
+    assert register(Machine(cards=(B,))) == {"GPU-a": False, "GPU-b": True}
+    assert register(Machine(cards=(B, A))) == {"GPU-a": True, "GPU-b": True}
+
+
+def test_a_card_that_is_cut_up_gives_way_to_its_instances(register: Register):
+    register(Machine(cards=(A, B)))
+    assert register(Machine(cards=(A, MIG))) == {"GPU-a": True, "GPU-b": False, "MIG-b1": True}

@@ -1,0 +1,114 @@
+"""`prefect-slots detect`: what was found, what was declared, what disagrees and why, for people and programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.nvml_stub.library import build, environment
+from tests.nvml_stub.machines import GIB, GPU_IS_LOST, FakeDevice, Machine
+
+CONFIG = """
+[gpus]
+headroom = "1GiB"
+exclude = ["GPU-c"]
+[[gpus.card]]
+uuid = "GPU-a"
+memory = "40GiB"
+[host]
+cpus = 1
+mem = "64MiB"
+[license.matlab]
+seats = 2
+"""
+MIG = FakeDevice(
+    uuid="GPU-m", mig=1, pending=1, slots=7, instances=(FakeDevice(uuid="MIG-1", slot=4, total=5 * GIB, reserved=0),)
+)
+MACHINE = Machine(
+    cards=(FakeDevice(uuid="GPU-a"), FakeDevice(uuid="GPU-b", v2_error=GPU_IS_LOST), FakeDevice(uuid="GPU-c"), MIG)
+)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "slots.toml").write_text(CONFIG)
+    return tmp_path / "slots.toml"
+
+
+def detect(library: Path, config: Path, *options: str, machine: Machine = MACHINE) -> str:
+    command = [sys.executable, "-m", "prefect_slots", "detect", "--config", config.name, *options]
+    env = {**environment(library, machine), "COLUMNS": "160"}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    return subprocess.run(command, env=env, cwd=config.parent, capture_output=True, text=True, check=True).stdout
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of the table by their cell, or by their resource where that is empty."""
+    split = [[part.strip() for part in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    return {row[1].split(" ")[0] or row[0]: row for row in split}
+
+
+def test_what_was_found_declared_and_is_offered_stands_side_by_side(library: Path, config: Path):
+    text = detect(library, config)
+    shown = {cell: row[2:] for cell, row in rows(text).items()}
+    assert shown == {
+        "cpus": shown["cpus"],
+        "mem": shown["mem"],
+        "GPU-a": ["24GiB", "40GiB", "40GiB"],
+        "GPU-b": ["", "", "unknown"],
+        "GPU-c": ["24GiB", "", "nothing"],
+        "GPU-m": ["", "", "nothing"],
+        "MIG-1": ["5GiB", "", "4GiB"],
+        "license.matlab": ["", "2 seats", "2 seats"],
+    }
+    assert shown["cpus"][1:] == ["1 core", "1 core"]
+    assert shown["mem"][1:] == ["64MiB", "64MiB"]
+    assert "warning: GPU-a: declared 40GiB, but 23040MiB can be used" in text
+    assert "error: GPU-b: cannot be read: GPU is lost" in text
+
+
+def test_explained_each_number_says_where_it_comes_from_and_each_nothing_why(library: Path, config: Path):
+    why = {cell: row[5] for cell, row in rows(detect(library, config, "--explain")).items()}
+    assert why["GPU-a"].endswith("slots.toml")
+    assert why["GPU-b"] == "cannot be read: GPU is lost"
+    assert why["GPU-c"] == "left out by [gpus] exclude"
+    assert why["GPU-m"] == "in MIG mode: its instances are offered instead"
+    assert why["MIG-1"] == "nvml, less 1GiB headroom"
+
+
+def test_programs_read_the_same(library: Path, config: Path):
+    data: dict[str, Any] = json.loads(detect(library, config, "--json"))
+    assert data["unknown"] == ["GPU-b"]
+    cells = {cell["key"]: cell for cell in data["cells"] if cell["resource"] == "gpu_mem"}
+    assert cells.keys() == {"GPU-a", "GPU-b", "GPU-c", "GPU-m", "MIG-1"}
+    names = ("found", "declared", "offered")
+    assert [cells["GPU-a"][name] for name in names] == [24576, 40960, 40960]
+    assert [cells["GPU-c"][name] for name in names] == [24576, None, None]
+    offered = {
+        cell["key"]: cell["capacity"] for r in data["resources"] if r["name"] == "gpu_mem" for cell in r["cells"]
+    }
+    assert offered == {key: cell["offered"] for key, cell in cells.items() if cell["offered"] is not None}
+
+
+def test_a_uuid_is_shown_by_its_beginning_where_that_names_one_card(library: Path, config: Path):
+    rest = "-1111-2222-3333-444444444444"
+    uuids = [f"GPU-aaaaaaaa{rest}", f"GPU-bbbbbbbb{rest}", f"GPU-bbbbbbbb{rest[:-1]}5"]
+    machine = Machine(cards=tuple(FakeDevice(uuid=uuid) for uuid in uuids))
+    shown = rows(detect(library, config, machine=machine))
+    assert {cell for cell in shown if cell.startswith("GPU-")} == {"GPU-a", "GPU-aaaaaaaa", *uuids[1:]}
+
+
+def test_cards_that_do_not_even_tell_their_names_are_shown_as_unknown(library: Path, config: Path):
+    lost = Machine(cards=(FakeDevice(uuid_error=GPU_IS_LOST), FakeDevice(uuid="GPU-d")))
+    shown = rows(detect(library, config, machine=lost))
+    assert shown["GPU-d"][4] == "23040MiB"
+    assert shown["what"] == ["gpu_mem", "what else there may be", "", "", "unknown"]
