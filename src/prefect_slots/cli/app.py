@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands.add_to(app, tokens)
     try:
         code = app(tokens)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Python flushes once more as it ends, and would complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)  # as rich does
     except SlotsError as error:
         say_error(error, as_json="--json" in _ours(tokens))
         sys.exit(FAILED)
