@@ -44,6 +44,7 @@ def leases_held(box: Box) -> list[str]:
         return [row[0] for row in found]
 
 
+@pytest.mark.slow
 def test_a_seat_of_the_fleet_is_not_used_on_the_strength_of_a_call_that_was_lost(box: Box, proxy: LossyProxy) -> None:
     with requires(license={box.matlab: 1}):  # opens the connection that the call is lost on
         pass

@@ -146,7 +146,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
             await gateway.subtract(name, slots)
             settled = True
             reached(Point.REPAIRED)
-            done.append(Repaired(limit=name, change=-slots))
+            done.append(_told(Repaired(limit=name, change=-slots)))
         for (name, is_mirror), slots in lacking.items():
             if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
                 return tuple(done)
@@ -154,9 +154,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
             settled = False
             await gateway.add(counted, slots)
             settled = True
-            done.append(Repaired(limit=counted, change=slots))
-        for repaired in done:
-            _log.warning("repaired %s", repaired)
+            done.append(_told(Repaired(limit=counted, change=slots)))
         ledger.transact(lambda tx: _done(tx, names), frees=True)
         return tuple(done)
     except UnknownOutcome as lost:
@@ -164,6 +162,11 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         return ()
     finally:
         ledger.transact(lambda tx: _unlatch(tx, holder, settled=settled), frees=True)
+
+
+def _told(repaired: Repaired) -> Repaired:
+    _log.warning("repaired %s", repaired)
+    return repaired
 
 
 def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
