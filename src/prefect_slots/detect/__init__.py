@@ -5,6 +5,7 @@ visible   which cards `CUDA_VISIBLE_DEVICES` leaves, by CUDA's own rules
 binding   NVIDIA's Python binding of NVML, typed
 nvml      NVIDIA cards and MIG instances, as NVML tells
 host      cores and memory, as affinity and cgroups leave them
+licences  what licence servers count, a parser per vendor
 declared  cards, licences and resources that a person wrote down
 survey    runs every probe and merges the answers; a failing probe never loses the others
 
