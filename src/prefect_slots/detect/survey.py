@@ -16,10 +16,12 @@ from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.binding import Nvml, load_nvml
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
+from prefect_slots.detect.licences.look import look_at_licences
+from prefect_slots.detect.licences.query import DESK, Desk
 from prefect_slots.detect.nvml import interpret_nvml, query_nvml
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations
-from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Finding, Inventory, Resource
+from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Finding, Inventory, Resource, license_resource
 
 _ORDER: Final = {"error": 0, "warning": 1, "info": 2}
 
@@ -38,6 +40,7 @@ def survey(
     *,
     load: Callable[[], Nvml] = load_nvml,
     root: Path = ROOT,
+    desk: Desk = DESK,
 ) -> Survey:
     """Look at what this machine has. Never raises for what the machine does.
 
@@ -46,6 +49,7 @@ def survey(
         env: The environment that tasks will run in.
         load: Gives NVIDIA's binding.
         root: The folder that stands for `/`.
+        desk: Where licence servers are asked.
     """
     memory_mib = partial(query_memory, root)
 
@@ -55,9 +59,15 @@ def survey(
     def nvml() -> Answer:
         return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib)
 
+    def licences() -> Answer:
+        return look_at_licences(declarations.license_servers, env, desk)
+
     answers = [_guarded(host, "the host", CPUS, MEM)]
     if declarations.gpus.detect:
         answers.append(_guarded(nvml, "NVIDIA's cards", GPU_MEM))
+    if declarations.license_servers:
+        seats = [license_resource(name) for table in declarations.license_servers for name, _ in table.features]
+        answers.append(_guarded(licences, "licence servers", *seats))
     return merge(answers, tuple(declared_resources(declarations)))
 
 

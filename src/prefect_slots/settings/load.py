@@ -39,8 +39,6 @@ SETTING_VARIABLES: Final = tuple(ENV_PREFIX + field.upper() for field in Setting
 # Set by prefect-slots itself or read before the file is; they are no keys of `[settings]`.
 OTHER_VARIABLES: Final = (CONFIG_VARIABLE, "PREFECT_SLOTS_GRANT")
 
-_LATER_LICENSE_KEYS: Final = frozenset({"type", "server", "feature", "headroom", "poll_seconds"})
-
 
 def load_settings(
     config: Path | None = None, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -209,8 +207,6 @@ def _file_reason(detail: ErrorDetails) -> str:
     loc = detail["loc"]
     if detail["type"] != "extra_forbidden":
         return _reason(detail)
-    if loc[0] == "license" and loc[-1] in _LATER_LICENSE_KEYS:
-        return "only declared `seats` are supported in this version; seats read from a licence server come later"
     return f"unknown key; {nearest(str(loc[-1]), tuple(_fields_at(loc[:-1])))}"
 
 

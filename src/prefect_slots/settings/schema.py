@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -33,6 +33,7 @@ from prefect_slots.model.declaration import (
     DeclaredResource,
     GpuRules,
     HostRules,
+    LicenseServer,
 )
 from prefect_slots.model.resource import (
     CPUS,
@@ -48,7 +49,13 @@ from prefect_slots.settings.locate import KeyPath
 ENV_PREFIX: Final = "PREFECT_SLOTS_"
 MAX_CELLS: Final = 1000
 """Most cells of one declared resource: each becomes a limit on the server."""
+POLL_SECONDS: Final = 60.0
+LICENSE_TIMEOUT: Final = 10.0
 
+_SERVER_KEYS: Final = ("server", "command", "feature", "features", "headroom", "poll_seconds", "timeout")
+
+# No word of a vendor's command line may begin with a dash.
+_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
 _IDENTITY: Final = re.compile(r"[A-Za-z0-9._/-]+")
 _DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
@@ -90,6 +97,35 @@ def _prefix(value: str) -> str:
     if not value.strip():
         raise ValueError("an empty prefix would exclude every card; to use no card, write detect = false")
     return value
+
+
+def _license_server(value: str) -> str:
+    for address in value.split(","):
+        port, at, host = address.partition("@")
+        if not (at and port.isascii() and port.isdigit() and 0 < int(port) < 65536 and _HOST.fullmatch(host)):
+            raise ValueError("a licence server is written port@host, a group of three with commas between")
+    return value
+
+
+def _command(value: object) -> tuple[str, ...]:
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list):
+        raise ValueError("the path of a program is needed, or a list of a program and its first arguments")
+    command = tuple(word for word in cast("list[object]", words) if isinstance(word, str) and word and "\0" not in word)
+    if not command or len(command) < len(words):
+        raise ValueError("the path of a program is needed, or a list of a program and its first arguments")
+    return command
+
+
+def _features(value: object) -> tuple[tuple[str, str], ...]:
+    """Return the names that tasks ask for, each with what the server calls it."""
+    table = {str(name): name for name in cast("list[object]", value)} if isinstance(value, list) else value
+    if not isinstance(table, dict) or not table:
+        raise ValueError("a list of features is needed, or a table of the names that tasks ask for")
+    pairs = tuple(cast("dict[str, object]", table).items())
+    if not all(isinstance(feature, str) and feature for _, feature in pairs):
+        raise ValueError("each feature is text in quotes, as the server calls it")
+    return tuple(sorted((name, str(feature)) for name, feature in pairs))
 
 
 def _count(unit: str) -> Any:
@@ -149,10 +185,24 @@ class HostTable(_Table):
 
 
 class LicenseTable(_Table):
-    """One `[license.<feature>]`."""
+    """One `[license.<name>]`: either `seats`, or the `type` and `server` that count them.
 
-    seats: Annotated[int, _count(SEATS)]
-    scope: Literal["fleet", "worker"] = "fleet"
+    Attributes:
+        command: The vendor's program; a list where something has to stand before its own arguments.
+        feature: What the server calls this licence; its own name by default.
+        features: Several features of one server, as a list or by the names that tasks ask for.
+    """
+
+    seats: Annotated[int, _count(SEATS)] | None = None
+    type: Literal["flexnet", "rlm", "lmx", "lsdyna", "dsls", "olicense", "sentinel"] | None = None
+    server: Annotated[str, AfterValidator(_license_server)] | None = None
+    command: Annotated[tuple[str, ...], PlainValidator(_command)] | None = None
+    feature: Annotated[str, Field(min_length=1)] | None = None
+    features: Annotated[tuple[tuple[str, str], ...], PlainValidator(_features)] | None = None
+    headroom: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None = None
+    poll_seconds: Annotated[float, Field(ge=30, le=86400, allow_inf_nan=False)] | None = None
+    timeout: Annotated[float, Field(ge=1, le=300, allow_inf_nan=False)] | None = None
+    scope: Literal["fleet", "worker"] | None = None
 
 
 class ResourceTable(_Table):
@@ -211,8 +261,12 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
         ),
         host=HostRules(cpus=file.host.cpus, mem_mib=file.host.mem, mem_headroom_mib=file.host.mem_headroom),
         licenses=tuple(
-            DeclaredLicense(feature=feature, seats=table.seats, scope=Scope(table.scope))
+            DeclaredLicense(feature=feature, seats=table.seats, scope=Scope(table.scope or Scope.FLEET))
             for feature, table in sorted(file.license.items())
+            if table.seats is not None
+        ),
+        license_servers=tuple(
+            _license_server_of(name, table) for name, table in sorted(file.license.items()) if table.type is not None
         ),
         resources=tuple(
             DeclaredResource(name=name, capacity=t.capacity, cells=t.cells, unit=t.unit, scope=Scope(t.scope))
@@ -220,6 +274,23 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
         ),
         source=source,
     )
+
+
+def _license_server_of(name: str, table: LicenseTable) -> LicenseServer:
+    return LicenseServer(
+        vendor=table.type or "",
+        server=table.server or "",
+        command=table.command or (),
+        features=_named_features(name, table),
+        headroom=table.headroom or 0,
+        poll_seconds=POLL_SECONDS if table.poll_seconds is None else table.poll_seconds,
+        timeout=LICENSE_TIMEOUT if table.timeout is None else table.timeout,
+        scope=None if table.scope is None else Scope(table.scope),
+    )
+
+
+def _named_features(name: str, table: LicenseTable) -> tuple[tuple[str, str], ...]:
+    return table.features or ((name, table.feature or name),)
 
 
 def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
@@ -231,11 +302,7 @@ def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
             ("host", "mem_headroom"),
             f"keeping {kept} free leaves nothing of mem = {format_amount(file.host.mem, 'MiB')}",
         )
-    for feature in file.license:
-        try:
-            check_feature_name(feature)
-        except ValueError as wrong:
-            yield ("license", feature), str(wrong)
+    yield from _license_contradictions(file.license)
     for name, table in file.resources.items():
         path = ("resources", name)
         if name in _DETECTED:
@@ -254,6 +321,37 @@ def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
             yield (*path, "cells"), f"at most {MAX_CELLS} cells: each becomes a limit on the server"
         elif table.capacity * table.cells > MAX_AMOUNT:
             yield (*path, "capacity"), f"all cells together are more than a limit can count ({MAX_AMOUNT})"
+
+
+def _license_contradictions(tables: Mapping[str, LicenseTable]) -> Iterator[tuple[KeyPath, str]]:
+    owners: dict[str, str] = {}
+    for table_name, table in tables.items():
+        path = ("license", table_name)
+        asked = [key for key in _SERVER_KEYS if getattr(table, key) is not None]
+        if table.type is None and table.seats is None:
+            missing = "type" if asked else "seats"
+            yield (*path, missing), "is missing; write seats, or the type and server of the licence server to ask"
+        elif table.type is None and asked:
+            yield (*path, asked[0]), "goes with the type of a licence server; seats are a number that stands"
+        elif table.type is not None and table.seats is not None:
+            yield (*path, "seats"), "the server tells the seats; remove seats, or type"
+        elif table.type is not None and table.server is None:
+            yield (*path, "server"), "is missing; write the server as port@host"
+        elif table.server is not None and table.type != "flexnet" and "," in table.server:
+            yield (*path, "server"), "only flexnet has groups of three servers; write one port@host"
+        if table.feature is not None and table.features is not None:
+            yield (*path, "features"), "write feature for one, or features for several"
+            continue
+        for name, _ in _named_features(table_name, table):
+            place = path if table.features is None else (*path, "features")
+            try:
+                check_feature_name(name)
+            except ValueError as wrong:
+                remedy = "" if table.features is None else '; name it: features = { name = "feature" }'
+                yield place, f"{wrong}{remedy}"
+            if name in owners:
+                yield place, f"'{name}' is also what [license.{owners[name]}] offers; name one of them otherwise"
+            owners.setdefault(name, table_name)
 
 
 def _card_contradictions(gpus: GpusTable) -> Iterator[tuple[KeyPath, str]]:

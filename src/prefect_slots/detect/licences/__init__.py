@@ -3,4 +3,11 @@
 usage      what a server tells of its features: counted, unlimited or unknown, and what was odd
 reading    what all parsers share: numbered lines, lines that were not understood, vendors' dates
 flexnet    `lmutil lmstat`
+vendors    how each vendor's server is asked, and who reads the answer
+command    one run of a vendor's program: no shell, a time limit, nothing left behind
+query      one query of a server at a time, its answer kept, patience after failures
+seats      from what servers tell to resources, and to what is unknown
+look       the probe: asks the configured servers and judges
+
+Nothing here shows or stores the name of anybody who holds a seat.
 """
