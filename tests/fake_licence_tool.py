@@ -45,7 +45,14 @@ def main(path: str, *arguments: str) -> int:
     scene: dict[str, Any] = json.loads(Path(path).read_text())
     ended = not select.select([0], [], [], 5)[0]
     given = "did not end" if ended else sys.stdin.read()
-    note(scene, "begins", arguments=arguments, stdin=given, language=os.environ.get("LC_ALL"))
+    note(
+        scene,
+        "begins",
+        arguments=arguments,
+        stdin=given,
+        language=os.environ.get("LC_ALL"),
+        port=os.environ.get("LSPORT"),
+    )
     do = scene.get("do", "print")
     if do == "hang":
         hang(scene)

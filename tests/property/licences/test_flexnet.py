@@ -8,14 +8,13 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.effort import effort
-from tests.property.licences.holders import GARBAGE, HOSTS, ODD, SECRET, Holder, holders, users
+from tests.property.licences.holders import GARBAGE, HOSTS, MONTHS, ODD, SECRET, Holder, holders, users
 
 from prefect_slots.detect.licences.flexnet import parse_flexnet
 from prefect_slots.detect.licences.usage import Counted, Reading, Unknown, Unlimited, Usage
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,8}", fullmatch=True)
 DAYS = st.dates(date(2020, 1, 1), date(2099, 12, 31))
-MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 NEVER = ["1-jan-0", "01-jan-0000", "permanent(no expiration date)", "permanent"]
 
 

@@ -66,6 +66,7 @@ def query_server(question: Question, env: Mapping[str, str]) -> Reading:
         *(question.command or (vendor.program,)),
         *vendor.arguments(question.server, question.features),
     ]
+    env = {**env, **vendor.env(question.server)}
     output = run_command(argv, env=env, timeout=question.timeout, stdin=vendor.stdin(question.server))
     reading = vendor.parse(output.text, server=question.server, checkouts=question.checkouts)
     if output.failure is not None:

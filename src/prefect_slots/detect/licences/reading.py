@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licences.usage import Feature, Usage, combined
+from prefect_slots.detect.licences.usage import Feature, Reading, Usage, combined
 from prefect_slots.model.resource import Finding
 
 MAX_LINE: Final = 4096
@@ -101,6 +101,30 @@ def numbered(text: str, doubts: Doubts) -> Iterator[tuple[int, str]]:
             doubts.add(number, line)
         elif line:
             yield number, line
+
+
+def told(features: Iterable[Feature], doubts: Doubts, server: str, failure: str | None) -> Reading:
+    """Return what a server told: features of one name are one, and garbage alone is a failure."""
+    distinct = merged(features)
+    if not distinct and failure is None and doubts:
+        failure = "its output was not understood"
+    trouble = Finding(subject=server, problem=failure or "", remedy="see the server's log")
+    return Reading(
+        features=distinct,
+        findings=(*((trouble,) if distinct and failure else ()), *doubts.findings(server)),
+        failure=None if distinct else failure,
+    )
+
+
+def day_of(text: str | None, doubts: Doubts, number: int, line: str) -> date | None:
+    """Return the day of expiry that a line tells; one that is not understood is a doubt."""
+    if not text:
+        return None
+    try:
+        return parse_expiry(text)
+    except ValueError:
+        doubts.add(number, line)
+        return None
 
 
 def merged(features: Iterable[Feature]) -> tuple[Feature, ...]:
