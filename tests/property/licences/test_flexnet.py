@@ -198,7 +198,7 @@ def compare(state: State, reading: Reading) -> None:
     assert SECRET not in repr(reading)
 
 
-@effort(80)
+@effort(40)
 @given(data=st.data(), state=states())
 def test_what_a_server_holds_is_what_is_read(data: st.DataObject, state: State) -> None:
     lines = Printer(data).lines(state)
@@ -214,7 +214,7 @@ def test_what_a_server_holds_is_what_is_read(data: st.DataObject, state: State) 
     assert sorted(problem.split(":")[0] for problem in told) == sorted(state.dead)
 
 
-@effort(60)
+@effort(30)
 @given(data=st.data(), state=states(), garbage=st.lists(GARBAGE, min_size=1, max_size=6))
 def test_garbage_between_the_lines_is_told_and_changes_no_count(
     data: st.DataObject, state: State, garbage: list[str]

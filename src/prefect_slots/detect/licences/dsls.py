@@ -17,9 +17,9 @@ from prefect_slots.detect.licences.usage import Checkout, Counted, Feature, Read
 _PROMPT: Final = re.compile(r"(?:\s*admin\s?>)*\s*")
 _NEEDED: Final = ("Feature", "Expiration Date", "Count", "Inuse")
 _FAILED: Final = re.compile(
-    r"\s*(?P<why>(?:.*\b(?:cannot|failed|unable|not reachable|refused|timed out)\b|error\b).*)", re.IGNORECASE
+    r"\s*+(?P<why>(?:.*\b(?:cannot|failed|unable|not reachable|refused|timed out)\b|error\b).*)", re.IGNORECASE
 )
-_KNOWN: Final = re.compile(r"\s*(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|\w[\w ()-]*:(?: .*)?)")
+_KNOWN: Final = re.compile(r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|\w[\w ()-]*:(?: .*)?)")
 
 
 @dataclass

@@ -26,33 +26,33 @@ from prefect_slots.model.resource import Finding
 
 _SHOWN: Final = 200
 
-_USERS_OF: Final = re.compile(r"\s*Users of (?P<name>\S+):\s*(?P<said>.*)")
+_USERS_OF: Final = re.compile(r"\s*+Users of (?P<name>\S+):\s*(?P<said>.*)")
 _TOTAL: Final = re.compile(r"\(Total of (\d+) licenses?\s+issued;\s+Total of (\d+) licenses?\s+in\s+use\)")
 _UNSUPPORTED: Final = re.compile(r"\(Error: (.*)\)")
-_CANNOT_GET: Final = re.compile(r"\s*Cannot get users of (?P<name>\S+): (?P<why>.*)")
+_CANNOT_GET: Final = re.compile(r"\s*+Cannot get users of (?P<name>\S+): (?P<why>.*)")
 
 # The list of those who hold a feature. Greedy from the left, because a user or a display may hold anything at all.
 _HELD: Final = re.compile(
-    r"\s+(?P<holder>.*) \(v[^()]*\) \([^()]*/\d+ \d+\)"
+    r"\s++(?P<holder>.*) \(v[^()]*\) \([^()]*/\d+ \d+\)"
     r"(?:, start \w+ \d+/\d+ \d+:\d+(?::\d+)?(?:, (?P<count>\d+) licenses?)?"
     r"(?: \(linger: (?P<linger>\d+)(?: / (?P<of>\d+))?\))?(?:, PID: \d+)?"
     r"|,? queued for (?P<queued>\d+) licenses?)"
 )
-_RESERVED: Final = re.compile(r"\s+(?P<count>\d+) RESERVATIONs? for \S+ .*\([^()]*/\d+(?: \d+)?\)")
-_LICENCE: Final = re.compile(r'\s*"[^"]+" v\S*, vendor: [^,\s]+(?:, expiry: (?P<expiry>.+))?')
-_LOCK: Final = re.compile(r"\s*(?:uncounted )?nodelocked license(?:,? locked to (?P<lock>.+))?")
-_FLOATING: Final = re.compile(r"\s*floating license")
-_VENDOR_STRING: Final = re.compile(r"\s*vendor_string:.*")
+_RESERVED: Final = re.compile(r"\s++(?P<count>\d+) RESERVATIONs? for \S+ .*\([^()]*/\d+(?: \d+)?\)")
+_LICENCE: Final = re.compile(r'\s*+"[^"]+" v\S*, vendor: [^,\s]+(?:, expiry: (?P<expiry>.+))?')
+_LOCK: Final = re.compile(r"\s*+(?:uncounted )?nodelocked license(?:,? locked to (?P<lock>.+))?")
+_FLOATING: Final = re.compile(r"\s*+floating license")
+_VENDOR_STRING: Final = re.compile(r"\s*+vendor_string:.*")
 
-_SERVER_UP: Final = re.compile(r"\s*(?P<host>\S+): license server UP(?P<master> \(MASTER\))?(?: v.*)?")
-_DAEMON_UP: Final = re.compile(r"\s*\S+: UP v.*")
-_DOWN: Final = re.compile(r"\s*(?P<who>\S+): (?P<why>license server DOWN.*|.*\(-\d+,\d+.*\))")
+_SERVER_UP: Final = re.compile(r"\s*+(?P<host>\S+): license server UP(?P<master> \(MASTER\))?(?: v.*)?")
+_DAEMON_UP: Final = re.compile(r"\s*+\S+: UP v.*")
+_DOWN: Final = re.compile(r"\s*+(?P<who>\S+): (?P<why>license server DOWN.*|.*\(-\d+,\d+.*\))")
 _FAILED: Final = re.compile(
-    r"\s*(?:Error getting status|lmgrd is not running|(?:Fle[xX][nN]et Licensing|FLEX(?:net Licensing|lm)) error):"
-    r"\s*(?P<why>.*)"
+    r"\s*+(?:Error getting status|lmgrd is not running|(?:Fle[xX][nN]et Licensing|FLEX(?:net Licensing|lm)) error):"
+    r"\s*+(?P<why>.*)"
 )
 _KNOWN: Final = re.compile(
-    r"\s*(?:lm(?:util|stat) - Copyright.*|Flexible License Manager status on .*|\[Detecting lmgrd processes\.\.\.\]"
+    r"\s*+(?:lm(?:util|stat) - Copyright.*|Flexible License Manager status on .*|\[Detecting lmgrd processes\.\.\.\]"
     r"|License server status: .*|License file\(s\) on .*|Vendor daemon status \(on .*\):|Feature usage info:|-{4,}"
     r"|NOTE:.*|Feature: .*|License path: .*|For further information.*|available at .*)"
 )
@@ -206,7 +206,7 @@ class _Reader:
         return Feature(
             name=block.name,
             usage=usage,
-            locks=() if None in block.locks else tuple(lock for lock in block.locks if lock is not None),
+            locks=_locks(block.locks),
             checkouts=tuple(block.checkouts) if self._keeps_checkouts else None,
         )
 
@@ -225,3 +225,9 @@ class _Reader:
                 remedy="restart the licence servers one after the other",
             ),
         )
+
+
+def _locks(told: list[str | None]) -> tuple[str, ...] | None:
+    if not told:
+        return None
+    return () if None in told else tuple(lock for lock in told if lock is not None)

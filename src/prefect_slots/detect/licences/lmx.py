@@ -12,15 +12,15 @@ from prefect_slots.detect.licences.usage import Checkout, Counted, Feature, Read
 
 UNLIMITED: Final = 2**31 - 1
 
-_FEATURE: Final = re.compile(r"\s*Feature: (?P<name>.+?) Version: \S+ Vendor: .+")
-_DATES: Final = re.compile(r"\s*Start date: \S+ Expire date: (?P<expires>\S+)")
-_COUNT: Final = re.compile(r"\s*(?P<used>\d+) of (?P<total>\d+|unlimited) license\(s\) used:?", re.IGNORECASE)
-_USED: Final = re.compile(r"\s*(?P<count>\d+) license\(s\) used by (?P<user>.+)@(?P<host>\S+)(?: \[[^\]]*\])?")
+_FEATURE: Final = re.compile(r"\s*+Feature: (?P<name>.+?) Version: \S+ Vendor: .+")
+_DATES: Final = re.compile(r"\s*+Start date: \S+ Expire date: (?P<expires>\S+)")
+_COUNT: Final = re.compile(r"\s*+(?P<used>\d+) of (?P<total>\d+|unlimited) license\(s\) used:?", re.IGNORECASE)
+_USED: Final = re.compile(r"\s*+(?P<count>\d+) license\(s\) used by (?P<user>.+)@(?P<host>\S+)(?: \[[^\]]*\])?")
 _FAILED: Final = re.compile(
-    r"\s*(?P<why>There are no license server\(s\) available\.?|(?:Error|Failed|Unable|Cannot)\b.*)", re.IGNORECASE
+    r"\s*+(?P<why>There are no license server\(s\) available\.?|(?:Error|Failed|Unable|Cannot)\b.*)", re.IGNORECASE
 )
 _KNOWN: Final = re.compile(
-    r"\s*(?:LM-X End-user Utility .*|Copyright .*|\+{4,}|-{4,}|LM-X License Server on .*|LM-X license server\(s\):"
+    r"\s*+(?:LM-X End-user Utility .*|Copyright .*|\+{4,}|-{4,}|LM-X License Server on .*|LM-X license server\(s\):"
     r"|Server version: .*|Key type: .*|Login time: .*|Shared on .*|Borrow expire time: .*)",
     re.IGNORECASE,
 )
@@ -58,7 +58,7 @@ def parse_lmx(text: str, *, server: str, checkouts: bool = False) -> Reading:
             key.count = found["used"], found["total"]
         elif key is not None and (found := _DATES.fullmatch(line)):
             key.expires = day_of(found["expires"], doubts, number, line)
-        elif found := _FAILED.fullmatch(line):
+        elif not keys and (found := _FAILED.fullmatch(line)):
             failure = found["why"]
         elif not _KNOWN.fullmatch(line):
             doubts.add(number, line)

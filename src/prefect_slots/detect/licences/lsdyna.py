@@ -14,11 +14,11 @@ _PROGRAM: Final = re.compile(
     r"(?P<name>\S+)\s+(?P<expires>\d+/\d+/\d+)\s+(?:\d+\s+(?=\S+\s+\d+\s+\d+\s))?"
     r"(?P<used>\d+|-)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)"
 )
-_GROUP: Final = re.compile(r"\s*LICENSE GROUP\s+(?P<used>\d+)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)")
-_USED: Final = re.compile(r"\s+(?P<user>.+?)\s+\d+@(?P<host>\S+)\s+(?P<count>\d+)")
-_FAILED: Final = re.compile(r"\s*\*\*\* ERROR (?P<why>.*)")
+_GROUP: Final = re.compile(r"\s*+LICENSE GROUP\s+(?P<used>\d+)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)")
+_USED: Final = re.compile(r"\s++(?P<user>.+?)\s++\d+@(?P<host>\S+)\s+(?P<count>\d+)")
+_FAILED: Final = re.compile(r"\s*+\*\*\* ERROR (?P<why>.*)")
 _KNOWN: Final = re.compile(
-    r"\s*(?:Using (?:user specified|default) server .*|LICENSE INFORMATION|PROGRAM\s+EXPIRATION.*|[-| ]+)"
+    r"\s*+(?:Using (?:user specified|default) server .*|LICENSE INFORMATION|PROGRAM\s+EXPIRATION.*|[-| ]+)"
 )
 
 

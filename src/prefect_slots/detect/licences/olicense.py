@@ -10,12 +10,14 @@ from typing import Final
 from prefect_slots.detect.licences.reading import Doubts, day_of, numbered, told
 from prefect_slots.detect.licences.usage import Checkout, Counted, Feature, Reading, Unknown, Usage
 
-_MODULE: Final = re.compile(r"\s*(?P<name>[^;]*\S)\s*;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?")
-_LOCKED: Final = re.compile(r"\s*(?P<used>\d+) FloatsLockedBy(?::| 'unknown clients':?)")
-_USED: Final = re.compile(r"\s+(?P<user>.+)@(?P<host>\S+) #(?P<count>\d+)")
-_FAILED: Final = re.compile(r"\s*(?P<why>OlComm \d+.*)")
+_MODULE: Final = re.compile(
+    r"\s*+(?P<name>[^;]*\S)\s*+;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?"
+)
+_LOCKED: Final = re.compile(r"\s*+(?P<used>\d+) FloatsLockedBy(?::| 'unknown clients':?)")
+_USED: Final = re.compile(r"\s++(?P<user>.+)@(?P<host>\S+) #(?P<count>\d+)")
+_FAILED: Final = re.compile(r"\s*+(?P<why>OlComm \d+.*)")
 _KNOWN: Final = re.compile(
-    r"\s*(?:olixtool .*|Copyright .*|Server: .*|List of requested licenses:|={4,}|-{4,}"
+    r"\s*+(?:olixtool .*|Copyright .*|Server: .*|List of requested licenses:|={4,}|-{4,}"
     r"|(?:Application|VersionRange|Licenser|Licensee|License-ID|Modules):.*|Name; LicenseType; .*)"
 )
 

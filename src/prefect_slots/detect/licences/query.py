@@ -84,6 +84,7 @@ class _Counter:
 
     turn: threading.Lock = field(default_factory=threading.Lock)
     reading: Reading | None = None
+    locks: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     next_try: float = 0.0
     failures: int = 0
 
@@ -111,7 +112,7 @@ class Desk:
             now = self._clock()
             if counter.reading is not None and now < counter.next_try:
                 return _kept(counter.reading, counter.next_try - now)
-            counter.reading = self._query(question, env)
+            counter.reading = _with_locks(self._query(question, env), counter.locks)
             counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
             pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
             counter.next_try = self._clock() + max(question.poll_seconds, min(pause, MAX_BACK_OFF))
@@ -123,6 +124,13 @@ class Desk:
             return ()
         with ThreadPoolExecutor(max_workers=len(asked), thread_name_prefix="licence-server") as threads:
             return tuple(threads.map(lambda question: self.ask(question, env), asked))
+
+
+def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:
+    """Remember what licences are locked to: where a server tells only while they are used, their scope would change."""
+    locks.update({feature.name: feature.locks for feature in reading.features if feature.locks is not None})
+    features = tuple(replace(feature, locks=locks.get(feature.name)) for feature in reading.features)
+    return replace(reading, features=features)
 
 
 def _kept(reading: Reading, seconds: float) -> Reading:

@@ -11,7 +11,7 @@ from typing import Final
 from prefect_slots.detect.licences.usage import Feature, Reading, Usage, combined
 from prefect_slots.model.resource import Finding
 
-MAX_LINE: Final = 4096
+MAX_LINE: Final = 2000
 """Longest line that is looked at: none of the vendors prints one, and patterns take long over very long ones."""
 
 _SHOWN_LINES: Final = 3
@@ -141,6 +141,13 @@ def _joined(group: list[Feature]) -> Feature:
     return replace(
         group[0],
         usage=combined(usages),
-        locks=tuple(lock for feature in group for lock in feature.locks) if all(f.locks for f in group) else (),
+        locks=_all_locks([feature.locks for feature in group]),
         checkouts=tuple(checkout for checkouts in held for checkout in checkouts) if held else None,
     )
+
+
+def _all_locks(told: list[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    known = [locks for locks in told if locks is not None]
+    if not known:
+        return None
+    return tuple(lock for locks in known for lock in locks) if all(known) else ()

@@ -13,19 +13,19 @@ from typing import Final
 from prefect_slots.detect.licences.reading import Doubts, day_of, numbered, told
 from prefect_slots.detect.licences.usage import Checkout, Counted, Feature, Reading, Unknown, Unlimited, Usage
 
-_POOL: Final = re.compile(r"\s*(?P<name>\S+) v\S+?(?:, pool: \d+)?")
+_POOL: Final = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: \d+)?")
 _COUNT: Final = re.compile(
-    r"\s*count: (?P<count>\d+|unlimited|uncounted), # reservations: (?P<reserved>\d+), inuse: (?P<inuse>\d+)"
+    r"\s*+count: (?P<count>\d+|unlimited|uncounted), # reservations: (?P<reserved>\d+), inuse: (?P<inuse>\d+)"
     r"(?:, exp: (?P<exp>[^,]+))?(?:,.*)?",
     re.IGNORECASE,
 )
-_TOKENS: Final = re.compile(r"\s*Token-based license.*", re.IGNORECASE)
+_TOKENS: Final = re.compile(r"\s*+Token-based license.*", re.IGNORECASE)
 _USED: Final = re.compile(
-    r"\s*(?P<name>\S+) v\S+: (?P<user>.+)@(?P<host>\S+) (?P<count>\d+)/\d+ at \d+/\d+ \d+:\d+(?:\s+\(.*\))?"
+    r"\s*+(?P<name>\S+) v\S+: (?P<user>.+)@(?P<host>\S+) (?P<count>\d+)/\d+ at \d+/\d+ \d+:\d+(?:\s+\(.*\))?"
 )
-_FAILED: Final = re.compile(r'\s*(?P<why>Error connecting to ".*" server.*)', re.IGNORECASE)
+_FAILED: Final = re.compile(r'\s*+(?P<why>Error connecting to ".*" server.*)', re.IGNORECASE)
 _KNOWN: Final = re.compile(
-    r"\s*(?:Setting license file path to .*|rlm(?:util|stat) v.*|Copyright .*|-{4,}.*|obsolete: \d+, min_remove: .*"
+    r"\s*+(?:Setting license file path to .*|rlm(?:util|stat) v.*|Copyright .*|-{4,}.*|obsolete: \d+, min_remove: .*"
     r"|\S+ (?:ISV server |license pool |license usage )?status on .*|\S+ (?:software|comm) version:? v.*"
     r"|\S+ \w+ log filename:.*|Startup time: .*|(?:Todays|Recent) Statistics .*|Recent Stats .*"
     r"|\d\d:\d\d:\d\d +\d.*|(?:Messages|Connections|Checkouts|Denials|Removals): .*|Name +Port +Running.*"

@@ -103,13 +103,22 @@ class _Seats:
         cell = Cell(key="0", capacity=min(usage.total, MAX_AMOUNT) - kept)
         origin = f"{self._table.vendor} {self._table.server}"
         resource = Resource(name=self._name, unit=SEATS, cells=(cell,), scope=scope, origin=origin)
-        return Answer(resources=(resource,), findings=(self._told(usage), *self._ending(usage.expires)))
+        findings = (self._told(usage), *self._locked(feature.locks), *self._ending(usage.expires))
+        return Answer(resources=(resource,), findings=findings)
 
-    def _scope(self, locks: tuple[str, ...]) -> Scope | None:
+    def _scope(self, locks: tuple[str, ...] | None) -> Scope | None:
         """Return who shares the seats, `None` where the locks do not tell."""
         if not locks:
             return Scope.FLEET
         return Scope.WORKER if all(self._here.is_meant_by(lock) for lock in locks) else None
+
+    def _locked(self, locks: tuple[str, ...] | None) -> Iterator[Finding]:
+        if locks and self._table.scope is None:
+            # Without it the seats would be the fleet's again after a start at which nobody uses them.
+            yield self._finding(
+                "its licences are locked to this machine, which some servers tell only while they are used",
+                'write scope = "worker"',
+            )
 
     def _told(self, usage: Counted) -> Finding:
         reserved = f", {usage.reserved} of them reserved" if usage.reserved else ""

@@ -16,14 +16,14 @@ from prefect_slots.detect.licences.usage import Checkout, Counted, Feature, Read
 INFINITE: Final = frozenset({4294967294, 4294967295, 2097150})
 """How versions of the server spell that there is no limit."""
 
-_FIELD: Final = re.compile(r"\s*\|-\s*(?P<key>[^:]*[^:\s])\s*:\s*(?P<value>.*)")
-_HEADING: Final = re.compile(r"\s*\|-\s*(?P<section>\w+) Information")
-_REMARK: Final = re.compile(r"\s*\|-\s*[^:]+")
+_FIELD: Final = re.compile(r"\s*+\|-\s*(?P<key>[^:]*[^:\s])\s*+:\s*+(?P<value>.*)")
+_HEADING: Final = re.compile(r"\s*+\|-\s*(?P<section>\w+) Information")
+_REMARK: Final = re.compile(r"\s*+\|-\s*[^:]+")
 _FAILED: Final = re.compile(
-    r"\s*(?P<why>(?:Error\b|.*\b(?:cannot|failed|unable|not running|could not)\b).*)", re.IGNORECASE
+    r"\s*+(?P<why>(?:Error\b|.*\b(?:cannot|failed|unable|not running|could not)\b).*)", re.IGNORECASE
 )
 _KNOWN: Final = re.compile(
-    r"\s*(?:Sentinel RMS .*|Copyright .*|\[Contacting .*\]|Press Enter .*|-{4,}|={4,})", re.IGNORECASE
+    r"\s*+(?:Sentinel RMS .*|Copyright .*|\[Contacting .*\]|Press Enter .*|-{4,}|={4,})", re.IGNORECASE
 )
 _NUMBERS: Final = (
     "Unreserved tokens in use",
@@ -61,7 +61,7 @@ def parse_sentinel(text: str, *, server: str, checkouts: bool = False) -> Readin
                     blocks[-1].clients[-1][key] = value
         elif found := _HEADING.fullmatch(line):
             section = found["section"]
-        elif found := _FAILED.fullmatch(line):
+        elif not blocks and (found := _FAILED.fullmatch(line)):
             failure = found["why"]
         elif not (_REMARK.fullmatch(line) or _KNOWN.fullmatch(line)):
             doubts.add(number, line)

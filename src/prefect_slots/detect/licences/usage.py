@@ -79,14 +79,14 @@ class Feature:
     """What a server tells of one feature.
 
     Attributes:
-        locks: What its licences are locked to, as the vendor spells it; empty where one of them floats, or nothing is
-            said.
+        locks: What its licences are locked to, as the vendor spells it; empty where one of them floats; `None` where
+            the server does not tell, as some do only while a licence is used.
         checkouts: Who holds seats; `None` unless asked for.
     """
 
     name: str
     usage: Usage
-    locks: tuple[str, ...] = ()
+    locks: tuple[str, ...] | None = None
     checkouts: tuple[Checkout, ...] | None = field(default=None, repr=False)
 
 

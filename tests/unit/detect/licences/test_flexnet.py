@@ -134,6 +134,8 @@ def test_licences_that_are_all_locked_tell_to_what_and_one_that_floats_unlocks()
     assert feature.locks == ('"ID=1A2B"',)
     (feature,) = parse(head + locked + held + '  "aa" v1, vendor: d\n  floating license\n').features
     assert feature.locks == ()
+    (feature,) = parse(head).features
+    assert feature.locks is None
 
 
 @pytest.mark.parametrize(

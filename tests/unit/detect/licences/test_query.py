@@ -124,6 +124,19 @@ def test_a_server_that_fails_is_asked_ever_more_rarely_until_it_answers(tool: Ma
     assert used(desk.ask(question(fake), os.environ)) == 4
 
 
+def test_what_licences_are_locked_to_is_remembered_while_nobody_uses_them(tool: MakeTool):
+    clock = Clock()
+    block = '"aa" v1, vendor: d\n  {}\n    user host (v1) (s/27000 1), start Mon 11/2 8:01\n'
+    fake = tool(text=ANSWER + block.format("nodelocked license, locked to ID=7"))
+    desk = Desk(clock=clock)
+    seen = [desk.ask(question(fake), os.environ).features[0].locks]
+    for text in (ANSWER, DEAD, ANSWER, ANSWER + block.format("floating license"), ANSWER):
+        clock.now += 60
+        fake.play(text=text)
+        seen += [feature.locks for feature in desk.ask(question(fake), os.environ).features]
+    assert seen == [("ID=7",), ("ID=7",), ("ID=7",), (), ()]
+
+
 def test_a_server_gets_one_query_at_a_time_and_others_do_not_wait_for_it(tool: MakeTool):
     desk, fake, other = Desk(), tool(do="wait", text=ANSWER), tool(text=ANSWER)
     second = replace(question(fake), features=("bb",))

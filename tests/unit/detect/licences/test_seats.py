@@ -20,7 +20,7 @@ SEATS = Counted(total=12, used=8, reserved=3, queued=2)
 
 
 def judge(usage: Usage, table: LicenseServer = TABLE, *locks: str) -> Answer:
-    reading = Reading(features=(Feature(name="AA_R", usage=usage, locks=locks),))
+    reading = Reading(features=(Feature(name="AA_R", usage=usage, locks=locks or None),))
     return interpret_seats([(table, reading)], HERE, TODAY)
 
 
@@ -92,7 +92,17 @@ def test_a_feature_that_is_spelled_wrongly_gets_the_nearest():
 
 @pytest.mark.parametrize("lock", ["HOSTNAME=gpu-1", "hostname=GPU-1.other", "0019d2ab34cd", '"ID=1 00-19-d2-ab-34-cd"'])
 def test_seats_that_are_locked_to_this_machine_are_its_own(lock: str):
-    assert [resource.scope for resource in judge(SEATS, TABLE, lock).resources] == [Scope.WORKER]
+    answer = judge(SEATS, TABLE, lock)
+    assert [resource.scope for resource in answer.resources] == [Scope.WORKER]
+    assert answer.findings[1].remedy == 'write scope = "worker"'
+    assert len(judge(SEATS, replace(TABLE, scope=Scope.WORKER), lock).findings) == 1
+
+
+def test_seats_that_float_or_tell_nothing_of_locks_are_the_fleets():
+    for locks in ((), None):
+        reading = Reading(features=(Feature(name="aa_r", usage=SEATS, locks=locks),))
+        answer = interpret_seats([(TABLE, reading)], HERE, TODAY)
+        assert [resource.scope for resource in answer.resources] == [Scope.FLEET]
 
 
 @pytest.mark.parametrize(
