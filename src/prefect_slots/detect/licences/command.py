@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
@@ -31,11 +31,12 @@ class Output:
     """What a program printed, both streams, and how it ended.
 
     Attributes:
+        text: It may name people, so no `repr` shows it.
         code: Its exit status, minus the signal's number if one ended it; `None` if it was stopped or never started.
         failure: Why it was stopped or never started; `None` if it ended by itself.
     """
 
-    text: str = ""
+    text: str = field(default="", repr=False)
     code: int | None = None
     failure: str | None = None
 
