@@ -20,7 +20,7 @@ COLUMNS = (
 )
 BANNER = """\
 ================================================================================
-admin >         Software version: 6.424.1
+admin >         Software version: 6.425.3
         Build number: 7
         Ready
 """.splitlines()

@@ -14,7 +14,7 @@ LM-X End-user Utility v5.1
 Copyright (C) 2002-2024 X-Formation. All rights reserved.
 ++++++++++++++++++++++++++++++++++++++++
 LM-X License Server on 6200@lic-a:
-Server version: v5.1 Uptime: 3 day(s) 12 hour(s) 0 min(s) 51 sec(s)
+Server version: v5.1 Uptime: 8 day(s) 1 hour(s) 14 min(s) 5 sec(s)
 """.splitlines()
 
 

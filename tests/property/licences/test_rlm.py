@@ -18,11 +18,11 @@ Copyright (C) 2006-2024, Reprise Software, Inc. All rights reserved.
 rlm status on lic-a (port 5053), up 9d 01:02:03
 rlm software version v15.1 (build:3)
 Recent Stats         Todays Stats         Total Stats
- 00:28:35             16:01:23         20d 13:21:09
-Messages:    997 (0/sec)           33562 (0/sec)          1033736 (0/sec)
+ 00:12:09             07:15:02         4d 02:11:33
+Messages:    41 (0/sec)           1210 (0/sec)          88105 (0/sec)
 --------- ISV servers ----------
    Name           Port Running Restarts
-toolsd           63133   Yes      0
+toolsd           49821   Yes      0
 """.splitlines()
 
 
@@ -41,7 +41,7 @@ def pool(data: st.DataObject, stock: Stock, margin: str) -> list[str]:
 
 
 def used(data: st.DataObject, stock: Stock) -> list[list[str]]:
-    handle = data.draw(st.sampled_from(["  (handle: 15a)", ""]))
+    handle = data.draw(st.sampled_from(["  (handle: 2b1)", ""]))
     return [[f"\t{stock.name} v1.0: {h.user}@{h.host} {h.count}/0 at 11/01 09:01{handle}"] for h in stock.holders]
 
 
@@ -52,9 +52,9 @@ def test_the_pools_of_a_server_are_what_is_read(data: st.DataObject, drawn: list
     present = [replace(s, used=s.used + s.reserved, total=s.used + s.reserved + s.total) for s in drawn]
     margin = data.draw(st.sampled_from(["", "\t", "    "]))
     pieces = [*([line] for line in HEAD)] if data.draw(st.booleans()) else []
-    pieces += [[f"{margin}toolsd license pool status on lic-a (port 63133)"]]
+    pieces += [[f"{margin}toolsd license pool status on lic-a (port 49821)"]]
     pieces += [pool(data, stock, margin) for stock in present]
-    pieces += [["------------------------"], ["toolsd license usage status on lic-a (port 63133)"]]
+    pieces += [["------------------------"], ["toolsd license usage status on lic-a (port 49821)"]]
     pieces += [row for stock in present for row in used(data, stock)]
     text, garbage = scattered(data, pieces)
     reading = parse_rlm(text, server="5053@lic-a", checkouts=True)

@@ -9,16 +9,16 @@ from prefect_slots.detect.licences.usage import Checkout, Counted, Reading
 
 BUSY = """\
 ================================================================================
-admin >         Software version: 6.424.1
+admin >         Software version: 6.425.3
         Build number: 7
         Server name: lic-a
         Ready
 admin >Editor,EditorId,Feature,Model,Commercial Type,Max Release Number,Max Release Date,Pricing Structure,\
 Max Casual Duration,Expiration Date,Customer ID,Count,Inuse,Tokens,Casual Usage,Host,User,Internal ID,Active Process,\
 Client Code Version,Session ID,Granted Since,Last Used At,Granted At,Queue Position
-"Tools, SE",5E75,SRU,Token,STD,6,4/4/26 11:00:00 PM,ALC,0,10/31/27 10:59:00 PM,DSI1,10000,200,150,,\
+"Tools, SE",5E75,SRU,Token,STD,6,4/4/26 11:00:00 PM,ALC,0,10/31/27 10:59:00 PM,DSI1,8000,170,130,,\
 ws-07 (41d-7)/10.0.0.7,mia,id,p,6,s,t,t,t,
-"Tools, SE",5E75,SRU,Token,STD,6,4/4/26 11:00:00 PM,ALC,0,10/31/27 10:59:00 PM,DSI1,10000,200,50,,\
+"Tools, SE",5E75,SRU,Token,STD,6,4/4/26 11:00:00 PM,ALC,0,10/31/27 10:59:00 PM,DSI1,8000,170,40,,\
 ws-09,otto,id,p,6,s,t,t,t,
 "Tools, SE",5E75,SRU,Token,STD,6,4/4/26 11:00:00 PM,ALC,0,10/31/26 10:59:00 PM,DSI2,500,0
 "Tools, SE",5E75,GUI,ConcurrentUser,STD,6,4/4/26 11:00:00 PM,YLC,0,10/31/27 10:59:00 PM,DSI1,1,1,,,\
@@ -37,10 +37,10 @@ def test_sessions_of_one_licence_repeat_its_seats_and_licences_of_one_feature_ad
     reading = parse(BUSY)
     assert (reading.findings, reading.failure) == ((), None)
     sru, gui = reading.features
-    assert (sru.name, sru.usage) == ("SRU", Counted(total=10500, used=200, expires=date(2026, 10, 31)))
+    assert (sru.name, sru.usage) == ("SRU", Counted(total=8500, used=170, expires=date(2026, 10, 31)))
     assert sru.checkouts == (
-        Checkout(user="mia", host="ws-07", count=150),
-        Checkout(user="otto", host="ws-09", count=50),
+        Checkout(user="mia", host="ws-07", count=130),
+        Checkout(user="otto", host="ws-09", count=40),
     )
     assert (gui.name, gui.usage) == ("GUI", Counted(total=1, used=1, queued=1, expires=date(2027, 10, 31)))
     assert gui.checkouts == (Checkout(user="ada", host="ws-01"),)
@@ -48,7 +48,7 @@ def test_sessions_of_one_licence_repeat_its_seats_and_licences_of_one_feature_ad
 
 def test_a_row_that_is_no_row_is_told_and_loses_no_other():
     reading = parse(BUSY.replace("DSI2,500,0", "DSI2,many,0"))
-    assert reading.features[0].usage == Counted(total=10000, used=200, expires=date(2027, 10, 31))
+    assert reading.features[0].usage == Counted(total=8000, used=170, expires=date(2027, 10, 31))
     assert [finding.problem[:6] for finding in reading.findings] == ["a line"]
 
 

@@ -14,18 +14,18 @@ Copyright (C) 2002-2024 X-Formation. All rights reserved.
 ++++++++++++++++++++++++++++++++++++++++
 LM-X License Server on 6200@lic-a:
 
-Server version: v5.1 Uptime: 3 day(s) 12 hour(s) 0 min(s) 51 sec(s)
+Server version: v5.1 Uptime: 8 day(s) 1 hour(s) 14 min(s) 5 sec(s)
 ----------------------------------------
 Feature: Mesher Version: 21.0 Vendor: TOOLS INC
 Start date: 2026-02-17 Expire date: 2027-01-31
 Key type: EXCLUSIVE License sharing: CUSTOM VIRTUAL
 
-40000 of 1000003 license(s) used:
+21000 of 60000 license(s) used:
 
-15000 license(s) used by Mia Lee@ws-07 [10.0.0.7]
+9000 license(s) used by Mia Lee@ws-07 [10.0.0.7]
     Login time: 2026-11-02 09:26   Checkout time: 2026-11-02 09:29
     Shared on custom string: MIA:WS-07
-25000 license(s) used by otto@ws-09.lab_ver2026 [10.0.0.9]
+12000 license(s) used by otto@ws-09.lab_ver2026 [10.0.0.9]
     Borrow expire time: 2026-11-09 09:26
 ----------------------------------------
 Feature: Viewer Version: 21.0 Vendor: TOOLS INC
@@ -44,10 +44,10 @@ def test_a_busy_server_is_understood_to_the_last_line():
     reading = parse(BUSY)
     assert (reading.findings, reading.failure) == ((), None)
     mesher, viewer = reading.features
-    assert mesher.usage == Counted(total=1000003, used=40000, expires=date(2027, 1, 31))
+    assert mesher.usage == Counted(total=60000, used=21000, expires=date(2027, 1, 31))
     assert viewer.usage == Unlimited()
     assert mesher.checkouts is not None
-    assert [checkout.count for checkout in mesher.checkouts] == [15000, 25000]
+    assert [checkout.count for checkout in mesher.checkouts] == [9000, 12000]
     assert mesher.checkouts[0].belongs_to("mia lee", "ws-07")
 
 

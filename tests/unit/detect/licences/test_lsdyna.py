@@ -14,11 +14,11 @@ LICENSE INFORMATION
 
 PROGRAM          EXPIRATION CPUS  USED   FREE    MAX | QUEUE
 ---------------- ----------      ----- ------ ------ | -----
-MPPDYNA          12/30/2026          -     60    500 |     2
- mia        59005@ws-07.lab       240
- otto         274@ws-09           200
-LS-DYNA          12/30/2026          0     60    500 |     0
-                   LICENSE GROUP   440     60    500 |     2
+MPPDYNA          12/30/2026          -     70    320 |     2
+ mia          731@ws-07.lab       150
+ otto         274@ws-09           100
+LS-DYNA          12/30/2026          0     70    320 |     0
+                   LICENSE GROUP   250     70    320 |     2
 LSOPT            06/01/2027          -      1      4 |     0
  ada           11@ws-01             3
 LSPOST           06/01/2027          1      3      4 |     0
@@ -34,14 +34,14 @@ def test_programs_of_a_group_share_its_seats_and_others_have_their_own():
     assert (reading.findings, reading.failure) == ((), None)
     winter, summer = date(2026, 12, 30), date(2027, 6, 1)
     assert {feature.name: feature.usage for feature in reading.features} == {
-        "MPPDYNA": Counted(total=500, used=440, queued=2, expires=winter),
-        "LS-DYNA": Counted(total=500, used=440, expires=winter),
+        "MPPDYNA": Counted(total=320, used=250, queued=2, expires=winter),
+        "LS-DYNA": Counted(total=320, used=250, expires=winter),
         "LSOPT": Counted(total=4, used=3, expires=summer),
         "LSPOST": Counted(total=4, used=1, expires=summer),
     }
     assert reading.features[0].checkouts == (
-        Checkout(user="mia", host="ws-07.lab", count=240),
-        Checkout(user="otto", host="ws-09", count=200),
+        Checkout(user="mia", host="ws-07.lab", count=150),
+        Checkout(user="otto", host="ws-09", count=100),
     )
 
 

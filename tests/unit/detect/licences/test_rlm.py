@@ -13,35 +13,35 @@ rlmutil v15.1
 Copyright (C) 2006-2024, Reprise Software, Inc. All rights reserved.
 
 
-\trlm status on lic-a (port 5053), up 20d 13:21:16
+\trlm status on lic-a (port 5053), up 4d 02:11:40
 \trlm software version v15.1 (build:3)
 \trlm comm version: v1.2
-\tStartup time: Tue Oct 13 03:40:13 2026
-\tTodays Statistics (16:01:23), init time: Mon Nov  2 00:00:06 2026
-\tRecent Statistics (00:28:35), init time: Mon Nov  2 15:32:54 2026
+\tStartup time: Tue Oct 13 08:12:31 2026
+\tTodays Statistics (07:15:02), init time: Mon Nov  2 00:00:06 2026
+\tRecent Statistics (00:12:09), init time: Mon Nov  2 07:02:53 2026
 
 \t             Recent Stats         Todays Stats         Total Stats
-\t              00:28:35             16:01:23         20d 13:21:16
-\tMessages:    997 (0/sec)           33562 (0/sec)          1033736 (0/sec)
-\tConnections: 797 (0/sec)           26849 (0/sec)          827039 (0/sec)
+\t              00:12:09             07:15:02         4d 02:11:40
+\tMessages:    41 (0/sec)           1210 (0/sec)          88105 (0/sec)
+\tConnections: 32 (0/sec)           905 (0/sec)          61400 (0/sec)
 
 \t--------- ISV servers ----------
 \t   Name           Port Running Restarts
-\tflowsoft         63133   Yes      0
+\tflowsoft         49821   Yes      0
 
 \t------------------------
 
-\tflowsoft ISV server status on lic-a (port 63133), up 20d 13:21:09
+\tflowsoft ISV server status on lic-a (port 49821), up 4d 02:11:33
 \tflowsoft software version v15.1 (build: 3)
 \tflowsoft comm version: v1.2
 \tflowsoft Debug log filename: /var/log/flow.dlog
-\tCheckouts:   0 (0/sec)           0 (0/sec)          262 (0/sec)
+\tCheckouts:   0 (0/sec)           0 (0/sec)          87 (0/sec)
 
-\tflowsoft license pool status on lic-a (port 63133)
+\tflowsoft license pool status on lic-a (port 49821)
 
 \tflow_super v4.1
 \t\tcount: 20, # reservations: 2, inuse: 7, exp: 31-jan-2027
-\t\tobsolete: 0, min_remove: 120, total checkouts: 169
+\t\tobsolete: 0, min_remove: 120, total checkouts: 31
 \tflow_super v4.1, pool: 2
 \t\tcount: 5, # reservations: 0, inuse: 0, exp: permanent
 \t\tobsolete: 0, min_remove: 120, total checkouts: 0
@@ -50,11 +50,11 @@ Copyright (C) 2006-2024, Reprise Software, Inc. All rights reserved.
 \tflow_view v4.1
 \t\tcount: uncounted, # reservations: 0, inuse: 0, exp: permanent
 
-\tflowsoft license usage status on lic-a (port 63133)
+\tflowsoft license usage status on lic-a (port 49821)
 
-\tflow_super v4.1: mia@ws-07.lab 4/0 at 11/01 09:01  (handle: 15a)
-\tflow_super v4.1: mia@ws-07.lab 4/0 at 11/01 09:01  (handle: 15a)
-\tflow_super v4.1: otto@ws-09 3/0 at 11/01 23:59  (handle: c4)
+\tflow_super v4.1: mia@ws-07.lab 4/0 at 11/01 09:01  (handle: 2b1)
+\tflow_super v4.1: mia@ws-07.lab 4/0 at 11/01 09:01  (handle: 2b1)
+\tflow_super v4.1: otto@ws-09 3/0 at 11/01 23:59  (handle: 9e)
 """
 
 
