@@ -5,6 +5,7 @@ The one path that `register`, the worker and first use share. The machine's name
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ async def register_everywhere(
     from prefect_slots.limits.server import Server
 
     wanted = machine_name(settings, name)
-    seen = survey(settings.declarations, os.environ)
+    # A licence server may take its time, and leases are renewed meanwhile.
+    seen = await asyncio.to_thread(survey, settings.declarations, os.environ)
     write = ledger.rehearse if dry_run else ledger.transact
     registered = write(lambda transaction: registry.register(transaction, seen.inventory))
     machine = registered.machine or wanted

@@ -15,6 +15,7 @@ tpu       Google's TPU chips, by the PCI bus
 disk      scratch space: what a folder's disk has free
 instruments  serial and USB instruments by their stable names
 encoders  sessions of NVIDIA's video encoder, of which a person declares the most
+licences  what licence servers count, a parser per vendor
 declared  cards, licences and resources that a person wrote down
 survey    runs every probe and merges the answers; a failing probe never loses the others
 

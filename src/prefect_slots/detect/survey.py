@@ -22,12 +22,14 @@ from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
+from prefect_slots.detect.licences.look import look_at_licences
+from prefect_slots.detect.licences.query import DESK, Desk
 from prefect_slots.detect.nvml import query_nvml
 from prefect_slots.detect.surroundings import query_surroundings
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
-from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource
+from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource, license_resource
 
 SHIPPED: Final[Mapping[str, Detector]] = {"amd": AmdDetector(), "tpu": TpuDetector()}
 
@@ -55,6 +57,7 @@ def survey(
     load: Callable[[], Nvml] = load_nvml,
     root: Path = ROOT,
     installed: Callable[[], Installed] = query_installed,
+    desk: Desk = DESK,
 ) -> Survey:
     """Look at what this machine has. Never raises for what the machine does.
 
@@ -64,6 +67,7 @@ def survey(
         load: Gives NVIDIA's binding.
         root: The folder that stands for `/`.
         installed: Gives the detectors that other packages bring.
+        desk: Where licence servers are asked.
     """
     memory_mib = partial(query_memory, root)
 
@@ -73,11 +77,17 @@ def survey(
     def nvml() -> Answer:
         return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root))
 
+    def licences() -> Answer:
+        return look_at_licences(declarations.license_servers, env, desk)
+
     answers = [_guarded(host, "the host", CPUS, MEM)]
     if declarations.gpus.detect:
         answers.append(_guarded(nvml, "NVIDIA's cards", GPU_MEM))
     scene = Scene(root=root, env=env, gpus=declarations.gpus, load=load)
     answers.extend(_detected(declarations, scene, installed()))
+    if declarations.license_servers:
+        seats = [license_resource(name) for table in declarations.license_servers for name, _ in table.features]
+        answers.append(_guarded(licences, "licence servers", *seats))
     return merge(answers, tuple(declared_resources(declarations)))
 
 

@@ -53,6 +53,31 @@ class DeclaredLicense:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LicenseServer:
+    """One `[license.<name>]` whose seats a licence server counts.
+
+    Attributes:
+        vendor: Whose server it is: `"flexnet"`, `"rlm"` and so on.
+        server: `port@host`, several of them with commas between.
+        command: The vendor's program and what stands before its own arguments; empty for the vendor's name of it.
+        features: The names that tasks ask for, each with what the server calls it.
+        headroom: Seats of each that are left to people who start the program by hand.
+        poll_seconds: How long an answer stays true enough.
+        timeout: Seconds after which the server is given up.
+        scope: Who shares the seats; `None` leaves it to what the server tells.
+    """
+
+    vendor: str
+    server: str
+    command: tuple[str, ...] = ()
+    features: tuple[tuple[str, str], ...] = ()
+    headroom: int = 0
+    poll_seconds: float = 60
+    timeout: float = 10
+    scope: Scope | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeclaredResource:
     """One `[resources.<name>]`: `capacity` of `unit` on each of `cells` cells."""
 
@@ -115,6 +140,7 @@ class Declarations:
     gpus: GpuRules = GpuRules()
     host: HostRules = HostRules()
     licenses: tuple[DeclaredLicense, ...] = ()
+    license_servers: tuple[LicenseServer, ...] = ()
     resources: tuple[DeclaredResource, ...] = ()
     watched: tuple[Watched, ...] = ()
     detectors: tuple[DetectorRules, ...] = ()

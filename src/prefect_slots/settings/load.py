@@ -20,15 +20,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
 from prefect_slots.errors import ConfigError, nearest
+from prefect_slots.settings.contradictions import contradictions
+from prefect_slots.settings.declarations import declarations_of
 from prefect_slots.settings.locate import KeyPath, key_lines, line_of
-from prefect_slots.settings.schema import (
-    ENV_PREFIX,
-    ConfigFile,
-    Settings,
-    SettingsTable,
-    contradictions,
-    declarations_of,
-)
+from prefect_slots.settings.schema import ENV_PREFIX, ConfigFile, Settings, SettingsTable
 
 CONFIG_VARIABLE: Final = "PREFECT_SLOTS_CONFIG"
 WORKER_ID: Final = "WORKER_ID"
@@ -38,8 +33,6 @@ SYSTEM_FILE: Final = Path("/etc/prefect-slots.toml")
 SETTING_VARIABLES: Final = tuple(ENV_PREFIX + field.upper() for field in SettingsTable.model_fields)
 # Set by prefect-slots itself or read before the file is; they are no keys of `[settings]`.
 OTHER_VARIABLES: Final = (CONFIG_VARIABLE, "PREFECT_SLOTS_GRANT")
-
-_LATER_LICENSE_KEYS: Final = frozenset({"type", "server", "feature", "headroom", "poll_seconds"})
 
 
 def load_settings(
@@ -209,8 +202,6 @@ def _file_reason(detail: ErrorDetails) -> str:
     loc = detail["loc"]
     if detail["type"] != "extra_forbidden":
         return _reason(detail)
-    if loc[0] == "license" and loc[-1] in _LATER_LICENSE_KEYS:
-        return "only declared `seats` are supported in this version; seats read from a licence server come later"
     return f"unknown key; {nearest(str(loc[-1]), tuple(_fields_at(loc[:-1])))}"
 
 

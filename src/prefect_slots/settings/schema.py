@@ -1,18 +1,16 @@
 """What may be written in the configuration file and in `PREFECT_SLOTS_*` variables.
 
 One pydantic model per table. Values of the file keep their TOML types (`"20"` is no number there); values of variables
-are text and are read leniently. What several keys contradict each other in is found by `contradictions`: each has a
-place of its own, which a model's validator could not name. Nothing here reads files or the environment.
+are text and are read leniently. Nothing here reads files or the environment.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -22,41 +20,22 @@ from prefect_slots.model.amount import (
     MAX_AMOUNT,
     SEATS,
     count_asked,
-    format_amount,
     memory_available,
     memory_kept,
 )
 from prefect_slots.model.declaration import (
     Declarations,
-    DeclaredCard,
-    DeclaredLicense,
-    DeclaredResource,
-    DetectorRules,
-    EncoderSessions,
-    GpuRules,
-    HostRules,
-    Instruments,
-    ScratchSpace,
-    Watched,
 )
 from prefect_slots.model.resource import (
-    CPUS,
-    GPU_MEM,
-    MEM,
-    Scope,
-    check_feature_name,
-    check_resource_name,
     sanitise_machine_name,
 )
-from prefect_slots.settings.locate import KeyPath
 
 ENV_PREFIX: Final = "PREFECT_SLOTS_"
-MAX_CELLS: Final = 1000
-"""Most cells of one declared resource: each becomes a limit on the server."""
 
+# No word of a vendor's command line may begin with a dash.
+_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
 _IDENTITY: Final = re.compile(r"[A-Za-z0-9._/-]+")
 _UNSTABLE: Final = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
-_DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
 
 def _machine_name(value: str) -> str:
@@ -112,6 +91,35 @@ def _stable_name(value: str) -> str:
             f"'{value}' names whatever is plugged in first; write its name under /dev/serial/by-id, which stays"
         )
     return value
+
+
+def _license_server(value: str) -> str:
+    for address in value.split(","):
+        port, at, host = address.partition("@")
+        if not (at and port.isascii() and port.isdigit() and 0 < int(port) < 65536 and _HOST.fullmatch(host)):
+            raise ValueError("a licence server is written port@host, a group of three with commas between")
+    return value
+
+
+def _command(value: object) -> tuple[str, ...]:
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list):
+        raise ValueError("the path of a program is needed, or a list of a program and its first arguments")
+    command = tuple(word for word in cast("list[object]", words) if isinstance(word, str) and word and "\0" not in word)
+    if not command or len(command) < len(words):
+        raise ValueError("the path of a program is needed, or a list of a program and its first arguments")
+    return command
+
+
+def _features(value: object) -> tuple[tuple[str, str], ...]:
+    """Return the names that tasks ask for, each with what the server calls it."""
+    table = {str(name): name for name in cast("list[object]", value)} if isinstance(value, list) else value
+    if not isinstance(table, dict) or not table:
+        raise ValueError("a list of features is needed, or a table of the names that tasks ask for")
+    pairs = tuple(cast("dict[str, object]", table).items())
+    if not all(isinstance(feature, str) and feature for _, feature in pairs):
+        raise ValueError("each feature is text in quotes, as the server calls it")
+    return tuple(sorted((name, str(feature)) for name, feature in pairs))
 
 
 def _count(unit: str) -> Any:
@@ -171,10 +179,24 @@ class HostTable(_Table):
 
 
 class LicenseTable(_Table):
-    """One `[license.<feature>]`."""
+    """One `[license.<name>]`: either `seats`, or the `type` and `server` that count them.
 
-    seats: Annotated[int, _count(SEATS)]
-    scope: Literal["fleet", "worker"] = "fleet"
+    Attributes:
+        command: The vendor's program; a list where something has to stand before its own arguments.
+        feature: What the server calls this licence; its own name by default.
+        features: Several features of one server, as a list or by the names that tasks ask for.
+    """
+
+    seats: Annotated[int, _count(SEATS)] | None = None
+    type: Literal["flexnet", "rlm", "lmx", "lsdyna", "dsls", "olicense", "sentinel"] | None = None
+    server: Annotated[str, AfterValidator(_license_server)] | None = None
+    command: Annotated[tuple[str, ...], PlainValidator(_command)] | None = None
+    feature: Annotated[str, Field(min_length=1)] | None = None
+    features: Annotated[tuple[tuple[str, str], ...], PlainValidator(_features)] | None = None
+    headroom: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None = None
+    poll_seconds: Annotated[float, Field(ge=30, le=86400, allow_inf_nan=False)] | None = None
+    timeout: Annotated[float, Field(ge=1, le=300, allow_inf_nan=False)] | None = None
+    scope: Literal["fleet", "worker"] | None = None
 
 
 class ResourceTable(_Table):
@@ -247,112 +269,6 @@ class Settings(SettingsTable, BaseSettings):
         return (init_settings,)
 
 
-def declarations_of(file: ConfigFile, source: str) -> Declarations:
-    """Return what `file` says about the machine, in the model's words."""
-    return Declarations(
-        gpus=GpuRules(
-            detect=file.gpus.detect,
-            exclude=tuple(file.gpus.exclude),
-            headroom_mib=file.gpus.headroom,
-            cards=tuple(DeclaredCard(uuid=c.uuid, memory_mib=c.memory, name=c.name) for c in file.gpus.card),
-        ),
-        host=HostRules(cpus=file.host.cpus, mem_mib=file.host.mem, mem_headroom_mib=file.host.mem_headroom),
-        licenses=tuple(
-            DeclaredLicense(feature=feature, seats=table.seats, scope=Scope(table.scope))
-            for feature, table in sorted(file.license.items())
-        ),
-        resources=tuple(
-            DeclaredResource(
-                name=name, capacity=t.capacity, cells=t.cells or 1, unit=t.unit or "units", scope=Scope(t.scope)
-            )
-            for name, t in sorted(file.resources.items())
-            if t.capacity is not None and not t.ways
-        ),
-        watched=tuple(_watched(name, t, source) for name, t in sorted(file.resources.items()) if t.ways),
-        detectors=tuple(
-            DetectorRules(name=name, enabled=table.enabled, options=table.model_extra or {})
-            for name, table in sorted(file.detectors.items())
-        ),
-        source=source,
-    )
-
-
-def _watched(name: str, table: ResourceTable, source: str) -> Watched:
-    """Return where to look for a resource that names one way."""
-    if table.disk is not None:
-        kept = -(-table.headroom // 1024)
-        return ScratchSpace(name=name, folder=table.disk, headroom_gib=kept, capacity_gib=table.capacity)
-    if table.devices is not None:
-        return Instruments(name=name, patterns=tuple(table.devices), unit=table.unit or "device")
-    return EncoderSessions(name=name, most=table.encoder_sessions or 0, source=source)
-
-
-def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
-    """Yield what cannot be true together, or cannot be a name, in a file whose tables are each well-formed."""
-    yield from _card_contradictions(file.gpus)
-    if file.host.mem is not None and file.host.mem <= file.host.mem_headroom:
-        kept = format_amount(file.host.mem_headroom, "MiB")
-        yield (
-            ("host", "mem_headroom"),
-            f"keeping {kept} free leaves nothing of mem = {format_amount(file.host.mem, 'MiB')}",
-        )
-    for feature in file.license:
-        try:
-            check_feature_name(feature)
-        except ValueError as wrong:
-            yield ("license", feature), str(wrong)
-    for name, table in file.resources.items():
-        path = ("resources", name)
-        if name in _DETECTED:
-            yield path, f"'{name}' is detected; what you know about it goes into {_DETECTED[name]}"
-            continue
-        try:
-            check_resource_name(name)
-        except ValueError as wrong:
-            yield path, str(wrong)
-        yield from _way_contradictions(path, table)
-        if table.scope == "fleet" and (table.cells or 1) > 1:
-            yield (
-                (*path, "cells"),
-                'a fleet shares one number, so it has one cell; remove cells, or write scope = "worker"',
-            )
-        if (table.cells or 1) > MAX_CELLS:
-            yield (*path, "cells"), f"at most {MAX_CELLS} cells: each becomes a limit on the server"
-        elif (table.capacity or 0) * (table.cells or 1) > MAX_AMOUNT:
-            yield (*path, "capacity"), f"all cells together are more than a limit can count ({MAX_AMOUNT})"
-
-
-def _way_contradictions(path: KeyPath, table: ResourceTable) -> Iterator[tuple[KeyPath, str]]:
-    if not table.ways:
-        if table.capacity is None:
-            yield (*path, "capacity"), "is missing; or say where to look: disk, devices or encoder_sessions"
-        if table.headroom:
-            yield (*path, "headroom"), "only a disk has a headroom; declare a smaller capacity"
-        return
-    way, *others = table.ways
-    if others:
-        yield (*path, others[0]), f"a resource is looked for in one way, and this one has {way}"
-    if table.scope == "fleet":
-        yield (*path, "scope"), f"{way} is looked for on this machine, so it cannot be the fleet's; declare capacity"
-    unused = {
-        "disk": ("cells", "unit"),
-        "devices": ("capacity", "cells", "headroom"),
-        "encoder_sessions": ("capacity", "cells", "unit", "headroom"),
-    }
-    for key in unused[way]:
-        if getattr(table, key):
-            yield (*path, key), f"{way} decides that; remove {key}"
-
-
-def _card_contradictions(gpus: GpusTable) -> Iterator[tuple[KeyPath, str]]:
-    rules = GpuRules(exclude=tuple(gpus.exclude))
-    seen: Counter[str] = Counter()
-    for position, card in enumerate(gpus.card):
-        path = ("gpus", "card", position, "uuid")
-        seen[card.uuid] += 1
-        if seen[card.uuid] == 2:
-            yield path, f"'{card.uuid}' is declared twice; every card has its own uuid"
-        if rules.excludes(card.uuid):
-            yield path, f"'{card.uuid}' is declared here and excluded by [gpus] exclude; remove one of the two"
-    if sum(card.memory for card in gpus.card) > MAX_AMOUNT:
-        yield ("gpus", "card"), f"all cards together are more than a limit can count ({MAX_AMOUNT} MiB)"
+def named_features(name: str, table: LicenseTable) -> tuple[tuple[str, str], ...]:
+    """Return the names that tasks ask for by that table, each with what the server calls it."""
+    return table.features or ((name, table.feature or name),)

@@ -60,6 +60,16 @@ def test_the_demo_is_two_cards_two_seats_and_a_small_host():
     assert found.licenses == (DeclaredLicense(feature="matlab", seats=2, scope=Scope.FLEET),)
 
 
+def test_the_licences_are_three_servers_beside_declared_seats():
+    found = load("licences.toml").declarations
+    assert [(server.vendor, server.server, server.features) for server in found.license_servers] == [
+        ("flexnet", "27000@lic1", (("ansys", "aa_r"),)),
+        ("rlm", "5053@lic3", (("converge", "converge_super"),)),
+        ("lmx", "6200@lic2", (("mesher", "Mesher"), ("solver", "Solver:3D"))),
+    ]
+    assert [license.feature for license in found.licenses] == ["Image_Toolbox", "comsol", "matlab"]
+
+
 def test_a_variable_wins_over_an_example():
     assert load("workstation.toml", {"PREFECT_SLOTS_MAX_OVERTAKES": "0"}).max_overtakes == 0
 

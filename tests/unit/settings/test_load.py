@@ -20,6 +20,7 @@ from prefect_slots.model.declaration import (
     GpuRules,
     HostRules,
     Instruments,
+    LicenseServer,
     ScratchSpace,
 )
 from prefect_slots.model.resource import Scope
@@ -122,6 +123,54 @@ def test_a_full_file_is_read_into_settings_and_declarations_with_integer_amounts
             ),
             resources=(DeclaredResource(name="scanner", capacity=3, cells=2, unit="slides"),),
             source=str(path),
+        ),
+    )
+
+
+def test_licences_that_a_server_counts_are_read_with_the_documented_defaults(write: Write):
+    text = """\
+[license.ansys]
+type = "flexnet"
+server = "27000@lic1,27000@lic2,27000@lic3"
+feature = "aa_r"
+headroom = 1
+poll_seconds = 30
+timeout = 2.5
+scope = "worker"
+command = "/opt/lm/lmutil"
+[license.converge]
+type = "rlm"
+server = "5053@lic4"
+[license.tools]
+type = "lmx"
+server = "6200@lic5"
+features = ["Solver", "Mesher"]
+command = ["ssh", "lic5", "lmxendutil"]
+[license.named]
+type = "lmx"
+server = "6200@lic5"
+features = { viewer = "View:3D", editor = "Edit" }
+"""
+    found = load_settings(write(text), env={}).declarations
+    assert found.licenses == ()
+    assert found.license_servers == (
+        LicenseServer(
+            vendor="flexnet",
+            server="27000@lic1,27000@lic2,27000@lic3",
+            command=("/opt/lm/lmutil",),
+            features=(("ansys", "aa_r"),),
+            headroom=1,
+            poll_seconds=30,
+            timeout=2.5,
+            scope=Scope.WORKER,
+        ),
+        LicenseServer(vendor="rlm", server="5053@lic4", features=(("converge", "converge"),)),
+        LicenseServer(vendor="lmx", server="6200@lic5", features=(("editor", "Edit"), ("viewer", "View:3D"))),
+        LicenseServer(
+            vendor="lmx",
+            server="6200@lic5",
+            command=("ssh", "lic5", "lmxendutil"),
+            features=(("Mesher", "Mesher"), ("Solver", "Solver")),
         ),
     )
 
@@ -252,7 +301,7 @@ MISTAKES = [
     ("[licence.matlab]\nseats = 1\n", 1, "licence", ["did you mean license?"]),
     ("[gpus]\n[[gpus.cards]]\n", 2, "gpus.cards", ["did you mean card?"]),
     ('[[gpus.card]]\nuid = "a"\nmemory = 1\n', 2, "gpus.card[1].uid", ["did you mean uuid?"]),
-    ("[license.m]\nseat = 1\n", 2, "license.m.seat", ["did you mean seats?"]),
+    ("[license.m]\nseat = 1\n", 2, "license.m.seat", ["did you mean seats"]),
     ("[resources.s]\ncapcity = 1\n", 2, "resources.s.capcity", ["did you mean capacity?"]),
     ("[host]\nzzz = 1\n", 2, "host.zzz", ["known: cpus, mem, mem_headroom"]),
     ("[gpus\n", 1, "", ["not valid TOML", "Expected ']'"]),
@@ -299,9 +348,30 @@ MISTAKES = [
     ("[license.matlab]\nseats = 0\n", 2, "license.matlab.seats", ["number of seats must be above zero", "it is 0"]),
     ("[license.matlab]\n", 1, "license.matlab.seats", ["is missing"]),
     ('[license.matlab]\nseats = 1\nscope = "site"\n', 3, "license.matlab.scope", ["'fleet' or 'worker'"]),
-    ('[license.ansys]\ntype = "flexnet"\nserver = "27000@lic1"\n', 2, "license.ansys.type",
-     ["only declared `seats` are supported in this version"]),
-    ('[license.ansys]\nseats = 1\nserver = "27000@lic1"\n', 3, "license.ansys.server", ["only declared `seats`"]),
+    ('[license.a]\nserver = "1@h"\n', 1, "license.a.type", ["is missing", "type and server"]),
+    ('[license.a]\nseats = 1\nserver = "1@h"\n', 3, "license.a.server", ["goes with the type"]),
+    ("[license.a]\nseats = 1\nheadroom = 0\n", 3, "license.a.headroom", ["goes with the type"]),
+    ('[license.a]\ntype = "flexnet"\n', 1, "license.a.server", ["is missing", "port@host"]),
+    ('[license.a]\ntype = "flexnet"\nserver = "1@h"\nseats = 2\n', 4, "license.a.seats", ["the server tells"]),
+    ('[license.a]\ntype = "flexlm"\nserver = "1@h"\n', 2, "license.a.type", ["'flexnet', 'rlm'", "it is 'flexlm'"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h,2@i"\n', 3, "license.a.server", ["only flexnet"]),
+    ('[license.a]\ntype = "rlm"\nserver = "h:1"\n', 3, "license.a.server", ["port@host", "it is 'h:1'"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@-x"\n', 3, "license.a.server", ["port@host"]),
+    ('[license.a]\ntype = "rlm"\nserver = "70000@h"\n', 3, "license.a.server", ["port@host"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\ncommand = []\n', 4, "license.a.command", ["path of a program"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\ncommand = ["a", 1]\n', 4, "license.a.command", ["arguments"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\nfeature = ""\n', 4, "license.a.feature", ["not be empty"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\nfeatures = []\n', 4, "license.a.features", ["list of features"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\nfeatures = [1]\n', 4, "license.a.features", ["text in quotes"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\nfeatures = ["b:c"]\n', 4, "license.a.features",
+     ["licence name 'b:c'", "name it"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\nfeature = "b"\nfeatures = ["c"]\n', 5, "license.a.features",
+     ["feature for one"]),
+    ('[license.a]\nseats = 1\n[license.b]\ntype = "rlm"\nserver = "1@h"\nfeatures = ["a"]\n', 6,
+     "license.b.features", ["also what [license.a] offers"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\nheadroom = -1\n', 4, "license.a.headroom", ["or equal to 0"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\npoll_seconds = 5\n', 4, "license.a.poll_seconds", ["to 30"]),
+    ('[license.a]\ntype = "rlm"\nserver = "1@h"\ntimeout = 0\n', 4, "license.a.timeout", ["or equal to 1"]),
     ('[license."a/b"]\nseats = 1\n', 1, "license.a/b", ["licence name 'a/b'"]),
     ("[resources.tag]\ncapacity = 1\n", 1, "resources.tag", ["meaning of its own"]),
     ("[resources.Scan-1]\ncapacity = 1\n", 1, "resources.Scan-1", ["lower-case"]),

@@ -1,0 +1,184 @@
+"""One run of a vendor's program: no shell, a hard time limit, and nothing of it left behind.
+
+The program runs in a process group of its own, which is killed however the run ends: licence tools fork, hang, and
+ignore the polite signal. What it printed until then is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+MAX_OUTPUT: Final = 64 * 2**20
+"""Bytes after which a program is stopped: the largest sites print some ten million."""
+
+_CHUNK: Final = 2**16
+_LOOK_SECONDS: Final = 0.05
+_GONE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a program printed, both streams, and how it ended.
+
+    Attributes:
+        text: It may name people, so no `repr` shows it.
+        code: Its exit status, minus the signal's number if one ended it; `None` if it was stopped or never started.
+        failure: Why it was stopped or never started; `None` if it ended by itself.
+    """
+
+    text: str = field(default="", repr=False)
+    code: int | None = None
+    failure: str | None = None
+
+
+def run_command(
+    argv: Sequence[str], *, env: Mapping[str, str], timeout: float, stdin: str = "", limit: int = MAX_OUTPUT
+) -> Output:
+    """Run a program to its end, or to the end of its time. Never raises for what the program does.
+
+    Args:
+        argv: The program and its arguments.
+        env: The environment to give it; its messages are asked for in English.
+        timeout: Seconds from its start after which it is killed.
+        stdin: What it reads; then, or at once, its input ends.
+        limit: Bytes of output after which it is killed.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**env, "LANG": "C", "LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Output(failure=_not_started(argv[0], error, env))
+    except ValueError as error:
+        return Output(failure=f"'{argv[0]}' cannot be started: {error}")
+    run = _Run(process, stdin.encode(), limit)
+    try:
+        failure = run.follow(time.monotonic() + timeout, timeout)
+    finally:
+        code = run.end()
+    return Output(text=run.text(), code=code if failure is None else None, failure=failure)
+
+
+def _not_started(program: str, error: OSError, env: Mapping[str, str]) -> str:
+    if isinstance(error, FileNotFoundError):
+        found = program if os.sep in program else shutil.which(program, path=env.get("PATH"))
+        if found and Path(found).exists():
+            # The kernel says "no such file" of a program whose loader is missing.
+            return (
+                f"'{program}' exists but what runs it does not: FlexNet's tools need the loader of the "
+                "Linux Standard Base (package lsb-core, lsb or redhat-lsb-core), a script its interpreter"
+            )
+        return f"there is no program '{program}': install it, or name its path with command"
+    return f"'{program}' cannot be started: {error.strerror}"
+
+
+class _Run:
+    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes, limit: int) -> None:
+        self._process = process
+        self._left = stdin
+        self._room = limit
+        self._streams: dict[int, tuple[IO[bytes], list[bytes]]] = {}
+        self._selector = selectors.DefaultSelector()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            os.set_blocking(stream.fileno(), False)
+            self._streams[stream.fileno()] = stream, []
+            self._selector.register(stream, selectors.EVENT_READ)
+        assert process.stdin is not None
+        self._stdin = process.stdin
+        os.set_blocking(self._stdin.fileno(), False)
+        self._selector.register(self._stdin, selectors.EVENT_WRITE)
+
+    def follow(self, deadline: float, timeout: float) -> str | None:
+        """Feed and read the program until it ends; return why it was left before."""
+        while self._selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return f"did not answer within {timeout:g} s"
+            ended = self._has_ended()
+            ready = self._selector.select(0 if ended else min(left, _LOOK_SECONDS))
+            if ended and not any(key.fileobj is not self._stdin for key, _ in ready):
+                # What it started may hold its output open for ever.
+                return None
+            for key, _ in ready:
+                self._serve(key.fd)
+            if self._room < 0:
+                return "printed more than it could have to tell"
+        return self._wait(deadline, timeout)
+
+    def _wait(self, deadline: float, timeout: float) -> str | None:
+        """Wait for a program that has closed its output."""
+        while not self._has_ended():
+            if time.monotonic() > deadline:
+                return f"did not end within {timeout:g} s"
+            time.sleep(_LOOK_SECONDS)
+        return None
+
+    def _serve(self, descriptor: int) -> None:
+        if descriptor not in self._streams:
+            self._write()
+            return
+        stream, chunks = self._streams[descriptor]
+        with contextlib.suppress(BlockingIOError):
+            chunk = os.read(descriptor, _CHUNK)
+            self._room -= len(chunk)
+            chunks.append(chunk)
+            if not chunk:
+                self._selector.unregister(stream)
+
+    def _write(self) -> None:
+        try:
+            self._left = self._left[os.write(self._stdin.fileno(), self._left[:_CHUNK]) :] if self._left else b""
+        except BlockingIOError:
+            return
+        except OSError:
+            # It does not read: what it prints may be whole all the same.
+            self._left = b""
+        if not self._left:
+            self._selector.unregister(self._stdin)
+            self._close(self._stdin)
+
+    def _has_ended(self) -> bool:
+        # Without taking its exit status: until that is taken no other process can get its number, nor its group's.
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def end(self) -> int | None:
+        """Kill what is left of the group, close everything, and return the exit status."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._selector.close()
+        for stream, _ in self._streams.values():
+            self._close(stream)
+        self._close(self._stdin)
+        try:
+            return self._process.wait(_GONE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # A process that waits for a dead file server cannot be killed; it is not worth waiting for.
+            return None
+
+    def _close(self, stream: IO[bytes]) -> None:
+        with contextlib.suppress(OSError):
+            stream.close()
+
+    def text(self) -> str:
+        """What it printed, errors last."""
+        parts = [b"".join(chunks).decode("utf-8", "replace") for _, chunks in self._streams.values()]
+        return "\n".join(part for part in parts if part)
