@@ -8,13 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.boxes import Box
+from tests.bystander import registered
 from tests.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
 from tests.prefect_server import PrefectServer
 
 from prefect_slots import requires
-from prefect_slots.acquire.engine import close_engine
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
@@ -26,15 +25,10 @@ def proxy(prefect_server: PrefectServer) -> Iterator[LossyProxy]:
 
 
 @pytest.fixture
-def box(proxy: LossyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+def box(proxy: LossyProxy, tmp_path: Path) -> Iterator[Box]:
     """A machine in which this process takes part, behind the proxy."""
-    made = Box(tmp_path, proxy.url)
-    for name, value in made.env.items():
-        monkeypatch.setenv(name, value)
-    made.register()
-    with temporary_settings({PREFECT_API_URL: proxy.url}):
+    with registered(Box(tmp_path, proxy.url)) as made:
         yield made
-    close_engine()
 
 
 def leases_held(box: Box) -> list[str]:

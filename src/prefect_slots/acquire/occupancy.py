@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS: Final = 1.0
 _AWAY_SECONDS: Final = 1.0
-_PAUSE_SECONDS: Final = (0.003, 0.007)
+_PAUSE_SECONDS: Final = (0.001, 0.002)
 
 
 class Why(Enum):

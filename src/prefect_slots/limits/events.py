@@ -35,6 +35,7 @@ _RELEASED: Final = f"{_EVENT}.released"
 _LINKED: Final = timedelta(minutes=5)
 _QUEUED: Final = 1000
 _CONNECT_SECONDS: Final = 20.0
+_GATHER_SECONDS: Final = 0.05
 _FLUSH_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 0.3
 _PAUSE_SECONDS: Final = (0.1, 10.0)
@@ -128,6 +129,8 @@ class Announcer:
         pauses = _Pauses()
         while True:
             await self._queued.wait()
+            # Whoever is to have the slots next asks the server now, and should not find it busy with the news.
+            await asyncio.sleep(_GATHER_SECONDS)
             news = list(self._queue)
             self._queue.clear()
             self._queued.clear()
