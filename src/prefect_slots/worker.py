@@ -58,8 +58,9 @@ def start(flags: Sequence[str], settings: Settings) -> int:
         done = running.submit(_register(running, place, coordination.url, given_name(flags))).result()
         machine = done.registered.machine or ""
         limits = len(done.limits.entries) if done.limits else 0
-        console = Console(stderr=True)
-        console.print(f"prefect-slots: [bold]{machine}[/bold] is registered with {limits} limits on {coordination.url}")
+        # A log is read line by line, and a table's name in brackets is no markup.
+        console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+        console.print(f"prefect-slots: {machine} is registered with {limits} limits on {coordination.url}")
         for finding in done.findings:
             if finding.severity != "info":
                 console.print(f"prefect-slots: {finding.severity}: {finding.subject}: {finding.problem}")

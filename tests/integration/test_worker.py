@@ -7,8 +7,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.boxes import Box
+from tests.licence_tools import Tool
 from tests.polling import until
 from tests.prefect_server import PrefectServer
 from tests.workers import Worker, deploy, post, state_of, trigger, work_pool
@@ -40,6 +42,10 @@ def pinned(record: str):
 @pytest.fixture
 def box(prefect_server: PrefectServer, tmp_path: Path) -> Box:
     return Box(tmp_path, prefect_server.url)
+
+
+def has_limit(box: Box, name: str) -> bool:
+    return httpx.get(f"{box.url}/v2/concurrency_limits/{name}", timeout=30).status_code == 200
 
 
 @pytest.fixture
@@ -103,3 +109,29 @@ def test_a_name_that_another_ledger_holds_starts_no_worker(box: Box, pool: str, 
         worker.stop()
     assert f"the name '{box.name}' is claimed by another ledger" in worker.log.read_text()
     assert "--name" in worker.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_licence_server_that_hangs_keeps_no_worker_from_starting_and_is_believed_once_it_answers(
+    box: Box, pool: str, tmp_path: Path
+):
+    feature = f"aa-{box.name}"
+    tool = Tool(tmp_path / "tool", do="hang")
+    table = {"type": "flexnet", "server": "27000@lic1", "command": list(tool.command), "timeout": 2, "poll_seconds": 30}
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    box.config.write_text(f"{box.config.read_text()}\n[license.{feature}]\n{text}\n")
+    box.env["PREFECT_SLOTS_REFRESH_SECONDS"] = "1"
+    worker = Worker(box, pool)
+    try:
+        until(lambda: worker.says(f"{box.name} is registered with"), 60, what="registration")
+        unknown = f"license.{feature}: the licence server 27000@lic1 did not answer within 2 s"
+        assert worker.says(unknown), worker.log.read_text()
+        assert not has_limit(box, f"license:{feature}")
+        tool.play(text=f"Users of {feature}:  (Total of 9 licenses issued;  Total of 4 licenses in use)\n")
+        until(lambda: has_limit(box, f"license:{feature}"), 90, what="the limit of its seats")
+        tool.play(do="hang")
+        asked = len(tool.noted("hangs"))
+        until(lambda: len(tool.noted("hangs")) > asked, 90, what="another try")
+        assert has_limit(box, f"license:{feature}")
+    finally:
+        worker.stop()

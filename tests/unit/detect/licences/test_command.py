@@ -14,7 +14,8 @@ from tests.polling import until
 from prefect_slots.detect.licences.command import Output, run_command
 
 if TYPE_CHECKING:
-    from tests.unit.detect.licences.conftest import MakeTool, Tool
+    from tests.licence_tools import Tool
+    from tests.unit.detect.licences.conftest import MakeTool
 
 
 def run(tool: Tool, *arguments: str, timeout: float = 30, stdin: str = "", limit: int = 2**26) -> Output:

@@ -23,7 +23,8 @@ from prefect_slots.model.declaration import Declarations, DeclaredLicense, GpuRu
 from prefect_slots.model.resource import Scope
 
 if TYPE_CHECKING:
-    from tests.unit.detect.licences.conftest import MakeTool, Tool
+    from tests.licence_tools import Tool
+    from tests.unit.detect.licences.conftest import MakeTool
 
 TEXT = """\
 Users of aa:  (Total of 9 licenses issued;  Total of 4 licenses in use)

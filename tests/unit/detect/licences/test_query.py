@@ -16,7 +16,8 @@ from prefect_slots.detect.licences.usage import Counted, Reading
 from prefect_slots.model.declaration import LicenseServer
 
 if TYPE_CHECKING:
-    from tests.unit.detect.licences.conftest import MakeTool, Tool
+    from tests.licence_tools import Tool
+    from tests.unit.detect.licences.conftest import MakeTool
 
 ANSWER = "Users of aa:  (Total of 9 licenses issued;  Total of 4 licenses in use)\n"
 DEAD = "Error getting status: Cannot connect to license server system. (-15,570:111)\n"
