@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class LossyProxy:
-    """Forwards every byte, until told to lose a request or an answer.
+    """Forwards every byte, until told to lose requests or answers, in that order.
 
     Attributes:
         url: The API's address through the proxy.
@@ -21,18 +22,17 @@ class LossyProxy:
     """
 
     url: str
-    _marker: bytes | None = None
-    _before_it_arrives: bool = False
     lost: int = 0
     sent: list[bytes] = field(default_factory=list[bytes])
+    _to_lose: deque[tuple[bytes, bool]] = field(default_factory=deque[tuple[bytes, bool]])
 
     def lose_answer_to(self, marker: str) -> None:
         """Close the connection instead of passing on the answer to the next request that contains `marker`."""
-        self._marker, self._before_it_arrives = marker.encode(), False
+        self._to_lose.append((marker.encode(), False))
 
     def lose_request(self, marker: str) -> None:
         """Close the connection instead of passing on the next request that contains `marker`."""
-        self._marker, self._before_it_arrives = marker.encode(), True
+        self._to_lose.append((marker.encode(), True))
 
     async def serve(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(host, port)
@@ -40,9 +40,8 @@ class LossyProxy:
 
         async def upwards() -> None:
             while data := await reader.read(65536):
-                if self._marker and self._marker in data:
-                    self._marker = None
-                    if self._before_it_arrives:
+                if self._to_lose and self._to_lose[0][0] in data:
+                    if self._to_lose.popleft()[1]:
                         self.lost += 1
                         writer.close()
                         break

@@ -11,6 +11,7 @@ import pytest
 from tests.boxes import Box
 from tests.bystander import registered
 from tests.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
+from tests.polling import until
 from tests.prefect_server import PrefectServer
 
 from prefect_slots import requires
@@ -48,4 +49,19 @@ def test_a_seat_of_the_fleet_is_not_used_on_the_strength_of_a_call_that_was_lost
         assert proxy.lost == 1
         assert len(leases_held(box)) == 1
         assert box.limits()[f"license:{box.matlab}"] == 1
+    box.assert_nothing_is_left(60)
+
+
+@pytest.mark.slow
+def test_what_is_taken_again_in_the_background_is_taken_once_though_an_answer_is_lost(
+    box: Box, proxy: LossyProxy
+) -> None:
+    with requires(cpus=1):  # opens the connection that the calls are lost on
+        pass
+    proxy.lose_request("increment-with-lease")
+    proxy.lose_answer_to("increment-with-lease")
+    with requires(cpus=1):
+        until(lambda: proxy.lost == 2, 20, what="the lost answer to the second try")
+        until(lambda: len(leases_held(box)) == 1, 60, what="the third try")
+        until(lambda: box.limits() == {f"cpus:{box.name}": 1}, 60, what="the return of what the second try took")
     box.assert_nothing_is_left(60)

@@ -50,7 +50,8 @@ class Engine:
     def call(self, work: Callable[[], T]) -> concurrent.futures.Future[T]:
         """Have `work`, which waits for nothing, called in the engine's loop."""
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._loop.call_soon_threadsafe(_answering, work, answer)
+        # A round later: what was submitted before begins a round later too, and must not be overtaken by its own end.
+        self._loop.call_soon_threadsafe(self._loop.call_soon, _answering, work, answer)
         return answer
 
     @property

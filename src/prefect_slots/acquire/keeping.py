@@ -84,9 +84,14 @@ class Keeping:
         )
         for held in lacking:
             wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
+            if any(row.state is LeaseState.INTENT for row in there):
+                continue  # somebody asks for it at this moment
             refusal = await self._occupancy.occupy(held, wanted, there)
             if refusal is None:
                 self._ledger.transact(lambda tx, grant=held: tx.run("UPDATE held SET unbacked=0 WHERE id=?", grant))
+            elif refusal.why is Why.UNKNOWN:
+                # Else every further try could take another slot beside the one that the lost call may have taken.
+                self._occupancy.go_without(held)
             elif refusal.why is Why.AWAY:
                 return
 

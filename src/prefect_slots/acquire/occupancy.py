@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS: Final = 1.0
 _AWAY_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = (0.001, 0.002)
+_LATCHED_PAUSE_SECONDS: Final = 0.03
 
 
 class Why(Enum):
@@ -98,6 +99,11 @@ class Occupancy:
                     return Refusal(call, why)
         return None
 
+    def go_without(self, grant: str) -> None:
+        """Let a grant go on although the server does not count all of it; what a lost call took is given back."""
+        self._ledger.transact(lambda tx: leases.go_without(tx, grant))
+        self._giving_back.sweep()
+
     async def _make(self, grant: str, call: Call) -> Why | None:
         if self.away_since is not None and boot_clock() - self.away_since < _AWAY_SECONDS:
             return Why.AWAY
@@ -146,7 +152,7 @@ class Occupancy:
             latched, holder = self._ledger.transact(lambda tx: _intend(tx, grant, call, boot_clock()))
             if not latched:
                 return holder
-            await asyncio.sleep(jitter.between(*_PAUSE_SECONDS))
+            await asyncio.sleep(jitter.around(_LATCHED_PAUSE_SECONDS))
 
     def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
         """Take note of an answer that came after its caller had been cancelled."""

@@ -80,8 +80,7 @@ class Standing:
         if refusal is None:
             return True
         if refusal.why in (Why.AWAY, Why.UNKNOWN) and self._may_go_on_without(wanted):
-            self._ledger.transact(lambda tx: leases.go_without(tx, grant.id))
-            self.sweep()
+            self._occupancy.go_without(grant.id)
             return True
         await self._step_aside(grant, refusal)
         return False

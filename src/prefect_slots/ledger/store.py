@@ -107,17 +107,18 @@ class Ledger:
                 self._connection = schema.connect(self.folder)
             connection = self._connection
             try:
-                _take_turn(connection, begin)
-                self._refuse_deleted_file()
-                result = work(Transaction(connection, self.folder, self._decide, self.actor, self.plan))
-                connection.execute(end)
-                return result
-            except BaseException as error:
-                if connection.in_transaction:  # after some errors SQLite has ended it already
-                    connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.DatabaseError):
-                    raise schema.unreadable(self.path, error) from error
-                raise
+                try:
+                    _take_turn(connection, begin)
+                    self._refuse_deleted_file()
+                    result = work(Transaction(connection, self.folder, self._decide, self.actor, self.plan))
+                    connection.execute(end)
+                    return result
+                except BaseException:
+                    if connection.in_transaction:  # after some errors SQLite has ended it already
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise schema.unreadable(self.path, error) from error
 
     def _refuse_deleted_file(self) -> None:
         # A deleted folder made anew would be a second ledger for the same cards.

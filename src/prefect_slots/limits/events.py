@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 from uuid import UUID, uuid4
 
-from prefect_slots.errors import SlotsError
+from prefect_slots.errors import ServerRefused, SlotsError
 from prefect_slots.limits import jitter
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
 from prefect_slots.limits.transport import without_password
@@ -34,6 +34,7 @@ _RELEASED: Final = f"{_EVENT}.released"
 # Prefect links two events only when they lie this close together.
 _LINKED: Final = timedelta(minutes=5)
 _QUEUED: Final = 1000
+_AT_ONCE: Final = 100
 _CONNECT_SECONDS: Final = 20.0
 _GATHER_SECONDS: Final = 0.05
 _FLUSH_SECONDS: Final = 0.5
@@ -131,23 +132,27 @@ class Announcer:
             await self._queued.wait()
             # Whoever is to have the slots next asks the server now, and should not find it busy with the news.
             await asyncio.sleep(_GATHER_SECONDS)
-            news = list(self._queue)
-            self._queue.clear()
-            self._queued.clear()
+            news = [self._queue.popleft() for _ in range(min(len(self._queue), _AT_ONCE))]
             try:
                 await self._post(news)
-            except SlotsError as error:
+            except ServerRefused as refused:
+                _log.debug("%s does not want to know: %s", self._server.url, refused)
+                await self._pause(pauses)
+            except Exception as error:
                 # Sent again even if only the answer was lost: the server knows an event by its id.
                 _log.debug("telling %s: %s", self._server.url, error)
                 self._queue = deque([*news, *self._queue], maxlen=_QUEUED)
-                self._queued.set()
-                self._pausing = True
-                await pauses.sleep()
-                self._pausing = False
+                await self._pause(pauses)
             else:
                 pauses = _Pauses()
-                if not self._queue:
-                    self._sent.set()
+            if not self._queue:
+                self._queued.clear()
+                self._sent.set()
+
+    async def _pause(self, pauses: _Pauses) -> None:
+        self._pausing = True
+        await pauses.sleep()
+        self._pausing = False
 
     async def _post(self, news: Iterable[_News]) -> None:
         events = [event for each in news for event in await self._events_of(each)]

@@ -20,6 +20,25 @@ def test_what_is_called_runs_in_the_engine_s_thread_and_its_answer_comes_back():
         engine.close()
 
 
+def test_a_call_does_not_overtake_what_was_submitted_before_it():
+    engine = Engine()
+    begun: list[str] = []
+
+    async def begin() -> None:
+        begun.append("submitted")
+
+    try:
+        busy = threading.Event()
+        held_up = engine.call(lambda: busy.wait(10))
+        engine.submit(begin())
+        order = engine.call(begun.copy)
+        busy.set()
+        assert held_up.result(10)
+        assert order.result(10) == ["submitted"]
+    finally:
+        engine.close()
+
+
 def test_its_parts_end_together_so_that_none_uses_up_the_time_of_the_others():
     engine = Engine()
     met: list[int] = []
