@@ -88,6 +88,7 @@ def worker_env(machine: str, place: Place) -> dict[str, str]:
         **os.environ,
         "WORKER_ID": machine,
         "PREFECT_SLOTS_STATE_DIR": str(place.folder),
+        "PREFECT_SLOTS_ENFORCE": place.settings.enforce,
         "PREFECT_API_URL": place.coordination.url or "",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **({"PREFECT_SLOTS_CONFIG": place.settings.source} if place.settings.source != "defaults" else {}),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
+from prefect_slots.acquire.watching import Watching
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
@@ -26,7 +27,7 @@ from prefect_slots.errors import (
     UnknownResource,
     WaitTimeout,
 )
-from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger import leases, registry, spending
 from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
@@ -74,6 +75,8 @@ class Machine:
         self._watch: asyncio.Task[None] | None = None
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._to_leave: set[str] = set()
+        self._watching_others = Watching(self.ledger, settings)
+        self._looking = self._loop.create_task(self._watching_others.run())
         self._tend()
 
     @property
@@ -86,7 +89,9 @@ class Machine:
         if self._standing is None:
             from prefect_slots.acquire.standing import Standing
 
-            self._standing = await Standing.open(self.ledger, self._registered, self._settings, url)
+            self._standing = self._watching_others.server = await Standing.open(
+                self.ledger, self._registered, self._settings, url
+            )
             self._tend()
 
     async def registered(self, url: str | None) -> Registered:
@@ -122,6 +127,7 @@ class Machine:
         for name in ask.requirement.resources:
             if name not in registered.names:
                 raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
+        await self._watching_others.before(ask.requirement)
         self._asked[ask.id] = (ask, started)
         self._wakes[ask.id] = self._loop.create_future()
         self.ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
@@ -252,6 +258,14 @@ class Machine:
 
         return self.ledger.read(explain)
 
+    def note_command(self, pid: int, started: float) -> None:
+        """Note the one process that this one runs under its grants."""
+        self.ledger.transact(lambda tx: spending.note_command(tx, pid, started))
+
+    def was_ended(self, grant: str) -> bool:
+        """Tell whether that process was asked to end because it used more than the grant declared."""
+        return self.ledger.read(lambda tx: spending.was_ended(tx, grant))
+
     # Waking and reaping
 
     def _wake(self, tickets: list[str]) -> None:
@@ -305,6 +319,7 @@ class Machine:
         """Give back everything, leave the ledger, then let go of the lock."""
         if self._watch is not None:
             self._watch.cancel()
+        self._looking.cancel()
         self._loop.remove_reader(self._socket.socket)
         forgotten = False
         # Nobody may be left to clear up after those who died meanwhile and left nothing but their name.

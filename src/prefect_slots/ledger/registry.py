@@ -20,7 +20,12 @@ _EDITION: Final = "edition"
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredCell:
-    """A cell as the ledger knows it; `position` is what `nvidia-smi` showed at registration, for people only."""
+    """A cell as the ledger knows it.
+
+    Attributes:
+        position: What `nvidia-smi` showed at registration, for people only.
+        foreign: What others use of it, by all that is known.
+    """
 
     id: CellId
     key: str
@@ -113,7 +118,8 @@ def registered(transaction: Transaction) -> Registered:
     """Return what the ledger has registered."""
     cells: dict[str, list[RegisteredCell]] = {}
     for row in transaction.all(
-        "SELECT resource, number, key, label, position, capacity, foreign_use, present FROM cell ORDER BY 1, 2"
+        "SELECT resource, number, key, label, position, capacity, foreign_use + outside, present "
+        "FROM cell ORDER BY 1, 2"
     ):
         cells.setdefault(row[0], []).append(
             RegisteredCell(

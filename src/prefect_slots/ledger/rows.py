@@ -45,7 +45,7 @@ def read_book(tables: Tables, front: int = FRONT) -> Book:
 
 
 def _cells(tables: Tables) -> tuple[CellState, ...]:
-    rows = tables.all("SELECT resource, number, capacity, foreign_use FROM cell WHERE present ORDER BY 1, 2")
+    rows = tables.all("SELECT resource, number, capacity, foreign_use + outside FROM cell WHERE present ORDER BY 1, 2")
     return _cell_states(tuple(rows))
 
 

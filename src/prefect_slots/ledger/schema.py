@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 2
+VERSION: Final = 3
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -35,15 +35,34 @@ CREATE TABLE resource (
 ) WITHOUT ROWID;
 
 -- A number is given once per key and never reused, so that a limit's name always means the same card.
+-- foreign_use: what others use as the server counts it. outside: what is used beyond that, as devices and licence
+-- servers show it. Neither is free.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
-    capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, present INTEGER NOT NULL DEFAULT 1,
+    capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
+    present INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 
+-- What a device or a licence server showed of a cell's use by others; see `ledger.outside`. Times are Unix times.
+CREATE TABLE outside (
+    resource TEXT NOT NULL, number INTEGER NOT NULL, used INTEGER, seen_at REAL, asked_at REAL NOT NULL,
+    peak TEXT NOT NULL, counted TEXT NOT NULL, misses INTEGER NOT NULL, why TEXT NOT NULL,
+    PRIMARY KEY (resource, number)
+) WITHOUT ROWID;
+
+-- What was seen of a grant's memory on a card beside what it declared; see `ledger.spending`.
+CREATE TABLE spent (
+    held TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL, peak INTEGER NOT NULL,
+    looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL, warned INTEGER NOT NULL,
+    signals INTEGER NOT NULL, PRIMARY KEY (held, number)
+) WITHOUT ROWID;
+
+-- command: the one process that the owner runs under its grants, with its start.
 CREATE TABLE owner (
     id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, boot TEXT NOT NULL, lock_file TEXT NOT NULL,
-    wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0
+    wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0, command INTEGER,
+    command_started REAL
 ) WITHOUT ROWID;
 
 CREATE TABLE shape (

@@ -75,7 +75,7 @@ class Transaction(Tables):
             self._start_clock_anew()
             self.set_meta("boot", owner.boot)
         self.run(
-            "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO owner (id, pid, started, boot, lock_file, wake, program) VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
         )
 

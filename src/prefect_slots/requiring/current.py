@@ -10,8 +10,8 @@ import os
 from contextlib import suppress
 from contextvars import ContextVar, Token
 
-from prefect_slots.acquire.asking import Parent
-from prefect_slots.requiring.grant import TOKEN, Grant
+from prefect_slots.acquire.asking import TOKEN, Parent
+from prefect_slots.requiring.grant import Grant
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
 

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.acquire.asking import Held
+from prefect_slots.acquire.asking import TOKEN, Held
 from prefect_slots.acquire.request import Place
 from prefect_slots.model.resource import GPU_MEM
-
-TOKEN: Final = "PREFECT_SLOTS_GRANT"
 
 # How ROCm names a card: NVIDIA's UUIDs hold dashes.
 _AMD: Final = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)

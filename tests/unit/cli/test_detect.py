@@ -29,7 +29,12 @@ MIG = FakeDevice(
     uuid="GPU-m", mig=1, pending=1, slots=7, instances=(FakeDevice(uuid="MIG-1", slot=4, total=5 * GIB, reserved=0),)
 )
 MACHINE = Machine(
-    cards=(FakeDevice(uuid="GPU-a"), FakeDevice(uuid="GPU-b", v2_error=GPU_IS_LOST), FakeDevice(uuid="GPU-c"), MIG)
+    cards=(
+        FakeDevice(uuid="GPU-a", used=5 * GIB),
+        FakeDevice(uuid="GPU-b", v2_error=GPU_IS_LOST),
+        FakeDevice(uuid="GPU-c"),
+        MIG,
+    )
 )
 
 
@@ -46,7 +51,8 @@ def config(tmp_path: Path) -> Path:
 
 def detect(library: Path, config: Path, *options: str, machine: Machine = MACHINE) -> str:
     command = [sys.executable, "-m", "prefect_slots", "detect", "--config", config.name, *options]
-    env = {**environment(library, machine), "COLUMNS": "160"}
+    state = {"PREFECT_SLOTS_STATE_DIR": str(config.parent / "state")}
+    env = {**environment(library, machine), **state, "COLUMNS": "180"}
     env.pop("CUDA_VISIBLE_DEVICES", None)
     return subprocess.run(command, env=env, cwd=config.parent, capture_output=True, text=True, check=True).stdout
 
@@ -63,23 +69,23 @@ def test_what_was_found_declared_and_is_offered_stands_side_by_side(library: Pat
     assert shown == {
         "cpus": shown["cpus"],
         "mem": shown["mem"],
-        "GPU-a": ["24GiB", "40GiB", "40GiB"],
-        "GPU-b": ["", "", "unknown"],
-        "GPU-c": ["24GiB", "", "nothing"],
-        "GPU-m": ["", "", "nothing"],
-        "MIG-1": ["5GiB", "", "4GiB"],
-        "license.matlab": ["", "2 seats", "2 seats"],
+        "GPU-a": ["24GiB", "40GiB", "40GiB", "5GiB"],
+        "GPU-b": ["", "", "unknown", "unknown"],
+        "GPU-c": ["24GiB", "", "nothing", ""],
+        "GPU-m": ["", "", "nothing", ""],
+        "MIG-1": ["5GiB", "", "4GiB", ""],
+        "license.matlab": ["", "2 seats", "2 seats", ""],
     }
-    assert shown["cpus"][1:] == ["1 core", "1 core"]
-    assert shown["mem"][1:] == ["64MiB", "64MiB"]
+    assert shown["cpus"][1:] == ["1 core", "1 core", ""]
+    assert shown["mem"][1:] == ["64MiB", "64MiB", ""]
     assert "warning: GPU-a: declared 40GiB, but 23040MiB can be used" in text
     assert "error: GPU-b: cannot be read: GPU is lost" in text
 
 
 def test_explained_each_number_says_where_it_comes_from_and_each_nothing_why(library: Path, config: Path):
-    why = {cell: row[5] for cell, row in rows(detect(library, config, "--explain")).items()}
+    why = {cell: row[6] for cell, row in rows(detect(library, config, "--explain")).items()}
     assert why["GPU-a"].endswith("slots.toml")
-    assert why["GPU-b"] == "cannot be read: GPU is lost"
+    assert why["GPU-b"] == "cannot be read: GPU is lost; its memory cannot be read: GPU is lost"
     assert why["GPU-c"] == "left out by [gpus] exclude"
     assert why["GPU-m"] == "in MIG mode: its instances are offered instead"
     assert why["MIG-1"] == "nvml, less 1GiB headroom"
@@ -88,6 +94,10 @@ def test_explained_each_number_says_where_it_comes_from_and_each_nothing_why(lib
 def test_programs_read_the_same(library: Path, config: Path):
     data: dict[str, Any] = json.loads(detect(library, config, "--json"))
     assert data["unknown"] == ["GPU-b"]
+    others = {use["key"]: (use["used"], use["why"]) for use in data["others"]}
+    assert (others["GPU-a"], others["MIG-1"]) == ((5 * 1024, ""), (0, ""))
+    assert others["GPU-b"] == (None, "its memory cannot be read: GPU is lost")
+    assert not (config.parent / "state").exists()
     cells = {cell["key"]: cell for cell in data["cells"] if cell["resource"] == "gpu_mem"}
     assert cells.keys() == {"GPU-a", "GPU-b", "GPU-c", "GPU-m", "MIG-1"}
     names = ("found", "declared", "offered")
@@ -111,4 +121,4 @@ def test_cards_that_do_not_even_tell_their_names_are_shown_as_unknown(library: P
     lost = Machine(cards=(FakeDevice(uuid_error=GPU_IS_LOST), FakeDevice(uuid="GPU-d")))
     shown = rows(detect(library, config, machine=lost))
     assert shown["GPU-d"][4] == "23040MiB"
-    assert shown["what"] == ["gpu_mem", "what else there may be", "", "", "unknown"]
+    assert shown["what"] == ["gpu_mem", "what else there may be", "", "", "unknown", ""]
