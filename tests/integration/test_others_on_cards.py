@@ -6,29 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.nvml_stub.library import build, environment
-from tests.nvml_stub.machines import GIB, UNTOLD, FakeDevice, FakeProcess, Machine
+from tests.card_scene import CardScene, stranger
+from tests.nvml_stub.library import build
+from tests.nvml_stub.machines import GIB, UNTOLD, FakeProcess
 from tests.polling import until
-from tests.processes import Puppet, SharedMachine
-
-CONFIG = """
-[settings]
-worker = "shared"
-use_seconds = 0.2
-hold_seconds = 0
-[gpus]
-ignore = ["Xorg"]
-[host]
-cpus = 2
-"""
-CARD = FakeDevice(uuid="GPU-a", reserved=0)
+from tests.processes import Puppet
 
 
 @pytest.fixture(scope="module")
@@ -36,63 +22,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("nvml"))
 
 
-class Scene:
-    """A machine whose cards, and the processes on them, are what was told last."""
-
-    def __init__(self, folder: Path, library: Path, config: str = CONFIG, **settings: str) -> None:
-        self.machine = SharedMachine(folder, config, **settings)
-        self._file = folder / "nvml"
-        stub = environment(library, Machine())
-        visible = {"NVML_STUB_FILE": str(self._file), "LD_LIBRARY_PATH": stub["LD_LIBRARY_PATH"]}
-        self.machine.settings |= visible
-        self.tell(CARD)
-
-    def tell(self, *cards: FakeDevice, init: int = 0) -> None:
-        """Let NVML tell of these cards from its next start on."""
-        new = self._file.with_suffix(".new")
-        new.write_text(Machine(cards=cards, init=init).text())
-        new.replace(self._file)
-
-    def on_card(self, *processes: FakeProcess, besides: int = 0) -> None:
-        """Let these processes use the card, and somebody who is not told `besides` bytes."""
-        used = sum(each.memory for each in processes if each.memory != UNTOLD) + besides
-        self.tell(replace(CARD, used=used, processes=processes))
-
-    def foreign(self) -> int:
-        return self.machine.all("SELECT foreign_use + outside FROM cell WHERE resource='gpu_mem'")[0][0]
-
-    def seen(self) -> dict[str, Any]:
-        row = self.machine.all("SELECT used, misses, why, seen_at FROM outside WHERE resource='gpu_mem'")
-        return dict(zip(("used", "misses", "why", "seen_at"), row[0], strict=True)) if row else {}
-
-    def until_foreign(self, mib: int) -> None:
-        until(lambda: self.foreign() == mib, what=f"{mib} MiB of others, not {self.foreign()}")
+@pytest.fixture
+def scene(tmp_path: Path, library: Path) -> CardScene:
+    return CardScene(tmp_path, library)
 
 
 @pytest.fixture
-def scene(tmp_path: Path, library: Path) -> Scene:
-    return Scene(tmp_path, library)
-
-
-@contextmanager
-def stranger(name: str = "stranger") -> Generator[int]:
-    """A process of nobody's."""
-    command = [sys.executable, "-c", f"open('/proc/self/comm', 'w').write({name!r}); print(flush=True); input()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "\n"
-        yield process.pid
-        process.kill()
-
-
-@pytest.fixture
-def puppet(scene: Scene) -> Iterator[Puppet]:
+def puppet(scene: CardScene) -> Iterator[Puppet]:
     """A process that takes part, so that somebody looks."""
     with Puppet(scene.machine) as made:
         yield made
 
 
-def test_the_first_task_on_a_machine_waits_for_what_a_stranger_uses_and_runs_when_that_is_gone(scene: Scene):
+def test_the_first_task_on_a_machine_waits_for_what_a_stranger_uses_and_runs_when_that_is_gone(scene: CardScene):
     with stranger() as other, Puppet(scene.machine) as task:
         scene.on_card(FakeProcess(pid=other, memory=20 * GIB))
         task.ask(gpu_mem=8)
@@ -105,7 +47,7 @@ def test_the_first_task_on_a_machine_waits_for_what_a_stranger_uses_and_runs_whe
         assert task.reply()["granted"] == {"gpu_mem": 8192}
 
 
-def test_what_our_own_processes_use_is_reserved_already_and_not_taken_off_again(scene: Scene, puppet: Puppet):
+def test_what_our_own_processes_use_is_reserved_already_and_not_taken_off_again(scene: CardScene, puppet: Puppet):
     scene.on_card()
     assert "granted" in puppet.enter(gpu_mem=10)
     with stranger() as other, Puppet(scene.machine) as second:
@@ -122,7 +64,7 @@ def test_what_our_own_processes_use_is_reserved_already_and_not_taken_off_again(
             assert "granted" in third.reply()
 
 
-def test_a_child_of_a_holder_is_the_holders_own_even_when_its_parent_is_gone(scene: Scene, tmp_path: Path):
+def test_a_child_of_a_holder_is_the_holders_own_even_when_its_parent_is_gone(scene: CardScene, tmp_path: Path):
     pid_file = tmp_path / "pid"
     script = f"(sleep 60 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}); wait; sleep 60"
     command = [sys.executable, "-m", "prefect_slots", "run", "--gpu-mem", "10", "--", "sh", "-c", script]
@@ -137,7 +79,7 @@ def test_a_child_of_a_holder_is_the_holders_own_even_when_its_parent_is_gone(sce
         run.wait(30)
 
 
-def test_what_a_process_keeps_after_its_grant_has_ended_is_taken_off_while_it_is_there(scene: Scene, puppet: Puppet):
+def test_what_a_process_keeps_after_its_grant_is_taken_off_while_it_is_there(scene: CardScene, puppet: Puppet):
     scene.on_card()
     assert "granted" in puppet.enter(gpu_mem=10)
     scene.on_card(FakeProcess(pid=puppet.process.pid, memory=6 * GIB))
@@ -149,7 +91,7 @@ def test_what_a_process_keeps_after_its_grant_has_ended_is_taken_off_while_it_is
     scene.until_foreign(0)
 
 
-def test_ignored_programs_and_crumbs_leave_a_whole_card_whole(scene: Scene, puppet: Puppet):
+def test_ignored_programs_and_crumbs_leave_a_whole_card_whole(scene: CardScene, puppet: Puppet):
     with stranger("Xorg") as desktop:
         scene.on_card(FakeProcess(pid=desktop, memory=GIB), besides=60 * 2**20)
         assert puppet.enter(gpus=1)["granted"] == {"gpu_mem": 24 * 1024}
@@ -157,7 +99,7 @@ def test_ignored_programs_and_crumbs_leave_a_whole_card_whole(scene: Scene, pupp
         assert (scene.foreign(), scene.seen()["used"]) == (0, 0)
 
 
-def test_unknown_keeps_what_was_known_last_and_an_answer_ends_that(scene: Scene, puppet: Puppet):
+def test_unknown_keeps_what_was_known_last_and_an_answer_ends_that(scene: CardScene, puppet: Puppet):
     with stranger() as other:
         scene.on_card(FakeProcess(pid=other, memory=5 * GIB))
         assert "granted" in puppet.enter(gpu_mem=1)
@@ -172,7 +114,7 @@ def test_unknown_keeps_what_was_known_last_and_an_answer_ends_that(scene: Scene,
 
 
 def test_a_driver_that_tells_nothing_any_more_leaves_the_last_number_and_an_alarm(tmp_path: Path, library: Path):
-    scene = Scene(tmp_path, library, stale_after="2")
+    scene = CardScene(tmp_path, library, stale_after="2")
     code = """
 import logging, sys
 logging.basicConfig(level="WARNING", format="%(message)s", stream=sys.stdout)
@@ -205,7 +147,7 @@ with requires(gpu_mem=1):
 
 
 def test_the_most_that_was_seen_is_held_for_a_while(tmp_path: Path, library: Path):
-    scene = Scene(tmp_path, library, hold_seconds="2")
+    scene = CardScene(tmp_path, library, hold_seconds="2")
     with stranger() as other, Puppet(scene.machine) as task:
         began = time.time()
         scene.on_card(FakeProcess(pid=other, memory=20 * GIB))
@@ -219,7 +161,7 @@ def test_the_most_that_was_seen_is_held_for_a_while(tmp_path: Path, library: Pat
 
 
 @pytest.mark.slow
-def test_whoever_looks_is_replaced_when_it_is_killed(scene: Scene):
+def test_whoever_looks_is_replaced_when_it_is_killed(scene: CardScene):
     with Puppet(scene.machine) as first, Puppet(scene.machine) as second:
         assert "granted" in first.enter(gpu_mem=1)
         until(lambda: bool(scene.machine.all("SELECT 1 FROM role WHERE name='watcher'")), what="somebody who looks")
