@@ -131,6 +131,11 @@ class Box:
         with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as connection:
             return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
+    def run_sql(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read rows of the ledger past the code under test."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3", timeout=20)) as connection:
+            return connection.execute(sql).fetchall()
+
     def in_use(self) -> dict[str, int]:
         """Return the tables of the ledger that still hold something of a request."""
         counts = {name: self.rows(name) for name in ("ticket", "held", "holding", "refusal", "lease", "shape")}
