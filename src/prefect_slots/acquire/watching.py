@@ -100,8 +100,10 @@ class Watching:
         self._first_look_due = False
         looked_at = float(self._ledger.read(lambda tx: tx.meta(_LOOKED_AT)) or 0.0)
         if abs(time.time() - looked_at) > 3 * self._settings.use_seconds:
+            # Not `wait_for`, which may lose a cancellation: the caller who has left would be enqueued.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._do(self._cards), _FIRST_LOOK_SECONDS)
+                async with asyncio.timeout(_FIRST_LOOK_SECONDS):
+                    await self._do(self._cards)
 
     def _looks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         looks: dict[str, Callable[[], Awaitable[None]]] = {}
