@@ -139,6 +139,7 @@ def test_a_command_that_goes_on_using_too_much_is_ended_where_that_is_asked_for(
         until(lambda: not scene.machine.all("SELECT 1 FROM holding WHERE resource='gpu_mem'"), what="a free card")
 
 
+@pytest.mark.slow
 def test_nobody_is_ended_without_being_asked_nor_who_is_more_than_one_command(tmp_path: Path, library: Path):
     with watched(tmp_path, library, enforce="kill") as (scene, watcher), Puppet(scene.machine) as task:
         assert "granted" in task.enter(gpu_mem=8)
@@ -176,6 +177,7 @@ over.set()
 """
 
 
+@pytest.mark.slow
 def test_grants_that_one_process_holds_side_by_side_are_judged_together(tmp_path: Path, library: Path):
     with watched(tmp_path, library) as (scene, watcher):
         pipe = subprocess.PIPE

@@ -66,6 +66,7 @@ async def standing_of(ledger: Ledger, url: str) -> AsyncGenerator[Standing]:
         await standing.close()
 
 
+@pytest.mark.slow
 def test_what_other_machines_hold_of_the_fleets_seats_and_where_they_are_is_known(boxes: tuple[Box, Box]):
     here, there = boxes
     name = seats_of(here)

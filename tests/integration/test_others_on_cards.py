@@ -79,6 +79,7 @@ def test_a_child_of_a_holder_is_the_holders_own_even_when_its_parent_is_gone(sce
         run.wait(30)
 
 
+@pytest.mark.slow
 def test_what_a_process_keeps_after_its_grant_is_taken_off_while_it_is_there(scene: CardScene, puppet: Puppet):
     scene.on_card()
     assert "granted" in puppet.enter(gpu_mem=10)
@@ -146,6 +147,7 @@ with requires(gpu_mem=1):
         assert out == "", "told once"
 
 
+@pytest.mark.slow
 def test_the_most_that_was_seen_is_held_for_a_while(tmp_path: Path, library: Path):
     scene = CardScene(tmp_path, library, hold_seconds="2")
     with stranger() as other, Puppet(scene.machine) as task:

@@ -89,7 +89,7 @@ def note_seats(
         floats = Scope(row[3]) is Scope.FLEET
         counted = fleet.counted.get(seats.resource, row[2]) if floats else row[2]
         before = known.get(cell) or Outside(cell=cell)
-        if seats.asked_at < before.asked_at:
+        if seats.asked_at < before.asked_at <= tx.now:
             continue  # another process has asked since
         after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted)
         if after.misses == stale_after and after.misses > before.misses:
