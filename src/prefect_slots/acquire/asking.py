@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from prefect_slots.ledger.registry import Registered
-from prefect_slots.model.book import Holding
-from prefect_slots.model.requirement import Requirement
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefect_slots.ledger.registry import Registered
+    from prefect_slots.model.book import Holding
+    from prefect_slots.model.requirement import Requirement
 
 TOKEN: Final = "PREFECT_SLOTS_GRANT"
 """The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
