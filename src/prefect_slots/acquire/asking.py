@@ -27,6 +27,7 @@ class Ask:
         timeout: Seconds of waiting, or `None` for no limit.
         label: Who asks, for people: the function and where it is called.
         parent: The grant that encloses the request.
+        run: For whom it asks: runs are served in turn. Empty means the process.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Ask:
     timeout: float | None = None
     label: str = ""
     parent: Parent | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

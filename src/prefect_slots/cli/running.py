@@ -120,6 +120,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
     from prefect_slots.requiring.declared import checked_timeout
     from prefect_slots.requiring.grant import Grant
     from prefect_slots.requiring.place import place_of
+    from prefect_slots.requiring.prefect_run import run_id
     from prefect_slots.settings import load_settings
 
     settings = load_settings(config)
@@ -135,6 +136,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
         timeout=checked_timeout(timeout),
         label=label,
         parent=current.enclosing(),
+        run=run_id(),
     )
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -28,7 +28,7 @@ from prefect_slots.model.requirement import declare
 from prefect_slots.requiring import current
 from prefect_slots.requiring.grant import Grant
 from prefect_slots.requiring.place import current_place
-from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_name
+from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_id, run_name
 from prefect_slots.requiring.wrapping import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -212,6 +212,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             timeout=self.timeout,
             label=label,
             parent=current.enclosing(),
+            run=run_id(),
         )
 
 

@@ -103,7 +103,9 @@ def _reserved(book: Book, source: str | None) -> Iterator[tuple[Line, Ticket]]:
 
 def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
     own = next((waiting for waiting in line.tickets if waiting.id == ticket), None) if line else None
-    return own is None or not own.reserved or other.seq < own.seq
+    if own is None or line is None or (line.shape.nesting and not own.reserved):
+        return True
+    return other.place < own.place
 
 
 def is_possible(book: Book, requirement: Requirement) -> bool:

@@ -1,8 +1,8 @@
 """Who has been overtaken too often, and what is set aside for whom.
 
-An overtake is a grant to a later arrival, whatever its priority, that leaves an earlier ticket without room. A ticket
-overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources. Within a line tickets are
-served in the order of arrival, so those that reserve are always its first ones.
+An overtake is a grant to a ticket from behind, whatever its priority, that leaves one ahead of it without room. Who is
+overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources, heeded by those behind it.
+Within a line tickets are served by their places, so those that reserve are always its first ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reservation:
 
 
 def overtaken(line: Line, ticket: Ticket) -> int:
-    """Return how often later arrivals were granted what this ticket competes for."""
+    """Return how often tickets from behind were granted what this one competes for."""
     return line.overtakes - ticket.base
 
 

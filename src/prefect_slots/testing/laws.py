@@ -15,6 +15,7 @@ from prefect_slots.model.book import (
     Dequeued,
     Grant,
     Granted,
+    Place,
     Queued,
     Refused,
     Reserved,
@@ -129,11 +130,14 @@ def _reservations(book: Book, source: str | None) -> list[Ticket]:
         for ticket in line.tickets
         if ticket.reserved
     ]
-    return sorted(found, key=lambda ticket: ticket.seq)
+    return sorted(found, key=lambda ticket: ticket.place)
 
 
 def work_conserving(step: Step, max_overtakes: int) -> None:
-    """Law 6: nothing waits that fits and that no reservation holds back; nobody reserves before it may."""
+    """Law 6: nothing waits that fits and that no reservation ahead of it holds back; nobody reserves before it may.
+
+    A nested request heeds all reservations until it reserves itself.
+    """
     book = step.after
     for source in {line.shape.pool for line in book.lines}:
         reservations = _reservations(book, source)
@@ -142,24 +146,26 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
                 if line.shape.pool == source:
                     left = _free(book, source)
                     for ahead in reservations:
-                        if ahead.id != ticket.id and (not ticket.reserved or ahead.seq < ticket.seq):
+                        heeds_all = line.shape.nesting is not None and not ticket.reserved
+                        if ahead.id != ticket.id and (heeds_all or ahead.place < ticket.place):
                             for cell, amount in ahead.reserved:
                                 left[cell] = left.get(cell, 0) - max(0, min(amount, left.get(cell, 0)))
                     assert not _fits(book, line.shape.requirement, left), f"{ticket} waits, and {left} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
     for line in book.lines:
-        may = [ticket.seq for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
+        may = [ticket.place for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
         for ticket in line.tickets:
-            early = ticket.id in written and not any(seq >= ticket.seq for seq in may)
+            early = ticket.id in written and not any(place >= ticket.place for place in may)
             assert not early, f"{ticket} reserves after {line.overtakes - ticket.base} overtakes: {step}"
 
 
 class Overtakes:
-    """Law 5: counts, for every waiting ticket, the later arrivals that were granted what it competes for.
+    """Law 5: counts, for every waiting ticket, those from behind it that were granted what it competes for.
 
-    A later arrival competes when its grant touches a resource that the ticket asks for and leaves the ticket without
-    room there; once the ticket reserves, when it takes what the ticket lacks on the very cells it waits for. A ticket
-    that would not fit an idle machine is not being overtaken: nothing could be granted to it.
+    Behind it is who has a later place. One from behind competes when its grant touches a resource that the ticket asks
+    for and leaves the ticket without room there; once the ticket reserves, when it takes what the ticket lacks on the
+    very cells it waits for. A ticket that would not fit an idle machine is not being overtaken: nothing could be
+    granted to it.
 
     Attributes:
         seen: All overtakes of each waiting ticket.
@@ -181,8 +187,9 @@ class Overtakes:
         was = waiting(step.before)
         if isinstance(step.event, Resumed):
             resumed = step.event.ticket
+            stands = self._stands(step, resumed)
             for ticket, (shape, place) in was.items():
-                if shape.key == step.event.shape.key and place.seq > resumed.seq:
+                if shape.key == step.event.shape.key and place.place > stands:
                     self.allowance[ticket] += self._max_overtakes
                 elif shape.key == step.event.shape.key and ticket in self._resumed:
                     self.allowance[resumed.id] += self._max_overtakes
@@ -197,7 +204,7 @@ class Overtakes:
             for cell, amount in grant.holdings:
                 amounts[cell] -= amount
             for ticket, (shape, place) in waiting(step.after).items():
-                if shape.pool == grant.shape.pool and place.seq < grant.seq:
+                if shape.pool == grant.shape.pool and place.place < grant.place:
                     reserving = bool(ticket in was and was[ticket][1].reserved)
                     reserving = reserving or (self.seen[ticket] >= self._max_overtakes and bool(place.reserved))
                     if self._is_hurt(step.after, shape, place, grant, amounts, reserving=reserving):
@@ -205,6 +212,11 @@ class Overtakes:
                         nesting = grant.shape.nesting
                         if nesting is None or nesting.parent == nesting.source:
                             self.unnested[ticket] += 1
+
+    @staticmethod
+    def _stands(step: Step, resumed: Ticket) -> Place:
+        queued = (change.ticket for change in step.changes if isinstance(change, Queued))
+        return next((ticket.place for ticket in queued if ticket.id == resumed.id), resumed.place)
 
     def check(self, book: Book) -> None:
         """Raise if somebody who waits was overtaken too often by requests that hold nothing yet."""

@@ -89,7 +89,7 @@ def books(draw: st.DrawFn, *, events: int = 20) -> Book:
     for kind, which in draw(st.lists(st.tuples(st.integers(0, 5), numbers), max_size=events)):
         wish = situation.wishes[which % len(situation.wishes)]
         if kind < 4:
-            play.ask(wish, priority=kind % 2)
+            play.ask(wish, priority=kind % 2, run=("", "a")[which % 2])
         elif kind == 4:
             play.ask_inside(which, wish)
         else:
