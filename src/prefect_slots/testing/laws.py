@@ -6,6 +6,7 @@ a mistake there would excuse itself.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
@@ -141,16 +142,21 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
     book = step.after
     for source in {line.shape.pool for line in book.lines}:
         reservations = _reservations(book, source)
+        left = [_free(book, source)]
+        for reserver in reservations:
+            left.append(dict(left[-1]))
+            for cell, amount in reserver.reserved:
+                left[-1][cell] = left[-1].get(cell, 0) - max(0, min(amount, left[-1].get(cell, 0)))
+        places = [reserver.place for reserver in reservations]
         for line in book.lines:
-            for ticket in line.tickets:
-                if line.shape.pool == source:
-                    left = _free(book, source)
-                    for ahead in reservations:
-                        heeds_all = line.shape.nesting is not None and not ticket.reserved
-                        if ahead.id != ticket.id and (heeds_all or ahead.place < ticket.place):
-                            for cell, amount in ahead.reserved:
-                                left[cell] = left.get(cell, 0) - max(0, min(amount, left.get(cell, 0)))
-                    assert not _fits(book, line.shape.requirement, left), f"{ticket} waits, and {left} is free: {step}"
+            if line.shape.pool == source:
+                heeding = {
+                    len(places) if line.shape.nesting and not ticket.reserved else bisect_left(places, ticket.place)
+                    for ticket in line.tickets
+                }
+                for ahead in heeding:
+                    held_up = not _fits(book, line.shape.requirement, left[ahead])
+                    assert held_up, f"{line} waits, and {left[ahead]} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
     for line in book.lines:
         may = [ticket.place for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
