@@ -41,7 +41,7 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What was granted: exact cells, and how long it took."""
+    """What was granted: exact cells, how long it took, and which of the alternatives it is."""
 
     id: str
     holdings: tuple[Holding, ...]
@@ -49,6 +49,7 @@ class Held:
     ledger_id: str
     folder: Path
     waited: float
+    chosen: int = 0
 
 
 @dataclass(frozen=True)

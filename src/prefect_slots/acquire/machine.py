@@ -12,6 +12,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,7 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -119,9 +121,10 @@ class Machine:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
-        for name in ask.requirement.resources:
-            if name not in registered.names:
-                raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
+        alternatives = ask.requirement.alternatives
+        unknown = [_first_unknown(alternative, registered.names) for alternative in alternatives]
+        if all(unknown):
+            raise UnknownResource(name=unknown[0] or "", known=registered.names, machine=registered.machine or "")
         self._asked[ask.id] = (ask, started)
         self._wakes[ask.id] = self._loop.create_future()
         self.ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
@@ -218,6 +221,7 @@ class Machine:
             ledger_id=self.ledger.id,
             folder=self.folder,
             waited=time.monotonic() - started,
+            chosen=grant.chosen,
         )
         # A caller that is interrupted between this return and its own `try` drops the grant without a word.
         dropped = weakref.finalize(held, self._dropped, grant.id)
@@ -324,6 +328,10 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
+
+
+def _first_unknown(requirement: Requirement, known: Collection[str]) -> str | None:
+    return next((name for name in requirement.resources if name not in known), None)
 
 
 def _left(tx: Transaction, ticket: str) -> str | None:

@@ -141,7 +141,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        grant = Grant(acquire(place, ask, _Say(label)), place, label, None)
+        grant = Grant(acquire(place, ask, _Say(label)), place, label, None, [amounts])
         return _spawn(command, grant.env, owner_descriptor(place))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -79,7 +79,7 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ..
     grants: dict[str, Grant] = {}
     for row in tables.all(
         "SELECT h.id, requirement, priority, parent, root, source, seq, overtaken, closed, "
-        "resource, number, amount, turn, run "
+        "resource, number, amount, turn, run, chosen "
         f"FROM held h JOIN holding c ON c.held=h.id {where} ORDER BY seq, resource, number",
         *values,
     ):
@@ -96,6 +96,7 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ..
             seq=row[6],
             turn=row[12],
             run=row[13],
+            chosen=row[14],
             overtaken=row[7],
             closed=bool(row[8]),
         )
@@ -201,10 +202,10 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
     _, owner, label, asked_at, refusals = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
-        *(grant.turn, grant.run, grant.overtaken, owner, label, asked_at, at, refusals),
+        *(grant.turn, grant.run, grant.chosen, grant.overtaken, owner, label, asked_at, at, refusals),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)

@@ -66,8 +66,8 @@ CREATE INDEX ticket_by_owner ON ticket (owner);
 -- which others could, for a while, take what it holds. refusals: how often the server has sent it back.
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
-    parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, overtaken INTEGER NOT NULL,
-    closed INTEGER NOT NULL DEFAULT 0,
+    parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, chosen INTEGER NOT NULL,
+    overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
     unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;

@@ -140,6 +140,7 @@ class Grant:
     """A ticket that holds cells.
 
     Attributes:
+        chosen: Which of the alternatives that it asked for it holds.
         overtaken: How often it had been overtaken when granted, in case the server refuses and it must wait again.
         closed: Its holder has ended but draws on it go on: it keeps its cells and takes no new draw.
     """
@@ -150,6 +151,7 @@ class Grant:
     seq: int = 0
     turn: int = 0
     run: str = ""
+    chosen: int = 0
     overtaken: int = 0
     closed: bool = False
 

@@ -10,9 +10,17 @@ from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Grant, Holding, Line, Place, Ticket
-from prefect_slots.scheduling.fairness import Reservation, choose_cells, exhausted, front, reserving, set_aside
-from prefect_slots.scheduling.placement import Pool, place
+from prefect_slots.model.book import Grant, Line, Place, Ticket
+from prefect_slots.scheduling.fairness import (
+    Reservation,
+    choose_cells,
+    exhausted,
+    front,
+    preferred,
+    reserving,
+    set_aside,
+)
+from prefect_slots.scheduling.placement import Placed, Pool, place
 from prefect_slots.scheduling.waiting import WaitGraph
 
 
@@ -27,7 +35,7 @@ class Admission:
     """
 
     reservations: tuple[Reservation, ...]
-    found: tuple[Line, Ticket, tuple[Holding, ...]] | None = None
+    found: tuple[Line, Ticket, Placed] | None = None
     need_more: bool = False
 
 
@@ -85,8 +93,9 @@ def _reservations(
         if line.shape.key in sated or (line.shape.nesting is None and exhausted(pool, line.shape, left)):
             sated.add(line.shape.key)
             continue
-        cells = choose_cells(pool, line.shape, ticket.reserved, left)
-        made.append(Reservation(line.shape, ticket, cells))
+        wanted = preferred(pool, line.shape)
+        cells = choose_cells(pool, wanted, ticket.reserved, left)
+        made.append(Reservation(line.shape, ticket, wanted, cells))
         set_aside(left, cells)
         if ticket.id in last_shown:
             return tuple(made), sated, True

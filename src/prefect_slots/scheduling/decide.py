@@ -25,7 +25,6 @@ from prefect_slots.model.book import (
     Freed,
     Grant,
     Granted,
-    Holding,
     Left,
     Line,
     Queued,
@@ -39,7 +38,7 @@ from prefect_slots.model.book import (
 )
 from prefect_slots.scheduling.admission import admit
 from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
-from prefect_slots.scheduling.placement import Pool, grant_pool, machine_pool, place
+from prefect_slots.scheduling.placement import Placed, Pool, grant_pool, machine_pool, place
 from prefect_slots.scheduling.turns import next_turn, turn_of_return
 
 FRONT: Final = 4
@@ -217,11 +216,12 @@ class _Desk:
             )
             self.lines[key] = replace(line, tickets=tickets)
 
-    def _grant(self, pool: Pool, line: Line, ticket: Ticket, placed: tuple[Holding, ...]) -> None:
+    def _grant(self, pool: Pool, line: Line, ticket: Ticket, placed: Placed) -> None:
         grant = Grant(
             id=ticket.id,
             shape=line.shape,
-            holdings=placed,
+            holdings=placed.holdings,
+            chosen=placed.chosen,
             seq=ticket.seq,
             turn=ticket.turn,
             run=ticket.run,
@@ -229,12 +229,12 @@ class _Desk:
         )
         self.grants[grant.id] = grant
         self.changes.append(Granted(grant=grant, at=self.now))
-        for cell, amount in placed:
+        for cell, amount in placed.holdings:
             pool.free[cell] -= amount
         for key, other in list(self.lines.items()):
             if key == line.shape.key or not other.tickets or other.shape.pool != line.shape.pool:
                 continue
-            if other.tickets[0].place < ticket.place and is_hurt(pool, other.shape, placed):
+            if other.tickets[0].place < ticket.place and is_hurt(pool, other.shape, placed.holdings):
                 self.lines[key] = replace(other, overtakes=other.overtakes + 1)
                 self.changes.append(Counted(shape=other.shape, overtakes=other.overtakes + 1))
         self._take_out(line, ticket.id)

@@ -79,7 +79,7 @@ def shortages(book: Book, requirement: Requirement, ticket: str | None = None) -
             free=tuple((cell, left[cell]) for cell in pool.cells(demand.resource) if pool.nominal[cell]),
             set_aside=fits(pool, demand, pool.free),
         )
-        for demand in requirement.demands
+        for demand in dict.fromkeys(requirement.all_demands)
         if not fits(pool, demand, left)
     )
 
@@ -127,7 +127,7 @@ def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None)
 def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) -> str:
     """Say what the machine has of the first demand that can never fit."""
     pool = _nominal_pool(book.cells)
-    for demand in requirement.demands:
+    for demand in requirement.all_demands:
         if not fits(pool, demand, pool.nominal):
             cells = sorted(pool.cells(demand.resource), key=lambda cell: -pool.nominal[cell])
             if not cells:

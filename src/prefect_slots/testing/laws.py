@@ -60,7 +60,14 @@ def _has_room(book: Book, demand: Demand, amounts: Mapping[CellId, int]) -> bool
 
 
 def _fits(book: Book, requirement: Requirement, amounts: Mapping[CellId, int]) -> bool:
-    return all(_has_room(book, demand, amounts) for demand in requirement.demands)
+    return any(
+        all(_has_room(book, demand, amounts) for demand in alternative.demands)
+        for alternative in requirement.alternatives
+    )
+
+
+def _demands(grant: Grant) -> tuple[Demand, ...]:
+    return grant.shape.requirement.alternatives[grant.chosen].demands
 
 
 def fits_idle(book: Book, shape: Shape) -> bool:
@@ -96,10 +103,10 @@ def all_or_nothing(step: Step) -> None:
     nominal = {cell.id: cell.capacity for cell in step.after.cells}
     for grant in step.after.grants:
         got = Counter(cell.resource for cell, _ in grant.holdings)
-        asked = {demand.resource: demand.cells for demand in grant.shape.requirement.demands}
+        asked = {demand.resource: demand.cells for demand in _demands(grant)}
         assert got == asked, f"{grant} holds not what it asked for: {step}"
     for grant in _granted(step):
-        for demand in grant.shape.requirement.demands:
+        for demand in _demands(grant):
             for cell, amount in grant.holdings:
                 if cell.resource == demand.resource:
                     assert amount == demand.on(nominal[cell]), f"{grant} holds {amount} on {cell}: {step}"
@@ -113,7 +120,7 @@ def no_straddling(step: Step) -> None:
     """Law 3: the amount per cell lies whole on single cells, all different."""
     nominal = {cell.id: cell.capacity for cell in step.after.cells}
     for grant in _granted(step):
-        for demand in grant.shape.requirement.demands:
+        for demand in _demands(grant):
             cells = [cell for cell, _ in grant.holdings if cell.resource == demand.resource]
             assert len(set(cells)) == len(cells) == demand.cells, f"{demand} lies on {cells}: {step}"
             for cell, amount in grant.holdings:
@@ -240,5 +247,6 @@ class Overtakes:
             return any(cell in lacking for cell, _ in grant.holdings)
         touched = {holding.cell.resource for holding in grant.holdings}
         return any(
-            demand.resource in touched and not _has_room(book, demand, amounts) for demand in shape.requirement.demands
+            demand.resource in touched and not _has_room(book, demand, amounts)
+            for demand in shape.requirement.all_demands
         )
