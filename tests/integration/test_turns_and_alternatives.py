@@ -1,4 +1,4 @@
-"""Two real flow runs on one machine: the map of one does not shut out the single task of the other."""
+"""Real flow runs on a real server: the map of one does not shut out another's task; of alternatives one is occupied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.boxes import Box
 from tests.polling import until
 from tests.prefect_server import PrefectServer
 
-from prefect_slots import requires
+from prefect_slots import any_of, current_grant, requires
 from prefect_slots.acquire.engine import close_engine
 from prefect_slots.cli.machine import open_ledger
 from prefect_slots.settings import load_settings
@@ -78,3 +78,46 @@ def test_the_map_of_one_run_does_not_shut_out_the_single_task_of_another(box: Bo
             each.result(60)
     assert len(served) == 9
     assert served.index("single") <= 3
+
+
+def test_the_server_counts_what_the_chosen_alternative_needs(box: Box):
+    either = any_of({"gpu_mem": 20, "license": box.matlab}, {"scanner": 1})
+    counted: list[dict[str, int]] = []
+
+    @task
+    @requires(either)
+    def work() -> dict[str, int]:
+        grant = current_grant()
+        assert grant is not None
+        counted.append(box.limits())
+        return grant.chosen
+
+    @flow
+    def main() -> dict[str, int]:
+        return work()
+
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with temporary_settings({PREFECT_API_URL: box.url}), requires(gpu_mem=20, gpus=2):
+            held.set()
+            assert done.wait(60)
+
+    chosen = [main()]
+    with ThreadPoolExecutor() as threads:
+        holding = threads.submit(hold)
+        assert held.wait(60)
+        try:
+            chosen.append(main())
+        finally:
+            done.set()
+        holding.result(60)
+    assert chosen == [{"gpu_mem": 20, "license": box.matlab}, {"scanner": 1}]
+    assert counted[0] == {
+        f"gpu-mem:{box.name}": 20480,
+        f"gpu-mem:{box.name}:0": 20480,
+        f"license:{box.matlab}": 1,
+        f"license:{box.matlab}:{box.name}": 1,
+    }
+    assert counted[1].pop(f"scanner:{box.name}") == 1
+    assert counted[1].keys() == {f"gpu-mem:{box.name}", f"gpu-mem:{box.name}:0", f"gpu-mem:{box.name}:1"}
