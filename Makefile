@@ -23,7 +23,7 @@ demo: $(STAMP) ## Watch real flow runs share two cards and a licence (under thre
 	$(BIN)/prefect-slots demo
 
 test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m 'not slow and not gpu'
 
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
 	$(BIN)/python -m pytest -q -m slow

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 from tests.polling import until
+from tests.prefect_server import send
 
 from prefect_slots.acquire.registering import register_everywhere, register_here
 from prefect_slots.cli.machine import open_ledger
@@ -107,6 +108,11 @@ class Box:
         out, error = process.communicate(timeout=seconds)
         assert process.returncode == 0, error[-4000:]
         return out
+
+    def send(self, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Send a write to the machine's server as a stranger would, and return the answer."""
+        assert self.url is not None
+        return send(self.url, method, path, body)
 
     def active(self) -> dict[str, int]:
         """Return the server's active slots of this machine's limits and mirrors that are above zero."""

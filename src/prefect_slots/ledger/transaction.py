@@ -1,7 +1,6 @@
 """What may be done inside one transaction: enrol and reap owners, apply events, ask where a ticket stands.
 
-Every event runs the scheduler here and its changes are written before the next statement; a grant to an owner that
-turns out to be dead is ended in the same transaction.
+Every event runs the scheduler here and its changes are written before the next statement.
 """
 
 from __future__ import annotations
@@ -152,10 +151,7 @@ class Transaction(Tables):
         return seq
 
     def apply(self, event: Event, asker: Asker | None = None) -> None:
-        """Decide on `event` and write the changes; `asker` goes with `Asked`.
-
-        A grant to an owner that turns out to be dead is ended at once, and the scheduler decides again.
-        """
+        """Decide on `event` and write the changes; `asker` goes with `Asked`."""
         if isinstance(event, Asked) and event.ticket.run:
             event = replace(event, tails=rows.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
@@ -198,20 +194,18 @@ class Transaction(Tables):
         return [row[0] for row in rows]
 
     def _announce(self, grant: str) -> None:
-        row = self.one(
-            "SELECT o.id, o.lock_file, o.pid, o.started, o.boot, o.wake FROM held h JOIN owner o ON o.id=h.owner "
-            "WHERE h.id=?",
-            grant,
-        )
-        if row is None:
-            return
-        owner, *proof, address = row
-        if owner == self.actor:
+        row = self.one("SELECT o.id, o.wake FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant)
+        if row is not None and row[0] == self.actor:
             self.settled.append(grant)
-        elif is_dead(self._folder, *proof):
-            self.apply(Ended(grant=grant))
-        else:
-            self.wakes.append((address, grant))
+        elif row is not None:
+            self.wakes.append((row[1], grant))
+
+    def is_left_behind(self, grant: str) -> bool:
+        """Tell whether the owner of a grant is proven dead."""
+        row = self.one(
+            "SELECT o.lock_file, o.pid, o.started, o.boot FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant
+        )
+        return row is not None and is_dead(self._folder, *row)
 
     def resume(self, ticket: str) -> None:
         """Put a ticket that had stepped aside back into its line, at its old place."""
@@ -254,7 +248,8 @@ class Transaction(Tables):
             self.apply(Ended(grant=ticket))
         elif state in (TicketState.WAITING, TicketState.BLOCKED):
             self.apply(Left(ticket=ticket))
-        self.run("DELETE FROM refusal WHERE ticket=?", ticket)
+        else:
+            self.run("DELETE FROM refusal WHERE ticket=?", ticket)
 
     def book(self) -> Book:
         """Return the cells, the grants and the front of each line."""
