@@ -33,6 +33,7 @@ class Ask:
         timeout: Seconds of waiting, or `None` for no limit.
         label: Who asks, for people: the function and where it is called.
         parent: The grant that encloses the request.
+        run: For whom it asks: runs are served in turn. Empty means the process.
     """
 
     id: str
@@ -41,11 +42,12 @@ class Ask:
     timeout: float | None = None
     label: str = ""
     parent: Parent | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What was granted: exact cells, and how long it took."""
+    """What was granted: exact cells, how long it took, and which of the alternatives it is."""
 
     id: str
     holdings: tuple[Holding, ...]
@@ -53,6 +55,7 @@ class Held:
     ledger_id: str
     folder: Path
     waited: float
+    chosen: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,7 +38,8 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
-from prefect_slots.scheduling import turns
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.scheduling import lasting
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -125,9 +127,10 @@ class Machine:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
-        for name in ask.requirement.resources:
-            if name not in registered.names:
-                raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
+        alternatives = ask.requirement.alternatives
+        unknown = [_first_unknown(alternative, registered.names) for alternative in alternatives]
+        if all(unknown):
+            raise UnknownResource(name=unknown[0] or "", known=registered.names, machine=registered.machine or "")
         await self._watching_others.before(ask.requirement)
         self._asked[ask.id] = (ask, started)
         self._wakes[ask.id] = self._loop.create_future()
@@ -182,12 +185,12 @@ class Machine:
     def may_go_on(self, grant: str, ticket: str | None) -> bool:
         """Tell whether a grant may serve another task of its shape, `ticket` being who waits for the same.
 
-        See `scheduling.turns`; what the fleet shares is never kept from other machines' queues.
+        See `scheduling.lasting`; what the fleet shares is never kept from other machines' queues.
         """
 
         def look(tx: Transaction) -> bool:
             scopes = self._registered(tx).scopes if self._standing is not None else {}
-            return turns.may_go_on(tx.book(), grant, ticket, scopes)
+            return lasting.may_go_on(tx.book(), grant, ticket, scopes)
 
         return self.ledger.read(look)
 
@@ -213,7 +216,7 @@ class Machine:
             text = largest(book, ask.requirement, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
         shape = Shape(requirement=ask.requirement, priority=ask.priority, nesting=nesting)
-        ticket = Ticket(id=ask.id, seq=tx.next_seq())
+        ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
         tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
@@ -242,6 +245,7 @@ class Machine:
             ledger_id=self.ledger.id,
             folder=self.folder,
             waited=time.monotonic() - started,
+            chosen=grant.chosen,
         )
         # A caller that is interrupted between this return and its own `try` drops the grant without a word.
         dropped = weakref.finalize(held, self._dropped, grant.id)
@@ -357,6 +361,10 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
+
+
+def _first_unknown(requirement: Requirement, known: Collection[str]) -> str | None:
+    return next((name for name in requirement.resources if name not in known), None)
 
 
 def _left(tx: Transaction, ticket: str) -> str | None:

@@ -188,9 +188,10 @@ def _wanted(tx: Transaction, ticket: str, name: str, registered: Registered) -> 
     """Return the least that a ticket may want of a limit: placement may choose cells that need less of it, not more."""
     scopes = registered.scopes
     capacities = {stock.resource: dict(stock.cells) for stock in registered.stocks}
-    for demand in tx.requirement(ticket).demands:
+    least: list[int] = []
+    for demand in tx.requirement(ticket).all_demands:
         if demand.resource in scopes:
             unit = LimitUnit(scope=scopes[demand.resource], resource=demand.resource, cell=None, weight=1)
             if name in naming.names_of(unit, registered.machine or ""):
-                return demand.cells * min(map(demand.on, capacities[demand.resource].values()), default=0)
-    return 1
+                least.append(demand.cells * min(map(demand.on, capacities[demand.resource].values()), default=0))
+    return min(least, default=1)

@@ -123,6 +123,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
     from prefect_slots.requiring.declared import checked_timeout
     from prefect_slots.requiring.grant import Grant
     from prefect_slots.requiring.place import place_of
+    from prefect_slots.requiring.prefect_run import run_id
     from prefect_slots.settings import load_settings
 
     settings = load_settings(config)
@@ -138,11 +139,12 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
         timeout=checked_timeout(timeout),
         label=label,
         parent=current.enclosing(),
+        run=run_id(),
     )
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        grant = Grant(acquire(place, ask, _Say(label)), place, label, None)
+        grant = Grant(acquire(place, ask, _Say(label)), place, label, None, [amounts])
         return _watched(
             _spawn(command, grant.env, owner_descriptor(place), partial(note_command, place)),
             partial(was_ended, place, grant.id),

@@ -71,19 +71,22 @@ CREATE TABLE shape (
 ) WITHOUT ROWID;
 
 CREATE TABLE ticket (
-    id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, shape TEXT NOT NULL, base INTEGER NOT NULL, reserved TEXT,
+    id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, turn INTEGER NOT NULL, run TEXT NOT NULL, shape TEXT NOT NULL,
+    base INTEGER NOT NULL, reserved TEXT,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, blocked_on TEXT, overtaken INTEGER NOT NULL,
     refusals INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX ticket_by_shape ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
+CREATE INDEX ticket_by_shape ON ticket (shape, turn, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
+CREATE INDEX ticket_by_run ON ticket (run, shape, turn) WHERE blocked_on IS NULL;
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
 -- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: a limit of
 -- which others could, for a while, take what it holds. refusals: how often the server has sent it back.
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
-    parent TEXT, root TEXT, source TEXT, overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
+    parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, chosen INTEGER NOT NULL,
+    overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
     unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
