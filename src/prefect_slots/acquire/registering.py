@@ -1,6 +1,8 @@
 """Survey the machine, write the ledger, and make the server's limits equal it.
 
-The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first.
+The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first. A
+licence server or a driver may take its time: the survey runs beside the loop, which renews leases meanwhile, and no
+exit waits for it.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ import asyncio
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_slots.detect.survey import survey
+from prefect_slots.detect.lookout import beside
+from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
@@ -43,12 +47,18 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
     return sanitise_machine_name(name or settings.worker or socket.gethostname())
 
 
-def register_here(
+async def look_around(settings: Settings) -> Survey:
+    """Survey this machine beside the running loop."""
+    look = partial(survey, settings.declarations, dict(os.environ), seconds=settings.detect_seconds)
+    return await asyncio.wrap_future(beside(look, "prefect-slots survey"))
+
+
+async def register_here(
     ledger: Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
 ) -> Registration:
     """Survey this machine and write what it has into the ledger, without a server."""
     wanted = machine_name(settings, name)
-    seen = survey(settings.declarations, os.environ)
+    seen = await look_around(settings)
 
     def write(transaction: Transaction) -> Registered:
         registry.name_machine(transaction, wanted)
@@ -80,8 +90,7 @@ async def register_everywhere(
     from prefect_slots.limits.server import Server
 
     wanted = machine_name(settings, name)
-    # A licence server may take its time, and leases are renewed meanwhile.
-    seen = await asyncio.to_thread(survey, settings.declarations, os.environ)
+    seen = await look_around(settings)
     write = ledger.rehearse if dry_run else ledger.transact
     registered = write(lambda transaction: registry.register(transaction, seen.inventory))
     machine = registered.machine or wanted

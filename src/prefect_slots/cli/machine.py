@@ -51,7 +51,7 @@ def detect(
         prefect-slots detect --json | jq .resources
     """
     settings = load_settings(config)
-    seen = survey(settings.declarations, os.environ)
+    seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
     if json:
         print_json({
             "resources": [asdict(resource) for resource in seen.inventory.resources],
@@ -115,7 +115,7 @@ def _register(
     adopt: bool,
 ) -> Registration:
     if coordination.url is None:
-        return register_here(ledger, settings, name, dry_run=dry_run)
+        return asyncio.run(register_here(ledger, settings, name, dry_run=dry_run))
     work = register_everywhere(
         ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
     )

@@ -17,6 +17,7 @@ instruments  serial and USB instruments by their stable names
 encoders  sessions of NVIDIA's video encoder, of which a person declares the most
 licences  what licence servers count, a parser per vendor
 declared  cards, licences and resources that a person wrote down
+lookout   sends looks in threads of their own, and leaves behind those that hang
 survey    runs every probe and merges the answers; a failing probe never loses the others
 
 Nothing here decides who gets what, reads a configuration file, or writes anything down.

@@ -141,6 +141,8 @@ class SettingsTable(_Table):
             server does not answer; what the fleet shares always waits.
         on_lease_lost: What becomes of a task whose slots were, for a while, free for others to take.
         refresh_seconds: Seconds between two looks at what the machine has.
+        detect_seconds: Seconds after which a detector that does not answer is left behind, and what it looks for is
+            unknown.
     """
 
     worker: Annotated[str, AfterValidator(_machine_name)] | None = None
@@ -151,6 +153,7 @@ class SettingsTable(_Table):
     when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
     on_lease_lost: Literal["keep", "fail"] = "keep"
     refresh_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30
+    detect_seconds: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False)] = 20
 
 
 class CardTable(_Table):

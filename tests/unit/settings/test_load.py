@@ -203,6 +203,7 @@ def test_every_variable_wins_over_the_file(write: Write):
         "PREFECT_SLOTS_AUTO_REGISTER": "false",
         "PREFECT_SLOTS_MAX_OVERTAKES": "7",
         "PREFECT_SLOTS_REFRESH_SECONDS": "60",
+        "PREFECT_SLOTS_DETECT_SECONDS": "5",
         "PREFECT_SLOTS_WHEN_SERVER_IS_AWAY": "wait",
         "PREFECT_SLOTS_ON_LEASE_LOST": "fail",
         "PREFECT_SLOTS_GRANT": "set by prefect-slots for child processes",
@@ -216,6 +217,7 @@ def test_every_variable_wins_over_the_file(write: Write):
         "auto_register": False,
         "max_overtakes": 7,
         "refresh_seconds": 60.0,
+        "detect_seconds": 5.0,
         "when_server_is_away": "wait",
         "on_lease_lost": "fail",
     }
