@@ -149,7 +149,7 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
             since = "" if holder is None else ago(holder.since, now)
             if first:
                 name = place(cell.resource, cell.number, counts[cell.resource])
-                gone = "" if cell.present else " (gone)"
+                gone = " (gone)" if not cell.present else " (lost)" if cell.lost else ""
                 numbers = (amount(n, cell.unit) for n in (cell.held, cell.free, cell.capacity))
                 table.add_row(name + gone, *numbers, who, since)
             else:

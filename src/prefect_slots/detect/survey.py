@@ -101,7 +101,7 @@ def survey(
         return interpret_host(declarations.host, declarations.source, partial(query_cores, root), memory_mib)
 
     def nvml() -> Answer:
-        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root))
+        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root, env))
 
     def licences() -> Answer:
         return look_at_licences(declarations.license_servers, env, desk)
@@ -219,6 +219,8 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
         resources=tuple(resources[name] for name in sorted(resources)),
         unknown=frozenset(name for answer in answers for name in answer.unknown),
         unknown_cells=frozenset(key for answer in answers for key in answer.unknown_cells) - keys,
+        lost=frozenset(name for answer in answers for name in answer.lost),
+        lost_cells=frozenset(key for answer in answers for key in answer.lost_cells) - keys,
     )
     return Survey(
         inventory=inventory,

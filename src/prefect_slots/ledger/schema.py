@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 2
+VERSION: Final = 3
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -34,10 +34,12 @@ CREATE TABLE resource (
     name TEXT PRIMARY KEY, unit TEXT NOT NULL, scope TEXT NOT NULL, origin TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- A number is given once per key and never reused, so that a limit's name always means the same card.
+-- A number is given once per key and never reused, so that a limit's name always means the same card. undivided: one
+-- holder is all that it bears. lost: it is broken; its limit stays, and nothing more is granted on it.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
     capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, present INTEGER NOT NULL DEFAULT 1,
+    undivided INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 

@@ -12,6 +12,7 @@ from typing import Any
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
@@ -30,7 +31,7 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """A cell: what it is, what of it is held and by whom; amounts in the resource's unit."""
+    """A cell: what it is, what of it is held and by whom; amounts in the resource's unit. A lost one is broken."""
 
     resource: str
     number: int
@@ -43,6 +44,7 @@ class CellStatus:
     held: int
     free: int
     present: bool
+    lost: bool
     holders: tuple[Holder, ...]
 
 
@@ -102,8 +104,9 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
             capacity=cell.capacity,
             foreign=cell.foreign,
             held=held.get(cell.id, 0),
-            free=max(0, cell.capacity - cell.foreign - held.get(cell.id, 0)) if cell.present else 0,
+            free=_free(cell, held.get(cell.id, 0)),
             present=cell.present,
+            lost=cell.lost,
             holders=tuple(holders.get(cell.id, ())),
         )
         for resource in known.resources
@@ -117,6 +120,12 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
         cells=cells,
         waiting=_waiting(tx),
     )
+
+
+def _free(cell: registry.RegisteredCell, held: int) -> int:
+    if not cell.present or cell.lost or (held and isinstance(cell.capacity, Undivided)):
+        return 0
+    return max(0, cell.capacity - cell.foreign - held)
 
 
 def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
