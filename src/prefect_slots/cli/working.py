@@ -23,7 +23,7 @@ def start(
 
         prefect-slots worker start --pool ml-pool --name gpu-1 --limit 8
     """
-    from prefect_slots import worker
     from prefect_slots.settings import load_settings
+    from prefect_slots.worker import wrapper
 
-    return worker.start(flags, load_settings(config))
+    return wrapper.start(flags, load_settings(config))
