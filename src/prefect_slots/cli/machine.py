@@ -61,7 +61,7 @@ def detect(
         })  # fmt: skip
         return
     console = Console()
-    console.print(tables.survey_table(seen, explain=explain))
+    console.print(tables.survey_view(seen, explain=explain))
     console.print(tables.findings(seen.findings, explain=explain))
 
 
