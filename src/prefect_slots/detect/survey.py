@@ -15,6 +15,7 @@ from typing import Final
 
 from prefect_slots.detect.amd import AmdDetector
 from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.apple import AppleDetector
 from prefect_slots.detect.binding import Nvml, load_nvml
 from prefect_slots.detect.cards import interpret_nvml
 from prefect_slots.detect.declared import declared_resources
@@ -31,6 +32,7 @@ from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
+from prefect_slots.detect.intel import IntelDetector
 from prefect_slots.detect.licences.look import look_at_licences
 from prefect_slots.detect.licences.query import DESK, Desk
 from prefect_slots.detect.lookout import LOOKOUT, Hanging, Look, Lookout
@@ -41,7 +43,12 @@ from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource, license_resource
 
-SHIPPED: Final[Mapping[str, Detector]] = {"amd": AmdDetector(), "tpu": TpuDetector()}
+SHIPPED: Final[Mapping[str, Detector]] = {
+    "amd": AmdDetector(),
+    "apple": AppleDetector(),
+    "intel": IntelDetector(),
+    "tpu": TpuDetector(),
+}
 
 DETECT_SECONDS: Final = 20.0
 """Cards that nobody keeps awake take seconds each to answer."""

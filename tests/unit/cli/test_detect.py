@@ -104,7 +104,8 @@ def test_explained_each_number_says_where_it_comes_from_and_each_nothing_why(lib
         "GPU-c": "left out by [gpus] exclude",
         "GPU-m": "in MIG mode: its instances are offered instead",
         "MIG-1": "nvml, less 1GiB headroom",
-        "GPU-x": "nvml, less 512MiB that the driver keeps, less 1GiB headroom, one holder at a time (EXCLUSIVE_PROCESS)",
+        "GPU-x": "nvml, less 512MiB that the driver keeps, less 1GiB headroom, "
+        "one holder at a time (EXCLUSIVE_PROCESS)",
     }
     assert {cell: why[cell] for cell in told} == {cell: words.replace(" ", "") for cell, words in told.items()}
     # The table stays whole: a cell that were folded would stand in several rows.
