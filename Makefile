@@ -23,7 +23,7 @@ demo: $(STAMP) ## Watch real flow runs share two cards and a licence (under thre
 	$(BIN)/prefect-slots demo
 
 test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m 'not slow and not gpu'
 
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
 	$(BIN)/python -m pytest -q -m slow
@@ -55,7 +55,7 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-BENCHMARKS := startup handoff uncontended server_load recovery makespan scale fleet
+BENCHMARKS := startup handoff uncontended server_load recovery makespan packing scale fleet
 
 bench: $(STAMP) ## Ours and stock Prefect side by side, each under a minute
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks $$name --quick; done

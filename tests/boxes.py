@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 from tests.polling import until
+from tests.prefect_server import send
 
 from prefect_slots.acquire.registering import register_everywhere, register_here
 from prefect_slots.cli.machine import open_ledger
@@ -108,6 +109,11 @@ class Box:
         assert process.returncode == 0, error[-4000:]
         return out
 
+    def send(self, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Send a write to the machine's server as a stranger would, and return the answer."""
+        assert self.url is not None
+        return send(self.url, method, path, body)
+
     def active(self) -> dict[str, int]:
         """Return the server's active slots of this machine's limits and mirrors that are above zero."""
         assert self.url is not None
@@ -130,6 +136,11 @@ class Box:
         """Return how many rows a table of the ledger has."""
         with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as connection:
             return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    def run_sql(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read rows of the ledger past the code under test."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3", timeout=20)) as connection:
+            return connection.execute(sql).fetchall()
 
     def in_use(self) -> dict[str, int]:
         """Return the tables of the ledger that still hold something of a request."""

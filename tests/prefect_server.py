@@ -10,7 +10,9 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from tests.polling import until
 
@@ -86,6 +88,22 @@ class PrefectServer:
     def client(self) -> PrefectClient:
         """Return a plain client of Prefect's own, to look at the server with; use it as `async with`."""
         return PrefectClient(self.url)
+
+
+def send(url: str, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    """Send a write to a server as a stranger would, again while its SQLite file is locked, and return the answer.
+
+    Raises:
+        httpx.HTTPStatusError: if it answers with another error.
+    """
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        answers.append(httpx.request(method, f"{url}/{path}", json=body, timeout=30))
+        return answers[-1].status_code != 503
+
+    until(answered, 60, what=f"an answer to {method} {path}")
+    return answers[-1].raise_for_status()
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -35,9 +36,13 @@ class Program:
         self.process = box.start(OBEYS)
 
     def end(self) -> None:
-        """Close its input and wait for its end."""
+        """Close its input and wait for its end; one that waits in vain, after a test that failed, is killed."""
         if self.process.poll() is None:
-            self.process.communicate(timeout=30)
+            try:
+                self.process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
 
     def ask(self, **needs: Any) -> None:
         """Have it ask, without waiting for the answer."""

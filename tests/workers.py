@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 from tests.boxes import Box
-from tests.polling import until
 
 
 class Worker:
@@ -45,23 +44,14 @@ class Worker:
 def work_pool(box: Box, kind: str = "process") -> Generator[str]:
     """Make a work pool of that type for as long as the block lasts."""
     name = f"pool-{box.name}"
-    httpx.post(f"{box.url}/work_pools/", json={"name": name, "type": kind}, timeout=30).raise_for_status()
+    post(box, "work_pools/", {"name": name, "type": kind})
     yield name
     httpx.delete(f"{box.url}/work_pools/{name}", timeout=30)
 
 
 def post(box: Box, path: str, body: dict[str, Any]) -> Any:
     """Ask the server until it answers; return what it says."""
-    answers: list[httpx.Response] = []
-
-    def accepted() -> bool:
-        # A busy SQLite server answers 503 without having applied anything.
-        answers.append(httpx.post(f"{box.url}/{path}", json=body, timeout=30))
-        return answers[-1].status_code != 503
-
-    until(accepted, what=f"an answer to {path}")
-    answers[-1].raise_for_status()
-    return answers[-1].json()
+    return box.send("POST", path, body).json()
 
 
 def deploy(box: Box, pool: str, source: str, flow: str) -> str:

@@ -12,7 +12,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from tests.boxes import Box
 from tests.bystander import everything, registered, take_everything, watch
@@ -175,7 +174,7 @@ def test_who_repairs_a_count_is_killed(box: Box, monkeypatch: pytest.MonkeyPatch
     forgotten = [f"scanner:{box.name}", mirror_of(f"scanner:{box.name}", ledger_id(box))]
     # What a server that has lost its leases at a restart still counts.
     body = {"names": forgotten, "slots": 1, "mode": "concurrency"}
-    httpx.post(f"{box.url}/v2/concurrency_limits/increment", json=body, timeout=30).raise_for_status()
+    box.send("POST", "v2/concurrency_limits/increment", body)
     assert set(box.active()) == set(forgotten)
     repairing = Forked(box, {"cpus": 1}, dies_at=(point, 1))
     repairing.holds()

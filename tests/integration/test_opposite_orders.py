@@ -59,7 +59,7 @@ def test_opposite_orders_end_and_stock_concurrency_hangs(prefect_server: Prefect
     x, y = f"stock-x-{uuid.uuid4()}", f"stock-y-{uuid.uuid4()}"
     for name in (x, y):
         body = {"name": name, "limit": 1}
-        httpx.post(f"{box.url}/v2/concurrency_limits/", json=body, timeout=30).raise_for_status()
+        box.send("POST", "v2/concurrency_limits/", body)
     orders = (("scanner", "stage"), ("stage", "scanner"))
     stock = ((x, y), (y, x))
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import psutil
 import pytest
 from tests.boxes import Box, line, tell
@@ -93,7 +92,7 @@ def repair(box: Box, happens: dict[str, Callable[[], None]]) -> tuple[Repaired, 
 def used_by_others(box: Box, limit: str, method: str) -> None:
     """Take (`increment`) or give back (`decrement`) one slot as another machine of the fleet does."""
     body = {"names": [limit], "slots": 1}
-    httpx.post(f"{box.url}/v2/concurrency_limits/{method}", json=body).raise_for_status()
+    box.send("POST", f"v2/concurrency_limits/{method}", body)
 
 
 # Stops itself when it has freed its cells and not yet told the server.
@@ -165,7 +164,7 @@ def test_what_is_given_back_while_it_is_added_is_not_counted_for_ever(box: Box, 
     limit = f"license:ansys-{box.name}:{box.name}"
 
     def edit() -> None:
-        httpx.patch(f"{box.url}/v2/concurrency_limits/{limit}", json={"active_slots": 0}).raise_for_status()
+        box.send("PATCH", f"v2/concurrency_limits/{limit}", {"active_slots": 0})
 
     def leave() -> None:
         holder.leave()
@@ -183,7 +182,7 @@ def test_what_the_server_is_about_to_take_back_itself_is_left_to_it(box: Box, se
     with member(box.state) as (ledger, _):
         mirror = f"tag:{limit}@{ledger.id}"
         body = {"names": [limit, mirror], "slots": 1}
-        httpx.post(f"{box.url}/v2/concurrency_limits/increment", json=body).raise_for_status()
+        box.send("POST", "v2/concurrency_limits/increment", body)
         row = "INSERT INTO lease (id, held, owner, names, weight, fleet, state, sent_at, deadline) VALUES "
         values = (str(uuid4()), "", "", json.dumps([limit]), 1, 1, "lapsed", 0.0, boot_clock() - seconds_past)
         ledger.transact(lambda tx: tx.run(f"{row}(?, ?, ?, ?, ?, ?, ?, ?, ?)", *values))

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.boxes import Box
 from tests.moody_proxy import moody_proxy
 from tests.polling import until
 from tests.postgres import Postgres, has_postgres
-from tests.prefect_server import PrefectServer
+from tests.prefect_server import PrefectServer, send
 from tests.programs import Start, started
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
@@ -152,7 +151,7 @@ def test_a_lease_that_others_could_take_is_taken_again(
     server.start()
     # A new server that has lost its leases and was then set to zero by hand counts nothing for the holder.
     for name in held:
-        httpx.patch(f"{server.url}/v2/concurrency_limits/{name}", json={"active_slots": 0}).raise_for_status()
+        send(server.url, "PATCH", f"v2/concurrency_limits/{name}", {"active_slots": 0})
     # On the mirrors too, which are set to zero while the limits are being repaired already.
     until(lambda: box.active() == held, 40, what="what is held counted again")
     answer = program.leave()
@@ -169,10 +168,10 @@ def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: 
     limit = f"gpu-mem:{box.name}"
     for wrong in (0, 20000):
         for name in (limit, next(name for name in truth if name.startswith(f"tag:{limit}@"))):
-            httpx.patch(f"{server.url}/v2/concurrency_limits/{name}", json={"active_slots": wrong}).raise_for_status()
+            send(server.url, "PATCH", f"v2/concurrency_limits/{name}", {"active_slots": wrong})
             if wrong > truth[name] and name == limit:
                 # Who has taken more is not to be known; it counts as in use by others until they give it back.
-                httpx.patch(f"{server.url}/v2/concurrency_limits/{name}", json={"active_slots": truth[name]})
+                send(server.url, "PATCH", f"v2/concurrency_limits/{name}", {"active_slots": truth[name]})
             else:
                 until(lambda: box.active() == truth, 30, what=f"the truth after {name} was set to {wrong}")
     program.leave()
@@ -182,11 +181,8 @@ def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: 
 def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectServer, box: Box, start: Start) -> None:
     program = start()
     program.enter(cpus=1)
-    taken = httpx.post(
-        f"{server.url}/v2/concurrency_limits/increment",
-        json={"names": [f"gpu-mem:{box.name}"], "slots": 30000, "mode": "concurrency"},
-    )
-    assert taken.status_code == 200
+    taken = {"names": [f"gpu-mem:{box.name}"], "slots": 30000, "mode": "concurrency"}
+    assert send(server.url, "POST", "v2/concurrency_limits/increment", taken).status_code == 200
     waiter = start()
     waiter.ask(gpu_mem=20)
     until(lambda: box.rows("ticket") == 1, 20, what="it in the queue")
@@ -194,10 +190,7 @@ def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectSe
     assert box.rows("lease WHERE state='lease'") == 1, "it waits holding nothing"
     small = start()
     small.enter(gpu_mem=8)
-    httpx.post(
-        f"{server.url}/v2/concurrency_limits/decrement",
-        json={"names": [f"gpu-mem:{box.name}"], "slots": 30000, "mode": "concurrency"},
-    ).raise_for_status()
+    send(server.url, "POST", "v2/concurrency_limits/decrement", taken)
     assert "granted" in waiter.answer()
     for each in (program, waiter, small):
         each.leave()
@@ -286,10 +279,10 @@ def test_a_stopped_steward_s_work_is_taken_over(server: PrefectServer, box: Box,
     first.process.send_signal(signal.SIGSTOP)
     try:
         taken = {"names": [f"license:{box.matlab}"], "slots": 2, "mode": "concurrency"}
-        httpx.post(f"{server.url}/v2/concurrency_limits/increment", json=taken).raise_for_status()
+        send(server.url, "POST", "v2/concurrency_limits/increment", taken)
         second.ask(license={box.matlab: 1})
         until(lambda: box.rows("ticket WHERE blocked_on IS NOT NULL") == 1, 20, what="it waits for the server")
-        httpx.post(f"{server.url}/v2/concurrency_limits/decrement", json=taken).raise_for_status()
+        send(server.url, "POST", "v2/concurrency_limits/decrement", taken)
         assert "granted" in second.answer()
     finally:
         first.process.send_signal(signal.SIGCONT)

@@ -65,8 +65,10 @@ class DiskLedger:
             tx.run("DELETE FROM cell")
             for cell in cells:
                 tx.run(
-                    "INSERT INTO cell VALUES (?, ?, ?, '', NULL, ?, ?, 1, ?, 0)",
-                    *(cell.id.resource, cell.id.number, f"key-{cell.id.number}", cell.capacity, cell.foreign),
+                    "INSERT INTO cell (resource, number, key, label, capacity, foreign_use, outside, undivided) "
+                    "VALUES (?, ?, ?, '', ?, ?, ?, ?)",
+                    *(cell.id.resource, cell.id.number, f"key-{cell.id.number}", cell.capacity),
+                    *(cell.foreign // 2, cell.foreign - cell.foreign // 2),
                     isinstance(cell.capacity, Undivided),
                 )
             tx.apply(Changed())

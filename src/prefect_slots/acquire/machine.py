@@ -12,11 +12,13 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
+from prefect_slots.acquire.watching import Watching
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
@@ -26,7 +28,7 @@ from prefect_slots.errors import (
     UnknownResource,
     WaitTimeout,
 )
-from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger import leases, registry, spending
 from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
@@ -36,6 +38,8 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.scheduling import lasting
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -75,6 +79,8 @@ class Machine:
         self._first_use: asyncio.Task[Registered] | None = None
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._to_leave: set[str] = set()
+        self._watching_others = Watching(self.ledger, settings)
+        self._looking = self._loop.create_task(self._watching_others.run())
         self._tend()
 
     @property
@@ -87,7 +93,9 @@ class Machine:
         if self._standing is None:
             from prefect_slots.acquire.standing import Standing
 
-            self._standing = await Standing.open(self.ledger, self._registered, self._settings, url)
+            self._standing = self._watching_others.server = await Standing.open(
+                self.ledger, self._registered, self._settings, url
+            )
             self._tend()
 
     async def registered(self, url: str | None) -> Registered:
@@ -126,9 +134,11 @@ class Machine:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
-        for name in ask.requirement.resources:
-            if name not in registered.names:
-                raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
+        alternatives = ask.requirement.alternatives
+        unknown = [_first_unknown(alternative, registered.names) for alternative in alternatives]
+        if all(unknown):
+            raise UnknownResource(name=unknown[0] or "", known=registered.names, machine=registered.machine or "")
+        await self._watching_others.before(ask.requirement)
         self._asked[ask.id] = (ask, started)
         self._wakes[ask.id] = self._loop.create_future()
         self.ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
@@ -179,6 +189,23 @@ class Machine:
             self._standing.sweep()
         return lost
 
+    def may_go_on(self, grant: str, ticket: str | None) -> bool:
+        """Tell whether a grant may serve another task of its shape, `ticket` being who waits for the same.
+
+        See `scheduling.lasting`; what the fleet shares is never kept from other machines' queues.
+        """
+
+        def look(tx: Transaction) -> bool:
+            scopes = self._registered(tx).scopes if self._standing is not None else {}
+            return lasting.may_go_on(tx.book(), grant, ticket, scopes)
+
+        return self.ledger.read(look)
+
+    def reason(self, ticket: str) -> str:
+        """Say why a request waits now; empty if it does not."""
+        asked = self._asked.get(ticket)
+        return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
+
     def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
         book = tx.book()
         wanted = ask.requirement.describe()
@@ -196,7 +223,7 @@ class Machine:
             text = largest(book, ask.requirement, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
         shape = Shape(requirement=ask.requirement, priority=ask.priority, nesting=nesting)
-        ticket = Ticket(id=ask.id, seq=tx.next_seq())
+        ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
         tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
@@ -225,6 +252,7 @@ class Machine:
             ledger_id=self.ledger.id,
             folder=self.folder,
             waited=time.monotonic() - started,
+            chosen=grant.chosen,
         )
         # A caller that is interrupted between this return and its own `try` drops the grant without a word.
         dropped = weakref.finalize(held, self._dropped, grant.id)
@@ -258,6 +286,14 @@ class Machine:
             return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
 
         return self.ledger.read(explain)
+
+    def note_command(self, pid: int, started: float) -> None:
+        """Note the one process that this one runs under its grants."""
+        self.ledger.transact(lambda tx: spending.note_command(tx, pid, started))
+
+    def was_ended(self, grant: str) -> bool:
+        """Tell whether that process was asked to end because it used more than the grant declared."""
+        return self.ledger.read(lambda tx: spending.was_ended(tx, grant))
 
     # Waking and reaping
 
@@ -310,7 +346,7 @@ class Machine:
 
     async def close(self) -> None:
         """Give back everything, leave the ledger, then let go of the lock."""
-        for task in (self._watch, self._first_use):
+        for task in (self._watch, self._first_use, self._looking):
             if task is not None:
                 task.cancel()
         self._loop.remove_reader(self._socket.socket)
@@ -332,6 +368,10 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
+
+
+def _first_unknown(requirement: Requirement, known: Collection[str]) -> str | None:
+    return next((name for name in requirement.resources if name not in known), None)
 
 
 def _left(tx: Transaction, ticket: str) -> str | None:

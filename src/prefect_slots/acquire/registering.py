@@ -7,14 +7,13 @@ exit waits for it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_slots.detect.lookout import beside
+from prefect_slots.acquire.aside import aside
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
@@ -51,7 +50,7 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
 async def look_around(settings: Settings) -> Survey:
     """Survey this machine beside the running loop."""
     look = partial(survey, settings.declarations, dict(os.environ), seconds=settings.detect_seconds)
-    return await asyncio.wrap_future(beside(look, "prefect-slots survey"))
+    return await aside(look, "prefect-slots survey")
 
 
 async def register_here(

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from prefect_slots.acquire.coordination import Coordination, coordinate
+from prefect_slots.acquire.others_now import others_now
 from prefect_slots.acquire.registering import Registration, register_everywhere, register_here
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Config, Json, print_json
@@ -52,16 +53,18 @@ def detect(
     """
     settings = load_settings(config)
     seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
+    others = others_now(settings, os.environ)
     if json:
         print_json({
             "resources": [asdict(resource) for resource in seen.inventory.resources],
             "unknown": sorted(seen.inventory.unknown | seen.inventory.unknown_cells),
             "cells": [asdict(sight) for sight in seen.sights],
+            "others": [asdict(use) for use in others],
             "findings": [asdict(finding) for finding in seen.findings],
         })  # fmt: skip
         return
     console = Console()
-    console.print(tables.survey_view(seen, explain=explain))
+    console.print(tables.survey_view(seen, others, explain=explain))
     console.print(tables.findings(seen.findings, explain=explain))
 
 

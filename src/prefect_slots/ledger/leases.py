@@ -238,7 +238,10 @@ def give_up(tables: Tables, held: str) -> None:
 
     One releaser per lease: whoever frees the cells and can reach the server owns the rows from here on.
     """
-    tables.spare += [str(row.id) for row in of_grant(tables, held) if row.state is LeaseState.LEASE]
+    found = _rows(tables, "held=?", held)
+    if not found:
+        return
+    tables.spare += [str(row.id) for row in found if row.state is LeaseState.LEASE]
     if tables.run("DELETE FROM lease WHERE held=? AND state=?", held, LeaseState.GHOST.value):
         tables.set_meta(MEND, "1")
     tables.run("UPDATE lease SET state=? WHERE held=?", LeaseState.RELEASING.value, held)

@@ -6,6 +6,7 @@ runs inside a transaction. The scheduler comes in as a function.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from prefect_slots.ledger import schema
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.transaction import Decide, Plan, Transaction
 from prefect_slots.ledger.wakeup import wake
+from prefect_slots.model.book import Ended
 
 T = TypeVar("T")
 _LONGEST_TURN_SECONDS: Final = 60.0
@@ -87,10 +89,17 @@ class Ledger:
 
         result, done = self._run(write, "BEGIN IMMEDIATE", "COMMIT")
         reached(Point.COMMITTED)
-        wake(done.wakes)
+        self._pass_over_the_dead(wake(done.wakes))
         if done.settled:
             self.on_settled(done.settled)
         return result
+
+    def _pass_over_the_dead(self, tickets: list[str]) -> None:
+        for ticket in tickets:
+            # What was to be written is written; those who wait find the dead too, only later.
+            with contextlib.suppress(LedgerUnreadable):
+                if self.read(lambda tx, grant=ticket: tx.is_left_behind(grant)):
+                    self._transact(lambda tx, grant=ticket: tx.apply(Ended(grant=grant)))
 
     def rehearse(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` as `transact` would and take everything back: nothing is written and nobody is woken."""

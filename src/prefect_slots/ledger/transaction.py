@@ -1,7 +1,6 @@
 """What may be done inside one transaction: enrol and reap owners, apply events, ask where a ticket stands.
 
-Every event runs the scheduler here and its changes are written before the next statement; a grant to an owner that
-turns out to be dead is ended in the same transaction.
+Every event runs the scheduler here and its changes are written before the next statement.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from prefect_slots.ledger import leases, rows
 from prefect_slots.ledger.owner import Owner, boot_clock, is_dead
 from prefect_slots.ledger.tables import Asker, Tables
 from prefect_slots.model.book import (
+    Asked,
     Book,
     Changed,
     Decision,
@@ -75,7 +76,7 @@ class Transaction(Tables):
             self._start_clock_anew()
             self.set_meta("boot", owner.boot)
         self.run(
-            "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO owner (id, pid, started, boot, lock_file, wake, program) VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
         )
 
@@ -150,10 +151,9 @@ class Transaction(Tables):
         return seq
 
     def apply(self, event: Event, asker: Asker | None = None) -> None:
-        """Decide on `event` and write the changes; `asker` goes with `Asked`.
-
-        A grant to an owner that turns out to be dead is ended at once, and the scheduler decides again.
-        """
+        """Decide on `event` and write the changes; `asker` goes with `Asked`."""
+        if isinstance(event, Asked) and event.ticket.run:
+            event = replace(event, tails=rows.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
         again = True
         while again:
@@ -188,37 +188,37 @@ class Transaction(Tables):
         """Return the tickets that wait aside because the server refused that limit, in the order of the queue."""
         rows = self.all(
             "SELECT t.id FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on=? "
-            "ORDER BY s.priority DESC, t.seq",
+            "ORDER BY s.priority DESC, t.turn, t.seq",
             limit,
         )
         return [row[0] for row in rows]
 
     def _announce(self, grant: str) -> None:
-        row = self.one(
-            "SELECT o.id, o.lock_file, o.pid, o.started, o.boot, o.wake FROM held h JOIN owner o ON o.id=h.owner "
-            "WHERE h.id=?",
-            grant,
-        )
-        if row is None:
-            return
-        owner, *proof, address = row
-        if owner == self.actor:
+        row = self.one("SELECT o.id, o.wake FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant)
+        if row is not None and row[0] == self.actor:
             self.settled.append(grant)
-        elif is_dead(self._folder, *proof):
-            self.apply(Ended(grant=grant))
-        else:
-            self.wakes.append((address, grant))
+        elif row is not None:
+            self.wakes.append((row[1], grant))
+
+    def is_left_behind(self, grant: str) -> bool:
+        """Tell whether the owner of a grant is proven dead."""
+        row = self.one(
+            "SELECT o.lock_file, o.pid, o.started, o.boot FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant
+        )
+        return row is not None and is_dead(self._folder, *row)
 
     def resume(self, ticket: str) -> None:
         """Put a ticket that had stepped aside back into its line, at its old place."""
         row = self.one(
-            "SELECT s.requirement, s.priority, s.parent, s.root, s.source, t.seq, t.overtaken FROM ticket t "
+            "SELECT s.requirement, s.priority, s.parent, s.root, s.source, t.seq, t.overtaken, t.turn, t.run "
+            "FROM ticket t "
             "JOIN shape s ON s.key=t.shape WHERE t.id=? AND t.blocked_on IS NOT NULL",
             ticket,
         )
         if row is not None:
             shape = rows.shape_of(row[0], row[1], ticket, row[2], row[3], row[4])
-            self.apply(Resumed(shape=shape, ticket=Ticket(id=ticket, seq=row[5]), overtaken=row[6]))
+            old = Ticket(id=ticket, seq=row[5], turn=row[7], run=row[8])
+            self.apply(Resumed(shape=shape, ticket=old, overtaken=row[6]))
 
     def requirement(self, ticket: str) -> Requirement:
         """Return what a waiting ticket asks for.
@@ -248,7 +248,8 @@ class Transaction(Tables):
             self.apply(Ended(grant=ticket))
         elif state in (TicketState.WAITING, TicketState.BLOCKED):
             self.apply(Left(ticket=ticket))
-        self.run("DELETE FROM refusal WHERE ticket=?", ticket)
+        else:
+            self.run("DELETE FROM refusal WHERE ticket=?", ticket)
 
     def book(self) -> Book:
         """Return the cells, the grants and the front of each line."""

@@ -53,13 +53,26 @@ class WakeSocket:
             self._path.unlink(missing_ok=True)
 
 
-def wake(tickets: Iterable[tuple[str, str]]) -> None:
-    """Send a datagram for each `(address, ticket)`; an address nobody listens on any more is passed over."""
+def wake(tickets: Iterable[tuple[str, str]]) -> list[str]:
+    """Send a datagram for each `(address, ticket)`.
+
+    Returns:
+        The tickets that may have nobody: their address refuses, or is of a kind that does not tell.
+    """
+    doubtful: list[str] = []
     for address, ticket in tickets:
         kind, _, place = address.partition(":")
         target = place if kind == "unix" else ("127.0.0.1", int(place))
         family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
-        # The waiter polls behind this, so a full or closed mailbox costs half a second, not the grant.
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            sender.sendto(ticket.encode(), target)
+        listens = kind == "unix"
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto(ticket.encode(), target)
+        except (ConnectionRefusedError, FileNotFoundError):
+            listens = False
+        except OSError:
+            pass  # the waiter polls behind this, so a full mailbox costs half a second, not the grant
+        if not listens:
+            doubtful.append(ticket)
+    return doubtful

@@ -6,12 +6,14 @@ not repeated. A number is changed by itself only; `active_slots` is never set, a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
+from prefect_slots.limits import jitter
 from prefect_slots.limits.claim import Claim, read_claim, write_claim
 from prefect_slots.limits.gateway import existing_limit, read_limit
 from prefect_slots.limits.naming import specs, split_mirror
@@ -21,7 +23,8 @@ from prefect_slots.limits.server import Server
 from prefect_slots.model.limit import LimitSpec, Stock
 
 _PAGE: Final = 200  # Prefect returns at most this many limits per request.
-_ROUNDS: Final = 6
+_ROUNDS: Final = 12
+_PAUSE_SECONDS: Final = 0.5
 _SHOWN_MIRRORS: Final = (Action.ORPHANED, Action.CONFLICT)
 
 
@@ -104,7 +107,8 @@ async def register(
         try:
             return await _one_round(server, wish, done, words)
         except ReadAgain:
-            continue
+            # Two that go on in step would be in each other's way at every limit.
+            await asyncio.sleep(jitter.between(0, _PAUSE_SECONDS))
     raise ServerUnreachable(url=server.url, cause=f"the limits of '{machine}' kept changing while they were registered")
 
 

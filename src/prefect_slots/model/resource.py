@@ -149,6 +149,25 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stale:
+    """What others use of a cell has not been told for a while: what was known last stands.
+
+    Attributes:
+        resource: `"license.ansys"`, or `"gpu_mem"` with the card's `label`.
+        seen_at: When it was last told, a Unix time; `None` if never.
+        misses: How often in a row nobody answered.
+        why: In the words of whoever was asked.
+    """
+
+    machine: str
+    resource: str
+    label: str = ""
+    seen_at: float | None
+    misses: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inventory:
     """The resources of one machine as detected and declared.
 

@@ -79,7 +79,9 @@ def requirements(draw: st.DrawFn, cells: tuple[CellState, ...]) -> Requirement:
 def situations(draw: st.DrawFn, *, wishes: int = 5, most_overtakes: int = 3) -> Situation:
     """Return a machine, some requirements that fit it, and a number of overtakes to allow."""
     cells = draw(machines())
-    wanted = draw(st.lists(requirements(cells), min_size=1, max_size=wishes, unique=True))
+    alternatives = st.lists(requirements(cells), min_size=2, max_size=3, unique=True).map(Requirement.any_of)
+    wish = st.one_of(requirements(cells), requirements(cells), alternatives)
+    wanted = draw(st.lists(wish, min_size=1, max_size=wishes, unique=True))
     return Situation(cells=cells, wishes=tuple(wanted), max_overtakes=draw(st.integers(0, most_overtakes)))
 
 
@@ -93,7 +95,7 @@ def books(draw: st.DrawFn, *, events: int = 20) -> Book:
     for kind, which in draw(st.lists(st.tuples(st.integers(0, 5), numbers), max_size=events)):
         wish = situation.wishes[which % len(situation.wishes)]
         if kind < 4:
-            play.ask(wish, priority=kind % 2)
+            play.ask(wish, priority=kind % 2, run=("", "a")[which % 2])
         elif kind == 4:
             play.ask_inside(which, wish)
         else:

@@ -23,7 +23,7 @@ from prefect_slots.model.amount import Undivided, format_amount
 from prefect_slots.requiring.place import place_of
 
 if TYPE_CHECKING:
-    from prefect_slots.ledger.registry import Registered, RegisteredCell, RegisteredResource
+    from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
     from prefect_slots.model.resource import Finding
     from prefect_slots.settings import Settings
 
@@ -81,6 +81,7 @@ class Upkeep:
         return {
             "WORKER_ID": machine,
             "PREFECT_SLOTS_STATE_DIR": str(self._place.folder),
+            "PREFECT_SLOTS_ENFORCE": self._place.settings.enforce,
             "PREFECT_API_URL": self._url,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             **({"PREFECT_SLOTS_CONFIG": source} if source != "defaults" else {}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import shutil
 import sqlite3
 import threading
@@ -194,13 +193,20 @@ def test_a_process_is_one_owner_however_many_threads_ask(machine: SharedMachine)
         assert connection.execute("SELECT COUNT(*) FROM history").fetchone() == (4,)
 
 
+SEEDED = """
+import random
+from prefect_slots import requires
+random.seed(7)
+before = random.getstate()
+with requires(scanner=1):
+    print(random.getstate() == before)
+"""
+
+
 def test_a_program_that_seeds_random_gets_its_own_numbers_while_it_waits(machine: SharedMachine) -> None:
-    random.seed(7)
-    before = random.getstate()
     with Puppet(machine) as holder, ThreadPoolExecutor(1) as pool:
         holder.enter(scanner=1)
-        waiting = pool.submit(work)
+        waiting = pool.submit(run_python, machine, SEEDED)
         machine.waiting(1)
         holder.kill()
-        waiting.result(30)
-    assert random.getstate() == before
+        assert waiting.result(30) == "True\n"

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_slots.ledger.registry import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import CellId
+from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.resource import Scope
 from prefect_slots.worker.upkeep import changes
 

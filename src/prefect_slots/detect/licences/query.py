@@ -55,6 +55,8 @@ def questions(servers: Sequence[LicenseServer]) -> dict[Question, tuple[LicenseS
             features=tuple(sorted({feature for table in group for _, feature in table.features})),
             poll_seconds=min(table.poll_seconds for table in group),
             timeout=max(table.timeout for table in group),
+            # Whoever counts what people outside use asks the same question, and the server is asked once.
+            checkouts=True,
         )
         asked[question] = tuple(group)
     return asked
@@ -113,7 +115,7 @@ class Desk:
             now = self._clock()
             if counter.reading is not None and now < counter.next_try:
                 return _kept(counter.reading, counter.next_try - now)
-            counter.reading = _with_locks(self._query(question, env), counter.locks)
+            counter.reading = replace(_with_locks(self._query(question, env), counter.locks), asked_at=now)
             counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
             pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
             counter.next_try = self._clock() + max(question.poll_seconds, min(pause, MAX_BACK_OFF))
