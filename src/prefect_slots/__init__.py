@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from prefect_slots.process_pool.pool import SlotPool
     from prefect_slots.requiring import Grant, current_grant, requires
 
-__all__ = ["Grant", "current_grant", "requires"]
+__all__ = ["Grant", "SlotPool", "current_grant", "requires"]
 
 _HOMES: Final = {
     "Grant": "prefect_slots.requiring",
+    "SlotPool": "prefect_slots.process_pool.pool",
     "current_grant": "prefect_slots.requiring",
     "requires": "prefect_slots.requiring",
 }

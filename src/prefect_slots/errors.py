@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from signal import Signals
 from typing import Any
 
 
@@ -261,3 +262,46 @@ class ConfigError(SlotsError, ValueError):
     def __str__(self) -> str:
         where = f"{self.source}:{self.line}" if self.line else self.source
         return f"{where}: {self.key}: {self.reason}" if self.key else f"{where}: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class TaskDied(SlotsError):
+    """The process of a pool's task ended without an answer; other tasks go on.
+
+    Attributes:
+        exit_code: What it ended with, or `None` if a signal ended it.
+        signal: The signal that ended it, or `None`.
+        out_of_memory: Whether the kernel's OOM killer seems to have ended it: a best guess, by its counter.
+    """
+
+    task: str
+    pid: int
+    exit_code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+
+    def __str__(self) -> str:
+        how = f"exit code {self.exit_code}" if self.signal is None else f"signal {_signal_name(self.signal)}"
+        if self.out_of_memory:
+            remedy = "It was killed by the OOM killer: ask for more with `mem=`, or load less at once."
+        else:
+            remedy = "What it wrote to standard error may say why; `PYTHONFAULTHANDLER=1` makes it write more."
+        return f"the process of {self.task} (pid {self.pid}) died: {how}. {remedy}"
+
+
+@dataclass(eq=False, repr=False)
+class TaskTimeout(SlotsError, TimeoutError):
+    """A pool's task ran longer than its `timeout`; it was killed and what it held was given back."""
+
+    task: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.task} ran longer than {self.seconds:g} s and was killed; submit it with a longer `timeout=`"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{number} ({Signals(number).name})"
+    except ValueError:
+        return str(number)

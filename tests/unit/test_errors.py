@@ -13,7 +13,14 @@ import pytest
 from prefect_slots import errors
 from prefect_slots.errors import SlotsError, nearest
 
-SAMPLES: dict[Any, Any] = {str: "sample", int: 403, float: 1.5, tuple[str, ...]: ("alpha", "beta"), int | None: 3}
+SAMPLES: dict[Any, Any] = {
+    str: "sample",
+    int: 403,
+    float: 1.5,
+    tuple[str, ...]: ("alpha", "beta"),
+    int | None: 3,
+    bool: True,
+}
 KINDS = sorted(
     (
         kind
@@ -33,6 +40,8 @@ REMEDIES = {
     "ServerRefused": "Set PREFECT_API_KEY",
     "ServerUnreachable": "Start it with `prefect server start`",
     "StateFolderUnsuitable": "Set PREFECT_SLOTS_STATE_DIR",
+    "TaskDied": "ask for more with `mem=`",
+    "TaskTimeout": "a longer `timeout=`",
     "UnknownResource": "run `prefect-slots register`",
 }
 

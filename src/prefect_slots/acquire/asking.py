@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prefect_slots.ledger.registry import Registered
-from prefect_slots.model.book import Holding
-from prefect_slots.model.requirement import Requirement
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefect_slots.ledger.registry import Registered
+    from prefect_slots.model.book import Holding
+    from prefect_slots.model.requirement import Requirement
 
 
 @dataclass(frozen=True, kw_only=True)

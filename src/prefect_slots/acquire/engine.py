@@ -54,6 +54,15 @@ class Engine:
         self._loop.call_soon_threadsafe(self._loop.call_soon, _answering, work, answer)
         return answer
 
+    def later(self, seconds: float, work: Callable[[], None]) -> concurrent.futures.Future[None]:
+        """Have `work`, which waits for nothing, called in the engine's thread after some time; it may be cancelled."""
+
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            work()
+
+        return self.submit(wait())
+
     @property
     def is_current(self) -> bool:
         """Whether the calling code runs in the engine's own thread, which must not wait for itself."""

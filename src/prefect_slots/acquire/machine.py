@@ -36,6 +36,7 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.scheduling import turns
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -171,6 +172,23 @@ class Machine:
         if self._standing is not None:
             self._standing.sweep()
         return lost
+
+    def may_go_on(self, grant: str, ticket: str | None) -> bool:
+        """Tell whether a grant may serve another task of its shape, `ticket` being who waits for the same.
+
+        See `scheduling.turns`; what the fleet shares is never kept from other machines' queues.
+        """
+
+        def look(tx: Transaction) -> bool:
+            scopes = self._registered(tx).scopes if self._standing is not None else {}
+            return turns.may_go_on(tx.book(), grant, ticket, scopes)
+
+        return self.ledger.read(look)
+
+    def reason(self, ticket: str) -> str:
+        """Say why a request waits now; empty if it does not."""
+        asked = self._asked.get(ticket)
+        return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
 
     def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
         book = tx.book()

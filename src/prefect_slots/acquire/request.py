@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python.
 _SLICE_SECONDS: Final = 0.25
+_log = logging.getLogger("prefect_slots")
 
 
 class Hooks(Protocol):
@@ -169,6 +171,55 @@ async def release_async(place: Place, grant: str) -> str | None:
     except RuntimeError:
         return None  # a coroutine that is closed after its loop has ended can wait for nothing any more
     return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
+
+
+async def _complete(running: Engine, place: Place, ask: Ask, hooks: Hooks) -> Held:
+    answer = await _ask(running, place, ask)
+    if isinstance(answer, Waiting):
+        hooks.waiting(answer.reason)
+        answer = await _wait(running, place, ask.id)
+        hooks.resumed()
+    return answer
+
+
+def begin(place: Place, ask: Ask, hooks: Hooks) -> concurrent.futures.Future[Held]:
+    """Start a request and return its grant to come; `forget` ends it in any state.
+
+    What is called when it comes, and `hooks`, run in the engine's thread and must wait for nothing.
+    """
+    running = engine()
+    return running.submit(_complete(running, place, ask, hooks))
+
+
+def forget(place: Place, ticket: str) -> None:
+    """Start ending a request or its grant, whatever state it is in, and wait for nothing."""
+    running = running_engine()
+    leaving = _forget(running, place, ticket) if running else None
+    if leaving is not None:
+        leaving.add_done_callback(_log_failure)
+
+
+def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
+    if not leaving.cancelled() and leaving.exception() is not None:
+        _log.warning("a grant could not be given back yet and is tried again: %s", leaving.exception())
+
+
+def may_go_on(place: Place, grant: str, ticket: str | None) -> bool:
+    """Tell whether a grant may serve another task of its shape; see `Machine.may_go_on`."""
+    return _looked(place, lambda machine: machine.may_go_on(grant, ticket), otherwise=False)
+
+
+def reason(place: Place, ticket: str) -> str:
+    """Say why a request waits now; empty if it does not."""
+    return _looked(place, lambda machine: machine.reason(ticket), otherwise="")
+
+
+def _looked(place: Place, look: Callable[[Machine], T], otherwise: T) -> T:
+    running = running_engine()
+    machine = _known_machine(running, place) if running else None
+    if running is None or machine is None:
+        return otherwise
+    return look(machine) if running.is_current else _answer(running.call(partial(look, machine)))
 
 
 async def _descriptor(running: Engine, place: Place) -> int:

@@ -10,8 +10,23 @@ prefect_run  the Prefect run around a request: its logger, its state, its attemp
 Not called `requires`: a submodule of that name would take the place of the name that users import.
 """
 
-from prefect_slots.requiring.current import current_grant
-from prefect_slots.requiring.declared import requires
-from prefect_slots.requiring.grant import Device, Grant
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from prefect_slots.requiring.current import current_grant
+    from prefect_slots.requiring.declared import requires
+    from prefect_slots.requiring.grant import Device, Grant
 
 __all__ = ["Device", "Grant", "current_grant", "requires"]
+
+_HOMES: Final = {"Device": "grant", "Grant": "grant", "current_grant": "current", "requires": "declared"}
+
+
+def __getattr__(name: str) -> object:
+    # A pool's task process needs `current` alone, and must not pay for the rest.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -7,13 +7,20 @@ Context variables carry it within a process (Prefect copies them into the thread
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Parent
-from prefect_slots.requiring.grant import TOKEN, Grant
+
+if TYPE_CHECKING:
+    from prefect_slots.requiring.grant import Grant
+
+TOKEN: Final = "PREFECT_SLOTS_GRANT"
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
+_inherited: Callable[[], Grant | None] | None = None
 
 
 def current_grant() -> Grant | None:
@@ -21,7 +28,13 @@ def current_grant() -> Grant | None:
     grant = _innermost.get()
     while grant is not None and (grant.ended or grant.pid != os.getpid()):
         grant = grant.parent
-    return grant
+    return _inherited() if grant is None and _inherited is not None else grant
+
+
+def inherit(grant: Callable[[], Grant | None]) -> None:
+    """Have what `grant` returns, asked for when it is needed, enclose all of this process: a pool's task process."""
+    global _inherited
+    _inherited = grant
 
 
 def enter(grant: Grant) -> Token[Grant | None]:

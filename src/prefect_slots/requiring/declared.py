@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from prefect_slots.acquire.asking import Ask
 from prefect_slots.acquire.request import Place, acquire, acquire_async, release, release_async
 from prefect_slots.errors import InvalidRequirement, LeaseLost
-from prefect_slots.model.requirement import declare
+from prefect_slots.model.requirement import Requirement, declare
 from prefect_slots.requiring import current
 from prefect_slots.requiring.grant import Grant
 from prefect_slots.requiring.place import current_place
@@ -90,8 +90,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         self.timeout = checked_timeout(timeout)
         self.priority = _checked_priority(priority)
         plain = {name: value for name, value in self.amounts.items() if not callable(value)}
-        if plain or not self.amounts:
-            declare(**plain)
+        declared_now = declare(**plain) if plain or not self.amounts else None
+        self._requirement = declared_now if len(plain) == len(self.amounts) else None
         self._entered: list[_Entered] = []
 
     def __repr__(self) -> str:
@@ -203,11 +203,25 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             raise
         return Grant(held, place, label, current.current_grant())
 
+    @property
+    def asks_the_call(self) -> bool:
+        """Whether an amount is worked out from each call's arguments."""
+        return self._requirement is None
+
+    def requirement(self, arguments: Mapping[str, Any]) -> Requirement:
+        """Return what one call with these arguments needs.
+
+        Raises:
+            InvalidRequirement: if a callable amount cannot be asked, or answers what is no amount.
+        """
+        if self._requirement is not None:
+            return self._requirement
+        return declare(**{name: _resolved(name, value, arguments) for name, value in self.amounts.items()})
+
     def _ask(self, label: str, arguments: Mapping[str, Any]) -> Ask:
-        amounts = {name: _resolved(name, value, arguments) for name, value in self.amounts.items()}
         return Ask(
             id=uuid.uuid4().hex,
-            requirement=declare(**amounts),
+            requirement=self.requirement(arguments),
             priority=self.priority,
             timeout=self.timeout,
             label=label,

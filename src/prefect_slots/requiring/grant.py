@@ -9,13 +9,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.asking import Held
-from prefect_slots.acquire.request import Place
 from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.requiring.current import TOKEN
 
-TOKEN: Final = "PREFECT_SLOTS_GRANT"
+if TYPE_CHECKING:
+    from prefect_slots.acquire.asking import Held
+    from prefect_slots.acquire.request import Place
 
 # How ROCm names a card: NVIDIA's UUIDs hold dashes.
 _AMD: Final = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.requiring import current
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from prefect_slots.requiring.declared import requires
 
 F = TypeVar("F", bound=Callable[..., Any])
+DECLARED: Final = "__prefect_slots_requires__"
+"""Where a decorated function says what it asks for, to whoever asks in its place: a pool."""
 
 
 def wrap(asked: requires, target: F) -> F:
@@ -53,6 +55,7 @@ def wrap(asked: requires, target: F) -> F:
         wrapper = _around_function(asked, target)
     if isinstance(wrapper, FunctionType) and isinstance(target, FunctionType):
         wrapper.__code__ = _own_code(wrapper, target)
+    setattr(wrapper, DECLARED, asked)
     return wrapper  # pyright: ignore[reportReturnType]
 
 
@@ -76,11 +79,11 @@ def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
 
 
 def _around_function(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = _site(function)
+    site = site_of(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with asked.granted(site, _arguments(function, args, kwargs)) as grant:
+        with asked.granted(site, arguments_of(function, args, kwargs)) as grant:
             token = current.enter(grant)
             try:
                 return function(*args, **kwargs)
@@ -91,11 +94,11 @@ def _around_function(asked: requires, function: Callable[..., Any]) -> Callable[
 
 
 def _around_coroutine(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = _site(function)
+    site = site_of(function)
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        async with asked.granted_async(site, _arguments(function, args, kwargs)) as grant:
+        async with asked.granted_async(site, arguments_of(function, args, kwargs)) as grant:
             token = current.enter(grant)
             try:
                 return await function(*args, **kwargs)
@@ -106,22 +109,22 @@ def _around_coroutine(asked: requires, function: Callable[..., Any]) -> Callable
 
 
 def _around_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = _site(function)
+    site = site_of(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with asked.granted(site, _arguments(function, args, kwargs)) as grant:
+        with asked.granted(site, arguments_of(function, args, kwargs)) as grant:
             return (yield from _driven(function(*args, **kwargs), grant))
 
     return call
 
 
 def _around_async_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = _site(function)
+    site = site_of(function)
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        async with asked.granted_async(site, _arguments(function, args, kwargs)) as grant:
+        async with asked.granted_async(site, arguments_of(function, args, kwargs)) as grant:
             inner = function(*args, **kwargs)
             step: Callable[[], Any] = inner.__anext__
             while True:
@@ -161,7 +164,8 @@ def _driven(inner: Generator[Any, Any, Any], grant: Grant) -> Generator[Any, Any
             step = functools.partial(inner.send, sent)
 
 
-def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name, defaults included; none where they do not fit."""
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
@@ -170,7 +174,8 @@ def _arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapp
     return dict(bound.arguments)
 
 
-def _site(function: Callable[..., Any]) -> str:
+def site_of(function: Callable[..., Any]) -> str:
+    """Return a function's name and place, for people: `"infer (tasks.py:12)"`."""
     name = getattr(function, "__qualname__", repr(function))
     code = getattr(function, "__code__", None)
     return f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})" if code else f"{name} ()"

@@ -7,5 +7,6 @@ waiting     who waits for whom: which reservations a nested request passes
 admission   who is next in one pool: the machine's cells, or those of a grant that others draw on
 nesting     what a request inside a grant may do: draw, wait, or neither
 decide      (book, event, now) -> (book, changes)
+turns       whether a grant may serve another task of its shape
 explain     why a ticket waits, as data
 """

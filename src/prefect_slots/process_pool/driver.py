@@ -1,0 +1,213 @@
+"""One thread per task process: starts it, gives it tasks one after another, and sees its end.
+
+The thread lives as long as the process, which dies with it.
+"""
+
+from __future__ import annotations
+
+import queue
+import select
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prefect_slots.errors import LeaseLost, TaskDied, TaskTimeout
+from prefect_slots.model.resource import MEM
+from prefect_slots.process_pool import remains
+from prefect_slots.process_pool.asking import Using
+from prefect_slots.process_pool.board import Job
+from prefect_slots.process_pool.child import raised
+from prefect_slots.process_pool.process import Process
+from prefect_slots.process_pool.task import Task, settle
+from prefect_slots.process_pool.wire import Kind, Packed, pack
+
+if TYPE_CHECKING:
+    from prefect_slots.process_pool.pool import SlotPool
+
+_FIRST: Final = Using()
+
+
+class Outcome(NamedTuple):
+    """How a task ended: with a value for its future's `read`, or with an error."""
+
+    value: Packed | None
+    error: BaseException | None
+
+
+class Driver(threading.Thread):
+    """The thread of one task process.
+
+    Attributes:
+        pin: What the process is bound to.
+    """
+
+    def __init__(self, pool: SlotPool, job: Job) -> None:
+        super().__init__(name=f"prefect-slots-pool-{job.using.pin}", daemon=True)
+        self.pin = job.using.pin
+        self._pool = pool
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs.put(job)
+        self._process: Process | None = None
+        self._using = _FIRST
+        self._killing = threading.Lock()
+        self._task: Task | None = None
+        self._kills = 0
+
+    def give(self, job: Job | None) -> None:
+        """Do a job next; `None` ends the process. Only for an idle one."""
+        self._jobs.put(job)
+
+    def kill(self, task: Task) -> None:
+        """Kill the process if it runs that task."""
+        with self._killing:
+            if self._task is task and self._process is not None:
+                self._process.kill()
+
+    def run(self) -> None:
+        """Serve until there is nothing to do for a while, or the process is no more."""
+        try:
+            while (job := self._next()) is not None:
+                if not self._serve(job):
+                    return
+        finally:
+            self._retire()
+            self._pool.left(self)
+
+    def _next(self) -> Job | None:
+        while True:
+            try:
+                return self._jobs.get(timeout=self._pool.idle_seconds)
+            except queue.Empty:
+                if self._pool.may_leave(self):
+                    return None
+
+    def _serve(self, first: Job) -> bool:
+        """Do a job and those that follow it under the same grant; return whether the process is fit for more."""
+        job: Job | None = first
+        last = first
+        while job is not None:
+            last = job
+            last.since = last.since or time.monotonic()
+            outcome = self._do(last.task, last.using)
+            self._pool.end_inner(last.task)
+            if self._pool.is_strict and last.using.grant:
+                outcome = self._insist(last, outcome)
+                job = None
+            else:
+                job = self._pool.following(last, turn_is_over=self._turn_is_over(last)) if self._process else None
+            settle(last.task.future, last.task.read, *outcome)
+        if self._process is not None and self._is_soiled(self._process.pid, last.using):
+            self._retire()
+        self._pool.finished(last, self if self._process is not None else None)
+        return self._process is not None
+
+    def _turn_is_over(self, job: Job) -> bool:
+        return time.monotonic() - job.since > self._pool.turn_seconds
+
+    def _insist(self, job: Job, outcome: Outcome) -> Outcome:
+        lost = self._pool.give_back(job.using)
+        if lost is not None and outcome.error is None:
+            return Outcome(None, LeaseLost(limit=lost, grant=job.using.grant))
+        return outcome
+
+    def _is_soiled(self, pid: int, using: Using) -> bool:
+        """Whether a task has left in its process what its grant will no longer cover."""
+        if using.held is None:
+            return False
+        asked_memory = any(cell.resource == MEM for cell, _ in using.held.holdings)
+        return remains.holds_device(pid) or (asked_memory and remains.holds_memory(pid))
+
+    def _retire(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.retire()
+
+    # One task
+
+    def _do(self, task: Task, using: Using) -> Outcome:
+        """Have a task done; a process that was killed while it was idle is replaced."""
+        if task.future.cancelled():
+            return Outcome(None, CancelledError())
+        is_fresh = self._process is None
+        try:
+            failed = self._start(task) if is_fresh else None
+            if failed is not None:
+                return failed
+            self._send(task, using)
+        except ConnectionError:
+            died = self._death(task)
+            return Outcome(None, died) if is_fresh else self._do(task, using)
+        except Exception as error:
+            return Outcome(None, error)
+        return self._answer(task)
+
+    def _start(self, task: Task) -> Outcome | None:
+        """Start the process and prepare it; return how the task ended, if that failed."""
+        self._kills = remains.oom_kills()
+        self._process = self._pool.new_process(self.pin)
+        self._using = _FIRST
+        preparation = self._pool.preparation
+        if preparation is None:
+            return None
+        self._process.tasks.send(Kind.CALL, preparation)
+        outcome = self._answer(task)
+        if outcome.error is None:
+            return None
+        self._retire()
+        return outcome
+
+    def _send(self, task: Task, using: Using) -> None:
+        assert self._process is not None
+        if using is not self._using:
+            told = (using.token, using.folder, using.sent, task.order.label)
+            self._process.tasks.send(Kind.GRANT, pack(told))
+            self._using = using
+        self._process.tasks.send(Kind.CALL, task.call)
+
+    def _answer(self, task: Task) -> Outcome:
+        process = self._process
+        assert process is not None
+        with self._killing:
+            self._task = task
+        if task.future.cancelled():
+            process.kill()
+        limit = task.order.limit
+        until = None if limit is None else time.monotonic() + limit
+        poll = select.poll()
+        poll.register(process.tasks.fileno(), select.POLLIN)
+        poll.register(process.side.fileno(), select.POLLIN)
+        try:
+            while True:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    self._end()
+                    return Outcome(None, TaskTimeout(task=task.order.label, seconds=limit or 0.0))
+                ready = {file for file, _ in poll.poll(None if left is None else left * 1000 + 1)}
+                if process.side.fileno() in ready:
+                    self._pool.hear(process.side, task)
+                elif process.tasks.fileno() in ready:
+                    kind, packed = process.tasks.receive()
+                    if kind is Kind.DONE:
+                        return Outcome(packed, None)
+                    return Outcome(None, raised(packed))
+        except (EOFError, OSError):
+            return Outcome(None, self._death(task))
+        finally:
+            with self._killing:
+                self._task = None
+
+    def _death(self, task: Task) -> TaskDied:
+        assert self._process is not None
+        pid, code = self._process.pid, self._end()
+        if code >= 0:
+            return TaskDied(task=task.order.label, pid=pid, exit_code=code)
+        out_of_memory = -code == signal.SIGKILL and remains.oom_kills() > self._kills
+        return TaskDied(task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory)
+
+    def _end(self) -> int:
+        with self._killing:
+            process, self._process = self._process, None
+        assert process is not None
+        return process.end()

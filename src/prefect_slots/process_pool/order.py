@@ -1,0 +1,113 @@
+"""What one submitted call asks for: worked out where it is submitted.
+
+A decorated function is called beneath its decoration, because the pool asks in its place. With `requires=` beside it
+the decoration stays: it is then a request within that grant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from prefect_slots.errors import InvalidRequirement
+from prefect_slots.process_pool.child import Admitted
+from prefect_slots.process_pool.wire import Packed, pack
+from prefect_slots.requiring import current
+from prefect_slots.requiring.wrapping import DECLARED, arguments_of, site_of
+
+if TYPE_CHECKING:
+    from prefect_slots.acquire.asking import Parent
+    from prefect_slots.model.requirement import Requirement
+    from prefect_slots.requiring.declared import requires
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a call asks for.
+
+    Attributes:
+        requirement: `None` if it asks for nothing.
+        patience: Seconds of waiting, or `None` for no limit.
+        limit: Seconds that it may run, or `None`.
+        parent: The grant it is submitted within.
+        label: The function, for people.
+    """
+
+    requirement: Requirement | None = None
+    priority: int = 0
+    patience: float | None = None
+    limit: float | None = None
+    parent: Parent | None = None
+    label: str = ""
+
+
+def order_of(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    wanted: requires | Mapping[str, Any] | None,
+    limit: float | None,
+) -> tuple[Order, Packed]:
+    """Return what a call asks for, and the call itself, packed.
+
+    Raises:
+        InvalidRequirement: if `wanted` is no requirement, or `limit` no number of seconds.
+        Exception: whatever the function or an argument raises when it is pickled.
+    """
+    asked = _requires(wanted)
+    if asked is None:
+        asked = _decoration(function)
+        call = (function if asked is None else Admitted(function), args, kwargs)
+    else:
+        call = (function, args, kwargs)
+    if limit is not None:
+        from prefect_slots.requiring.declared import checked_timeout
+
+        limit = checked_timeout(limit)
+    label = site_of(function)
+    if asked is None:
+        parent = current.enclosing()
+        return Order(limit=limit, parent=parent, label=label), pack(call)
+    arguments = arguments_of(function, args, kwargs) if asked.asks_the_call else {}
+    order = Order(
+        requirement=asked.requirement(arguments),
+        priority=asked.priority,
+        patience=asked.timeout,
+        limit=limit,
+        parent=current.enclosing(),
+        label=label,
+    )
+    return order, pack(call)
+
+
+def _requires(wanted: requires | Mapping[str, Any] | None) -> requires | None:
+    if wanted is None:
+        return None
+    from prefect_slots.requiring.declared import requires
+
+    if isinstance(wanted, requires):
+        return wanted
+    if not isinstance(wanted, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequirement(key="", value=repr(wanted), reason="write requires=dict(gpu_mem=8)")
+    try:
+        return _declared(tuple(wanted.items()))
+    except TypeError:  # a value that is not hashable: a mapping of licences
+        return requires(**wanted)
+
+
+@lru_cache(maxsize=256)
+def _declared(items: tuple[tuple[str, Any], ...]) -> requires:
+    from prefect_slots.requiring.declared import requires
+
+    return requires(**dict(items))
+
+
+def _decoration(function: Callable[..., Any]) -> requires | None:
+    """Return what a function was decorated with, if the decoration is the outermost of it."""
+    asked = getattr(function, DECLARED, None)
+    # Another decorator around ours copies the mark, and what it wraps still has it.
+    if asked is None or getattr(getattr(function, "__wrapped__", None), DECLARED, None) is asked:
+        return None
+    return asked

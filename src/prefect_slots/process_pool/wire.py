@@ -1,0 +1,236 @@
+"""Messages between the pool and a task's process: pickles, with their large parts in shared memory beside them.
+
+A large part is written once, into a file without a name that the receiver maps; nothing of it is left behind by
+whoever is killed. Only the standard library is imported here, because every task process pays for it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import socket
+import struct
+import sys
+import threading
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+from weakref import WeakSet
+
+LARGE_BYTES: Final = 64 * 1024
+_HEADER: Final = struct.Struct("<BIQ")
+_READ_BYTES: Final = 64 * 1024
+_ALIGNED: Final = 64
+# Before Python 3.13 every mapping keeps a file open, of which a process may have about a thousand.
+_MAPPED_AT_MOST: Final = 128
+_FD: Final = array("i", [0]).itemsize
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    CALL = 1
+    GRANT = 2
+    DONE = 3
+    FAILED = 4
+    SUBMIT = 5
+    CANCEL = 6
+    CANCELLED = 7
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A pickled value; `buffers` are its large parts, neither copied nor pickled."""
+
+    body: bytes | bytearray
+    buffers: Sequence[memoryview] = ()
+
+
+def pack(value: object) -> Packed:
+    """Pickle a value by reference where the other side can look it up, else by value.
+
+    Raises:
+        Exception: whatever the value's own way of being pickled raises.
+    """
+    parts: list[memoryview] = []
+
+    def is_small(part: pickle.PickleBuffer) -> bool:
+        try:
+            raw = part.raw()
+        except BufferError:
+            return True
+        if raw.nbytes >= LARGE_BYTES:
+            parts.append(raw)
+        return raw.nbytes < LARGE_BYTES
+
+    # What lives in `__main__` would be looked up in the other process's own, and be something else or nothing there.
+    try:
+        body = pickle.dumps(value, 5, buffer_callback=is_small)
+        if b"__main__" not in body and not _has_modules_by_value():
+            return Packed(body, parts)
+    except Exception:
+        pass
+    import cloudpickle
+
+    parts.clear()
+    return Packed(cloudpickle.dumps(value, 5, buffer_callback=is_small), parts)
+
+
+def _has_modules_by_value() -> bool:
+    loaded = sys.modules.get("cloudpickle")
+    return loaded is not None and bool(loaded.list_registry_pickle_by_value())
+
+
+def unpack(packed: Packed) -> Any:
+    """Return the value; its large parts stay in the memory in which they came."""
+    return pickle.loads(packed.body, buffers=packed.buffers)
+
+
+class Wire:
+    """One end of a connection; any thread may send, one receives."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._data = b""
+        self._at = 0
+        self._files: deque[int] = deque()
+        self._sending = threading.Lock()
+
+    def fileno(self) -> int:
+        """Return the descriptor, for polling."""
+        return self._socket.fileno()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more was received than has been asked for: polling would not tell."""
+        return self._at < len(self._data)
+
+    def close(self) -> None:
+        """Close this end; the other one sees the end of the stream."""
+        self._socket.close()
+        while self._files:
+            os.close(self._files.popleft())
+
+    def send(self, kind: Kind, packed: Packed) -> None:
+        """Send a message.
+
+        Raises:
+            OSError: if the other end is closed.
+        """
+        sizes = struct.pack(f"<{len(packed.buffers)}Q", *(part.nbytes for part in packed.buffers))
+        head = _HEADER.pack(kind, len(packed.buffers), len(packed.body)) + sizes
+        if packed.buffers:
+            with _laid_out(packed.buffers) as file, self._sending:
+                socket.send_fds(self._socket, [head[:1]], [file.fileno()])
+                self._send(head[1:], packed.body)
+        else:
+            with self._sending:
+                self._send(head, packed.body)
+
+    def _send(self, head: bytes, body: bytes | bytearray) -> None:
+        if len(body) <= _READ_BYTES:
+            self._socket.sendall(head + body)
+        else:
+            self._socket.sendall(head)
+            self._socket.sendall(body)
+
+    def receive(self) -> tuple[Kind, Packed]:
+        """Return the next message.
+
+        Raises:
+            EOFError: if the other end is closed.
+        """
+        kind, count, length = _HEADER.unpack(self._take(_HEADER.size))
+        sizes: tuple[int, ...] = struct.unpack(f"<{count}Q", self._take(8 * count)) if count else ()
+        body = self._take(length)
+        return Kind(kind), Packed(body, _mapped(self._files.popleft(), sizes) if count else ())
+
+    def _take(self, size: int) -> bytes | bytearray:
+        here = len(self._data) - self._at
+        if size - here > _READ_BYTES:
+            return self._take_large(size)
+        while here < size:
+            data = self._read()
+            self._data, self._at = self._data[self._at :] + data, 0
+            here = len(self._data)
+        taken = self._data[self._at : self._at + size]
+        self._at += size
+        return taken
+
+    def _take_large(self, size: int) -> bytearray:
+        # Read in small pieces, a large body would be copied again for each.
+        taken = bytearray(size)
+        view = memoryview(taken)
+        at = len(self._data) - self._at
+        view[:at] = self._data[self._at :]
+        self._data, self._at = b"", 0
+        while at < size:
+            read = self._socket.recv_into(view[at:])
+            if not read:
+                raise EOFError
+            at += read
+        return taken
+
+    def _read(self) -> bytes:
+        try:
+            data, beside, _, _ = self._socket.recvmsg(_READ_BYTES, socket.CMSG_SPACE(4 * _FD))
+        except ConnectionError:
+            raise EOFError from None
+        for level, kind, content in beside:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                files = array("i")
+                files.frombytes(content[: len(content) - len(content) % _FD])
+                self._files.extend(files)
+        if not data:
+            raise EOFError
+        return data
+
+
+def _offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Return where each part begins, and where the last one ends."""
+    offsets: list[int] = []
+    end = 0
+    for size in sizes:
+        offsets.append(-(-end // _ALIGNED) * _ALIGNED)
+        end = offsets[-1] + size
+    return offsets, end
+
+
+def _laid_out(parts: Sequence[memoryview]) -> Any:
+    """Return a file without a name that holds the parts."""
+    if hasattr(os, "memfd_create"):
+        file = os.fdopen(os.memfd_create("prefect-slots", os.MFD_CLOEXEC), "w+b", buffering=0)
+    else:
+        import tempfile
+
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    offsets, _ = _offsets([part.nbytes for part in parts])
+    for offset, part in zip(offsets, parts, strict=True):
+        done = 0
+        while done < part.nbytes:
+            done += os.pwrite(file.fileno(), part[done:], offset + done)
+    return file
+
+
+_mappings: WeakSet[mmap.mmap] = WeakSet()
+
+
+def _mapped(file: int, sizes: Sequence[int]) -> list[memoryview]:
+    offsets, end = _offsets(sizes)
+    try:
+        if len(_mappings) < _MAPPED_AT_MOST:
+            mapping = mmap.mmap(file, end)
+            _mappings.add(mapping)
+            memory = memoryview(mapping)
+        else:
+            memory = memoryview(bytearray(end))
+            done = 0
+            while done < end:
+                done += os.preadv(file, [memory[done:]], done)
+    finally:
+        os.close(file)
+    return [memory[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
