@@ -5,7 +5,6 @@ Over-commitment is judged by what the holders wrote down themselves, not by the 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.boxes import Box
+from tests.overlaps import overlaps
 from tests.polling import until
 from tests.prefect_server import PrefectServer
 from tests.stress import clock
@@ -68,32 +68,6 @@ class Crowd:
             out, _ = process.communicate(timeout=90)
             assert process.returncode == 0
             self.granted += int(out)
-
-
-def overlaps(records: dict[Path, float], capacity: dict[str, int]) -> list[str]:
-    """Return every moment at which the holders' own records add up to more than there is.
-
-    Args:
-        records: Each record with the time its process was killed, or infinity.
-        capacity: What there is at each place.
-    """
-    events: list[tuple[float, int, str, int]] = []
-    for record, killed_at in records.items():
-        open_now: list[tuple[str, int]] = []
-        for line in record.read_text().splitlines():
-            sign, at, holdings = json.loads(line)
-            for place, amount in holdings:
-                events.append((at, 1 if sign == "+" else -1, place, amount))
-                (open_now.append if sign == "+" else open_now.remove)((place, amount))
-        events += [(killed_at, -1, place, amount) for place, amount in open_now]
-    used: dict[str, int] = {}
-    found: list[str] = []
-    for at, sign, place, amount in sorted(events):
-        used[place] = used.get(place, 0) + sign * amount
-        if used[place] > capacity[place]:
-            found.append(f"{place}: {used[place]} of {capacity[place]} at {at:.6f}")
-    assert not any(used.values()), f"the records do not add up: {used}"
-    return found
 
 
 def stress(box: Box, folder: Path, processes: int, seconds: float, kill_every: float) -> None:

@@ -38,6 +38,8 @@ class Here:
 
 def main(pool: str, tasks: int, side: int, parent: int) -> None:
     """Serve the pool whose process is `parent` over two inherited sockets."""
+    # Inherited from the thread that started it, which leaves signals to the pool's main thread.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     lifeline = Wire(socket.socket(fileno=tasks))
     _die_with(parent, lifeline)
     Here.pool, Here.side = pool, Wire(socket.socket(fileno=side))

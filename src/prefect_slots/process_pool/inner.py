@@ -36,6 +36,10 @@ class InnerPool(concurrent.futures.Executor):
         self._last = 0
         threading.Thread(target=self._listen, name="prefect-slots-inner", daemon=True).start()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A task that sends it on to another sends the pool.
+        return pool_named, (Here.pool,)
+
     def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         fn: Callable[..., Any],
@@ -124,7 +128,13 @@ def pool_named(name: str) -> InnerPool | SlotPool:
 
 
 def hear(pool: SlotPool, side: Wire, task: Task) -> None:
-    """Take what a task says to the pool, in the pool's process."""
+    """Take all that a task has said to the pool, in the pool's process."""
+    _take(pool, side, task)
+    while side.has_more:
+        _take(pool, side, task)
+
+
+def _take(pool: SlotPool, side: Wire, task: Task) -> None:
     kind, packed = side.receive()
     if kind is Kind.CANCEL:
         future = task.numbered.get(pickle.loads(packed.body))

@@ -36,16 +36,13 @@ def leave_with(code: int) -> None:
 
 def die_by(number: int) -> None:
     os.kill(os.getpid(), number)
-
-
-def die_of_segv() -> None:
-    die_by(signal.SIGSEGV)
+    signal.pause()
 
 
 def hold(folder: Path, name: str) -> str:
     """Say that this has begun, and wait until `release` says that it may end."""
     (folder / f"{name}.begun").write_text(str(os.getpid()))
-    until(lambda: (folder / f"{name}.go").exists(), 60)
+    until((folder / f"{name}.go").exists)
     return name
 
 
