@@ -273,6 +273,7 @@ def test_a_retry_is_prefects_own(runner: SlotTaskRunner, tmp_path: Path):
 # Nested, logs, events, assets
 
 
+@pytest.mark.slow
 def test_a_task_submits_tasks_and_runs_a_flow(runner_box: Box):
     @flow(task_runner=SlotTaskRunner(1))
     def main() -> Any:

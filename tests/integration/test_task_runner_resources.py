@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,7 @@ def test_cancelling(runner_box: Box, runner: SlotTaskRunner, tmp_path: Path, whe
     assert not left.cancel()
 
 
+@pytest.mark.slow
 def test_a_killed_process_gives_back_what_it_held(runner: SlotTaskRunner, tmp_path: Path):
     killed = runner.submit(tasks.hold, {"folder": tmp_path, "name": "killed"})
     os.kill(tasks.begun(tmp_path, "killed"), signal.SIGKILL)
@@ -196,29 +197,30 @@ def test_a_task_within_a_task_draws_on_its_grant(runner_box: Box):
 def test_a_flow_that_ends_cancels_what_waits_and_says_so(
     runner_box: Box, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    looked: list[Future[None]] = []
+    waiting: list[Any] = []
+
+    def look() -> None:
+        until(lambda: bool(waiting), what="the submit of what waits")
+        until(lambda: shown(runner_box, waiting[0])["state_name"] == "Cancelled", what="the end of what waits")
+        tasks.let_go(tmp_path, "running")
+
+    @flow(task_runner=SlotTaskRunner(1))
+    def main() -> Any:
+        running = tasks.hold.submit(tmp_path, "running")
+        tasks.begun(tmp_path, "running")
+        waiting.append(tasks.hold.submit(tmp_path, "waiting").task_run_id)
+        return running.task_run_id
+
     with ThreadPoolExecutor(1) as thread:
-
-        @flow(task_runner=SlotTaskRunner(1))
-        def main() -> Any:
-            running = tasks.hold.submit(tmp_path, "running")
-            tasks.begun(tmp_path, "running")
-            waited = tasks.hold.submit(tmp_path, "waiting").task_run_id
-
-            def look() -> None:
-                until(lambda: shown(runner_box, waited)["state_name"] == "Cancelled", what="the end of what waited")
-                tasks.let_go(tmp_path, "running")
-
-            looked.append(thread.submit(look))
-            return running.task_run_id
-
+        looking = thread.submit(look)
         ran = main()
-        looked[0].result()
+        looking.result()
     until(lambda: shown(runner_box, ran)["state_name"] == "Completed", what="the end of the one that ran")
     assert not (tmp_path / "waiting.begun").exists()
     assert any("1 task runs had not started" in record.message for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_an_interrupted_flow_kills_what_runs(runner_box: Box, tmp_path: Path):
     pids: list[int] = []
 

@@ -58,11 +58,6 @@ def needs_of(task: Task[..., Any]) -> Needs:
     return Needs(asked, bare)
 
 
-def asking_itself(needs: Needs) -> Needs:
-    """Return the same with the task's process as the one who asks, at the moment its function is called."""
-    return needs if needs.asked is None else Needs(None, needs.asked(needs.task))
-
-
 def decoration(function: Callable[..., Any]) -> requires | None:
     """Return what a function was decorated with, if the decoration is the outermost of it."""
     asked = getattr(function, DECLARED, None)

@@ -62,5 +62,6 @@ def refused(run: Run, error: Exception) -> None:
 def crashed(run: Run, error: BaseException) -> None:
     """End a task run whose process has died, or has an answer that cannot be sent."""
     state = Crashed(message=f"{type(error).__name__}: {error}", data=error)
+    task_run_logger(task_run=run.task_run, task=run.needs.task).error("Crash detected! %s", state.message)
     propose(run.task_run, state)
     run.end(state)
