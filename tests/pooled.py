@@ -1,7 +1,7 @@
 """A process with a pool to which it submits random tasks; each writes down itself what it holds.
 
 Run as `python -m tests.pooled SEED TASKS FOLDER MATLAB ANSYS`. A task process's record is a file of its own in the
-folder, of the form that `tests.stress` writes.
+folder, of the form of `tests.records`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.stress import clock, recorded, wants
+from tests.records import clock, recorded
 
-from prefect_slots import SlotPool, current_grant
+from prefect_slots import current_grant
 
 
 def hold(folder: str, seconds: float) -> float:
@@ -43,8 +43,13 @@ def hold_as_told(path: str, holdings: str, seconds: str) -> None:
 def main() -> None:
     """Submit, take every result, and print how many were right."""
     seed, tasks, folder, matlab, ansys = sys.argv[1:6]
+    # Not for the task processes, which need none of it.
+    from tests.stress import wants
+
+    from prefect_slots import SlotPool
+
     chance = random.Random(int(seed))
-    with SlotPool() as pool:
+    with SlotPool(4) as pool:
         sent = [(chance.expovariate(100), wants(chance, matlab, ansys)) for _ in range(int(tasks))]
         futures = [(seconds, pool.submit(hold, folder, seconds, requires=asked)) for seconds, asked in sent]
         print(sum(future.result(100) == seconds for seconds, future in futures))

@@ -6,42 +6,16 @@ test: a line when something is held and a line just before it is given back, on 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
+
+from tests.records import clock, recorded
 
 from prefect_slots import Grant, requires
 from prefect_slots.errors import OutOfOrder, WaitTimeout
-
-
-def clock() -> float:
-    """Return seconds on the clock that all records use."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def held(grant: Grant) -> list[tuple[str, int]]:
-    """Return what a grant holds as `(place, amount)`; cards by UUID."""
-    cards = [(device.uuid, device.memory_mib) for device in grant.devices]
-    return cards + [(name, amount) for name, amount in grant.amounts.items() if name != "gpu_mem"]
-
-
-@contextmanager
-def recorded(record: int, grant: Grant) -> Generator[None]:
-    """Write that `grant` is held, and, however its block ends, that it is about to be given back."""
-    _write(record, ["+", clock(), held(grant)])
-    try:
-        yield
-    finally:
-        _write(record, ["-", clock(), held(grant)])
-
-
-def _write(record: int, line: list[Any]) -> None:
-    os.write(record, (json.dumps(line) + "\n").encode())
 
 
 def wants(chance: random.Random, matlab: str, ansys: str) -> dict[str, Any]:

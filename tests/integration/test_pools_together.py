@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.boxes import Box
-from tests.overlaps import overlaps
 from tests.processes import ROOT
+from tests.records import overlaps
 
 
 def play(folder: Path, tasks: int, commands: int) -> None:
@@ -62,7 +62,7 @@ def play(folder: Path, tasks: int, commands: int) -> None:
 
 
 def test_two_pools_and_commands_share_one_machine(tmp_path: Path) -> None:
-    play(tmp_path, tasks=60, commands=2)
+    play(tmp_path, tasks=20, commands=2)
 
 
 @pytest.mark.slow

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.boxes import Box
-from tests.overlaps import overlaps
 from tests.polling import until
 from tests.prefect_server import PrefectServer
-from tests.stress import clock
+from tests.records import clock, overlaps
 
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine

@@ -3,6 +3,7 @@
 amount       MiB, seats and cores, parsed and printed without ever under-counting
 resource     what a machine has: resources, their cells, the inventory
 declaration  what a person wrote about it: rules for detection, declared licences and resources
+registered   what a machine has, as its ledger knows it
 requirement  what one call needs: canonical demands
 book         who holds what and who waits: tickets, grants, the view that scheduling decides on
 """

@@ -1,0 +1,87 @@
+"""What a machine has, as its ledger knows it: resources, and their cells with the numbers that they keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prefect_slots.model.book import CellId
+from prefect_slots.model.limit import Stock
+from prefect_slots.model.resource import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredCell:
+    """A cell as the ledger knows it; `position` is what `nvidia-smi` showed at registration, for people only."""
+
+    id: CellId
+    key: str
+    label: str
+    position: int | None
+    capacity: int
+    foreign: int
+    present: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredResource:
+    """A resource as the ledger knows it."""
+
+    name: str
+    unit: str
+    scope: Scope
+    origin: str
+    cells: tuple[RegisteredCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A registered machine.
+
+    Attributes:
+        edition: Another one after every registration, even if that changed nothing.
+        machine: The `<worker>` in limit names, or `None` before the first registration.
+        resources: Sorted by name; cells that have gone are listed with `present` false.
+    """
+
+    edition: str | None = field(compare=False)
+    machine: str | None
+    resources: tuple[RegisteredResource, ...]
+
+    def __hash__(self) -> int:
+        return hash(self.machine)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the resources that have a cell now."""
+        return tuple(stock.resource for stock in self.stocks)
+
+    @property
+    def scopes(self) -> dict[str, Scope]:
+        """The scope of each resource."""
+        return {resource.name: resource.scope for resource in self.resources}
+
+    @property
+    def labels(self) -> dict[CellId, str]:
+        """What people call each cell."""
+        return {cell.id: cell.label for resource in self.resources for cell in resource.cells}
+
+    @property
+    def stocks(self) -> tuple[Stock, ...]:
+        """What limits are made from: the cells that are present."""
+        return tuple(
+            Stock(
+                resource=resource.name,
+                scope=resource.scope,
+                cells=tuple((cell.id.number, cell.capacity) for cell in resource.cells if cell.present),
+            )
+            for resource in self.resources
+            if any(cell.present for cell in resource.cells)
+        )
+
+    def cell(self, cell_id: CellId) -> RegisteredCell | None:
+        """Return the cell of that id."""
+        for resource in self.resources:
+            for cell in resource.cells:
+                if cell.id == cell_id:
+                    return cell
+        return None
