@@ -8,6 +8,7 @@ recovery     from `kill -9` of a holder to the next one's start
 makespan     twenty items through a step with two slots
 scale        one grant in the ledger while up to 10,000 wait
 fleet        from machine to machine, over a floating licence
+runner       a flow of three tasks for forty items, by each task runner
 
 What they share:
 
@@ -17,5 +18,6 @@ stage           a real server, limits on it, machines registered with it
 crew            worker processes that hold something when told to
 preloaded       what those have imported before they are forked
 relay           one slot that goes from hand to hand
+three_steps     that flow, in a process of its own
 counting_proxy  counts what a server is asked
 """

@@ -72,7 +72,7 @@ class Benchmark(Protocol):
     bars: Callable[[Sequence[Measured]], list[Bar]]
 
 
-NAMES: Final = ("startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "scale", "fleet")
+NAMES: Final = ("startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "scale", "fleet", "runner")
 
 
 def find(name: str) -> Benchmark:
