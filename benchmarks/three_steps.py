@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -27,12 +28,12 @@ class Peer(NamedTuple):
 
     Attributes:
         asking: The second step's function, made to ask.
-        around: What is entered around its submits.
+        around: Makes what is entered around its submits.
     """
 
     runner: Any
     asking: Callable[[Callable[[int], int]], Callable[[int], int]]
-    around: AbstractContextManager[Any]
+    around: Callable[[], AbstractContextManager[Any]]
 
 
 def load(item: int) -> int:
@@ -57,7 +58,7 @@ def ours(_: str) -> Peer:
     """`SlotTaskRunner` and `@requires`."""
     from prefect_slots import SlotTaskRunner, requires
 
-    return Peer(SlotTaskRunner(PROCESSES), requires(scanner=1), nullcontext())
+    return Peer(SlotTaskRunner(PROCESSES), requires(scanner=1), nullcontext)
 
 
 def processes(limit: str) -> Peer:
@@ -73,21 +74,22 @@ def processes(limit: str) -> Peer:
 
         return within
 
-    return Peer(ProcessPoolTaskRunner(PROCESSES), asking, nullcontext())
+    return Peer(ProcessPoolTaskRunner(PROCESSES), asking, nullcontext)
 
 
 def ray(_: str) -> Peer:
     """`RayTaskRunner` and a custom resource."""
     here = {"num_cpus": PROCESSES, "resources": {"scanner": SLOTS}, "include_dashboard": False}
+    asked = partial(import_module("prefect_ray.context").remote_options, resources={"scanner": 1})
     runner = import_module("prefect_ray").RayTaskRunner(init_kwargs=here)
-    return Peer(runner, _as_it_is, import_module("prefect_ray.context").remote_options(resources={"scanner": 1}))
+    return Peer(runner, _as_it_is, asked)
 
 
 def dask(_: str) -> Peer:
     """`DaskTaskRunner` and a resource of each of two workers of two threads: it counts resources per worker."""
     cluster = {"n_workers": SLOTS, "threads_per_worker": PROCESSES // SLOTS, "resources": {"scanner": 1}}
     runner = import_module("prefect_dask").DaskTaskRunner(cluster_kwargs={**cluster, "dashboard_address": None})
-    return Peer(runner, _as_it_is, import_module("dask").annotate(resources={"scanner": 1}))
+    return Peer(runner, _as_it_is, partial(import_module("dask").annotate, resources={"scanner": 1}))
 
 
 def _as_it_is(function: Callable[[int], int]) -> Callable[[int], int]:
@@ -107,7 +109,7 @@ def main() -> None:
     @flow(task_runner=peer.runner)
     def items() -> int:
         loaded = first.map(range(ITEMS))
-        with peer.around:
+        with peer.around():
             analysed = second.map(loaded)
         return sum(third.map(analysed).result())
 
