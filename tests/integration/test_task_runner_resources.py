@@ -76,6 +76,7 @@ def test_a_task_that_waits_is_shown_with_the_reason_and_holds_no_process(
                 what="AwaitingResources on the server",
             )
             assert shown(runner_box, one)["state_type"] == "PENDING"
+        assert [future.state.name for future in futures] == ["Running", "AwaitingResources", "AwaitingResources"]
         # Two may run at once, and the process that is left is for whoever asks for nothing.
         assert runner.submit(tasks.pair, {"a": 1, "b": 2}).result() == (1, 2)
         for name in names:
@@ -124,6 +125,7 @@ def test_cancelling(runner_box: Box, runner: SlotTaskRunner, tmp_path: Path, whe
         until(lambda: runner_box.rows("ticket") == 1, what="a ticket")
     assert taken_back.cancel()
     assert taken_back.wrapped_future.cancelled()
+    assert taken_back.state.is_cancelled()
     number = taken_back.task_run_id
     until(lambda: shown(runner_box, number)["state_name"] == "Cancelled", what="the cancellation on the server")
     if taken_back is other:

@@ -125,7 +125,9 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         if not self._started:
             raise RuntimeError("Task runner is not started")
         awaited = list(wait_for) if wait_for is not None else None
+        before = upstream.futures_in(parameters, awaited)
         task_run = _created(task, parameters, awaited, dependencies)
+        upstream.forget_parents(task_run, before)
         run = Run(
             needs=needs.needs_of(task),
             task_run=task_run,
@@ -138,8 +140,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         with self._lock:
             self._open.add(run)
         run.final.add_done_callback(partial(self._left, run))
-        future: SlotFuture[Any] = SlotFuture(task_run_id=task_run.id, wrapped_future=run.final)
-        before = upstream.futures_in(parameters, awaited)
+        future: SlotFuture[Any] = SlotFuture(run)
         if before:
             # Whichever thread ends the last of them has other things to do than to read its result.
             upstream.when_all_have_ended(before, lambda: self._later(run, partial(self._begin, run)))
@@ -244,6 +245,8 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
 
     def _later(self, run: Run, do: Callable[[], None]) -> None:
         """Do something for a task run in its submitter's context, in a thread that may block."""
+        if run.final.done():
+            return
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prefect-slots-runner")
@@ -258,7 +261,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             return self._pool
 
     def _new_pool(self) -> SlotPool:
-        self._news = News()
+        self._news = self._news or News()
         env = get_current_settings().to_environment_variables(exclude_unset=True)
         user = cloudpickle.dumps((self.initializer, self.initargs))
         return SlotPool(self.max_workers, initializer=remote.prepare, initargs=(env, self._news.address, user))
@@ -302,11 +305,19 @@ def _created(
     dependencies: dict[str, set[RunInput]] | None,
 ) -> TaskRun:
     """Return a new task run, which no server knows of yet."""
-    # A client is only opened and closed there, which would cost a tenth of a second for each task.
+    # A client would only be opened and closed there, which costs a tenth of a second for each task. Without one nothing
+    # is awaited, and to go through another thread's event loop would be to wait for that thread's turn.
     no_client: Any = nullcontext()
-    return run_coro_as_sync(
-        task.create_local_run(no_client, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies)
+    call = partial(
+        task.create_local_run, no_client, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies
     )
+    coroutine = call()
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    return run_coro_as_sync(call())
 
 
 def _label(task_run: TaskRun) -> str:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import quote
 from prefect.utilities.collections import StopVisiting, visit_collection
 from prefect.utilities.engine import resolve_inputs_sync, resolve_to_final_result
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import TaskRun
 
 
 def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
@@ -48,6 +51,17 @@ def when_all_have_ended(futures: Sequence[PrefectFuture[Any]], then: Callable[[]
     for future in futures:
         future.add_done_callback(one_less)
     one_less()
+
+
+def forget_parents(task_run: TaskRun, before: Sequence[PrefectFuture[Any]]) -> None:
+    """Let none of the futures that a task run waits for be its parent.
+
+    Prefect takes an argument's task run that is running for the one that this task is submitted within.
+    """
+    waited_for = {getattr(future, "task_run_id", None) for future in before}
+    parents = task_run.task_inputs.pop("__parents__", [])
+    if kept := [one for one in parents if getattr(one, "id", None) not in waited_for]:
+        task_run.task_inputs["__parents__"] = kept
 
 
 def states_for_futures(expression: Any) -> Any:
