@@ -66,7 +66,6 @@ class Asking:
 
     Args:
         place: Which ledger.
-        answer: Told, in the engine's thread, how a request ended: with a grant or an error.
     """
 
     def __init__(self, place: Place) -> None:

@@ -52,6 +52,11 @@ def pin_of(grant: Grant | None) -> Pin:
     return Pin(tuple(device.uuid for device in grant.devices), grant.amounts.get(CPUS, 0))
 
 
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Cores:
     """Cores that are this holder's own among all pools of the machine, until they are given back or it dies.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import os
 import threading
 import uuid
 import weakref
@@ -25,9 +24,9 @@ from prefect_slots.process_pool.asking import Asking, Using
 from prefect_slots.process_pool.board import Act, Ask, Board, Job, Retire, Run, Withdraw
 from prefect_slots.process_pool.driver import Driver
 from prefect_slots.process_pool.order import Order, order_of
-from prefect_slots.process_pool.pinning import Pin
+from prefect_slots.process_pool.pinning import Pin, core_count
 from prefect_slots.process_pool.process import Process
-from prefect_slots.process_pool.task import Task, TaskFuture, deadline, results_of
+from prefect_slots.process_pool.task import Task, TaskFuture, deadline, fail_elsewhere, results_of, silence
 from prefect_slots.process_pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.requiring.place import current_place
 
@@ -80,14 +79,13 @@ class SlotPool(concurrent.futures.Executor):
         place = current_place()
         self._asking = Asking(place) if place is not None else None
         self._folder = place.folder if place is not None else None
-        self._board = Board(max_workers, max_workers or _cores())
+        self._board = Board(max_workers, max_workers or core_count())
         self._lock = threading.Lock()
         self._left = threading.Condition(self._lock)
         self._drivers: set[Driver] = set()
         self._closed = False
-        self._pid = os.getpid()
         self._unclaimed = Using()
-        _pools[self.name] = self
+        inner.here[self.name] = self
         engine()  # its end at exit must come after this pool's
         self._at_exit = partial(_shut_down, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -261,7 +259,7 @@ class SlotPool(concurrent.futures.Executor):
         if following is not None:
             if turn_is_over:
                 following.since = 0.0
-            _silence(following.task)
+            silence(following.task)
         return following
 
     def finished(self, job: Job, driver: Driver | None) -> None:
@@ -322,7 +320,7 @@ class SlotPool(concurrent.futures.Executor):
             drivers = [(job, self._driver(job) if seat is None else seat) for job, seat in starts]
             self._left.notify_all()
         for job, driver in drivers:
-            _silence(job.task)
+            silence(job.task)
             assert isinstance(driver, Driver)
             if driver.ident is None:
                 driver.start()
@@ -373,11 +371,11 @@ class SlotPool(concurrent.futures.Executor):
 
         self._act(note)
         for task in refused:
-            _silence(task)
-            _tell(task.future, error)
+            silence(task)
+            fail_elsewhere(task.future, error)
 
     def _cancelled(self, task: Task) -> None:
-        _silence(task)
+        silence(task)
         self._act(lambda: [*self._board.drop(task), *self._end_idle()])
         with self._lock:
             drivers = list(self._drivers)
@@ -395,21 +393,7 @@ class SlotPool(concurrent.futures.Executor):
             reason=reason or f"waits its turn for {requirement.describe()}",
         )
         self._act(lambda: [*self._board.drop(task), *self._end_idle()])
-        _tell(task.future, error)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _silence(task: Task) -> None:
-    if task.alarm is not None:
-        task.alarm.cancel()
-
-
-def _tell(future: TaskFuture, error: BaseException) -> None:
-    """Let a future fail from the engine's thread, in which no callback of a user's may run."""
-    threading.Thread(target=future.fail, args=(error,), daemon=True).start()
+        fail_elsewhere(task.future, error)
 
 
 def _is_urgent(kind: type[BaseException] | None) -> bool:
@@ -420,6 +404,3 @@ def _shut_down(reference: weakref.ref[SlotPool]) -> None:
     pool = reference()
     if pool is not None:
         pool.shutdown()
-
-
-_pools: weakref.WeakValueDictionary[str, SlotPool] = inner.here

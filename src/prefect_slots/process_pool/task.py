@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import InvalidStateError
@@ -104,6 +105,17 @@ def settle(
             future.fail(unreadable)
     elif error is not None:
         future.fail(error)
+
+
+def silence(task: Task) -> None:
+    """Let a task wait no more against its limit."""
+    if task.alarm is not None:
+        task.alarm.cancel()
+
+
+def fail_elsewhere(future: TaskFuture, error: BaseException) -> None:
+    """Let a future fail from the engine's thread, in which no callback of a user's may run."""
+    threading.Thread(target=future.fail, args=(error,), daemon=True).start()
 
 
 def deadline(seconds: float | None) -> float | None:
