@@ -81,7 +81,7 @@ class Box:
         ledger = open_ledger(settings)
         with closing(ledger):
             if self.url is None:
-                register_here(ledger, settings)
+                asyncio.run(register_here(ledger, settings))
             else:
                 asyncio.run(register_everywhere(ledger, settings, url=self.url))
 

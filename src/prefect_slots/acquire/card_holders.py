@@ -62,7 +62,7 @@ def read_cards(now: float, root: Path = ROOT) -> CardsSeen:
         reading=reading,
         lineage=query_lineage(pids),
         tokens=query_variable(TOKEN, pids),
-        around=query_surroundings(root),
+        around=query_surroundings(root, {}),
         at=now,
     )
 

@@ -76,6 +76,7 @@ class Machine:
         self._asked: dict[str, tuple[Ask, float]] = {}
         self._wakes: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._first_use: asyncio.Task[Registered] | None = None
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._to_leave: set[str] = set()
         self._watching_others = Watching(self.ledger, settings)
@@ -106,13 +107,19 @@ class Machine:
         known = self.ledger.read(self._registered)
         if known.machine is not None:
             return known
+        if url is not None and not self._settings.auto_register:
+            raise NotRegistered(state_dir=str(self.folder))
+        if self._first_use is None or self._first_use.done():
+            self._first_use = self._loop.create_task(self._register(url))
+        # One look for all who ask meanwhile; it goes on if one of them stops asking.
+        return await asyncio.shield(self._first_use)
+
+    async def _register(self, url: str | None) -> Registered:
         # Not before it is needed: a child forked while this thread imports would wait for that import for ever.
         from prefect_slots.acquire import registering
 
         if url is None:
-            return registering.register_here(self.ledger, self._settings).registered
-        if not self._settings.auto_register:
-            raise NotRegistered(state_dir=str(self.folder))
+            return (await registering.register_here(self.ledger, self._settings)).registered
         return (await registering.register_everywhere(self.ledger, self._settings, url=url)).registered
 
     # One request: ask, wait, leave
@@ -339,9 +346,9 @@ class Machine:
 
     async def close(self) -> None:
         """Give back everything, leave the ledger, then let go of the lock."""
-        if self._watch is not None:
-            self._watch.cancel()
-        self._looking.cancel()
+        for task in (self._watch, self._first_use, self._looking):
+            if task is not None:
+                task.cancel()
         self._loop.remove_reader(self._socket.socket)
         forgotten = False
         # Nobody may be left to clear up after those who died meanwhile and left nothing but their name.

@@ -16,6 +16,7 @@ from prefect_slots.acquire.seat_use import SeatsSeen, ask_servers, note_seats
 from prefect_slots.acquire.users import Users
 from prefect_slots.detect.licences.query import DESK
 from prefect_slots.detect.licences.usage import Counted
+from prefect_slots.detect.lookout import LOOKOUT, Hanging, Look
 from prefect_slots.detect.use import foreign_use
 from prefect_slots.ledger import outside
 from prefect_slots.ledger.folder import folder_with
@@ -49,7 +50,7 @@ class OthersUse:
 def others_now(settings: Settings, env: Mapping[str, str]) -> tuple[OthersUse, ...]:
     """Look at the cards and ask the licence servers; what is ours is known from the ledger, where there is one."""
     declarations = settings.declarations
-    cards = read_cards(time.time()) if declarations.gpus.detect else None
+    cards = _cards_now(settings) if declarations.gpus.detect else None
     seats = ask_servers(declarations.license_servers, env, DESK)
     folder = folder_with(FILE, settings.state_dir, env)
     if folder is None:
@@ -58,6 +59,13 @@ def others_now(settings: Settings, env: Mapping[str, str]) -> tuple[OthersUse, .
         found = ledger.rehearse(lambda tx: _noted(tx, cards, seats, settings))
     known = {(use.resource, use.key) for use in found}
     return (*found, *(use for use in _of_nobody(cards, seats) if (use.resource, use.key) not in known))
+
+
+def _cards_now(settings: Settings) -> CardsSeen | None:
+    """Look at the cards; `None` where the driver hangs."""
+    look = Look(partial(read_cards, time.time()), settings.detect_seconds)
+    seen = LOOKOUT.send({"use of cards": look})["use of cards"]
+    return None if isinstance(seen, Hanging) else seen
 
 
 def _noted(

@@ -52,7 +52,7 @@ def detect(
         prefect-slots detect --json | jq .resources
     """
     settings = load_settings(config)
-    seen = survey(settings.declarations, os.environ)
+    seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
     others = others_now(settings, os.environ)
     if json:
         print_json({
@@ -64,7 +64,7 @@ def detect(
         })  # fmt: skip
         return
     console = Console()
-    console.print(tables.survey_table(seen, others, explain=explain))
+    console.print(tables.survey_view(seen, others, explain=explain))
     console.print(tables.findings(seen.findings, explain=explain))
 
 
@@ -118,7 +118,7 @@ def _register(
     adopt: bool,
 ) -> Registration:
     if coordination.url is None:
-        return register_here(ledger, settings, name, dry_run=dry_run)
+        return asyncio.run(register_here(ledger, settings, name, dry_run=dry_run))
     work = register_everywhere(
         ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
     )

@@ -49,7 +49,7 @@ def place(resource: str, number: int, cells: int) -> str:
     return f"{resource} {number}" if cells > 1 or resource == "gpu_mem" else resource
 
 
-def survey_table(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -> Table:
+def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -> Group:
     """Show what was found, declared, is offered and is used by others of each place; with `explain` also why."""
     used = {(use.resource, use.key): use for use in others}
     table = Table(title="What this machine has", title_justify="left")
@@ -57,26 +57,29 @@ def survey_table(survey: Survey, others: Iterable[OthersUse], *, explain: bool) 
     table.add_column("cell", overflow="fold", min_width=len("GPU-00000000"))
     for name in ("found", "declared", "offered", "others use"):
         table.add_column(name, justify="right", no_wrap=True)
-    if explain:
-        table.add_column("why", overflow="fold")
+    # Beside the table, not in it: a path would be broken into a narrow column.
+    reasons = Table.grid(padding=(0, 1))
+    reasons.add_column(no_wrap=True, style="bold")
+    reasons.add_column(overflow="fold")
     counts = Counter(sight.resource for sight in survey.sights)
     keys = [sight.key for sight in survey.sights]
     shown = ""
     for sight in survey.sights:
         only = counts[sight.resource] == 1 and sight.resource != GPU_MEM
-        cell = sight.label if only else f"{_brief(sight.key, keys)} {sight.label}".strip()
+        key = "" if only else _brief(sight.key, keys)
         found, declared = ("" if n is None else amount(n, sight.unit) for n in (sight.found, sight.declared))
         name, shown = "" if sight.resource == shown else sight.resource, sight.resource
         # As texts: rich would take "[gpus]" in a reason for a style.
-        row = [Text(name), Text(cell), Text(found), Text(declared), _offered(sight, survey.inventory)]
         use = used.get((sight.resource, sight.key))
         why = "; ".join(filter(None, (sight.why, use.why if use is not None else "")))
-        table.add_row(*row, _used(use), *([Text(why)] if explain else []))
+        cell = Text(f"{key} {sight.label}".strip())
+        table.add_row(Text(name), cell, Text(found), Text(declared), _offered(sight, survey.inventory), _used(use))
+        reasons.add_row(Text(key or sight.resource), Text(why))
     for name in sorted(survey.inventory.unknown):
         cell = "what else there may be" if name in survey.inventory else ""
-        row = [Text(name), Text(cell), "", "", Text("unknown", style="yellow"), ""]
-        table.add_row(*row, *(["what was registered before stays"] if explain else []))
-    return table
+        table.add_row(Text(name), Text(cell), "", "", Text("unknown", style="yellow"), "")
+        reasons.add_row(Text(name), Text("unknown: what was registered before stays"))
+    return Group(table, Text("Where the numbers come from", style="italic"), reasons) if explain else Group(table)
 
 
 def _brief(key: str, keys: list[str]) -> str:
@@ -161,7 +164,7 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
             since = "" if holder is None else ago(holder.since, now)
             if first:
                 name = place(cell.resource, cell.number, counts[cell.resource])
-                gone = "" if cell.present else " (gone)"
+                gone = " (gone)" if not cell.present else " (lost)" if cell.lost else ""
                 numbers = (amount(n, cell.unit) for n in (cell.held, cell.free, cell.capacity))
                 table.add_row(name + gone, *numbers, _others(cell, now), who, since)
             else:

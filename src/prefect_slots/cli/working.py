@@ -32,8 +32,8 @@ def start(
 
         prefect-slots worker start --pool ml-pool --enforce kill
     """
-    from prefect_slots import worker
     from prefect_slots.settings import load_settings
+    from prefect_slots.worker import wrapper
 
     settings = load_settings(config)
-    return worker.start(flags, settings if enforce is None else settings.model_copy(update={"enforce": enforce}))
+    return wrapper.start(flags, settings if enforce is None else settings.model_copy(update={"enforce": enforce}))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.tables import Asker, Tables
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import (
     Book,
     CellId,
@@ -46,7 +47,11 @@ def read_book(tables: Tables, front: int = FRONT) -> Book:
 
 
 def _cells(tables: Tables) -> tuple[CellState, ...]:
-    rows = tables.all("SELECT resource, number, capacity, foreign_use + outside FROM cell WHERE present ORDER BY 1, 2")
+    # Of a cell that is broken nothing is left, and its capacity stays: who waits for it may get it back.
+    rows = tables.all(
+        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), undivided FROM cell "
+        "WHERE present ORDER BY 1, 2"
+    )
     return _cell_states(tuple(rows))
 
 
@@ -54,8 +59,11 @@ def _cells(tables: Tables) -> tuple[CellState, ...]:
 
 
 @lru_cache(maxsize=16)
-def _cell_states(rows: tuple[tuple[str, int, int, int], ...]) -> tuple[CellState, ...]:
-    return tuple(CellState(id=CellId(r, n), capacity=c, foreign=f) for r, n, c, f in rows)
+def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[CellState, ...]:
+    return tuple(
+        CellState(id=CellId(resource, number), capacity=Undivided(capacity) if undivided else capacity, foreign=foreign)
+        for resource, number, capacity, foreign, undivided in rows
+    )
 
 
 @lru_cache(maxsize=1024)

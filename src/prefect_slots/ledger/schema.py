@@ -36,11 +36,12 @@ CREATE TABLE resource (
 
 -- A number is given once per key and never reused, so that a limit's name always means the same card.
 -- foreign_use: what others use as the server counts it. outside: what is used beyond that, as devices and licence
--- servers show it. Neither is free.
+-- servers show it. Neither is free. undivided: one holder is all that it bears.
+-- lost: it is broken; its limit stays, and nothing more is granted on it.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
     capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
-    present INTEGER NOT NULL DEFAULT 1,
+    present INTEGER NOT NULL DEFAULT 1, undivided INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 

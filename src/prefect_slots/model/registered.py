@@ -16,6 +16,8 @@ class RegisteredCell:
     Attributes:
         position: What `nvidia-smi` showed at registration, for people only.
         foreign: What others use of it, by all that is known.
+        capacity: `Undivided` where one holder is all it bears.
+        lost: It is there and broken: nothing more is granted on it.
     """
 
     id: CellId
@@ -25,6 +27,7 @@ class RegisteredCell:
     capacity: int
     foreign: int
     present: bool
+    lost: bool
 
 
 @dataclass(frozen=True, kw_only=True)

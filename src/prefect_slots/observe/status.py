@@ -12,6 +12,7 @@ from typing import Any
 from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
@@ -52,6 +53,7 @@ class CellStatus:
     Attributes:
         foreign: What others use of it, by all that is known.
         outside: The part of that which the Prefect server does not count; `None` where nothing shows it.
+        lost: It is there and broken.
     """
 
     resource: str
@@ -65,6 +67,7 @@ class CellStatus:
     held: int
     free: int
     present: bool
+    lost: bool
     holders: tuple[Holder, ...]
     outside: OutsideStatus | None = None
 
@@ -126,8 +129,9 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
             capacity=cell.capacity,
             foreign=cell.foreign,
             held=held.get(cell.id, 0),
-            free=max(0, cell.capacity - cell.foreign - held.get(cell.id, 0)) if cell.present else 0,
+            free=_free(cell, held.get(cell.id, 0)),
             present=cell.present,
+            lost=cell.lost,
             holders=tuple(holders.get(cell.id, ())),
             outside=_outside(shown.get(cell.id)),
         )
@@ -142,6 +146,12 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
         cells=cells,
         waiting=_waiting(tx),
     )
+
+
+def _free(cell: registry.RegisteredCell, held: int) -> int:
+    if not cell.present or cell.lost or (held and isinstance(cell.capacity, Undivided)):
+        return 0
+    return max(0, cell.capacity - cell.foreign - held)
 
 
 def _outside(seen: outside.Outside | None) -> OutsideStatus | None:

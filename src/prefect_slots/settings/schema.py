@@ -141,6 +141,8 @@ class SettingsTable(_Table):
             server does not answer; what the fleet shares always waits.
         on_lease_lost: What becomes of a task whose slots were, for a while, free for others to take.
         refresh_seconds: Seconds between two looks at what the machine has.
+        detect_seconds: Seconds after which a detector that does not answer is left behind, and what it looks for is
+            unknown.
         use_seconds: Seconds between two looks at what others use of it.
         hold_seconds: How long the most that others were seen to use of a card is kept free for them.
         stale_after: How often in a row nobody must have answered before what was known last is called stale.
@@ -155,6 +157,7 @@ class SettingsTable(_Table):
     when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
     on_lease_lost: Literal["keep", "fail"] = "keep"
     refresh_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30
+    detect_seconds: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False)] = 20
     use_seconds: Annotated[float, Field(ge=0.2, le=86400, allow_inf_nan=False)] = 5
     hold_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 30
     stale_after: Annotated[int, Field(ge=1, le=MAX_AMOUNT)] = 3

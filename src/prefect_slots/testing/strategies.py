@@ -10,7 +10,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from prefect_slots.model.amount import MAX_AMOUNT
+from prefect_slots.model.amount import MAX_AMOUNT, Undivided
 from prefect_slots.model.book import Book, CellId, CellState
 from prefect_slots.model.limit import LimitUnit
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
@@ -43,12 +43,16 @@ def shares() -> st.SearchStrategy[Share]:
 
 @st.composite
 def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: int = 4) -> tuple[CellState, ...]:
-    """Return the cells of an idle machine: at most that many resources, cells of each and units on a cell."""
+    """Return the cells of an idle machine: at most that many resources, cells of each and units on a cell.
+
+    Some bear one holder only, whatever it asks for.
+    """
     names = draw(st.lists(st.sampled_from(RESOURCES), min_size=1, max_size=resources, unique=True))
     made: list[CellState] = []
     for name in sorted(names):
         for number, units in enumerate(draw(st.lists(st.integers(1, capacity), min_size=1, max_size=cells))):
-            made.append(CellState(id=CellId(name, number), capacity=units))
+            whole = draw(st.integers(0, 5)) == 5
+            made.append(CellState(id=CellId(name, number), capacity=Undivided(units) if whole else units))
     return tuple(made)
 
 

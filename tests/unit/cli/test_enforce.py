@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from cyclopts import App
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_slots import worker
-from prefect_slots.acquire.coordination import Coordination
-from prefect_slots.acquire.request import Place
+from prefect_slots.acquire.engine import close_engine
 from prefect_slots.cli import working
 from prefect_slots.settings import Settings
-from prefect_slots.worker import worker_env
+from prefect_slots.worker import wrapper
+from prefect_slots.worker.upkeep import Upkeep
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_flag_wins_over_the_file_and_is_no_flag_of_prefects(
         started.append((tuple(flags), settings.enforce))
         return 7
 
-    monkeypatch.setattr(worker, "start", start)
+    monkeypatch.setattr(wrapper, "start", start)
     (tmp_path / "prefect-slots.toml").write_text(f'[settings]\nenforce = "{written}"\n')
     monkeypatch.chdir(tmp_path)
     app = App(result_action="return_value")
@@ -44,5 +44,8 @@ def test_the_flag_wins_over_the_file_and_is_no_flag_of_prefects(
 
 
 def test_flow_runs_of_a_worker_mean_the_same(tmp_path: Path):
-    place = Place(tmp_path, Coordination("both", "http://server/api"), Settings(enforce="kill"))
-    assert worker_env("gpu-1", place)["PREFECT_SLOTS_ENFORCE"] == "kill"
+    settings = Settings(enforce="kill", coordination="both", state_dir=tmp_path)
+    with temporary_settings({PREFECT_API_URL: "http://server/api"}):
+        upkeep = Upkeep(settings, None, lambda _, __: None)
+    assert upkeep.env("gpu-1")["PREFECT_SLOTS_ENFORCE"] == "kill"
+    close_engine()

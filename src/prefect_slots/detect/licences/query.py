@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from prefect_slots.detect.licences.command import run_command
 from prefect_slots.detect.licences.usage import Reading
 from prefect_slots.detect.licences.vendors import VENDORS
+from prefect_slots.detect.lookout import beside
 from prefect_slots.model.declaration import LicenseServer
 
 MAX_BACK_OFF: Final = 900.0
@@ -122,10 +123,9 @@ class Desk:
 
     def ask_all(self, asked: Sequence[Question], env: Mapping[str, str]) -> tuple[Reading, ...]:
         """Ask several servers at the same time, so that the slowest one is all there is to wait for."""
-        if not asked:
-            return ()
-        with ThreadPoolExecutor(max_workers=len(asked), thread_name_prefix="licence-server") as threads:
-            return tuple(threads.map(lambda question: self.ask(question, env), asked))
+        # In threads that the end of the process does not wait for: a server may hang for minutes.
+        sent = [beside(partial(self.ask, question, env), f"licence server {question.server}") for question in asked]
+        return tuple(answer.result() for answer in sent)
 
 
 def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:
