@@ -6,6 +6,7 @@ uncontended  acquire and release when nobody is in the way
 server_load  HTTP requests for each grant while many wait
 recovery     from `kill -9` of a holder to the next one's start
 makespan     twenty items through a step with two slots
+packing      makespan of tasks that need several resources, in virtual time
 scale        one grant in the ledger while up to 10,000 wait
 fleet        from machine to machine, over a floating licence
 runner       a flow of three tasks for forty items, by each task runner
@@ -19,5 +20,8 @@ crew            worker processes that hold something when told to
 preloaded       what those have imported before they are forked
 relay           one slot that goes from hand to hand
 three_steps     that flow, in a process of its own
+workload        tasks to pack, and what no schedule of them beats
+policies        schedulers in virtual time
+optimum         the shortest schedule of a few tasks
 counting_proxy  counts what a server is asked
 """

@@ -20,8 +20,8 @@ class Measured:
     Attributes:
         case: What was done.
         peer: Who did it: `ours`, `prefect` (what stock Prefect offers for it), `raw` (one bare HTTP request), `bound`
-            (what nothing can be better than).
-        metric: Which number of it: `median`, `p95`, `max`, `per_grant` or `ratio`.
+            (what nothing can be better than), or a model of a scheduler by its name.
+        metric: Which number of it: `median`, `p95`, `max`, `mean`, `per_grant` or `ratio`.
         unit: `ms` for times; `requests`, `messages` or `ratio` otherwise.
     """
 
@@ -72,7 +72,9 @@ class Benchmark(Protocol):
     bars: Callable[[Sequence[Measured]], list[Bar]]
 
 
-NAMES: Final = ("startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "scale", "fleet", "runner")
+NAMES: Final = (
+    "startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "packing", "scale", "fleet", "runner",
+)  # fmt: skip
 
 
 def find(name: str) -> Benchmark:

@@ -81,7 +81,7 @@ class Box:
         ledger = open_ledger(settings)
         with closing(ledger):
             if self.url is None:
-                register_here(ledger, settings)
+                asyncio.run(register_here(ledger, settings))
             else:
                 asyncio.run(register_everywhere(ledger, settings, url=self.url))
 
@@ -136,6 +136,11 @@ class Box:
         """Return how many rows a table of the ledger has."""
         with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as connection:
             return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    def run_sql(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read rows of the ledger past the code under test."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3", timeout=20)) as connection:
+            return connection.execute(sql).fetchall()
 
     def in_use(self) -> dict[str, int]:
         """Return the tables of the ledger that still hold something of a request."""

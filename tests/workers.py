@@ -1,4 +1,4 @@
-"""A real worker of a machine, started through the wrapper, and flow runs for it."""
+"""A real worker of a machine, and flow runs for it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.boxes import Box
 
 
 class Worker:
-    """A worker process of its own, started by `prefect-slots worker start`."""
+    """A worker process of its own; its limits are looked after by the wrapper, unless `program` is another one."""
 
-    def __init__(self, box: Box, pool: str, *flags: str) -> None:
+    def __init__(self, box: Box, pool: str, *flags: str, program: str = "prefect_slots") -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "WORKER_ID"))} | box.env
-        command = [sys.executable, "-m", "prefect_slots", "worker", "start", "--pool", pool, *flags]
+        command = [sys.executable, "-m", program, "worker", "start", "--pool", pool, *flags]
         self.log = box.config.parent / "worker.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=box.config.parent)
@@ -41,10 +41,10 @@ class Worker:
 
 
 @contextmanager
-def work_pool(box: Box) -> Generator[str]:
-    """Make a process pool for as long as the block lasts."""
+def work_pool(box: Box, kind: str = "process") -> Generator[str]:
+    """Make a work pool of that type for as long as the block lasts."""
     name = f"pool-{box.name}"
-    post(box, "work_pools/", {"name": name, "type": "process"})
+    post(box, "work_pools/", {"name": name, "type": kind})
     yield name
     httpx.delete(f"{box.url}/work_pools/{name}", timeout=30)
 

@@ -21,7 +21,7 @@ from prefect_slots.detect.use import DeviceUse, foreign_use, query_use
 pytestmark = pytest.mark.gpu
 
 HELD = 512 * MIB
-AROUND = query_surroundings(Path("/"))
+AROUND = query_surroundings(Path("/"), {})
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import tests.nvml_stub.machines as fake
+from tests.boxes import Box, tell
 from tests.nvml_stub.library import build, environment
 from tests.nvml_stub.machines import GIB, FakeDevice, Machine
+from tests.polling import until
 
 A = FakeDevice(uuid="GPU-a", reserved=0)
 B = FakeDevice(uuid="GPU-b", reserved=0)
@@ -74,3 +76,68 @@ def test_a_card_that_is_taken_out_is_gone_and_has_its_number_when_it_is_back(reg
 def test_a_card_that_is_cut_up_gives_way_to_its_instances(register: Register):
     register(Machine(cards=(A, B)))
     assert register(Machine(cards=(A, MIG))) == {"GPU-a": True, "GPU-b": False, "MIG-b1": True}
+
+
+HOLD = """
+import sys
+from prefect_slots import requires
+with requires(gpu_mem=1) as grant:
+    print(grant.devices[0].uuid, grant.devices[0].memory_mib, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def box(library: Path, tmp_path: Path) -> Box:
+    """A machine without a server, whose driver tells what `NVML_STUB` says when a process starts."""
+    made = Box(tmp_path, None, '[settings]\nworker = "{name}"\n[host]\ncpus = 1\nmem = "1GiB"\n')
+    made.env |= {"LD_LIBRARY_PATH": str(library / "new"), "NVML_STUB": "", "PREFECT_SLOTS_COORDINATION": "local"}
+    return made
+
+
+def has(box: Box, *cards: FakeDevice) -> None:
+    box.env["NVML_STUB"] = Machine(cards=cards).text()
+
+
+def registered(box: Box) -> list[str]:
+    """Register, and return what a person must know."""
+    out = box.run("from prefect_slots.cli import main; main()", "register", "--json")
+    return [f["subject"] + " " + f["problem"] for f in json.loads(out)["findings"] if f["severity"] == "error"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "word"),
+    [
+        ((A, FakeDevice(uuid="GPU-b", v2_error=fake.GPU_IS_LOST)), "broken"),
+        ((A, FakeDevice(handle_error=fake.GPU_IS_LOST)), "broken"),
+        ((A,), "gone"),
+    ],
+    ids=["lost", "lost without a name", "taken out"],
+)
+def test_a_card_that_is_lost_is_granted_no_more_and_its_holder_is_named(
+    box: Box, broken: tuple[FakeDevice, ...], word: str
+):
+    has(box, B)
+    assert registered(box) == []
+    with box.start(HOLD) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().split()[0] == "GPU-b"
+        has(box, *broken)
+        (told,) = [text for text in registered(box) if "holds" in text]
+        assert told.startswith(f"GPU-b is {word}, and '")
+        assert told.endswith(f"(process {holder.pid}) holds 1GiB of it")
+        assert [box.run(HOLD).split()[0] for _ in range(2)] == ["GPU-a"] * 2
+        holder.communicate("\n", timeout=30)
+    has(box, A, B)
+    assert registered(box) == []
+
+
+def test_a_card_in_exclusive_mode_is_held_whole_by_one(box: Box):
+    has(box, FakeDevice(uuid="GPU-a", mode=3, reserved=0))
+    assert registered(box) == []
+    with box.start(HOLD) as first, box.start(HOLD) as second:
+        until(lambda: (box.rows("held"), box.rows("ticket")) == (1, 1), what="one that holds and one that waits")
+        for process in (first, second):
+            tell(process)
+        said = [process.communicate(timeout=30)[0].split() for process in (first, second)]
+    assert said == [["GPU-a", str(24 * 1024)]] * 2

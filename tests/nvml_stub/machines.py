@@ -75,16 +75,20 @@ class FakeDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What NVML is to tell; an old driver has neither the third version of its process calls nor memory version 2."""
+    """What NVML is to tell; an old driver has neither the third version of its process calls nor memory version 2.
+
+    `hang` is the seconds that it takes to answer at all; the C library's only.
+    """
 
     cards: tuple[FakeDevice, ...] = ()
     init: int = 0
+    hang: int = 0
     count: int = 0
     old: bool = False
 
     def text(self) -> str:
         """Write the machine as the C stub reads it."""
-        lines = [f"init={self.init}", f"count={self.count}"]
+        lines = [f"init={self.init}", f"hang={self.hang}", f"count={self.count}"]
         for card in self.cards:
             lines.extend(card.lines("card"))
         return "\n".join(lines)

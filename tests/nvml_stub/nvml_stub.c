@@ -3,6 +3,7 @@
  * The variable NVML_STUB, or the file that NVML_STUB_FILE names and that is read again at each init, holds one line per
  * thing, fields separated by tabs:
  *   init=CODE            what nvmlInitWithFlags returns (default 0)
+ *   hang=SECONDS         how long nvmlInitWithFlags takes (default 0)
  *   count=CODE           what nvmlDeviceGetCount_v2 returns
  *   card  key=value ...  a card; keys as in `struct device`, *_error being the code that call returns
  *   mig   key=value ...  an instance at `slot` of the card above it
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, VERSION_MISMATCH = 25 };
 enum { MOST_CARDS = 16, MOST_INSTANCES = 8, MOST_PROCESSES = 32, TEXT = 96 };
@@ -107,6 +109,7 @@ int nvmlInitWithFlags(unsigned int flags) {
     for (char *line = strtok_r(text, "\n", &lines); line; line = strtok_r(NULL, "\n", &lines)) {
         char *fields = NULL, *word = strtok_r(line, "\t", &fields);
         if (!strncmp(word, "init=", 5)) init_error = atoi(word + 5);
+        else if (!strncmp(word, "hang=", 5)) sleep((unsigned)atoi(word + 5));
         else if (!strncmp(word, "count=", 6)) count_error = atoi(word + 6);
         else if (!strcmp(word, "card") && card_count < MOST_CARDS) latest = cards[card_count++] = read_device(&fields);
         else if (!strcmp(word, "process")) read_process(latest, &fields);

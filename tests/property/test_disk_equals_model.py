@@ -16,6 +16,7 @@ from prefect_slots.ledger.rows import read_book
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import Asked, Book, CellState, Change, Changed, Event, Left, Resumed
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.interleavings import ask, cells
@@ -64,8 +65,11 @@ class DiskLedger:
             tx.run("DELETE FROM cell")
             for cell in cells:
                 tx.run(
-                    "INSERT INTO cell VALUES (?, ?, ?, '', NULL, ?, ?, 1)",
-                    *(cell.id.resource, cell.id.number, f"key-{cell.id.number}", cell.capacity, cell.foreign),
+                    "INSERT INTO cell (resource, number, key, label, capacity, foreign_use, outside, undivided) "
+                    "VALUES (?, ?, ?, '', ?, ?, ?, ?)",
+                    *(cell.id.resource, cell.id.number, f"key-{cell.id.number}", cell.capacity),
+                    *(cell.foreign // 2, cell.foreign - cell.foreign // 2),
+                    isinstance(cell.capacity, Undivided),
                 )
             tx.apply(Changed())
 

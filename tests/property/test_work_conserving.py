@@ -19,13 +19,13 @@ class WorkConserving(BookMachine):
 
 
 TestWorkConserving = WorkConserving.TestCase
-TestWorkConserving.settings = effort(700)
+TestWorkConserving.settings = effort(300)
 
 
-@effort(500)
+@effort(250)
 @given(book=books())
 def test_whoever_waits_is_told_what_is_missing(book: Book) -> None:
     for ticket, (shape, _) in waiting(book).items():
         missing = shortages(book, shape.requirement, ticket)
         assert missing, f"{ticket} waits for no reason: {book}"
-        assert {shortage.demand for shortage in missing} <= set(shape.requirement.demands)
+        assert {shortage.demand for shortage in missing} <= set(shape.requirement.all_demands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from prefect_slots.ledger.registry import Registered
     from prefect_slots.model.book import Holding
     from prefect_slots.model.requirement import Requirement
+
+TOKEN: Final = "PREFECT_SLOTS_GRANT"
+"""The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Ask:
         timeout: Seconds of waiting, or `None` for no limit.
         label: Who asks, for people: the function and where it is called.
         parent: The grant that encloses the request.
+        run: For whom it asks: runs are served in turn. Empty means the process.
     """
 
     id: str
@@ -38,11 +42,12 @@ class Ask:
     timeout: float | None = None
     label: str = ""
     parent: Parent | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What was granted: exact cells, and how long it took."""
+    """What was granted: exact cells, how long it took, and which of the alternatives it is."""
 
     id: str
     holdings: tuple[Holding, ...]
@@ -50,6 +55,7 @@ class Held:
     ledger_id: str
     folder: Path
     waited: float
+    chosen: int = 0
 
 
 @dataclass(frozen=True)

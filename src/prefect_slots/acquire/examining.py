@@ -185,7 +185,7 @@ def _survey(look: _Look, settings: Settings | None, env: Mapping[str, str]) -> S
     if settings is None:
         return None
     with look.at("detection"):
-        seen = survey(settings.declarations, env)
+        seen = survey(settings.declarations, env, seconds=settings.detect_seconds)
         for finding in seen.findings:
             severity = _SEVERITIES[finding.severity]
             trouble = Trouble(about=finding.subject, found=finding.problem, remedy=finding.remedy, severity=severity)

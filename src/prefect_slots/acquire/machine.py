@@ -12,11 +12,13 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
+from prefect_slots.acquire.watching import Watching
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
@@ -26,7 +28,7 @@ from prefect_slots.errors import (
     UnknownResource,
     WaitTimeout,
 )
-from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger import leases, registry, spending
 from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.points import Point, reached
 from prefect_slots.ledger.registry import Registered
@@ -36,7 +38,8 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
-from prefect_slots.scheduling import turns
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.scheduling import lasting
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -73,8 +76,11 @@ class Machine:
         self._asked: dict[str, tuple[Ask, float]] = {}
         self._wakes: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._first_use: asyncio.Task[Registered] | None = None
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._to_leave: set[str] = set()
+        self._watching_others = Watching(self.ledger, settings)
+        self._looking = self._loop.create_task(self._watching_others.run())
         self._tend()
 
     @property
@@ -87,7 +93,9 @@ class Machine:
         if self._standing is None:
             from prefect_slots.acquire.standing import Standing
 
-            self._standing = await Standing.open(self.ledger, self._registered, self._settings, url)
+            self._standing = self._watching_others.server = await Standing.open(
+                self.ledger, self._registered, self._settings, url
+            )
             self._tend()
 
     async def registered(self, url: str | None) -> Registered:
@@ -99,13 +107,19 @@ class Machine:
         known = self.ledger.read(self._registered)
         if known.machine is not None:
             return known
+        if url is not None and not self._settings.auto_register:
+            raise NotRegistered(state_dir=str(self.folder))
+        if self._first_use is None or self._first_use.done():
+            self._first_use = self._loop.create_task(self._register(url))
+        # One look for all who ask meanwhile; it goes on if one of them stops asking.
+        return await asyncio.shield(self._first_use)
+
+    async def _register(self, url: str | None) -> Registered:
         # Not before it is needed: a child forked while this thread imports would wait for that import for ever.
         from prefect_slots.acquire import registering
 
         if url is None:
-            return registering.register_here(self.ledger, self._settings).registered
-        if not self._settings.auto_register:
-            raise NotRegistered(state_dir=str(self.folder))
+            return (await registering.register_here(self.ledger, self._settings)).registered
         return (await registering.register_everywhere(self.ledger, self._settings, url=url)).registered
 
     # One request: ask, wait, leave
@@ -120,9 +134,11 @@ class Machine:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
-        for name in ask.requirement.resources:
-            if name not in registered.names:
-                raise UnknownResource(name=name, known=registered.names, machine=registered.machine or "")
+        alternatives = ask.requirement.alternatives
+        unknown = [_first_unknown(alternative, registered.names) for alternative in alternatives]
+        if all(unknown):
+            raise UnknownResource(name=unknown[0] or "", known=registered.names, machine=registered.machine or "")
+        await self._watching_others.before(ask.requirement)
         self._asked[ask.id] = (ask, started)
         self._wakes[ask.id] = self._loop.create_future()
         self.ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
@@ -176,12 +192,12 @@ class Machine:
     def may_go_on(self, grant: str, ticket: str | None) -> bool:
         """Tell whether a grant may serve another task of its shape, `ticket` being who waits for the same.
 
-        See `scheduling.turns`; what the fleet shares is never kept from other machines' queues.
+        See `scheduling.lasting`; what the fleet shares is never kept from other machines' queues.
         """
 
         def look(tx: Transaction) -> bool:
             scopes = self._registered(tx).scopes if self._standing is not None else {}
-            return turns.may_go_on(tx.book(), grant, ticket, scopes)
+            return lasting.may_go_on(tx.book(), grant, ticket, scopes)
 
         return self.ledger.read(look)
 
@@ -207,7 +223,7 @@ class Machine:
             text = largest(book, ask.requirement, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
         shape = Shape(requirement=ask.requirement, priority=ask.priority, nesting=nesting)
-        ticket = Ticket(id=ask.id, seq=tx.next_seq())
+        ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
         tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
@@ -236,6 +252,7 @@ class Machine:
             ledger_id=self.ledger.id,
             folder=self.folder,
             waited=time.monotonic() - started,
+            chosen=grant.chosen,
         )
         # A caller that is interrupted between this return and its own `try` drops the grant without a word.
         dropped = weakref.finalize(held, self._dropped, grant.id)
@@ -269,6 +286,14 @@ class Machine:
             return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
 
         return self.ledger.read(explain)
+
+    def note_command(self, pid: int, started: float) -> None:
+        """Note the one process that this one runs under its grants."""
+        self.ledger.transact(lambda tx: spending.note_command(tx, pid, started))
+
+    def was_ended(self, grant: str) -> bool:
+        """Tell whether that process was asked to end because it used more than the grant declared."""
+        return self.ledger.read(lambda tx: spending.was_ended(tx, grant))
 
     # Waking and reaping
 
@@ -321,8 +346,9 @@ class Machine:
 
     async def close(self) -> None:
         """Give back everything, leave the ledger, then let go of the lock."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._first_use, self._looking):
+            if task is not None:
+                task.cancel()
         self._loop.remove_reader(self._socket.socket)
         forgotten = False
         # Nobody may be left to clear up after those who died meanwhile and left nothing but their name.
@@ -342,6 +368,10 @@ class Machine:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
+
+
+def _first_unknown(requirement: Requirement, known: Collection[str]) -> str | None:
+    return next((name for name in requirement.resources if name not in known), None)
 
 
 def _left(tx: Transaction, ticket: str) -> str | None:

@@ -1,6 +1,7 @@
 """Asking the server how much of its limits others use, for all of this machine: foreign use, and when to try again.
 
-What others use of this machine's own limits becomes a fact in the ledger, which then grants no more than is left. A
+What others use of this machine's own limits becomes a fact in the ledger, which then grants no more than is left; what
+they use of the fleet's only where people outside use seats too, so that the server alone cannot tell what is left. A
 ticket that the server refused waits aside until a limit of its has room, and then takes its place in the queue again.
 """
 
@@ -62,6 +63,23 @@ def resources_behind(registered: Registered, names: Collection[str]) -> set[str]
     }
 
 
+async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> dict[str, int]:
+    """Return what others than this ledger have taken of these resources of the whole fleet.
+
+    Raises:
+        ServerUnreachable: if the server does not answer.
+    """
+    registered = ledger.read(registry.registered)
+    found: dict[str, int] = {}
+    for stock in registered.stocks:
+        if stock.resource in resources and stock.scope is Scope.FLEET:
+            unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=None, weight=1)
+            reading = await read(gateway, naming.names_of(unit, registered.machine or "")[0])
+            if reading is not None:
+                found[stock.resource] = _taken(reading, sum(capacity for _, capacity in stock.cells))
+    return found
+
+
 async def note_foreign_use(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> bool:
     """Write down what others use of these resources; return whether anything is different from before.
 
@@ -70,14 +88,14 @@ async def note_foreign_use(ledger: Ledger, gateway: Gateway, resources: Collecti
     """
     registered = ledger.read(registry.registered)
     per_cell = naming.cells_counted(registered.stocks)
+    shared = ledger.read(_used_outside)
     facts: dict[tuple[str, int | None], Reading] = {}
     for stock in registered.stocks:
-        if stock.resource in resources and stock.scope is Scope.WORKER:
+        if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in shared):
             numbers = [number for number, _ in stock.cells] if stock.resource in per_cell else []
             for number in [None, *numbers]:
                 unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=number, weight=1)
-                (name,) = naming.names_of(unit, registered.machine or "")
-                reading = await read(gateway, name)
+                reading = await read(gateway, naming.names_of(unit, registered.machine or "")[0])
                 if reading is not None:
                     facts[stock.resource, number] = reading
     return ledger.transact(lambda tx: _write(tx, registered, facts))
@@ -90,9 +108,10 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
     ):
         held[resource, number] += amount
     changed = 0
+    shared = _used_outside(tx)
     for stock in registered.stocks:
         total = facts.get((stock.resource, None))
-        if total is None:
+        if total is None or (stock.scope is Scope.FLEET and stock.resource not in shared):
             continue
         # A limit that somebody has lowered leaves as little as one of which others use the difference.
         cells = [
@@ -114,6 +133,20 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
         registry.note_change(tx)
         tx.apply(Changed())
     return changed > 0
+
+
+def _used_outside(tx: Transaction) -> set[str]:
+    return {row[0] for row in tx.all("SELECT DISTINCT resource FROM cell WHERE outside AND present")}
+
+
+def watched(tx: Transaction) -> set[str]:
+    """Return the resources of which others use something that the server counts, or may at any moment."""
+    rows = tx.all(
+        "SELECT DISTINCT resource FROM cell JOIN resource ON name=resource "
+        "WHERE present AND (foreign_use OR (outside AND scope=?))",
+        Scope.FLEET.value,
+    )
+    return {row[0] for row in rows}
 
 
 def _taken(reading: Reading | None, capacity: int) -> int:
@@ -155,9 +188,10 @@ def _wanted(tx: Transaction, ticket: str, name: str, registered: Registered) -> 
     """Return the least that a ticket may want of a limit: placement may choose cells that need less of it, not more."""
     scopes = registered.scopes
     capacities = {stock.resource: dict(stock.cells) for stock in registered.stocks}
-    for demand in tx.requirement(ticket).demands:
+    least: list[int] = []
+    for demand in tx.requirement(ticket).all_demands:
         if demand.resource in scopes:
             unit = LimitUnit(scope=scopes[demand.resource], resource=demand.resource, cell=None, weight=1)
             if name in naming.names_of(unit, registered.machine or ""):
-                return demand.cells * min(map(demand.on, capacities[demand.resource].values()), default=0)
-    return 1
+                least.append(demand.cells * min(map(demand.on, capacities[demand.resource].values()), default=0))
+    return min(least, default=1)

@@ -1,20 +1,24 @@
 """Survey the machine, write the ledger, and make the server's limits equal it.
 
-The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first.
+The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first. A
+licence server or a driver may take its time: the survey runs beside the loop, which renews leases meanwhile, and no
+exit waits for it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_slots.detect.survey import survey
+from prefect_slots.acquire.aside import aside
+from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import format_amount
 from prefect_slots.model.resource import GPU_MEM, Finding, sanitise_machine_name
 
 if TYPE_CHECKING:
@@ -43,19 +47,26 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
     return sanitise_machine_name(name or settings.worker or socket.gethostname())
 
 
-def register_here(
+async def look_around(settings: Settings) -> Survey:
+    """Survey this machine beside the running loop."""
+    look = partial(survey, settings.declarations, dict(os.environ), seconds=settings.detect_seconds)
+    return await aside(look, "prefect-slots survey")
+
+
+async def register_here(
     ledger: Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
 ) -> Registration:
     """Survey this machine and write what it has into the ledger, without a server."""
     wanted = machine_name(settings, name)
-    seen = survey(settings.declarations, os.environ)
+    seen = await look_around(settings)
 
-    def write(transaction: Transaction) -> Registered:
+    def write(transaction: Transaction) -> tuple[Registered, tuple[Finding, ...]]:
         registry.name_machine(transaction, wanted)
-        return registry.register(transaction, seen.inventory)
+        registered = registry.register(transaction, seen.inventory)
+        return registered, held_in_vain(transaction)
 
-    registered = ledger.rehearse(write) if dry_run else ledger.transact(write)
-    return Registration(registered, (*seen.findings, *_name_finding(registered.machine, wanted)))
+    registered, held = ledger.rehearse(write) if dry_run else ledger.transact(write)
+    return Registration(registered, (*seen.findings, *held, *_name_finding(registered.machine, wanted)))
 
 
 async def register_everywhere(
@@ -80,10 +91,9 @@ async def register_everywhere(
     from prefect_slots.limits.server import Server
 
     wanted = machine_name(settings, name)
-    # A licence server may take its time, and leases are renewed meanwhile.
-    seen = await asyncio.to_thread(survey, settings.declarations, os.environ)
+    seen = await look_around(settings)
     write = ledger.rehearse if dry_run else ledger.transact
-    registered = write(lambda transaction: registry.register(transaction, seen.inventory))
+    registered, held = write(lambda tx: (registry.register(tx, seen.inventory), held_in_vain(tx)))
     machine = registered.machine or wanted
     server = await Server.open(url)
     try:
@@ -109,7 +119,26 @@ async def register_everywhere(
 
         ledger.transact(write_name)
         registered = ledger.read(registry.registered)
-    return Registration(registered, (*seen.findings, *_name_finding(machine, wanted)), report)
+    return Registration(registered, (*seen.findings, *held, *_name_finding(machine, wanted)), report)
+
+
+def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
+    """Name who holds part of a cell that is broken or gone."""
+    return tuple(
+        Finding(
+            subject=key,
+            problem=f"is {'broken' if present else 'gone'}, and '{holder}' (process {pid}) holds "
+            f"{format_amount(amount, unit)} of it",
+            remedy="end that task; nothing more is granted there",
+            severity="error",
+        )
+        for key, present, holder, pid, amount, unit in transaction.all(
+            "SELECT c.key, c.present, h.label, COALESCE(o.pid, 0), p.amount, r.unit FROM cell c "
+            "JOIN resource r ON r.name=c.resource JOIN holding p ON p.resource=c.resource AND p.number=c.number "
+            "JOIN held h ON h.id=p.held LEFT JOIN owner o ON o.id=h.owner "
+            "WHERE (c.lost OR NOT c.present) AND h.source IS NULL ORDER BY c.resource, c.number, h.granted_at"
+        )
+    )
 
 
 def cards(registered: Registered) -> dict[int, str]:

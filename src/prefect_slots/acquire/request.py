@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import psutil
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
 from prefect_slots.acquire.coordination import Coordination
@@ -171,6 +174,29 @@ async def release_async(place: Place, grant: str) -> str | None:
     except RuntimeError:
         return None  # a coroutine that is closed after its loop has ended can wait for nothing any more
     return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
+
+
+async def _note_command(running: Engine, place: Place, pid: int, started: float) -> None:
+    machine_at(running, place).note_command(pid, started)
+
+
+def note_command(place: Place, pid: int) -> None:
+    """Note the one process that this one runs under its grants; one that has ended already is not noted.
+
+    Raises:
+        LedgerUnreadable: it is not noted.
+    """
+    with contextlib.suppress(psutil.Error):
+        _result(engine(), _note_command(engine(), place, pid, psutil.Process(pid).create_time()))
+
+
+async def _was_ended(running: Engine, place: Place, grant: str) -> bool:
+    return machine_at(running, place).was_ended(grant)
+
+
+def was_ended(place: Place, grant: str) -> bool:
+    """Tell whether that process was asked to end because it used more than the grant declared."""
+    return _result(engine(), _was_ended(engine(), place, grant))
 
 
 async def _complete(running: Engine, place: Place, ask: Ask, hooks: Hooks) -> Held:

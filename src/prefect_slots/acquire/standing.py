@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -12,6 +14,7 @@ from prefect_slots.acquire import probing
 from prefect_slots.acquire.giving_back import GivingBack
 from prefect_slots.acquire.keeping import Keeping
 from prefect_slots.acquire.occupancy import Occupancy, Refusal, Why, calls_of
+from prefect_slots.acquire.outsiders import Fleet
 from prefect_slots.acquire.steward import Steward
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases, registry, roles
@@ -19,8 +22,10 @@ from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter
+from prefect_slots.limits.claim import read_claims
 from prefect_slots.limits.events import Announcer
 from prefect_slots.model.book import Grant, Returned
+from prefect_slots.model.resource import Stale
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
@@ -31,6 +36,8 @@ PATIENT_REFUSALS: Final = 10
 """How often a ticket steps aside for the server before it may keep its cells and wait."""
 _PESSIMIST: Final = "pessimist"
 _INSISTING_PAUSE_SECONDS: Final = (0.1, 0.4)
+_HOSTS_SECONDS: Final = 600.0
+_log = logging.getLogger("prefect_slots")
 
 
 class Standing:
@@ -41,6 +48,8 @@ class Standing:
         self._gateway = gateway
         self._when_away = settings.when_server_is_away
         self._insisting: str | None = None
+        self._hosts_known: frozenset[str] = frozenset()
+        self._hosts_at = -_HOSTS_SECONDS
         self._announcer = Announcer(gateway.server)
         self._giving_back = GivingBack(ledger, gateway, self._announcer)
         self._occupancy = Occupancy(ledger, gateway, self._giving_back, self._announcer)
@@ -129,6 +138,27 @@ class Standing:
             with suppress(SlotsError):
                 if await probing.note_foreign_use(self._ledger, self._gateway, resources):
                     self._ledger.transact(lambda tx: tx.resume(grant.id))
+
+    async def fleet(self, resources: Collection[str]) -> Fleet:
+        """Return what others than this ledger hold of these fleet licences, as far as the server tells."""
+        try:
+            counted = await probing.read_fleet(self._ledger, self._gateway, resources)
+            return Fleet(counted=counted, hosts=await self._hosts())
+        except SlotsError as failed:
+            _log.debug("asking what other machines hold: %s", failed)
+            return Fleet(counted={})
+
+    async def _hosts(self) -> frozenset[str]:
+        if boot_clock() - self._hosts_at > _HOSTS_SECONDS:
+            claims = await read_claims(self._gateway.server)
+            hosts = {claim.host.partition(".")[0].casefold() for claim in claims if claim.ledger_id != self._ledger.id}
+            self._hosts_known = frozenset(hosts - {socket.gethostname().partition(".")[0].casefold()})
+            self._hosts_at = boot_clock()
+        return self._hosts_known
+
+    def tell_stale(self, stale: Stale) -> None:
+        """Emit the event `prefect-slots.resource.stale`."""
+        self._announcer.stale(stale)
 
     async def drain(self) -> None:
         """Give back what is this process's to release, as far as that is done in a few seconds."""

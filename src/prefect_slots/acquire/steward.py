@@ -136,9 +136,7 @@ class Steward:
         """Compare what the server counts with what is held here: all now and then, and what is suspicious at once."""
         now = boot_clock()
         due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
-        used_by_others = self._ledger.read(
-            lambda tx: {row[0] for row in tx.all("SELECT DISTINCT resource FROM cell WHERE foreign_use AND present")}
-        )
+        used_by_others = self._ledger.read(probing.watched)
         mending = self._suspicious or self._ledger.read(lambda tx: tx.meta(MEND)) is not None
         if not (due or used_by_others or mending):
             return

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from prefect_slots.acquire.coordination import Coordination, coordinate
+from prefect_slots.acquire.others_now import others_now
 from prefect_slots.acquire.registering import Registration, register_everywhere, register_here
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Config, Json, print_json
@@ -51,17 +52,19 @@ def detect(
         prefect-slots detect --json | jq .resources
     """
     settings = load_settings(config)
-    seen = survey(settings.declarations, os.environ)
+    seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
+    others = others_now(settings, os.environ)
     if json:
         print_json({
             "resources": [asdict(resource) for resource in seen.inventory.resources],
             "unknown": sorted(seen.inventory.unknown | seen.inventory.unknown_cells),
             "cells": [asdict(sight) for sight in seen.sights],
+            "others": [asdict(use) for use in others],
             "findings": [asdict(finding) for finding in seen.findings],
         })  # fmt: skip
         return
     console = Console()
-    console.print(tables.survey_table(seen, explain=explain))
+    console.print(tables.survey_view(seen, others, explain=explain))
     console.print(tables.findings(seen.findings, explain=explain))
 
 
@@ -115,7 +118,7 @@ def _register(
     adopt: bool,
 ) -> Registration:
     if coordination.url is None:
-        return register_here(ledger, settings, name, dry_run=dry_run)
+        return asyncio.run(register_here(ledger, settings, name, dry_run=dry_run))
     work = register_everywhere(
         ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
     )

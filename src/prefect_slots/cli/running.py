@@ -6,10 +6,13 @@ card, and so does the grant until the command ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -114,12 +117,13 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
     from prefect_slots.acquire.asking import Ask
     from prefect_slots.acquire.coordination import coordinate
     from prefect_slots.acquire.engine import close_engine
-    from prefect_slots.acquire.request import acquire, owner_descriptor
+    from prefect_slots.acquire.request import acquire, note_command, owner_descriptor, was_ended
     from prefect_slots.model.requirement import declare
     from prefect_slots.requiring import current
     from prefect_slots.requiring.declared import checked_timeout
     from prefect_slots.requiring.grant import Grant
     from prefect_slots.requiring.place import place_of
+    from prefect_slots.requiring.prefect_run import run_id
     from prefect_slots.settings import load_settings
 
     settings = load_settings(config)
@@ -135,12 +139,17 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
         timeout=checked_timeout(timeout),
         label=label,
         parent=current.enclosing(),
+        run=run_id(),
     )
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        grant = Grant(acquire(place, ask, _Say(label)), place, label, None)
-        return _spawn(command, grant.env, owner_descriptor(place))
+        grant = Grant(acquire(place, ask, _Say(label)), place, label, None, [amounts])
+        return _watched(
+            _spawn(command, grant.env, owner_descriptor(place), partial(note_command, place)),
+            partial(was_ended, place, grant.id),
+            label,
+        )
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
@@ -162,8 +171,16 @@ class _Say:
         print(f"prefect-slots: {self._label}: granted", file=sys.stderr, flush=True)
 
 
-def _spawn(command: list[str], env: dict[str, str], lock: int) -> int:
-    """Run the command, pass signals on, and return its exit code as a shell would."""
+def _watched(code: int, was_ended: Callable[[], bool], label: str) -> int:
+    """Say so if the command was ended for what it used; return its exit code."""
+    with contextlib.suppress(SlotsError):
+        if code > 128 and was_ended():
+            print(f"prefect-slots: {label}: ended, as it used more of its card than it declared", file=sys.stderr)
+    return code
+
+
+def _spawn(command: list[str], env: dict[str, str], lock: int, note: Callable[[int], None]) -> int:
+    """Run the command, pass signals on, and return its exit code as a shell would; `note` is told its process."""
     # Blocked and then waited for, no signal is lost between the start of the command and its end.
     watched = {*_FORWARDED, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -176,6 +193,9 @@ def _spawn(command: list[str], env: dict[str, str], lock: int) -> int:
     except OSError as error:
         print(f"prefect-slots: {command[0]}: {error.strerror}", file=sys.stderr)
         return CANNOT_RUN
+    # What it may be ended for is not worth failing for.
+    with contextlib.suppress(SlotsError):
+        note(child)
     while True:
         received = signal.sigwaitinfo(watched)
         if received.si_signo == signal.SIGCHLD:

@@ -19,6 +19,7 @@ from prefect_slots.model.amount import MIB, format_amount
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
+    from prefect_slots.acquire.others_now import OthersUse
     from prefect_slots.detect.answer import Sight
     from prefect_slots.detect.survey import Survey
     from prefect_slots.limits.registration import RegistrationReport
@@ -48,31 +49,37 @@ def place(resource: str, number: int, cells: int) -> str:
     return f"{resource} {number}" if cells > 1 or resource == "gpu_mem" else resource
 
 
-def survey_table(survey: Survey, *, explain: bool) -> Table:
-    """Show what was found, what was declared and what tasks may take of each place; with `explain` also why."""
+def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -> Group:
+    """Show what was found, declared, is offered and is used by others of each place; with `explain` also why."""
+    used = {(use.resource, use.key): use for use in others}
     table = Table(title="What this machine has", title_justify="left")
     table.add_column("resource", no_wrap=True)
     table.add_column("cell", overflow="fold", min_width=len("GPU-00000000"))
-    for name in ("found", "declared", "offered"):
+    for name in ("found", "declared", "offered", "others use"):
         table.add_column(name, justify="right", no_wrap=True)
-    if explain:
-        table.add_column("why", overflow="fold")
+    # Beside the table, not in it: a path would be broken into a narrow column.
+    reasons = Table.grid(padding=(0, 1))
+    reasons.add_column(no_wrap=True, style="bold")
+    reasons.add_column(overflow="fold")
     counts = Counter(sight.resource for sight in survey.sights)
     keys = [sight.key for sight in survey.sights]
     shown = ""
     for sight in survey.sights:
         only = counts[sight.resource] == 1 and sight.resource != GPU_MEM
-        cell = sight.label if only else f"{_brief(sight.key, keys)} {sight.label}".strip()
+        key = "" if only else _brief(sight.key, keys)
         found, declared = ("" if n is None else amount(n, sight.unit) for n in (sight.found, sight.declared))
         name, shown = "" if sight.resource == shown else sight.resource, sight.resource
         # As texts: rich would take "[gpus]" in a reason for a style.
-        row = [Text(name), Text(cell), Text(found), Text(declared), _offered(sight, survey.inventory)]
-        table.add_row(*row, *([Text(sight.why)] if explain else []))
+        use = used.get((sight.resource, sight.key))
+        why = "; ".join(filter(None, (sight.why, use.why if use is not None else "")))
+        cell = Text(f"{key} {sight.label}".strip())
+        table.add_row(Text(name), cell, Text(found), Text(declared), _offered(sight, survey.inventory), _used(use))
+        reasons.add_row(Text(key or sight.resource), Text(why))
     for name in sorted(survey.inventory.unknown):
         cell = "what else there may be" if name in survey.inventory else ""
-        row = [Text(name), Text(cell), "", "", Text("unknown", style="yellow")]
-        table.add_row(*row, *(["what was registered before stays"] if explain else []))
-    return table
+        table.add_row(Text(name), Text(cell), "", "", Text("unknown", style="yellow"), "")
+        reasons.add_row(Text(name), Text("unknown: what was registered before stays"))
+    return Group(table, Text("Where the numbers come from", style="italic"), reasons) if explain else Group(table)
 
 
 def _brief(key: str, keys: list[str]) -> str:
@@ -89,6 +96,13 @@ def _offered(sight: Sight, inventory: Inventory) -> Text:
         return Text("unknown", style="yellow") if unknown else Text("nothing", style="dim")
     too_much = sight.declared is not None and sight.found is not None and sight.declared > sight.found
     return Text(amount(sight.offered, sight.unit), style="yellow" if too_much else "")
+
+
+def _used(use: OthersUse | None) -> Text:
+    """Show what others use of a place; in yellow where it is what was known last, or not known at all."""
+    if use is None or (use.used == 0 and not use.why):
+        return Text("")
+    return Text("unknown" if use.used is None else amount(use.used, use.unit), style="yellow" if use.why else "")
 
 
 def findings(found: Iterable[Finding], *, explain: bool) -> Group:
@@ -140,6 +154,7 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
     table.add_column("held", justify="right")
     table.add_column("free", justify="right")
     table.add_column("of", justify="right")
+    table.add_column("others", justify="right", overflow="fold")
     table.add_column("by", overflow="fold", ratio=1)
     table.add_column("since", justify="right")
     for cell in status.cells:
@@ -149,11 +164,11 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
             since = "" if holder is None else ago(holder.since, now)
             if first:
                 name = place(cell.resource, cell.number, counts[cell.resource])
-                gone = "" if cell.present else " (gone)"
+                gone = " (gone)" if not cell.present else " (lost)" if cell.lost else ""
                 numbers = (amount(n, cell.unit) for n in (cell.held, cell.free, cell.capacity))
-                table.add_row(name + gone, *numbers, who, since)
+                table.add_row(name + gone, *numbers, _others(cell, now), who, since)
             else:
-                table.add_row("", "", "", "", who, since)
+                table.add_row("", "", "", "", "", who, since)
             first = False
     if not status.waiting:
         return Group(table, Text("nobody waits", style="dim"))
@@ -164,6 +179,16 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
     for waiter in status.waiting:
         waiting.add_row(waiter.label, ago(waiter.since, now), waiter.reason)
     return Group(table, waiting)
+
+
+def _others(cell: CellStatus, now: float | None) -> Text:
+    """Show what others use; in yellow, with its age, where it is not told any more."""
+    used = amount(cell.foreign, cell.unit) if cell.foreign else ""
+    if cell.outside is None or not cell.outside.why:
+        return Text(used)
+    if cell.outside.seen_at is None:
+        return Text(f"{used} and unknown" if used else "unknown", style="yellow")
+    return Text(f"{used or amount(0, cell.unit)}, {ago(cell.outside.seen_at, now)} ago", style="yellow")
 
 
 def _holder(label: str, held: int, cell: CellStatus, *, drawn: bool) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,6 +11,13 @@ from prefect_slots.cli.app import Config
 
 def start(
     *flags: Annotated[str, Parameter(allow_leading_hyphen=True, help="Every flag of `prefect worker start`.")],
+    enforce: Annotated[
+        Literal["warn", "kill"] | None,
+        Parameter(
+            help="What becomes of a task that uses more of a card than it declared: a warning, or, if it is the "
+            "command of a `prefect-slots run`, its end. Default: the setting `enforce`, else warn."
+        ),
+    ] = None,
     config: Config = None,
 ) -> int:
     """Detect and register this machine, then run `prefect worker start` with the given flags.
@@ -22,8 +29,11 @@ def start(
         prefect-slots worker start --pool ml-pool
 
         prefect-slots worker start --pool ml-pool --name gpu-1 --limit 8
-    """
-    from prefect_slots import worker
-    from prefect_slots.settings import load_settings
 
-    return worker.start(flags, load_settings(config))
+        prefect-slots worker start --pool ml-pool --enforce kill
+    """
+    from prefect_slots.settings import load_settings
+    from prefect_slots.worker import wrapper
+
+    settings = load_settings(config)
+    return wrapper.start(flags, settings if enforce is None else settings.model_copy(update={"enforce": enforce}))

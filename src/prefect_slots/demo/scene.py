@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect.survey import survey
+from prefect_slots.detect.survey import SHIPPED, survey
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules
 from prefect_slots.model.resource import GPU_MEM
@@ -49,8 +49,8 @@ class Scene:
 
 def set_scene() -> Scene:
     """Look for NVIDIA cards; where there are none, declare the example's two."""
-    # The few hundred MiB of a laptop's built-in AMD graphics would leave nothing to share out.
-    nvidia_only = Declarations(detectors=(DetectorRules(name="amd", enabled=False),))
+    # The few hundred MiB of a laptop's built-in graphics would leave nothing to share out.
+    nvidia_only = Declarations(detectors=tuple(DetectorRules(name=name, enabled=False) for name in SHIPPED))
     found = survey(nvidia_only, os.environ).inventory
     cards = [cell for resource in found.resources if resource.name == GPU_MEM for cell in resource.cells]
     flow = read_part(_FLOW)

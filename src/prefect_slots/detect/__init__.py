@@ -11,12 +11,15 @@ use       what is used of each card now, and by whom: ours or others'
 host      cores and memory, as affinity and cgroups leave them
 detector  the protocol of all that looks for something, and those that other packages bring
 amd       AMD's cards, by sysfs
+apple     Apple's built-in GPU, by sysctl
+intel     Intel's cards, by sysfs and xpu-smi
 tpu       Google's TPU chips, by the PCI bus
 disk      scratch space: what a folder's disk has free
 instruments  serial and USB instruments by their stable names
 encoders  sessions of NVIDIA's video encoder, of which a person declares the most
 licences  what licence servers count, a parser per vendor
 declared  cards, licences and resources that a person wrote down
+lookout   sends looks in threads of their own, and leaves behind those that hang
 survey    runs every probe and merges the answers; a failing probe never loses the others
 
 Nothing here decides who gets what, reads a configuration file, or writes anything down.

@@ -94,18 +94,19 @@ def query_names() -> dict[str, str]:
         # Without its library the binding prints to standard output and raises KeyError when it is imported.
         return {}
     try:
+        # Around the import alone: what hangs in here takes the output of the whole process with it.
         with contextlib.redirect_stdout(io.StringIO()):
             amdsmi: Any = importlib.import_module("amdsmi")
-            amdsmi.amdsmi_init()
-            try:
-                return {
-                    str(amdsmi.amdsmi_get_gpu_device_bdf(card)).lower(): str(
-                        amdsmi.amdsmi_get_gpu_asic_info(card)["market_name"]
-                    )
-                    for card in amdsmi.amdsmi_get_processor_handles()
-                }
-            finally:
-                amdsmi.amdsmi_shut_down()
+        amdsmi.amdsmi_init()
+        try:
+            return {
+                str(amdsmi.amdsmi_get_gpu_device_bdf(card)).lower(): str(
+                    amdsmi.amdsmi_get_gpu_asic_info(card)["market_name"]
+                )
+                for card in amdsmi.amdsmi_get_processor_handles()
+            }
+        finally:
+            amdsmi.amdsmi_shut_down()
     except Exception:
         # Only names for people: sysfs has told what counts.
         return {}

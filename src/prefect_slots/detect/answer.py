@@ -37,6 +37,8 @@ class Answer:
         unknown: Resources whose cells could not all be read. One may be in `resources` too: its listed cells are true,
             and cells that are not listed may still exist.
         unknown_cells: Keys of cells that exist but could not be read now.
+        lost: Resources of which every cell that is not listed is broken or gone; they are in `unknown` too.
+        lost_cells: Keys of cells that are broken; they are in `unknown_cells` too.
         sights: What was looked at, where it is not simply what `resources` lists.
     """
 
@@ -44,4 +46,6 @@ class Answer:
     findings: tuple[Finding, ...] = ()
     unknown: frozenset[str] = field(default_factory=frozenset[str])
     unknown_cells: frozenset[str] = field(default_factory=frozenset[str])
+    lost: frozenset[str] = field(default_factory=frozenset[str])
+    lost_cells: frozenset[str] = field(default_factory=frozenset[str])
     sights: tuple[Sight, ...] = ()

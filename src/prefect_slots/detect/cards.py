@@ -12,7 +12,7 @@ from prefect_slots.detect.binding import Failure, failure_of
 from prefect_slots.detect.nvml import DeviceReading, NvmlReading
 from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.detect.visible import VARIABLE, Device, Visible, interpret_visible
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
+from prefect_slots.model.amount import MIB, Undivided, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
@@ -61,7 +61,7 @@ def interpret_nvml(
         problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
         finding = Finding(subject=GPU_MEM, problem=problem, remedy="unset it", severity="error")
         return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
-    sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib)
+    sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
     for card in reading.cards:
         sorting.card(card)
     return sorting.answer(reading)
@@ -89,15 +89,18 @@ def _none_here(failure: Failure, around: Surroundings) -> Answer:
 class _Sorting:
     """Sorts devices into cells, cells that cannot be read now, and findings."""
 
-    def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int]) -> None:
+    def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int], *, mps: bool) -> None:
         self._rules = rules
         self._visible = visible
         self._host_mib = host_mib
+        self._mps = mps
         self._cells: list[Cell] = []
         self._findings: list[Finding] = list(visible.findings)
         self._sights: list[Sight] = []
+        self._nameless: list[Failure] = []
         self._unknown = False
         self._unknown_cells: set[str] = set()
+        self._lost_cells: set[str] = set()
 
     def answer(self, reading: NvmlReading) -> Answer:
         uuids = {
@@ -115,6 +118,9 @@ class _Sorting:
             findings=tuple(self._findings),
             unknown=frozenset({GPU_MEM} if self._unknown else ()),
             unknown_cells=frozenset(self._unknown_cells),
+            # Only if all that cannot even be told apart are broken: else one that works may be among them.
+            lost=frozenset({GPU_MEM} if self._nameless and all(map(_is_lost, self._nameless)) else ()),
+            lost_cells=frozenset(self._lost_cells),
             sights=tuple(self._sights),
         )
 
@@ -127,10 +133,12 @@ class _Sorting:
         if concerned and nameless is not None:
             # Which registered cell this is cannot be told, so none may be taken for gone.
             self._unknown = True
+            self._nameless.append(nameless)
             self._failed(f"card {card.index}", nameless)
         if concerned and card.failure is not None and card.instances is not None:
             # The card is known, its instances are not.
             self._unknown = True
+            self._nameless.append(card.failure)
         if card.uuid is None:
             return
         if card.index not in self._visible.cards:
@@ -145,16 +153,18 @@ class _Sorting:
             self._usable(card, card.uuid)
 
     def _usable(self, card: DeviceReading, uuid: str) -> None:
-        if card.compute_mode == binding.EXCLUSIVE_PROCESS:
+        alone = card.compute_mode == binding.EXCLUSIVE_PROCESS and not self._mps
+        if alone:
             self._say(
                 uuid,
-                "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time",
-                "ask for whole cards (gpus=1), or `nvidia-smi -c DEFAULT` to share it",
+                "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time, so each request takes it whole",
+                "`nvidia-smi -c DEFAULT` lets tasks share it",
+                severity="info",
             )
         if card.mig_changing:
             self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
         if card.instances is None:
-            self._add(card, uuid, card.index)
+            self._add(card, uuid, card.index, alone=alone)
             return
         self._leave_out(card, uuid, "in MIG mode: its instances are offered instead")
         if not card.instances:
@@ -173,9 +183,9 @@ class _Sorting:
             elif instance.failure is not None:
                 self._lost(instance, instance.uuid, instance.failure)
             else:
-                self._add(instance, instance.uuid, card.index)
+                self._add(instance, instance.uuid, card.index, alone=alone)
 
-    def _add(self, device: DeviceReading, uuid: str, index: int) -> None:
+    def _add(self, device: DeviceReading, uuid: str, index: int, *, alone: bool) -> None:
         """Make a cell of what the driver and the headroom leave of the device's memory."""
         kept = self._rules.headroom_mib
         taken: list[str] = []
@@ -206,6 +216,8 @@ class _Sorting:
                 )
         if kept:
             taken.append(f"less {format_amount(kept, MIB)} headroom")
+        if alone:
+            taken.append("one holder at a time (EXCLUSIVE_PROCESS)")
         offered = mib - kept if mib > kept else None
         self._sights.append(
             Sight(
@@ -223,7 +235,8 @@ class _Sorting:
                 uuid, f"headroom {format_amount(kept, MIB)} leaves nothing of {format_amount(mib, MIB)}", "lower it"
             )
             return
-        self._cells.append(Cell(key=uuid, capacity=offered, label=device.name, index=index))
+        capacity = Undivided(offered) if alone else offered
+        self._cells.append(Cell(key=uuid, capacity=capacity, label=device.name, index=index))
 
     def _leave_out(self, device: DeviceReading, uuid: str, why: str) -> None:
         found = None if device.memory is None else bytes_available(device.memory.total)
@@ -232,6 +245,8 @@ class _Sorting:
     def _lost(self, device: DeviceReading, uuid: str, failure: Failure) -> None:
         self._failed(uuid, failure)
         self._unknown_cells.add(uuid)
+        if _is_lost(failure):
+            self._lost_cells.add(uuid)
         self._leave_out(device, uuid, f"cannot be read: {failure.words}")
 
     def _failed(self, subject: str, failure: Failure) -> None:
@@ -239,3 +254,7 @@ class _Sorting:
 
     def _say(self, subject: str, problem: str, remedy: str = "", *, severity: str = "warning") -> None:
         self._findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))
+
+
+def _is_lost(failure: Failure) -> bool:
+    return failure.code == binding.GPU_IS_LOST

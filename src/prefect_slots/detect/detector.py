@@ -77,6 +77,11 @@ def query_installed() -> Installed:
     return Installed(detectors, failed)
 
 
+def names_installed() -> tuple[str, ...]:
+    """Return what the detectors that packages bring are called, without loading any."""
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+
+
 def _load(entry: EntryPoint) -> Detector:
     found = entry.load()
     detector = found() if isinstance(found, type) else found
@@ -91,6 +96,21 @@ def failure_of(name: str, error: Exception, resources: frozenset[str]) -> Answer
         subject=name,
         problem=f"its detector failed: {type(error).__name__}: {error}",
         remedy=f"tell whoever made it; until then set enabled = false under [detectors.{name}]",
+        severity="error",
+    )
+    return Answer(unknown=resources, findings=(finding,))
+
+
+def hanging_of(name: str, detector: Detector, words: str) -> Answer:
+    """Return the answer that stands for a detector that does not answer."""
+    try:
+        resources = frozenset(detector.resources) or frozenset({name})
+    except Exception:
+        resources = frozenset({name})
+    finding = Finding(
+        subject=name,
+        problem=f"its detector {words}",
+        remedy="what was registered before stays; see the kernel log, or whether what it looks at lies on a network",
         severity="error",
     )
     return Answer(unknown=resources, findings=(finding,))

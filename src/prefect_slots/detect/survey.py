@@ -1,7 +1,8 @@
 """The survey of one machine: every probe is run, and their answers become one inventory.
 
-A probe that fails makes its resources unknown, with a finding; it never loses what the others saw, and never turns into
-"this machine has none". The host and NVIDIA's cards come first, then the other detectors by name.
+All look at once. A probe that fails or hangs makes its resources unknown, with a finding; it never loses what the
+others saw, and never turns into "this machine has none". The host and NVIDIA's cards come first, then the other
+detectors by name.
 """
 
 from __future__ import annotations
@@ -14,16 +15,27 @@ from typing import Final
 
 from prefect_slots.detect.amd import AmdDetector
 from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.apple import AppleDetector
 from prefect_slots.detect.binding import Nvml, load_nvml
 from prefect_slots.detect.cards import interpret_nvml
 from prefect_slots.detect.declared import declared_resources
-from prefect_slots.detect.detector import Detector, Installed, Scene, query_installed, run
+from prefect_slots.detect.detector import (
+    Detector,
+    Installed,
+    Scene,
+    hanging_of,
+    names_installed,
+    query_installed,
+    run,
+)
 from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
+from prefect_slots.detect.intel import IntelDetector
 from prefect_slots.detect.licences.look import look_at_licences
 from prefect_slots.detect.licences.query import DESK, Desk
+from prefect_slots.detect.lookout import LOOKOUT, Hanging, Look, Lookout
 from prefect_slots.detect.nvml import query_nvml
 from prefect_slots.detect.surroundings import query_surroundings
 from prefect_slots.detect.tpu import TpuDetector
@@ -31,8 +43,16 @@ from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource, license_resource
 
-SHIPPED: Final[Mapping[str, Detector]] = {"amd": AmdDetector(), "tpu": TpuDetector()}
+SHIPPED: Final[Mapping[str, Detector]] = {
+    "amd": AmdDetector(),
+    "apple": AppleDetector(),
+    "intel": IntelDetector(),
+    "tpu": TpuDetector(),
+}
 
+DETECT_SECONDS: Final = 20.0
+"""Cards that nobody keeps awake take seconds each to answer."""
+_GRACE_SECONDS: Final = 2.0
 _ORDER: Final = {"error": 0, "warning": 1, "info": 2}
 
 
@@ -50,24 +70,37 @@ class Survey:
     sights: tuple[Sight, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """One probe: what it looks at, for people, and what makes an answer of it that stands for one that hangs."""
+
+    what: str
+    look: Look
+    hanging: Callable[[str], Answer]
+
+
 def survey(
     declarations: Declarations,
     env: Mapping[str, str],
     *,
+    seconds: float = DETECT_SECONDS,
     load: Callable[[], Nvml] = load_nvml,
     root: Path = ROOT,
     installed: Callable[[], Installed] = query_installed,
     desk: Desk = DESK,
+    lookout: Lookout = LOOKOUT,
 ) -> Survey:
     """Look at what this machine has. Never raises for what the machine does.
 
     Args:
         declarations: What the configuration says.
         env: The environment that tasks will run in.
+        seconds: After which a probe that does not answer is left behind; licence servers have limits of their own.
         load: Gives NVIDIA's binding.
         root: The folder that stands for `/`.
         installed: Gives the detectors that other packages bring.
         desk: Where licence servers are asked.
+        lookout: Who keeps watch over the probes.
     """
     memory_mib = partial(query_memory, root)
 
@@ -75,38 +108,78 @@ def survey(
         return interpret_host(declarations.host, declarations.source, partial(query_cores, root), memory_mib)
 
     def nvml() -> Answer:
-        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root))
+        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root, env))
 
     def licences() -> Answer:
         return look_at_licences(declarations.license_servers, env, desk)
 
-    answers = [_guarded(host, "the host", CPUS, MEM)]
+    probes = [_own(host, "the host", seconds, CPUS, MEM)]
     if declarations.gpus.detect:
-        answers.append(_guarded(nvml, "NVIDIA's cards", GPU_MEM))
+        probes.append(_own(nvml, "NVIDIA's cards", seconds, GPU_MEM))
+    brought, instead = _brought(installed, seconds, lookout)
     scene = Scene(root=root, env=env, gpus=declarations.gpus, load=load)
-    answers.extend(_detected(declarations, scene, installed()))
+    probes.extend(_detectors(declarations, scene, brought, seconds))
     if declarations.license_servers:
         seats = [license_resource(name) for table in declarations.license_servers for name, _ in table.features]
-        answers.append(_guarded(licences, "licence servers", *seats))
-    return merge(answers, tuple(declared_resources(declarations)))
+        # Each is given up by its own limit; those of one server are asked one after the other.
+        limit = sum(table.timeout for table in declarations.license_servers) + _GRACE_SECONDS
+        probes.append(_own(licences, "licence servers", limit, *seats))
+    seen = lookout.send({probe.what: probe.look for probe in probes})
+    answers = [
+        probe.hanging(answer.words) if isinstance(answer := seen[probe.what], Hanging) else answer for probe in probes
+    ]
+    return merge([*answers, *instead, *_failed(declarations, brought)], tuple(declared_resources(declarations)))
 
 
-def _detected(declarations: Declarations, scene: Scene, installed: Installed) -> Iterator[Answer]:
-    """Run the detectors: those shipped and those installed unless they are switched off, those that were asked for."""
+def _own(probe: Callable[[], Answer], what: str, seconds: float, *names: str) -> _Probe:
+    """Make a probe of our own, of which a mistake is told and leaves unknown what it looks for."""
+
+    def hanging(words: str) -> Answer:
+        remedy = "what was registered before stays; see the kernel log, a driver that hangs may need a reboot"
+        finding = Finding(subject=names[-1], problem=f"looking at {what} {words}", remedy=remedy, severity="error")
+        return Answer(unknown=frozenset(names), findings=(finding,))
+
+    return _Probe(what, Look(partial(_guarded, probe, what, *names), seconds), hanging)
+
+
+def _brought(
+    installed: Callable[[], Installed], seconds: float, lookout: Lookout
+) -> tuple[Installed, tuple[Answer, ...]]:
+    """Load what other packages bring, or say that one of them hangs while it is imported."""
+    loaded = lookout.send({"detectors of other packages": Look(installed, seconds)})["detectors of other packages"]
+    if not isinstance(loaded, Hanging):
+        return loaded, ()
+    problem = f"importing the detectors of other packages {loaded.words}; none of them looks"
+    remedy = "uninstall the package that hangs, or tell whoever made it"
+    finding = Finding(subject="[detectors]", problem=problem, remedy=remedy, severity="error")
+    return Installed(), (Answer(unknown=frozenset(names_installed()), findings=(finding,)),)
+
+
+def _detectors(declarations: Declarations, scene: Scene, brought: Installed, seconds: float) -> Iterator[_Probe]:
+    """Yield the detectors: those shipped and installed unless they are switched off, and those that were asked for."""
     rules = {rule.name: rule for rule in declarations.detectors}
-    others = dict(sorted({**installed.detectors, **SHIPPED}.items()))
-    for name, detector in others.items():
+    for name, detector in sorted({**brought.detectors, **SHIPPED}.items()):
         rule = rules.get(name, DetectorRules(name=name))
         cards = GPU_MEM in detector.resources if name in SHIPPED else False
         if rule.enabled and (declarations.gpus.detect or not cards):
-            yield run(name, detector, replace(scene, options=rule.options))
-    yield from (answer for name, answer in installed.failed.items() if name not in rules or rules[name].enabled)
+            yield _detector(name, f"detector {name}", detector, replace(scene, options=rule.options), seconds)
+    for watched in declarations.watched:
+        yield _detector(watched.name, f"resource {watched.name}", _watcher(watched), scene, seconds)
+
+
+def _detector(name: str, what: str, detector: Detector, scene: Scene, seconds: float) -> _Probe:
+    return _Probe(what, Look(partial(run, name, detector, scene), seconds), partial(hanging_of, name, detector))
+
+
+def _failed(declarations: Declarations, brought: Installed) -> Iterator[Answer]:
+    """Yield what stands for detectors that are there and cannot be used, or named and not there."""
+    rules = {rule.name: rule for rule in declarations.detectors}
+    yield from (answer for name, answer in brought.failed.items() if name not in rules or rules[name].enabled)
+    others = sorted({**brought.detectors, **SHIPPED})
     for name in rules:
-        if name not in others and name not in installed.failed:
+        if name not in others and name not in brought.failed:
             remedy = f"install the package that brings it; there are {', '.join(others)}"
             yield Answer(findings=(Finding(subject=f"[detectors.{name}]", problem="there is none", remedy=remedy),))
-    for watched in declarations.watched:
-        yield run(watched.name, _watcher(watched), scene)
 
 
 def _watcher(watched: Watched) -> Detector:
@@ -153,6 +226,8 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
         resources=tuple(resources[name] for name in sorted(resources)),
         unknown=frozenset(name for answer in answers for name in answer.unknown),
         unknown_cells=frozenset(key for answer in answers for key in answer.unknown_cells) - keys,
+        lost=frozenset(name for answer in answers for name in answer.lost),
+        lost_cells=frozenset(key for answer in answers for key in answer.lost_cells) - keys,
     )
     return Survey(
         inventory=inventory,

@@ -152,6 +152,31 @@ def query_processes() -> dict[int, Process]:
     }
 
 
+def query_lineage(pids: Iterable[int]) -> dict[int, Process]:
+    """Return these processes and their ancestors, as far as they may be read, by id."""
+    found: dict[int, Process] = {}
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                found[pid] = Process(parent=process.ppid() or 0, name=process.name())
+                waiting.append(found[pid].parent)
+    return found
+
+
+def query_variable(name: str, pids: Iterable[int]) -> dict[int, str]:
+    """Return the value of an environment variable in each of these processes that has it and may be read."""
+    found: dict[int, str] = {}
+    for pid in pids:
+        with suppress(psutil.Error):
+            value = psutil.Process(pid).environ().get(name)
+            if value:
+                found[pid] = value
+    return found
+
+
 def family(roots: Iterable[int], processes: Mapping[int, Process]) -> frozenset[int]:
     """Return the given process ids and those of all their descendants."""
     children: dict[int, list[int]] = {}

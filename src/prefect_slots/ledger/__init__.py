@@ -7,6 +7,8 @@ transaction  what may be done inside one: owners, events, tickets
 rows         the book as rows: the view that is decided on, the changes that are written
 tables       SQL inside one transaction
 registry     what the machine has: cells and their numbers
+outside      what devices and licence servers show of others' use
+spending     what was seen of a grant's memory beside what it declared
 leases       what the server was asked for: intents, leases, releases
 owner        a process proven alive by the lock it holds
 roles        what one process does for all of the machine

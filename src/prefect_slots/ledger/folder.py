@@ -101,6 +101,14 @@ def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
     return folder
 
 
+def folder_with(file: str, configured: Path | None, env: Mapping[str, str]) -> Path | None:
+    """Return the state folder of those that `find_folder` tries which has that file; nothing is made."""
+    folders = (configured,) if configured is not None else default_folders(env, os.getuid())
+    with contextlib.suppress(OSError):
+        return next((path for path in (f.expanduser().resolve() for f in folders) if (path / file).exists()), None)
+    return None
+
+
 def find_folder(configured: Path | None, env: Mapping[str, str]) -> Path:
     """Return the state folder: the configured one, else the first default that is fit.
 

@@ -10,6 +10,7 @@ import uuid
 from typing import Final
 
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.resource import Inventory, Scope
@@ -34,7 +35,8 @@ def registered(transaction: Transaction) -> Registered:
     """Return what the ledger has registered."""
     cells: dict[str, list[RegisteredCell]] = {}
     for row in transaction.all(
-        "SELECT resource, number, key, label, position, capacity, foreign_use, present FROM cell ORDER BY 1, 2"
+        "SELECT resource, number, key, label, position, capacity, foreign_use + outside, present, undivided, lost "
+        "FROM cell ORDER BY 1, 2"
     ):
         cells.setdefault(row[0], []).append(
             RegisteredCell(
@@ -42,9 +44,10 @@ def registered(transaction: Transaction) -> Registered:
                 key=row[2],
                 label=row[3],
                 position=row[4],
-                capacity=row[5],
+                capacity=Undivided(row[5]) if row[8] else row[5],
                 foreign=row[6],
                 present=bool(row[7]),
+                lost=bool(row[9]),
             )
         )
     return Registered(
@@ -89,29 +92,29 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
     """Make the ledger's cells equal `inventory`.
 
     Cells that have gone keep their number and offer nothing; what is held on them stays held. Resources and cells that
-    the inventory calls unknown are left as they are.
+    the inventory calls unknown are left as they are; on those that are lost nothing more is granted.
     """
-    for (name,) in transaction.all("SELECT name FROM resource"):
-        if name not in inventory and name not in inventory.unknown:
-            transaction.run("UPDATE cell SET present=0 WHERE resource=?", name)
+    listed = {(resource.name, cell.key) for resource in inventory.resources for cell in resource.cells}
+    for name, key in transaction.all("SELECT resource, key FROM cell WHERE present"):
+        # A lost card that told no UUID makes the resource unknown: any of its other cells may be that card.
+        if (name, key) not in listed and name not in inventory.unknown and key not in inventory.unknown_cells:
+            transaction.run("UPDATE cell SET present=0 WHERE resource=? AND key=?", name, key)
+        elif (name, key) not in listed and (name in inventory.lost or key in inventory.lost_cells):
+            transaction.run("UPDATE cell SET lost=1 WHERE resource=? AND key=?", name, key)
     for resource in inventory.resources:
         transaction.run(
             "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET unit=excluded.unit, "
             "scope=excluded.scope, origin=excluded.origin",
             *(resource.name, resource.unit, resource.scope.value, resource.origin),
         )
-        kept = {cell.key for cell in resource.cells} | inventory.unknown_cells
-        for (key,) in transaction.all("SELECT key FROM cell WHERE resource=? AND present", resource.name):
-            # A lost card that told no UUID makes the resource unknown: any of its other cells may be that card.
-            if key not in kept and resource.name not in inventory.unknown:
-                transaction.run("UPDATE cell SET present=0 WHERE resource=? AND key=?", resource.name, key)
         for cell in resource.cells:
             transaction.run(
-                "INSERT INTO cell (resource, number, key, label, position, capacity) VALUES (?, "
-                "(SELECT COALESCE(MAX(number) + 1, 0) FROM cell WHERE resource=?), ?, ?, ?, ?) "
+                "INSERT INTO cell (resource, number, key, label, position, capacity, undivided) VALUES (?, "
+                "(SELECT COALESCE(MAX(number) + 1, 0) FROM cell WHERE resource=?), ?, ?, ?, ?, ?) "
                 "ON CONFLICT (resource, key) DO UPDATE SET label=excluded.label, position=excluded.position, "
-                "capacity=excluded.capacity, present=1",
+                "capacity=excluded.capacity, undivided=excluded.undivided, present=1, lost=0",
                 *(resource.name, resource.name, cell.key, cell.label, cell.index, cell.capacity),
+                isinstance(cell.capacity, Undivided),
             )
     note_change(transaction)
     transaction.apply(Changed())

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.tables import Asker, Tables
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import (
     Book,
     CellId,
@@ -26,6 +27,7 @@ from prefect_slots.model.book import (
     Holding,
     Line,
     Nesting,
+    Place,
     Queued,
     Refused,
     Reserved,
@@ -45,7 +47,11 @@ def read_book(tables: Tables, front: int = FRONT) -> Book:
 
 
 def _cells(tables: Tables) -> tuple[CellState, ...]:
-    rows = tables.all("SELECT resource, number, capacity, foreign_use FROM cell WHERE present ORDER BY 1, 2")
+    # Of a cell that is broken nothing is left, and its capacity stays: who waits for it may get it back.
+    rows = tables.all(
+        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), undivided FROM cell "
+        "WHERE present ORDER BY 1, 2"
+    )
     return _cell_states(tuple(rows))
 
 
@@ -53,8 +59,11 @@ def _cells(tables: Tables) -> tuple[CellState, ...]:
 
 
 @lru_cache(maxsize=16)
-def _cell_states(rows: tuple[tuple[str, int, int, int], ...]) -> tuple[CellState, ...]:
-    return tuple(CellState(id=CellId(r, n), capacity=c, foreign=f) for r, n, c, f in rows)
+def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[CellState, ...]:
+    return tuple(
+        CellState(id=CellId(resource, number), capacity=Undivided(capacity) if undivided else capacity, foreign=foreign)
+        for resource, number, capacity, foreign, undivided in rows
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -78,7 +87,7 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ..
     grants: dict[str, Grant] = {}
     for row in tables.all(
         "SELECT h.id, requirement, priority, parent, root, source, seq, overtaken, closed, "
-        "resource, number, amount "
+        "resource, number, amount, turn, run, chosen "
         f"FROM held h JOIN holding c ON c.held=h.id {where} ORDER BY seq, resource, number",
         *values,
     ):
@@ -89,7 +98,15 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ..
             continue
         shape = shape_of(row[1], row[2], row[0], row[3], row[4], row[5])
         grants[row[0]] = Grant(
-            id=row[0], shape=shape, holdings=(holding,), seq=row[6], overtaken=row[7], closed=bool(row[8])
+            id=row[0],
+            shape=shape,
+            holdings=(holding,),
+            seq=row[6],
+            turn=row[12],
+            run=row[13],
+            chosen=row[14],
+            overtaken=row[7],
+            closed=bool(row[8]),
         )
     return tuple(grants.values())
 
@@ -97,15 +114,37 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ..
 def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
     lines: list[Line] = []
     for row in tables.all("SELECT key, requirement, priority, overtakes, parent, root, source FROM shape ORDER BY key"):
-        select = "SELECT id, seq, base, reserved FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved IS "
-        waiting = tables.all(f"{select} NULL ORDER BY seq LIMIT ?", row[0], front + 1)
-        tickets = [_ticket(*values) for values in (*tables.all(f"{select} NOT NULL", row[0]), *waiting[:front])]
+        select = (
+            "SELECT id, seq, turn, run, base, reserved FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved"
+        )
+        waiting = tables.all(f"{select} IS NULL ORDER BY turn, seq LIMIT ?", row[0], front + 1)
+        tickets = [_ticket(*values) for values in (*tables.all(f"{select} IS NOT NULL", row[0]), *waiting[:front])]
         if tickets:
-            tickets.sort(key=lambda ticket: ticket.seq)
+            tickets.sort(key=lambda ticket: ticket.place)
             shape = shape_of(row[1], row[2], tickets[0].id, row[4], row[5], row[6])
             truncated = len(waiting) > front
-            lines.append(Line(shape=shape, overtakes=row[3], tickets=tuple(tickets), truncated=truncated))
+            last = _last(tables, row[0], tickets[-1].place) if truncated else None
+            lines.append(Line(shape=shape, overtakes=row[3], tickets=tuple(tickets), truncated=truncated, last=last))
     return tuple(lines)
+
+
+def _last(tables: Tables, shape: str, shown: Place) -> Place:
+    hidden = tables.one(
+        "SELECT turn, seq FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved IS NULL "
+        "ORDER BY turn DESC, seq DESC LIMIT 1",
+        shape,
+    )
+    return max(shown, Place(*hidden)) if hidden else shown
+
+
+def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
+    """Return the last turn of a run's waiting tickets in each line of that priority, by the line's key."""
+    found = tables.all(
+        "SELECT key, (SELECT MAX(turn) FROM ticket WHERE run=? AND shape=key AND blocked_on IS NULL) AS tail "
+        "FROM shape WHERE priority=? AND parent IS NULL AND tail IS NOT NULL",
+        *(run, priority),
+    )
+    return tuple((key, tail) for key, tail in found)
 
 
 def write(tables: Tables, change: Change, asker: Asker | None) -> None:
@@ -133,13 +172,16 @@ def write(tables: Tables, change: Change, asker: Asker | None) -> None:
 
 def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) -> None:
     _shape_row(tables, shape)
-    resumed = tables.run("UPDATE ticket SET blocked_on=NULL, base=?, reserved=NULL WHERE id=?", ticket.base, ticket.id)
+    resumed = tables.run(
+        "UPDATE ticket SET blocked_on=NULL, turn=?, base=?, reserved=NULL WHERE id=?",
+        *(ticket.turn, ticket.base, ticket.id),
+    )
     if not resumed:
         if asker is None:
             raise ValueError(f"ticket {ticket.id} is new, and nobody is named who asks")
         tables.run(
-            "INSERT INTO ticket VALUES (?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0)",
-            *(ticket.id, ticket.seq, shape.key, ticket.base),
+            "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0)",
+            *(ticket.id, ticket.seq, ticket.turn, ticket.run, shape.key, ticket.base),
             *(asker.owner, asker.label, tables.now),
         )
 
@@ -168,10 +210,10 @@ def _hold(tables: Tables, grant: Grant, at: float) -> None:
     _, owner, label, asked_at, refusals = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
-        *(grant.overtaken, owner, label, asked_at, at, refusals),
+        *(grant.turn, grant.run, grant.chosen, grant.overtaken, owner, label, asked_at, at, refusals),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
@@ -214,8 +256,9 @@ def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
     _delete_held(tables, grant.id)
     _shape_row(tables, grant.shape)
     tables.run(
-        "INSERT INTO ticket VALUES (?, ?, ?, 0, NULL, ?, ?, ?, ?, ?, ?)",
-        *(grant.id, grant.seq, grant.shape.key, *row[:3], limit, grant.overtaken, row[3] + 1),
+        "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, 0, NULL, ?, ?, ?, ?, ?, ?)",
+        *(grant.id, grant.seq, grant.turn, grant.run, grant.shape.key, *row[:3]),
+        *(limit, grant.overtaken, row[3] + 1),
     )
 
 
@@ -229,9 +272,9 @@ def shape_of(
     return replace(shape, nesting=Nesting(ticket=ticket, parent=parent, root=root, source=source))
 
 
-def _ticket(ticket: str, seq: int, base: int, reserved: str | None) -> Ticket:
+def _ticket(ticket: str, seq: int, turn: int, run: str, base: int, reserved: str | None) -> Ticket:
     cells = tuple(Holding(CellId(r, n), a) for r, n, a in json.loads(reserved)) if reserved else ()
-    return Ticket(id=ticket, seq=seq, base=base, reserved=cells)
+    return Ticket(id=ticket, seq=seq, turn=turn, run=run, base=base, reserved=cells)
 
 
 def _dump(cells: tuple[Holding, ...]) -> str:

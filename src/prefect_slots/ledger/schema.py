@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 2
+VERSION: Final = 3
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -35,15 +35,35 @@ CREATE TABLE resource (
 ) WITHOUT ROWID;
 
 -- A number is given once per key and never reused, so that a limit's name always means the same card.
+-- foreign_use: what others use as the server counts it. outside: what is used beyond that, as devices and licence
+-- servers show it. Neither is free. undivided: one holder is all that it bears.
+-- lost: it is broken; its limit stays, and nothing more is granted on it.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
-    capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, present INTEGER NOT NULL DEFAULT 1,
+    capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
+    present INTEGER NOT NULL DEFAULT 1, undivided INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 
+-- What a device or a licence server showed of a cell's use by others; see `ledger.outside`. Times are Unix times.
+CREATE TABLE outside (
+    resource TEXT NOT NULL, number INTEGER NOT NULL, used INTEGER, seen_at REAL, asked_at REAL NOT NULL,
+    peak TEXT NOT NULL, counted TEXT NOT NULL, misses INTEGER NOT NULL, why TEXT NOT NULL,
+    PRIMARY KEY (resource, number)
+) WITHOUT ROWID;
+
+-- What was seen of a grant's memory on a card beside what it declared; see `ledger.spending`.
+CREATE TABLE spent (
+    held TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL, peak INTEGER NOT NULL,
+    looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL, warned INTEGER NOT NULL,
+    signals INTEGER NOT NULL, PRIMARY KEY (held, number)
+) WITHOUT ROWID;
+
+-- command: the one process that the owner runs under its grants, with its start.
 CREATE TABLE owner (
     id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, boot TEXT NOT NULL, lock_file TEXT NOT NULL,
-    wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0
+    wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0, command INTEGER,
+    command_started REAL
 ) WITHOUT ROWID;
 
 CREATE TABLE shape (
@@ -52,19 +72,22 @@ CREATE TABLE shape (
 ) WITHOUT ROWID;
 
 CREATE TABLE ticket (
-    id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, shape TEXT NOT NULL, base INTEGER NOT NULL, reserved TEXT,
+    id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, turn INTEGER NOT NULL, run TEXT NOT NULL, shape TEXT NOT NULL,
+    base INTEGER NOT NULL, reserved TEXT,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, blocked_on TEXT, overtaken INTEGER NOT NULL,
     refusals INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE INDEX ticket_by_shape ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
+CREATE INDEX ticket_by_shape ON ticket (shape, turn, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
+CREATE INDEX ticket_by_run ON ticket (run, shape, turn) WHERE blocked_on IS NULL;
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
 -- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: a limit of
 -- which others could, for a while, take what it holds. refusals: how often the server has sent it back.
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
-    parent TEXT, root TEXT, source TEXT, overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
+    parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, chosen INTEGER NOT NULL,
+    overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
     unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;

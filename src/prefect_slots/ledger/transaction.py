@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from prefect_slots.ledger import leases, rows
 from prefect_slots.ledger.owner import Owner, boot_clock, is_dead
 from prefect_slots.ledger.tables import Asker, Tables
 from prefect_slots.model.book import (
+    Asked,
     Book,
     Changed,
     Decision,
@@ -74,7 +76,7 @@ class Transaction(Tables):
             self._start_clock_anew()
             self.set_meta("boot", owner.boot)
         self.run(
-            "INSERT INTO owner VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO owner (id, pid, started, boot, lock_file, wake, program) VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
         )
 
@@ -150,6 +152,8 @@ class Transaction(Tables):
 
     def apply(self, event: Event, asker: Asker | None = None) -> None:
         """Decide on `event` and write the changes; `asker` goes with `Asked`."""
+        if isinstance(event, Asked) and event.ticket.run:
+            event = replace(event, tails=rows.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
         again = True
         while again:
@@ -184,7 +188,7 @@ class Transaction(Tables):
         """Return the tickets that wait aside because the server refused that limit, in the order of the queue."""
         rows = self.all(
             "SELECT t.id FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on=? "
-            "ORDER BY s.priority DESC, t.seq",
+            "ORDER BY s.priority DESC, t.turn, t.seq",
             limit,
         )
         return [row[0] for row in rows]
@@ -206,13 +210,15 @@ class Transaction(Tables):
     def resume(self, ticket: str) -> None:
         """Put a ticket that had stepped aside back into its line, at its old place."""
         row = self.one(
-            "SELECT s.requirement, s.priority, s.parent, s.root, s.source, t.seq, t.overtaken FROM ticket t "
+            "SELECT s.requirement, s.priority, s.parent, s.root, s.source, t.seq, t.overtaken, t.turn, t.run "
+            "FROM ticket t "
             "JOIN shape s ON s.key=t.shape WHERE t.id=? AND t.blocked_on IS NOT NULL",
             ticket,
         )
         if row is not None:
             shape = rows.shape_of(row[0], row[1], ticket, row[2], row[3], row[4])
-            self.apply(Resumed(shape=shape, ticket=Ticket(id=ticket, seq=row[5]), overtaken=row[6]))
+            old = Ticket(id=ticket, seq=row[5], turn=row[7], run=row[8])
+            self.apply(Resumed(shape=shape, ticket=old, overtaken=row[6]))
 
     def requirement(self, ticket: str) -> Requirement:
         """Return what a waiting ticket asks for.

@@ -16,6 +16,8 @@ from prefect_slots.limits.server import Server
 
 _LONGEST: Final = 4900  # Prefect refuses a Variable whose JSON is longer than 5,000 characters.
 _PACKED: Final = "packed"
+_TAG: Final = "prefect-slots"
+_PAGE: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,22 @@ async def read_claim(server: Server, machine: str) -> tuple[bool, Claim | None]:
     return (False, None) if found is None else (True, decode(found.value))
 
 
+async def read_claims(server: Server) -> list[Claim]:
+    """Return the claims of all machines.
+
+    Raises:
+        ServerUnreachable: if the server does not answer.
+    """
+    values: list[object] = []
+    while True:
+        page = {"variables": {"tags": {"all_": [_TAG]}}, "offset": len(values), "limit": _PAGE}
+        answer = await server.ask(lambda client, body=page: client.request("POST", "/variables/filter", json=body))
+        more = [variable["value"] for variable in answer.json()]
+        values.extend(more)
+        if len(more) < _PAGE:
+            return [claim for claim in map(decode, values) if claim is not None]
+
+
 async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
     """Create the Variable, or overwrite it.
 
@@ -116,5 +134,5 @@ async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
         update = VariableUpdate(name=name, value=value)
         await server.ask(lambda client: client.update_variable(update))
     else:
-        create = VariableCreate(name=name, value=value, tags=["prefect-slots"])
+        create = VariableCreate(name=name, value=value, tags=[_TAG])
         await server.ask(lambda client: client.create_variable(create))

@@ -22,6 +22,7 @@ from prefect_slots.errors import ServerRefused, SlotsError
 from prefect_slots.limits import jitter
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
 from prefect_slots.limits.transport import without_password
+from prefect_slots.model.resource import Stale
 
 if TYPE_CHECKING:
     from prefect.events import Event
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from prefect_slots.limits.server import Server
 
 _EVENT: Final = "prefect.concurrency-limit"
+_STALE: Final = "prefect-slots.resource.stale"
 _RELEASED: Final = f"{_EVENT}.released"
 # Prefect links two events only when they lie this close together.
 _LINKED: Final = timedelta(minutes=5)
@@ -61,6 +63,15 @@ class _News:
     follows: dict[str, UUID] = field(default_factory=dict[str, UUID])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Alarm:
+    """What is to be told of a resource of which nobody tells any more."""
+
+    id: UUID
+    occurred: datetime
+    stale: Stale
+
+
 class Announcer:
     """Tells others which slots this process takes and gives back, in the words of Prefect's own `concurrency()`.
 
@@ -77,7 +88,7 @@ class Announcer:
         self._server = server
         self._limits: dict[str, TakenLimit] = {}
         self._acquired: dict[UUID, _News] = {}
-        self._queue: deque[_News] = deque(maxlen=_QUEUED)
+        self._queue: deque[_News | _Alarm] = deque(maxlen=_QUEUED)
         self._queued = asyncio.Event()
         self._sent = asyncio.Event()
         self._pausing = False
@@ -107,7 +118,11 @@ class Announcer:
             news.follows.update(taken.ids)
         self._tell(news)
 
-    def _tell(self, news: _News) -> None:
+    def stale(self, stale: Stale) -> None:
+        """Tell that what others use of a resource has not been told for a while."""
+        self._tell(_Alarm(id=uuid4(), occurred=datetime.now(UTC), stale=stale))
+
+    def _tell(self, news: _News | _Alarm) -> None:
         self._queue.append(news)
         self._queued.set()
         self._sent.clear()
@@ -154,8 +169,10 @@ class Announcer:
         await pauses.sleep()
         self._pausing = False
 
-    async def _post(self, news: Iterable[_News]) -> None:
-        events = [event for each in news for event in await self._events_of(each)]
+    async def _post(self, news: Iterable[_News | _Alarm]) -> None:
+        events: list[Event] = []
+        for each in news:
+            events += [_alarm(each)] if isinstance(each, _Alarm) else await self._events_of(each)
         if events:
             body = [event.model_dump(mode="json") for event in events]
             await self._server.ask(lambda client: client.request("POST", "/events", json=body))
@@ -206,6 +223,28 @@ def _event(news: _News, limit: TakenLimit, limits: list[TakenLimit]) -> Event:
                 for other in limits
                 if other.id != limit.id
             ],
+        }
+    )
+
+
+def _alarm(alarm: _Alarm) -> Event:
+    """Return the event about a resource, with its label where it has several cells."""
+    from prefect.events import Event
+
+    stale = alarm.stale
+    seen_at = "" if stale.seen_at is None else datetime.fromtimestamp(stale.seen_at, UTC).isoformat()
+    return Event.model_validate(
+        {
+            "id": alarm.id,
+            "event": _STALE,
+            "occurred": alarm.occurred,
+            "resource": {
+                "prefect.resource.id": f"prefect-slots.resource.{stale.machine}.{stale.resource}",
+                "prefect.resource.name": stale.resource,
+                "machine": stale.machine,
+                "label": stale.label,
+            },
+            "payload": {"seen_at": seen_at, "misses": stale.misses, "why": stale.why},
         }
     )
 

@@ -27,6 +27,10 @@ MAX_AMOUNT: Final = 2**31 - 1
 """Largest amount of one limit: Prefect's PostgreSQL column is a signed 32-bit integer."""
 
 
+class Undivided(int):
+    """A capacity that whoever takes any of it takes as a whole, so that nobody else fits beside its holder."""
+
+
 def _exact_mib(value: object) -> Fraction:
     """Return `value` in MiB without rounding: a number is GiB, a string carries its unit.
 

@@ -22,6 +22,13 @@ class CellId(NamedTuple):
     number: int
 
 
+class Place(NamedTuple):
+    """A place in the queue; who has a lower one is ahead."""
+
+    turn: int
+    seq: int
+
+
 class Holding(NamedTuple):
     """`amount` units on one cell."""
 
@@ -86,30 +93,46 @@ class Ticket:
 
     Attributes:
         seq: Arrival number; unique.
+        turn: Runs take turns; tickets stand in the queue by turn, then arrival.
+        run: For whom it asks: a ticket's turn is after those of its run. Empty means for nobody in particular.
         base: The line's count of overtakes when the ticket was enqueued.
         reserved: The cells it waits for, once it reserves; the amounts are what it will take there.
     """
 
     id: str
     seq: int
+    turn: int = 0
+    run: str = ""
     base: int = 0
     reserved: tuple[Holding, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the queue."""
+        return Place(self.turn, self.seq)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The waiting tickets of one shape, oldest first.
+    """The waiting tickets of one shape, by their places.
 
     Attributes:
-        overtakes: Grants to later arrivals that competed with this shape; a ticket's count is this minus its base.
+        overtakes: Grants from behind that competed with this shape; a ticket's count is this minus its base.
         tickets: Every ticket with cells set aside, and at least the first of the others.
         truncated: Whether more tickets without cells set aside wait behind those listed.
+        last: The last place of a truncated line.
     """
 
     shape: Shape
     overtakes: int = 0
     tickets: tuple[Ticket, ...] = ()
     truncated: bool = False
+    last: Place | None = None
+
+    @property
+    def end(self) -> Place:
+        """The place of the last who waits."""
+        return self.last or self.tickets[-1].place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +140,7 @@ class Grant:
     """A ticket that holds cells.
 
     Attributes:
+        chosen: Which of the alternatives that it asked for it holds.
         overtaken: How often it had been overtaken when granted, in case the server refuses and it must wait again.
         closed: Its holder has ended but draws on it go on: it keeps its cells and takes no new draw.
     """
@@ -125,8 +149,16 @@ class Grant:
     shape: Shape
     holdings: tuple[Holding, ...]
     seq: int = 0
+    turn: int = 0
+    run: str = ""
+    chosen: int = 0
     overtaken: int = 0
     closed: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Where its ticket stood in the queue."""
+        return Place(self.turn, self.seq)
 
     @property
     def root(self) -> str:
@@ -148,10 +180,15 @@ class Book:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A ticket joins its line. `Ticket.base` is filled in by the decision."""
+    """A ticket joins its line. `Ticket.turn` and `Ticket.base` are filled in by the decision.
+
+    Attributes:
+        tails: The last turn of its run in each line that its run waits in, by the line's key.
+    """
 
     shape: Shape
     ticket: Ticket
+    tails: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +215,7 @@ class Returned:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """A ticket that had stepped aside stands in its line again, at its old place."""
+    """A ticket that had stepped aside stands in its line again, at its old place or where that has come to be."""
 
     shape: Shape
     ticket: Ticket

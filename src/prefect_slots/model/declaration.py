@@ -22,10 +22,17 @@ class DeclaredCard:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuRules:
-    """The `[gpus]` table: `exclude` holds UUID prefixes, `headroom_mib` is kept free on each detected card."""
+    """The `[gpus]` table.
+
+    Attributes:
+        exclude: UUID prefixes.
+        ignore: Names of programs and process ids whose memory is not counted as others' use.
+        headroom_mib: Kept free on each detected card.
+    """
 
     detect: bool = True
     exclude: tuple[str, ...] = ()
+    ignore: tuple[str | int, ...] = ()
     headroom_mib: int = 0
     cards: tuple[DeclaredCard, ...] = ()
 
@@ -64,6 +71,7 @@ class LicenseServer:
         headroom: Seats of each that are left to people who start the program by hand.
         poll_seconds: How long an answer stays true enough.
         timeout: Seconds after which the server is given up.
+        grace_seconds: How long it takes until the server shows what a task was granted, or gave back.
         scope: Who shares the seats; `None` leaves it to what the server tells.
     """
 
@@ -74,6 +82,7 @@ class LicenseServer:
     headroom: int = 0
     poll_seconds: float = 60
     timeout: float = 10
+    grace_seconds: float = 60
     scope: Scope | None = None
 
 

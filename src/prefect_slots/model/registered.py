@@ -11,7 +11,14 @@ from prefect_slots.model.resource import Scope
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredCell:
-    """A cell as the ledger knows it; `position` is what `nvidia-smi` showed at registration, for people only."""
+    """A cell as the ledger knows it.
+
+    Attributes:
+        position: What `nvidia-smi` showed at registration, for people only.
+        foreign: What others use of it, by all that is known.
+        capacity: `Undivided` where one holder is all it bears.
+        lost: It is there and broken: nothing more is granted on it.
+    """
 
     id: CellId
     key: str
@@ -20,6 +27,7 @@ class RegisteredCell:
     capacity: int
     foreign: int
     present: bool
+    lost: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ spelled. Whether a machine has the resources is not known here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.model.amount import CORES, MIB, SEATS, count_asked, format_amount, memory_asked
+from prefect_slots.model.amount import CORES, MIB, SEATS, Undivided, count_asked, format_amount, memory_asked
 from prefect_slots.model.resource import (
     CPUS,
     GPU_MEM,
@@ -60,7 +61,8 @@ class Demand:
 
     def on(self, capacity: int) -> int:
         """Return the units that this demand takes on a cell of that nominal capacity."""
-        return self.amount.of(capacity) if isinstance(self.amount, Share) else self.amount
+        amount = self.amount.of(capacity) if isinstance(self.amount, Share) else self.amount
+        return max(amount, int(capacity)) if isinstance(capacity, Undivided) else amount
 
     def describe(self) -> str:
         """Say it for people: `"16GiB of gpu_mem on one card"`, `"1 seat of license.matlab"`."""
@@ -81,11 +83,18 @@ class Demand:
 
 @dataclass(frozen=True)
 class Requirement:
-    """Demands on distinct resources, sorted by resource name; at least one."""
+    """Demands on distinct resources, sorted by resource name; at least one.
+
+    Attributes:
+        others: What would do instead, in order of preference; these have no others themselves.
+    """
 
     demands: tuple[Demand, ...]
+    others: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
+        if any(other.others for other in self.others):
+            raise ValueError("an alternative has no alternatives itself")
         names = [demand.resource for demand in self.demands]
         if not names or names != sorted(set(names)):
             raise ValueError(f"demands must be sorted, distinct and at least one: {names}")
@@ -95,17 +104,37 @@ class Requirement:
         """Return the requirement of these demands in any order."""
         return cls(tuple(sorted(demands, key=lambda demand: demand.resource)))
 
-    @property
+    @classmethod
+    def any_of(cls, alternatives: Sequence[Requirement]) -> Requirement:
+        """Return the requirement of one of these, the first that is to be had; there is at least one."""
+        first, *others = alternatives
+        return cls(first.demands, tuple(others))
+
+    @cached_property
+    def alternatives(self) -> tuple[Requirement, ...]:
+        """What would do, in order of preference: each without alternatives."""
+        return (Requirement(self.demands), *self.others) if self.others else (self,)
+
+    @cached_property
+    def all_demands(self) -> tuple[Demand, ...]:
+        """The demands of all alternatives."""
+        return tuple(demand for alternative in self.alternatives for demand in alternative.demands)
+
+    @cached_property
     def resources(self) -> tuple[str, ...]:
-        """The names of the resources asked for, sorted."""
-        return tuple(demand.resource for demand in self.demands)
+        """The names of the resources asked for in any alternative, sorted."""
+        return tuple(sorted({demand.resource for demand in self.all_demands}))
 
     def describe(self) -> str:
-        """Say it for people, demands joined by ` and `."""
-        return " and ".join(demand.describe() for demand in self.demands)
+        """Say it for people, demands joined by ` and `, alternatives by ` or `."""
+        return " or ".join(
+            " and ".join(demand.describe() for demand in alternative.demands) for alternative in self.alternatives
+        )
 
-    def to_data(self) -> list[list[Any]]:
+    def to_data(self) -> list[Any]:
         """Return plain lists for JSON; `from_data` reads them back."""
+        if self.others:
+            return [{"any_of": [alternative.to_data() for alternative in self.alternatives]}]
         return [
             [
                 d.resource,
@@ -124,6 +153,11 @@ class Requirement:
         """
         if not isinstance(data, (list, tuple)):
             raise ValueError(f"not a list of demands: {data!r}")
+        match data:
+            case [{"any_of": [_, *_] as alternatives}]:
+                return cls.any_of([cls.from_data(alternative) for alternative in alternatives])
+            case _:
+                pass
         return cls(tuple(map(_read_demand, data)))
 
 

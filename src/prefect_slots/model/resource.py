@@ -85,7 +85,7 @@ class Cell:
 
     Attributes:
         key: Identity across restarts: a card's UUID, else the cell's ordinal as text.
-        capacity: Nominal capacity in the resource's unit.
+        capacity: Nominal capacity in the resource's unit; `Undivided` where one holder is all it bears.
         label: For people: a card's product name.
         index: Position that `nvidia-smi` shows today, for people only; it may change at every boot.
     """
@@ -149,6 +149,25 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stale:
+    """What others use of a cell has not been told for a while: what was known last stands.
+
+    Attributes:
+        resource: `"license.ansys"`, or `"gpu_mem"` with the card's `label`.
+        seen_at: When it was last told, a Unix time; `None` if never.
+        misses: How often in a row nobody answered.
+        why: In the words of whoever was asked.
+    """
+
+    machine: str
+    resource: str
+    label: str = ""
+    seen_at: float | None
+    misses: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inventory:
     """The resources of one machine as detected and declared.
 
@@ -157,11 +176,16 @@ class Inventory:
         unknown: Resources whose present state could not be read. They are never written as zero: what was registered
             before stays.
         unknown_cells: Keys of cells whose state could not be read while their resource could.
+        lost: Resources of which every cell that is not listed is broken or gone. Their limits stay, nothing more is
+            granted on them.
+        lost_cells: Keys of cells that are broken.
     """
 
     resources: tuple[Resource, ...] = ()
     unknown: frozenset[str] = field(default_factory=frozenset[str])
     unknown_cells: frozenset[str] = field(default_factory=frozenset[str])
+    lost: frozenset[str] = field(default_factory=frozenset[str])
+    lost_cells: frozenset[str] = field(default_factory=frozenset[str])
 
     def __post_init__(self) -> None:
         names = [resource.name for resource in self.resources]

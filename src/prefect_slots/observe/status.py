@@ -9,9 +9,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
@@ -29,8 +30,31 @@ class Holder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutsideStatus:
+    """What a device or a licence server shows of others' use, beyond what the Prefect server counts of it.
+
+    Attributes:
+        used: `None` where it was never told.
+        seen_at: When it was last told, a Unix time.
+        misses: How often in a row nobody has answered since.
+        why: Why it is not told now; empty where it is.
+    """
+
+    used: int | None
+    seen_at: float | None
+    misses: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """A cell: what it is, what of it is held and by whom; amounts in the resource's unit."""
+    """A cell: what it is, what of it is held and by whom; amounts in the resource's unit.
+
+    Attributes:
+        foreign: What others use of it, by all that is known.
+        outside: The part of that which the Prefect server does not count; `None` where nothing shows it.
+        lost: It is there and broken.
+    """
 
     resource: str
     number: int
@@ -43,7 +67,9 @@ class CellStatus:
     held: int
     free: int
     present: bool
+    lost: bool
     holders: tuple[Holder, ...]
+    outside: OutsideStatus | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +117,7 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
         holder = Holder(grant=grant, label=label, pid=pid, amount=amount, since=since, drawn=source is not None)
         holders.setdefault((resource, number), []).append(holder)
         held[resource, number] = held.get((resource, number), 0) + (0 if holder.drawn else amount)
+    shown = outside.read(tx)
     cells = tuple(
         CellStatus(
             resource=resource.name,
@@ -102,9 +129,11 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
             capacity=cell.capacity,
             foreign=cell.foreign,
             held=held.get(cell.id, 0),
-            free=max(0, cell.capacity - cell.foreign - held.get(cell.id, 0)) if cell.present else 0,
+            free=_free(cell, held.get(cell.id, 0)),
             present=cell.present,
+            lost=cell.lost,
             holders=tuple(holders.get(cell.id, ())),
+            outside=_outside(shown.get(cell.id)),
         )
         for resource in known.resources
         for cell in resource.cells
@@ -117,6 +146,18 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
         cells=cells,
         waiting=_waiting(tx),
     )
+
+
+def _free(cell: registry.RegisteredCell, held: int) -> int:
+    if not cell.present or cell.lost or (held and isinstance(cell.capacity, Undivided)):
+        return 0
+    return max(0, cell.capacity - cell.foreign - held)
+
+
+def _outside(seen: outside.Outside | None) -> OutsideStatus | None:
+    if seen is None:
+        return None
+    return OutsideStatus(used=seen.used, seen_at=seen.seen_at, misses=seen.misses, why=seen.why)
 
 
 def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:

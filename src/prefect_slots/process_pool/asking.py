@@ -2,7 +2,7 @@
 
 A grant serves the tasks of its line one after another for a short turn, and longer while giving it back could help
 nobody: no-op tasks then cost the ledger next to nothing, and whoever waits elsewhere waits at most a turn and a task
-longer. See `scheduling.turns`.
+longer. See `scheduling.lasting`.
 """
 
 from __future__ import annotations
@@ -82,16 +82,17 @@ class Asking:
     ) -> None:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
         wanted = Ask(
-            id=ticket, requirement=requirement, priority=order.priority, label=order.label, parent=order.parent
-        )
+            id=ticket, requirement=requirement, priority=order.priority, label=order.label, parent=order.parent,
+            run=order.run,
+        )  # fmt: skip
         asked = request.begin(self._place, wanted, Waiting(note))
         self._asked[ticket] = asked
-        asked.add_done_callback(partial(self._answered, ticket, order.label, answer))
+        asked.add_done_callback(partial(self._answered, ticket, order, answer))
 
     def _answered(
         self,
         ticket: str,
-        label: str,
+        order: Order,
         answer: Callable[[Using | BaseException], None],
         asked: concurrent.futures.Future[Held],
     ) -> None:
@@ -104,8 +105,9 @@ class Asking:
             answer(error)
             return
         held = asked.result()
-        grant = Grant(held, self._place, label, None)
-        answer(Using(pin_of(grant), grant.token, str(held.folder), pickle.dumps(held), grant.id, held))
+        grant = Grant(held, self._place, order.label, None, order.amounts)
+        sent = pickle.dumps((held, order.amounts))
+        answer(Using(pin_of(grant), grant.token, str(held.folder), sent, grant.id, held))
 
     def withdraw(self, ticket: str) -> None:
         """End a request or grant, whatever state it is in."""

@@ -168,6 +168,7 @@ class _Under:
         if self._grant is None and self._held is not None:
             from prefect_slots.requiring.grant import Grant
 
-            self._grant = Grant(pickle.loads(self._held), None, self._label, None)
+            held, amounts = pickle.loads(self._held)
+            self._grant = Grant(held, None, self._label, None, amounts)
         grant = self._grant
         return grant if grant is not None and grant.pid == os.getpid() else None

@@ -20,6 +20,7 @@ from prefect_slots.process_pool.wire import Kind, Packed, Wire, unpack
 
 if TYPE_CHECKING:
     from prefect_slots.process_pool.pool import SlotPool
+    from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.declared import requires
 
 here: WeakValueDictionary[str, SlotPool] = WeakValueDictionary()
@@ -45,7 +46,7 @@ class InnerPool(concurrent.futures.Executor):
         fn: Callable[..., Any],
         /,
         *args: Any,
-        requires: requires | Mapping[str, Any] | None = None,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> TaskFuture:
@@ -70,7 +71,7 @@ class InnerPool(concurrent.futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-        requires: requires | Mapping[str, Any] | None = None,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
         task_timeout: float | None = None,
     ) -> Iterator[Any]:
         """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""

@@ -15,11 +15,13 @@ from prefect_slots.errors import InvalidRequirement
 from prefect_slots.process_pool.child import Admitted
 from prefect_slots.process_pool.wire import Packed, pack
 from prefect_slots.requiring import current
+from prefect_slots.requiring.prefect_run import run_id
 from prefect_slots.requiring.wrapping import DECLARED, arguments_of, site_of
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.asking import Parent
     from prefect_slots.model.requirement import Requirement
+    from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.declared import requires
 
 
@@ -29,25 +31,29 @@ class Order:
 
     Attributes:
         requirement: `None` if it asks for nothing.
+        amounts: Of each alternative, as they were asked for.
         patience: Seconds of waiting, or `None` for no limit.
         limit: Seconds that it may run, or `None`.
         parent: The grant it is submitted within.
         label: The function, for people.
+        run: The flow run that it is for, if any: runs are served in turn.
     """
 
     requirement: Requirement | None = None
+    amounts: tuple[Mapping[str, Any], ...] = ({},)
     priority: int = 0
     patience: float | None = None
     limit: float | None = None
     parent: Parent | None = None
     label: str = ""
+    run: str = ""
 
 
 def order_of(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    wanted: requires | Mapping[str, Any] | None,
+    wanted: requires | any_of | Mapping[str, Any] | None,
     limit: float | None,
 ) -> tuple[Order, Packed]:
     """Return what a call asks for, and the call itself, packed.
@@ -71,22 +77,28 @@ def order_of(
         parent = current.enclosing()
         return Order(limit=limit, parent=parent, label=label), pack(call)
     arguments = arguments_of(function, args, kwargs) if asked.asks_the_call else {}
+    amounts = asked.amounts_of(arguments)
     order = Order(
-        requirement=asked.requirement(arguments),
+        requirement=asked.requirement(amounts),
+        amounts=tuple(amounts),
         priority=asked.priority,
         patience=asked.timeout,
         limit=limit,
         parent=current.enclosing(),
         label=label,
+        run=run_id(),
     )
     return order, pack(call)
 
 
-def _requires(wanted: requires | Mapping[str, Any] | None) -> requires | None:
+def _requires(wanted: requires | any_of | Mapping[str, Any] | None) -> requires | None:
     if wanted is None:
         return None
+    from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.declared import requires
 
+    if isinstance(wanted, any_of):
+        return requires(wanted)
     if isinstance(wanted, requires):
         return wanted
     if not isinstance(wanted, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]

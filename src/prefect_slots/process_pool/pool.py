@@ -31,6 +31,7 @@ from prefect_slots.process_pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.requiring.place import current_place
 
 if TYPE_CHECKING:
+    from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.declared import requires
 
 IDLE_SECONDS: Final = 60.0
@@ -106,7 +107,7 @@ class SlotPool(concurrent.futures.Executor):
         fn: Callable[..., Any],
         /,
         *args: Any,
-        requires: requires | Mapping[str, Any] | None = None,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> TaskFuture:
@@ -136,7 +137,7 @@ class SlotPool(concurrent.futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-        requires: requires | Mapping[str, Any] | None = None,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
         task_timeout: float | None = None,
         progress: bool = False,
     ) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """`requires(...)`: what a task needs, as a decorator, a `with` block or an `async with` block.
 
 declared     the `requires` object: one declaration, three uses
+alternatives `any_of`: what would do instead, in order of preference
 wrapping     the four kinds of functions, Prefect tasks and flows
 grant        what the holder sees: devices, environment, how long it waited
 current      the grant of this thread, task or child process
@@ -16,13 +17,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.current import current_grant
     from prefect_slots.requiring.declared import requires
     from prefect_slots.requiring.grant import Device, Grant
 
-__all__ = ["Device", "Grant", "current_grant", "requires"]
+__all__ = ["Device", "Grant", "any_of", "current_grant", "requires"]
 
-_HOMES: Final = {"Device": "grant", "Grant": "grant", "current_grant": "current", "requires": "declared"}
+_HOMES: Final = {
+    "Device": "grant",
+    "Grant": "grant",
+    "any_of": "alternatives",
+    "current_grant": "current",
+    "requires": "declared",
+}
 
 
 def __getattr__(name: str) -> object:

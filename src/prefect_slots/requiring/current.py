@@ -10,14 +10,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.asking import Parent
+from prefect_slots.acquire.asking import TOKEN, Parent
 
 if TYPE_CHECKING:
     from prefect_slots.requiring.grant import Grant
-
-TOKEN: Final = "PREFECT_SLOTS_GRANT"
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
 _inherited: Callable[[], Grant | None] | None = None

@@ -26,9 +26,10 @@ from prefect_slots.acquire.request import Place, acquire, acquire_async, release
 from prefect_slots.errors import InvalidRequirement, LeaseLost
 from prefect_slots.model.requirement import Requirement, declare
 from prefect_slots.requiring import current
+from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
 from prefect_slots.requiring.place import current_place
-from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_name
+from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_id, run_name
 from prefect_slots.requiring.wrapping import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +54,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
     request draws on that grant.
 
     Args:
+        alternatives: What would do, in order of preference: `requires(any_of(dict(gpu_mem=8), dict(cpus=8)))`; all else
+            that is asked for belongs to each of them.
         gpu_mem: GPU memory per card: a number of GiB, or a string with its unit (`"512MiB"`; `"8GB"` is decimal).
         gpus: Number of cards, default 1; without `gpu_mem` whole cards; `0.25` is a quarter of one card's memory.
         mem: System memory, as `gpu_mem`.
@@ -60,6 +63,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
         timeout: Seconds of waiting (not of running) after which `WaitTimeout` is raised; `None` waits without limit.
         priority: Higher is served first; the default is 0. (Prefect's work queues count the other way.)
+        any_of: The alternatives as a list: `any_of=[dict(gpu_mem=8), dict(cpus=8)]`.
         **declared: Whole numbers of resources declared in `prefect-slots.toml`: `scanner=1`.
 
     Any amount may be a callable; it is given the call's arguments that it names, and `attempt` (1, 2, ...).
@@ -75,6 +79,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 
     def __init__(
         self,
+        alternatives: any_of | None = None,
+        /,
         *,
         gpu_mem: Any = None,
         gpus: Any = None,
@@ -83,19 +89,28 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         license: Any = None,
         timeout: float | None = None,
         priority: int = 0,
+        any_of: Any = None,
         **declared: Any,
     ) -> None:
         asked = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, **declared}
         self.amounts = {name: value for name, value in asked.items() if value is not None}
         self.timeout = checked_timeout(timeout)
         self.priority = _checked_priority(priority)
-        plain = {name: value for name, value in self.amounts.items() if not callable(value)}
-        declared_now = declare(**plain) if plain or not self.amounts else None
-        self._requirement = declared_now if len(plain) == len(self.amounts) else None
+        if alternatives is not None and any_of is not None:
+            raise InvalidRequirement(key="any_of", value=repr(any_of), reason="the alternatives are given twice")
+        self.alternatives = read_alternatives(any_of if alternatives is None else alternatives)
+        every = combined(self.alternatives, self.amounts)
+        for amounts in every:
+            plain = {name: value for name, value in amounts.items() if not callable(value)}
+            if plain or not amounts:
+                declare(**plain)
+        self.asks_the_call = any(callable(value) for amounts in every for value in amounts.values())
+        self._requirement = None if self.asks_the_call else declare_any(every)
         self._entered: list[_Entered] = []
 
     def __repr__(self) -> str:
-        return f"requires({', '.join(f'{name}={value!r}' for name, value in self.amounts.items())})"
+        first = [] if self.alternatives is None else [repr(self.alternatives)]
+        return f"requires({', '.join([*first, *(f'{name}={value!r}' for name, value in self.amounts.items())])})"
 
     def __getstate__(self) -> dict[str, Any]:
         # What this process has entered is not the business of a process that unpickles a decorated function.
@@ -184,48 +199,55 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
     def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         try:
             place, label = current_place(), _label(site)
+            amounts = self.amounts_of(arguments)
             if place is None:
-                return Grant(None, None, label, current.current_grant())
-            held = acquire(place, self._ask(label, arguments), RunHooks(label))
+                return Grant(None, None, label, current.current_grant(), amounts)
+            held = acquire(place, self._ask(label, amounts), RunHooks(label))
         except BaseException as error:
             forbid_retry(error)
             raise
-        return Grant(held, place, label, current.current_grant())
+        return Grant(held, place, label, current.current_grant(), amounts)
 
     async def _acquire_async(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         try:
             place, label = current_place(), _label(site)
+            amounts = self.amounts_of(arguments)
             if place is None:
-                return Grant(None, None, label, current.current_grant())
-            held = await acquire_async(place, self._ask(label, arguments), RunHooks(label))
+                return Grant(None, None, label, current.current_grant(), amounts)
+            held = await acquire_async(place, self._ask(label, amounts), RunHooks(label))
         except BaseException as error:
             forbid_retry(error)
             raise
-        return Grant(held, place, label, current.current_grant())
+        return Grant(held, place, label, current.current_grant(), amounts)
 
-    @property
-    def asks_the_call(self) -> bool:
-        """Whether an amount is worked out from each call's arguments."""
-        return self._requirement is None
-
-    def requirement(self, arguments: Mapping[str, Any]) -> Requirement:
-        """Return what one call with these arguments needs.
+    def amounts_of(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the amounts of each alternative for one call with these arguments.
 
         Raises:
-            InvalidRequirement: if a callable amount cannot be asked, or answers what is no amount.
+            InvalidRequirement: if a callable amount cannot be asked.
         """
-        if self._requirement is not None:
-            return self._requirement
-        return declare(**{name: _resolved(name, value, arguments) for name, value in self.amounts.items()})
+        return [
+            {name: _resolved(name, value, arguments) for name, value in amounts.items()}
+            for amounts in combined(self.alternatives, self.amounts)
+        ]
 
-    def _ask(self, label: str, arguments: Mapping[str, Any]) -> Ask:
+    def requirement(self, amounts: list[dict[str, Any]]) -> Requirement:
+        """Return what a call of these `amounts` needs.
+
+        Raises:
+            InvalidRequirement: if a callable has answered what is no amount.
+        """
+        return self._requirement or declare_any(amounts)
+
+    def _ask(self, label: str, amounts: list[dict[str, Any]]) -> Ask:
         return Ask(
             id=uuid.uuid4().hex,
-            requirement=self.requirement(arguments),
+            requirement=self.requirement(amounts),
             priority=self.priority,
             timeout=self.timeout,
             label=label,
             parent=current.enclosing(),
+            run=run_id(),
         )
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from prefect_slots.acquire.asking import TOKEN
 from prefect_slots.model.resource import GPU_MEM
-from prefect_slots.requiring.current import TOKEN
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.asking import Held
@@ -46,9 +46,17 @@ class Grant:
         waited: Seconds from the request to the grant.
         label: Who holds it, for people.
         parent: The grant around it in this thread or task, if any.
+        chosen: The amounts that were granted, as they were asked for: of alternatives, the one chosen.
     """
 
-    def __init__(self, held: Held | None, place: Place | None, label: str, parent: Grant | None) -> None:
+    def __init__(
+        self,
+        held: Held | None,
+        place: Place | None,
+        label: str,
+        parent: Grant | None,
+        amounts: Sequence[Mapping[str, Any]] = ({},),
+    ) -> None:
         self.id = held.id if held else ""
         self.waited = held.waited if held else 0.0
         self.label = label
@@ -56,6 +64,7 @@ class Grant:
         self.ended = False
         self.pid = os.getpid()
         self.place = place
+        self.chosen = dict(amounts[held.chosen if held else 0])
         self._held = held
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The Prefect run around a request: its name, its logger, its state while it waits, its attempt.
+"""The Prefect run around a request: its id, its name, its logger, its state while it waits, its attempt.
 
 Prefect is imported only if the process has imported it already; outside a run everything falls back to plain logging.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,13 @@ def run_name() -> str:
     task, flow = task_context(), _flow_context()
     names = [task.task_run.name if task else "", (flow.flow_run.name if flow and flow.flow_run else "") or ""]
     return " of ".join(name for name in names if name)
+
+
+def run_id() -> str:
+    """Return the id of the flow run around the calling code, or of the one that started this process; else nothing."""
+    task, flow = task_context(), _flow_context()
+    known = (task and task.task_run.flow_run_id) or (flow and flow.flow_run and flow.flow_run.id)
+    return str(known) if known else os.environ.get("PREFECT__FLOW_RUN_ID", "")
 
 
 def attempt() -> int:

@@ -1,17 +1,26 @@
 """Who is next: the reservations in one pool, and the first ticket that can be granted.
 
-Tickets that reserve come first, by arrival; then the first other ticket of each line, by priority and arrival. Each
-sees what is free less what is set aside for those before it.
+The first tickets of the lines come by priority and place, each after those who reserve ahead of it; those who reserve,
+by their places. Each sees what is free less what is set aside for those ahead of it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Grant, Holding, Line, Ticket
-from prefect_slots.scheduling.fairness import Reservation, choose_cells, exhausted, front, reserving, set_aside
-from prefect_slots.scheduling.placement import Pool, place
+from prefect_slots.model.book import Grant, Line, Place, Ticket
+from prefect_slots.scheduling.fairness import (
+    Reservation,
+    choose_cells,
+    exhausted,
+    front,
+    preferred,
+    reserving,
+    set_aside,
+)
+from prefect_slots.scheduling.placement import Placed, Pool, place
 from prefect_slots.scheduling.waiting import WaitGraph
 
 
@@ -26,7 +35,7 @@ class Admission:
     """
 
     reservations: tuple[Reservation, ...]
-    found: tuple[Line, Ticket, tuple[Holding, ...]] | None = None
+    found: tuple[Line, Ticket, Placed] | None = None
     need_more: bool = False
 
 
@@ -39,13 +48,12 @@ def admit(
     if need_more:
         return Admission(reservations, need_more=True)
     graph = WaitGraph(pool, source, lines.values(), grants, reservations)
-    left = dict(pool.free)
-    taken = 0
+    left = [pool.free]
+    for reservation in reservations:
+        left.append(dict(left[-1]))
+        set_aside(left[-1], reservation.cells)
     for line, ticket, ahead in _candidates(here, reservations, sated, max_overtakes):
-        while taken < ahead:
-            set_aside(left, reservations[taken].cells)
-            taken += 1
-        usable = left
+        usable = left[ahead]
         if line.shape.nesting and ahead:
             usable = dict(pool.free)
             for position, reservation in enumerate(reservations[:ahead]):
@@ -60,21 +68,21 @@ def admit(
 def _reservations(
     pool: Pool, lines: Sequence[Line], max_overtakes: int
 ) -> tuple[tuple[Reservation, ...], set[str], bool]:
-    """Choose cells for every ticket that reserves, oldest first.
+    """Choose cells for every ticket that reserves, by place.
 
     Returns:
         The reservations; the keys of lines for which nothing at all is left; and whether a line's front ran out
         before either was so.
     """
-    waiting: list[tuple[int, Ticket, Line]] = []
+    waiting: list[tuple[Place, Ticket, Line]] = []
     last_shown: set[str] = set()
     for line in lines:
         number = reserving(line, max_overtakes)
         # What does not fit even an idle machine is stranded: it could never use what it reserved.
         if number and place(pool, line.shape.requirement, pool.most) is not None:
-            waiting.extend((ticket.seq, ticket, line) for ticket in line.tickets[:number])
+            waiting.extend((ticket.place, ticket, line) for ticket in line.tickets[:number])
             unserved = front(line)
-            if line.truncated and (not unserved or unserved[-1].seq <= line.tickets[number - 1].seq):
+            if line.truncated and (not unserved or unserved[-1].place <= line.tickets[number - 1].place):
                 last_shown.add(unserved[-1].id if unserved else line.tickets[-1].id)
     waiting.sort(key=lambda entry: entry[0])
     left = dict(pool.free)
@@ -85,8 +93,9 @@ def _reservations(
         if line.shape.key in sated or (line.shape.nesting is None and exhausted(pool, line.shape, left)):
             sated.add(line.shape.key)
             continue
-        cells = choose_cells(pool, line.shape, ticket.reserved, left)
-        made.append(Reservation(line.shape, ticket, cells))
+        wanted = preferred(pool, line.shape)
+        cells = choose_cells(pool, wanted, ticket.reserved, left)
+        made.append(Reservation(line.shape, ticket, wanted, cells))
         set_aside(left, cells)
         if ticket.id in last_shown:
             return tuple(made), sated, True
@@ -96,15 +105,21 @@ def _reservations(
 def _candidates(
     lines: Sequence[Line], reservations: Sequence[Reservation], sated: set[str], max_overtakes: int
 ) -> Iterator[tuple[Line, Ticket, int]]:
-    """Yield who may be granted, in order, with the number of reservations ahead of each."""
+    """Yield who may be granted, in order, with the number of reservations that each must heed."""
     by_key = {line.shape.key: line for line in lines}
-    for ahead, reservation in enumerate(reservations):
-        yield by_key[reservation.shape.key], reservation.ticket, ahead
-    heads: list[tuple[int, int, Line, Ticket]] = []
+    places = [reservation.ticket.place for reservation in reservations]
+    heads: list[tuple[int, Place, Line, Ticket]] = []
     for line in lines:
         number = reserving(line, max_overtakes)
         if number < len(line.tickets) and line.shape.key not in sated:
             head = line.tickets[number]
-            heads.append((-line.shape.priority, head.seq, line, head))
-    for _, _, line, head in sorted(heads, key=lambda entry: entry[:2]):
-        yield line, head, len(reservations)
+            heads.append((-line.shape.priority, head.place, line, head))
+    tried = 0
+    for _, at, line, head in sorted(heads, key=lambda entry: entry[:2]):
+        ahead = len(places) if line.shape.nesting else bisect(places, at)
+        for position in range(tried, ahead):
+            yield by_key[reservations[position].shape.key], reservations[position].ticket, position
+        tried = max(tried, ahead)
+        yield line, head, ahead
+    for position in range(tried, len(places)):
+        yield by_key[reservations[position].shape.key], reservations[position].ticket, position

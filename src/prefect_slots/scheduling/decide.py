@@ -25,7 +25,6 @@ from prefect_slots.model.book import (
     Freed,
     Grant,
     Granted,
-    Holding,
     Left,
     Line,
     Queued,
@@ -39,7 +38,8 @@ from prefect_slots.model.book import (
 )
 from prefect_slots.scheduling.admission import admit
 from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
-from prefect_slots.scheduling.placement import Pool, grant_pool, machine_pool, place
+from prefect_slots.scheduling.placement import Placed, Pool, grant_pool, machine_pool, place
+from prefect_slots.scheduling.turns import next_turn, turn_of_return
 
 FRONT: Final = 4
 """How many tickets that do not reserve a view should show of each line."""
@@ -52,7 +52,7 @@ def decide(book: Book, event: Event, now: float, *, max_overtakes: int) -> Decis
         book: The machine; for `Changed` it has the new cells already.
         event: What happened. Events about tickets and grants that are gone change nothing.
         now: Time of the decision in seconds; grants are stamped with it.
-        max_overtakes: Later arrivals that may be granted before a ticket that competes with them; 0 is strict order.
+        max_overtakes: Tickets from behind that may be granted before one that competes with them; 0 is strict order.
     """
     desk = _Desk(book, now, max_overtakes)
     desk.note(event)
@@ -86,10 +86,14 @@ class _Desk:
 
     def note(self, event: Event) -> None:
         match event:
-            case Asked(shape=shape, ticket=ticket):
-                self._queue(shape, ticket, counted=0)
+            case Asked(shape=shape, ticket=ticket, tails=tails):
+                pool = self._source(shape.pool)
+                turn = next_turn(pool, shape, tails, self.lines) if pool else 0
+                self._queue(shape, replace(ticket, turn=turn), counted=0)
             case Resumed(shape=shape, ticket=ticket, overtaken=counted):
-                self._queue(shape, ticket, counted=counted)
+                pool = self._source(shape.pool)
+                turn = turn_of_return(pool, shape, ticket, self.lines) if pool else 0
+                self._queue(shape, replace(ticket, turn=turn), counted=counted)
             case Left(ticket=ticket_id):
                 self._drop(ticket_id)
                 self.changes.append(Dequeued(ticket=ticket_id))
@@ -109,6 +113,9 @@ class _Desk:
         line = self.lines.get(shape.key)
         opened = line is None
         line = line or Line(shape=shape)
+        if line.tickets and ticket.place < line.end:
+            # Who is put before others has been overtaken as often as they: they would be held up by its patience.
+            counted = max(counted, overtaken(line, line.tickets[0]))
         ticket = replace(ticket, base=line.overtakes - counted, reserved=())
         self.changes.append(Queued(shape=shape, ticket=ticket))
         source = shape.pool
@@ -119,9 +126,11 @@ class _Desk:
             # A table may still hold the count of a line whose tickets all stand aside; the base above knows none.
             self.changes.append(Counted(shape=shape, overtakes=0))
         unserved = front(line)
-        behind_the_front = line.truncated and unserved and ticket.seq > unserved[-1].seq
+        if line.last is not None:
+            line = replace(line, last=max(line.last, ticket.place))
+        behind_the_front = line.truncated and unserved and ticket.place > unserved[-1].place
         if not behind_the_front:
-            tickets = tuple(sorted((*line.tickets, ticket), key=lambda waiting: waiting.seq))
+            tickets = tuple(sorted((*line.tickets, ticket), key=lambda waiting: waiting.place))
             line = replace(line, tickets=tickets)
         self.lines[shape.key] = line
 
@@ -186,6 +195,9 @@ class _Desk:
                 return True
         return False
 
+    def _source(self, source: str | None) -> Pool | None:
+        return self._pool(source) if source is None or source in self.grants else None
+
     def _pool(self, source: str | None) -> Pool:
         book = Book(cells=self.cells, grants=tuple(self.grants.values()))
         return machine_pool(book) if source is None else grant_pool(book, self.grants[source])
@@ -204,18 +216,25 @@ class _Desk:
             )
             self.lines[key] = replace(line, tickets=tickets)
 
-    def _grant(self, pool: Pool, line: Line, ticket: Ticket, placed: tuple[Holding, ...]) -> None:
+    def _grant(self, pool: Pool, line: Line, ticket: Ticket, placed: Placed) -> None:
         grant = Grant(
-            id=ticket.id, shape=line.shape, holdings=placed, seq=ticket.seq, overtaken=overtaken(line, ticket)
+            id=ticket.id,
+            shape=line.shape,
+            holdings=placed.holdings,
+            chosen=placed.chosen,
+            seq=ticket.seq,
+            turn=ticket.turn,
+            run=ticket.run,
+            overtaken=overtaken(line, ticket),
         )
         self.grants[grant.id] = grant
         self.changes.append(Granted(grant=grant, at=self.now))
-        for cell, amount in placed:
+        for cell, amount in placed.holdings:
             pool.free[cell] -= amount
         for key, other in list(self.lines.items()):
             if key == line.shape.key or not other.tickets or other.shape.pool != line.shape.pool:
                 continue
-            if other.tickets[0].seq < ticket.seq and is_hurt(pool, other.shape, placed):
+            if other.tickets[0].place < ticket.place and is_hurt(pool, other.shape, placed.holdings):
                 self.lines[key] = replace(other, overtakes=other.overtakes + 1)
                 self.changes.append(Counted(shape=other.shape, overtakes=other.overtakes + 1))
         self._take_out(line, ticket.id)

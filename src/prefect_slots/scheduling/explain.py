@@ -79,7 +79,7 @@ def shortages(book: Book, requirement: Requirement, ticket: str | None = None) -
             free=tuple((cell, left[cell]) for cell in pool.cells(demand.resource) if pool.nominal[cell]),
             set_aside=fits(pool, demand, pool.free),
         )
-        for demand in requirement.demands
+        for demand in dict.fromkeys(requirement.all_demands)
         if not fits(pool, demand, left)
     )
 
@@ -103,7 +103,9 @@ def _reserved(book: Book, source: str | None) -> Iterator[tuple[Line, Ticket]]:
 
 def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
     own = next((waiting for waiting in line.tickets if waiting.id == ticket), None) if line else None
-    return own is None or not own.reserved or other.seq < own.seq
+    if own is None or line is None or (line.shape.nesting and not own.reserved):
+        return True
+    return other.place < own.place
 
 
 def is_possible(book: Book, requirement: Requirement) -> bool:
@@ -125,7 +127,7 @@ def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None)
 def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) -> str:
     """Say what the machine has of the first demand that can never fit."""
     pool = _nominal_pool(book.cells)
-    for demand in requirement.demands:
+    for demand in requirement.all_demands:
         if not fits(pool, demand, pool.nominal):
             cells = sorted(pool.cells(demand.resource), key=lambda cell: -pool.nominal[cell])
             if not cells:

@@ -1,8 +1,8 @@
 """Who has been overtaken too often, and what is set aside for whom.
 
-An overtake is a grant to a later arrival, whatever its priority, that leaves an earlier ticket without room. A ticket
-overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources. Within a line tickets are
-served in the order of arrival, so those that reserve are always its first ones.
+An overtake is a grant to a ticket from behind, whatever its priority, that leaves one ahead of it without room. Who is
+overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources, heeded by those behind it.
+Within a line tickets are served by their places, so those that reserve are always its first ones.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prefect_slots.model.book import CellId, Holding, Line, Shape, Ticket
-from prefect_slots.model.requirement import Demand
-from prefect_slots.scheduling.placement import Amounts, Pool, fits
+from prefect_slots.model.requirement import Demand, Requirement
+from prefect_slots.scheduling.placement import Amounts, Pool, fits, place
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """The cells that one ticket waits for."""
+    """The cells that one ticket waits for; of its alternatives they serve the one that is `wanted`."""
 
     shape: Shape
     ticket: Ticket
+    wanted: Requirement
     cells: tuple[Holding, ...]
 
 
 def overtaken(line: Line, ticket: Ticket) -> int:
-    """Return how often later arrivals were granted what this ticket competes for."""
+    """Return how often tickets from behind were granted what this one competes for."""
     return line.overtakes - ticket.base
 
 
@@ -58,17 +59,27 @@ def set_aside(amounts: dict[CellId, int], cells: Iterable[Holding]) -> None:
 
 def exhausted(pool: Pool, shape: Shape, amounts: Amounts) -> bool:
     """Tell whether nothing at all is left of anything `shape` asks for: reserving more of it would change nothing."""
-    return all(amounts[cell] <= 0 for demand in shape.requirement.demands for cell in pool.cells(demand.resource))
+    return all(amounts[cell] <= 0 for demand in shape.requirement.all_demands for cell in pool.cells(demand.resource))
 
 
-def choose_cells(pool: Pool, shape: Shape, kept: tuple[Holding, ...], amounts: Amounts) -> tuple[Holding, ...]:
+def preferred(pool: Pool, shape: Shape) -> Requirement:
+    """Return the alternative to reserve for: the first that an idle machine has room for.
+
+    One is enough to be served, and more would keep from others what is not needed. It is granted any that fits sooner.
+    """
+    alternatives = shape.requirement.alternatives
+    placed = place(pool, shape.requirement, pool.most)
+    return alternatives[placed.chosen if placed else 0]
+
+
+def choose_cells(pool: Pool, wanted: Requirement, kept: tuple[Holding, ...], amounts: Amounts) -> tuple[Holding, ...]:
     """Return the cells to reserve: those kept so far, moved only to where a demand has room at once.
 
     A reservation that hopped between cells would let others take each cell it leaves.
     """
     return tuple(
         Holding(cell, pool.need(demand, cell))
-        for demand in shape.requirement.demands
+        for demand in wanted.demands
         for cell in sorted(_choose(pool, demand, {cell for cell, _ in kept}, amounts))
     )
 
@@ -88,6 +99,7 @@ def _choose(pool: Pool, demand: Demand, kept: set[CellId], amounts: Amounts) -> 
 
 
 def is_hurt(pool: Pool, shape: Shape, granted: Iterable[Holding]) -> bool:
-    """Tell whether a grant of these cells left `shape` without room for one of its demands."""
+    """Tell whether a grant of these cells left `shape` without room for a demand of one of its alternatives."""
     touched = {cell.resource for cell, _ in granted}
-    return any(demand.resource in touched and not fits(pool, demand, pool.free) for demand in shape.requirement.demands)
+    asked = shape.requirement.all_demands
+    return any(demand.resource in touched and not fits(pool, demand, pool.free) for demand in asked)

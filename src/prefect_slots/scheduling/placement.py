@@ -5,13 +5,21 @@ Best fit keeps large gaps for large requests: of the cells with room, the one wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prefect_slots.model.book import Book, CellId, Grant, Holding
 from prefect_slots.model.requirement import Demand, Requirement
 
 Amounts = Mapping[CellId, int]
+
+
+class Placed(NamedTuple):
+    """Where a requirement goes, and which of its alternatives that is."""
+
+    chosen: int
+    holdings: tuple[Holding, ...]
 
 
 @dataclass
@@ -81,10 +89,18 @@ def fits(pool: Pool, demand: Demand, amounts: Amounts) -> bool:
     return len(_best(pool, demand, amounts)) == demand.cells
 
 
-def place(pool: Pool, requirement: Requirement, amounts: Amounts) -> tuple[Holding, ...] | None:
-    """Return where `requirement` goes when `amounts` are to be had, or `None` if it does not fit."""
+def place(pool: Pool, requirement: Requirement, amounts: Amounts) -> Placed | None:
+    """Return where the first alternative that fits goes when `amounts` are to be had, or `None` if none does."""
+    for chosen, alternative in enumerate(requirement.alternatives):
+        holdings = _place(pool, alternative.demands, amounts)
+        if holdings is not None:
+            return Placed(chosen, holdings)
+    return None
+
+
+def _place(pool: Pool, demands: Iterable[Demand], amounts: Amounts) -> tuple[Holding, ...] | None:
     placed: list[Holding] = []
-    for demand in requirement.demands:
+    for demand in demands:
         cells = _best(pool, demand, amounts)
         if len(cells) < demand.cells:
             return None

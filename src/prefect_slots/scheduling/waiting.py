@@ -89,26 +89,26 @@ class WaitGraph:
 
     def _waits_for(self, position: int, chain: str) -> bool:
         waiters, elsewhere = self._waiters
-        todo = [(self._reservations[position].shape, position)]
+        todo = [(self._reservations[position].wanted, position)]
         seen, chains = {position}, set[str]()
 
         def reach(other: str | None) -> None:
             if other is not None and other not in chains:
                 chains.add(other)
-                todo.extend(waiters.get(other, ()))
+                todo.extend((shape.requirement, ahead) for shape, ahead in waiters.get(other, ()))
 
         while todo:
-            shape, ahead = todo.pop()
-            for demand in shape.requirement.demands:
+            wanted, ahead = todo.pop()
+            for demand in wanted.all_demands:
                 if not fits(self._pool, demand, self._pool.free):
                     for holder in self._holders.get(demand.resource, ()):
                         reach(holder)
             for index in range(ahead):
-                other = self._reservations[index].shape
-                if index not in seen and not set(other.requirement.resources).isdisjoint(shape.requirement.resources):
+                other = self._reservations[index]
+                if index not in seen and not set(other.wanted.resources).isdisjoint(wanted.resources):
                     seen.add(index)
-                    todo.append((other, index))
-                    reach(self._chain(other.nesting) if other.nesting else None)
+                    todo.append((other.wanted, index))
+                    reach(self._chain(other.shape.nesting) if other.shape.nesting else None)
             if chain in chains or not elsewhere.isdisjoint(chains):
                 return True
         return False

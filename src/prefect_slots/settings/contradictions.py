@@ -18,7 +18,16 @@ from prefect_slots.settings.schema import ConfigFile, GpusTable, LicenseTable, R
 MAX_CELLS: Final = 1000
 """Most cells of one declared resource: each becomes a limit on the server."""
 
-_SERVER_KEYS: Final = ("server", "command", "feature", "features", "headroom", "poll_seconds", "timeout")
+_SERVER_KEYS: Final = (
+    "server",
+    "command",
+    "feature",
+    "features",
+    "headroom",
+    "poll_seconds",
+    "timeout",
+    "grace_seconds",
+)
 _DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
 

@@ -23,6 +23,7 @@ from prefect_slots.settings.schema import ConfigFile, LicenseTable, ResourceTabl
 
 POLL_SECONDS: Final = 60.0
 LICENSE_TIMEOUT: Final = 10.0
+GRACE_SECONDS: Final = 60.0
 
 
 def declarations_of(file: ConfigFile, source: str) -> Declarations:
@@ -31,6 +32,7 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
         gpus=GpuRules(
             detect=file.gpus.detect,
             exclude=tuple(file.gpus.exclude),
+            ignore=tuple(file.gpus.ignore),
             headroom_mib=file.gpus.headroom,
             cards=tuple(DeclaredCard(uuid=c.uuid, memory_mib=c.memory, name=c.name) for c in file.gpus.card),
         ),
@@ -78,5 +80,6 @@ def _license_server_of(name: str, table: LicenseTable) -> LicenseServer:
         headroom=table.headroom or 0,
         poll_seconds=POLL_SECONDS if table.poll_seconds is None else table.poll_seconds,
         timeout=LICENSE_TIMEOUT if table.timeout is None else table.timeout,
+        grace_seconds=GRACE_SECONDS if table.grace_seconds is None else table.grace_seconds,
         scope=None if table.scope is None else Scope(table.scope),
     )

@@ -141,6 +141,12 @@ class SettingsTable(_Table):
             server does not answer; what the fleet shares always waits.
         on_lease_lost: What becomes of a task whose slots were, for a while, free for others to take.
         refresh_seconds: Seconds between two looks at what the machine has.
+        detect_seconds: Seconds after which a detector that does not answer is left behind, and what it looks for is
+            unknown.
+        use_seconds: Seconds between two looks at what others use of it.
+        hold_seconds: How long the most that others were seen to use of a card is kept free for them.
+        stale_after: How often in a row nobody must have answered before what was known last is called stale.
+        enforce: What becomes of the command of `prefect-slots run` that uses more of a card than it declared.
     """
 
     worker: Annotated[str, AfterValidator(_machine_name)] | None = None
@@ -151,6 +157,11 @@ class SettingsTable(_Table):
     when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
     on_lease_lost: Literal["keep", "fail"] = "keep"
     refresh_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30
+    detect_seconds: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False)] = 20
+    use_seconds: Annotated[float, Field(ge=0.2, le=86400, allow_inf_nan=False)] = 5
+    hold_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 30
+    stale_after: Annotated[int, Field(ge=1, le=MAX_AMOUNT)] = 3
+    enforce: Literal["warn", "kill"] = "warn"
 
 
 class CardTable(_Table):
@@ -162,10 +173,15 @@ class CardTable(_Table):
 
 
 class GpusTable(_Table):
-    """The `[gpus]` table."""
+    """The `[gpus]` table.
+
+    Attributes:
+        ignore: Programs' names and process ids whose memory is not counted as others' use.
+    """
 
     detect: bool = True
     exclude: list[Annotated[str, AfterValidator(_prefix)]] = []
+    ignore: list[Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=1)]] = []
     headroom: Annotated[int, PlainValidator(memory_kept)] = 0
     card: list[CardTable] = []
 
@@ -185,6 +201,7 @@ class LicenseTable(_Table):
         command: The vendor's program; a list where something has to stand before its own arguments.
         feature: What the server calls this licence; its own name by default.
         features: Several features of one server, as a list or by the names that tasks ask for.
+        grace_seconds: How long it takes until the server shows what a task was granted, or gave back.
     """
 
     seats: Annotated[int, _count(SEATS)] | None = None
@@ -196,6 +213,7 @@ class LicenseTable(_Table):
     headroom: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None = None
     poll_seconds: Annotated[float, Field(ge=30, le=86400, allow_inf_nan=False)] | None = None
     timeout: Annotated[float, Field(ge=1, le=300, allow_inf_nan=False)] | None = None
+    grace_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
     scope: Literal["fleet", "worker"] | None = None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.declared import requires
 from prefect_slots.requiring.wrapping import DECLARED
 
@@ -31,9 +33,14 @@ class Needs(NamedTuple):
 
 
 @contextmanager
-def options(**needs: Any) -> Generator[None]:
-    """Have the tasks submitted in this block ask for more, or for something else, than they are decorated with."""
-    token = _options.set(_over(_options.get(), requires(**needs)))
+def options(alternatives: any_of | None = None, /, **needs: Any) -> Generator[None]:
+    """Have the tasks submitted in this block ask for more, or for something else, than they are decorated with.
+
+    Args:
+        alternatives: As for `requires`.
+        **needs: As for `requires`.
+    """
+    token = _options.set(_over(_options.get(), requires(alternatives, **needs)))
     try:
         yield
     finally:
@@ -53,7 +60,7 @@ def needs_of(task: Task[..., Any]) -> Needs:
     )
     given = _options.get()
     asked = decorated if given is None else _over(decorated, given)
-    if asked is not None and any(_names_attempt(amount) for amount in asked.amounts.values()):
+    if asked is not None and any(map(_names_attempt, _amounts(asked))):
         return Needs(None, asked(bare))
     return Needs(asked, bare)
 
@@ -68,10 +75,17 @@ def decoration(function: Callable[..., Any]) -> requires | None:
 
 
 def _over(under: requires | None, over: requires) -> requires:
+    """Return `under` with what `over` names in the place of what it says itself of the same resources."""
     if under is None:
         return over
+    named = {name for amounts in combined(over.alternatives, over.amounts) for name in amounts}
+    instead = under.alternatives
+    if over.alternatives is not None or any(named & alternative.keys() for alternative in instead or ()):
+        instead = over.alternatives
     return requires(
-        **{**under.amounts, **over.amounts},
+        instead,
+        **{name: amount for name, amount in under.amounts.items() if name not in named},
+        **over.amounts,
         timeout=under.timeout if over.timeout is None else over.timeout,
         priority=over.priority or under.priority,
     )
@@ -81,6 +95,10 @@ def _with_function(task: Task[..., Any], function: Callable[..., Any]) -> Task[.
     bare = copy.copy(task)
     bare.fn = function
     return bare
+
+
+def _amounts(asked: requires) -> Iterator[Any]:
+    return chain.from_iterable(each.values() for each in combined(asked.alternatives, asked.amounts))
 
 
 def _names_attempt(amount: object) -> bool:

@@ -26,6 +26,7 @@ from prefect_slots.process_pool.order import Order
 from prefect_slots.process_pool.pool import SlotPool
 from prefect_slots.process_pool.wire import pack
 from prefect_slots.requiring import current
+from prefect_slots.requiring.prefect_run import run_id
 from prefect_slots.task_runner import needs, remote, telling, upstream
 from prefect_slots.task_runner.context import SentContext
 from prefect_slots.task_runner.news import News
@@ -203,12 +204,15 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         call = pack((remote.perform, (task, run.task_run, arguments, run.sent), {}))
         if asked is None:
             return Order(parent=current.enclosing(), label=_label(run.task_run)), call
+        amounts = asked.amounts_of(arguments)
         order = Order(
-            requirement=asked.requirement(arguments),
+            requirement=asked.requirement(amounts),
+            amounts=tuple(amounts),
             priority=asked.priority,
             patience=asked.timeout,
             parent=current.enclosing(),
             label=_label(run.task_run),
+            run=run_id(),
         )
         return order, call
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from prefect_slots.model.book import (
+    Asked,
     Book,
     CellState,
     Change,
@@ -63,7 +64,7 @@ def normalised(book: Book) -> Book:
             shape=line.shape,
             tickets=tuple(
                 replace(ticket, base=ticket.base - line.overtakes)
-                for ticket in sorted(line.tickets, key=lambda ticket: ticket.seq)
+                for ticket in sorted(line.tickets, key=lambda ticket: ticket.place)
             ),
         )
         for line in book.lines
@@ -76,6 +77,18 @@ def normalised(book: Book) -> Book:
     )
 
 
+def with_tails(event: Event, book: Book) -> Event:
+    """Return `event` with what the whole `book` knows of the asker's run."""
+    if not isinstance(event, Asked) or not event.ticket.run:
+        return event
+    found: list[tuple[str, int]] = []
+    for line in book.lines:
+        turns = [ticket.turn for ticket in line.tickets if ticket.run == event.ticket.run]
+        if turns and line.shape.nesting is None and line.shape.priority == event.shape.priority:
+            found.append((line.shape.key, max(turns)))
+    return replace(event, tails=tuple(found))
+
+
 class MemoryLedger:
     """The model: the whole book in memory, shown whole to every decision."""
 
@@ -86,7 +99,7 @@ class MemoryLedger:
 
     def apply(self, event: Event, now: float) -> tuple[Change, ...]:
         """Apply `event`; see `BookKeeper`."""
-        decision = decide(self._book, event, now, max_overtakes=self._max_overtakes)
+        decision = decide(self._book, with_tails(event, self._book), now, max_overtakes=self._max_overtakes)
         if decision.again:
             raise AssertionError("a book that shows every ticket was not enough to decide on")
         self._book = decision.book
@@ -109,6 +122,10 @@ class _Row:
     shape: Shape
     ticket: Ticket
     aside: bool = False
+
+
+def _ticket_of(grant: Grant) -> Ticket:
+    return Ticket(id=grant.id, seq=grant.seq, turn=grant.turn, run=grant.run)
 
 
 @dataclass
@@ -135,7 +152,7 @@ class TruncatingLedger:
     def apply(self, event: Event, now: float) -> tuple[Change, ...]:
         """Apply `event`; see `BookKeeper`."""
         written: list[Change] = []
-        again = True
+        event, again = with_tails(event, self.book()), True
         while again:
             decision = decide(self.view(), event, now, max_overtakes=self._max_overtakes)
             if decision.again and not decision.changes:
@@ -161,7 +178,7 @@ class TruncatingLedger:
 
     def _shown(self, front: int) -> Book:
         waiting: dict[str, list[_Row]] = defaultdict(list)
-        for row in sorted(self._tables.rows.values(), key=lambda row: row.ticket.seq):
+        for row in sorted(self._tables.rows.values(), key=lambda row: row.ticket.place):
             if not row.aside:
                 waiting[row.shape.key].append(row)
         lines: list[Line] = []
@@ -172,8 +189,9 @@ class TruncatingLedger:
                 Line(
                     shape=rows[0].shape,
                     overtakes=self._tables.overtakes[key],
-                    tickets=tuple(sorted(shown, key=lambda ticket: ticket.seq)),
+                    tickets=tuple(sorted(shown, key=lambda ticket: ticket.place)),
                     truncated=len(others) > front,
+                    last=rows[-1].ticket.place if len(others) > front else None,
                 )
             )
         return Book(cells=self._tables.cells, grants=tuple(self._tables.grants.values()), lines=tuple(lines))
@@ -196,7 +214,7 @@ class TruncatingLedger:
             case SteppedAside(grant=grant):
                 del tables.grants[grant.id]
                 tables.overtakes.setdefault(grant.shape.key, 0)
-                tables.rows[grant.id] = _Row(grant.shape, Ticket(id=grant.id, seq=grant.seq), aside=True)
+                tables.rows[grant.id] = _Row(grant.shape, _ticket_of(grant), aside=True)
             case Counted(shape=shape, overtakes=overtakes):
                 tables.overtakes[shape.key] = overtakes
             case Reserved(ticket=ticket, cells=cells):

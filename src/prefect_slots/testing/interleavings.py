@@ -1,7 +1,7 @@
 """Every interleaving of a few small processes on one machine, breadth first: a failure comes with a shortest story.
 
-The real `decide` and `nest` take every step. States are told apart only by what can matter later: arrivals by their
-order, overtakes up to the number allowed. Scripts may run for ever and the search still ends.
+The real `decide` and `nest` take every step. States are told apart only by what can matter later: arrivals and turns by
+their order, overtakes up to the number allowed. Scripts may run for ever and the search still ends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from prefect_slots.model.requirement import Demand, Requirement
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+from prefect_slots.testing.bookkeeping import with_tails
 from prefect_slots.testing.laws import Overtakes, fits_idle
 from prefect_slots.testing.play import Step, waiting
 
@@ -59,6 +60,7 @@ class Process:
         priority: Of all its requests.
         once: Whether it stops at the end of the script.
         inside: The number of the process inside whose first grant it runs, as a thread or child does.
+        run: For whom it asks outside any grant.
         joins: Whether it ends its first grant only when everything that runs inside it has come to its end.
     """
 
@@ -66,6 +68,7 @@ class Process:
     priority: int = 0
     once: bool = False
     inside: int | None = None
+    run: str = ""
     joins: bool = False
 
 
@@ -210,7 +213,7 @@ class Search:
                 yield f"P{number} releases", self._release(state, number, process, place)
             return
         parent = f"{number}.{place.depth - 1}" if place.depth else None if outer is None else f"{outer}.0"
-        after = self._asked(state, number, wanted, process.priority, parent)
+        after = self._asked(state, number, wanted, process, parent)
         if after is None:
             yield f"P{number} is refused {wanted.describe()}", _put(state, number, place._replace(refused=True))
         else:
@@ -230,16 +233,17 @@ class Search:
         return self._settle(_put(state, number, after), Ended(grant=f"{number}.{place.depth - 1}"))
 
     def _asked(
-        self, state: _State, number: int, wanted: Requirement, priority: int, parent: str | None
+        self, state: _State, number: int, wanted: Requirement, process: Process, parent: str | None
     ) -> _State | None:
         book = self._books[state.page]
-        ticket = Ticket(id=f"{number}.{state.places[number].depth}", seq=len(waiting(book)) + 1)
+        ticket = Ticket(id=f"{number}.{state.places[number].depth}", seq=len(waiting(book)) + 1, run=process.run)
         if parent is None:
-            return self._settle(state, Asked(shape=Shape(requirement=wanted, priority=priority), ticket=ticket))
+            shape = Shape(requirement=wanted, priority=process.priority)
+            return self._settle(state, with_tails(Asked(shape=shape, ticket=ticket), book))
         answer = nest(book, wanted, chain_of(book, parent), ticket.id, self._scopes)
         if isinstance(answer, RefusedNesting):
             return None
-        shape = Shape(requirement=wanted, priority=priority, nesting=answer.nesting)
+        shape = Shape(requirement=wanted, priority=process.priority, nesting=answer.nesting)
         after = self._settle(state, Asked(shape=shape, ticket=ticket))
         return None if not answer.may_wait and ticket.id in waiting(self._books[after.page]) else after
 
@@ -289,6 +293,7 @@ class Search:
 
     def _canonical(self, book: Book) -> Book:
         order = sorted(ticket.seq for _, ticket in waiting(book).values())
+        turns = sorted({ticket.turn for _, ticket in waiting(book).values()})
         lines = [
             replace(
                 line,
@@ -297,6 +302,7 @@ class Search:
                     replace(
                         ticket,
                         seq=order.index(ticket.seq) + 1,
+                        turn=turns.index(ticket.turn) + 1,
                         base=-min(line.overtakes - ticket.base, self._max_overtakes),
                     )
                     for ticket in line.tickets
@@ -307,7 +313,10 @@ class Search:
         return Book(
             cells=book.cells,
             grants=tuple(
-                sorted((replace(grant, seq=0, overtaken=0) for grant in book.grants), key=lambda grant: grant.id)
+                sorted(
+                    (replace(grant, seq=0, turn=0, run="", overtaken=0) for grant in book.grants),
+                    key=lambda grant: grant.id,
+                )
             ),
             lines=tuple(sorted(lines, key=lambda line: line.shape.key)),
         )

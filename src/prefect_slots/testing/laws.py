@@ -6,6 +6,7 @@ a mistake there would excuse itself.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from prefect_slots.model.book import (
     Dequeued,
     Grant,
     Granted,
+    Place,
     Queued,
     Refused,
     Reserved,
@@ -58,7 +60,14 @@ def _has_room(book: Book, demand: Demand, amounts: Mapping[CellId, int]) -> bool
 
 
 def _fits(book: Book, requirement: Requirement, amounts: Mapping[CellId, int]) -> bool:
-    return all(_has_room(book, demand, amounts) for demand in requirement.demands)
+    return any(
+        all(_has_room(book, demand, amounts) for demand in alternative.demands)
+        for alternative in requirement.alternatives
+    )
+
+
+def _demands(grant: Grant) -> tuple[Demand, ...]:
+    return grant.shape.requirement.alternatives[grant.chosen].demands
 
 
 def fits_idle(book: Book, shape: Shape) -> bool:
@@ -94,10 +103,10 @@ def all_or_nothing(step: Step) -> None:
     nominal = {cell.id: cell.capacity for cell in step.after.cells}
     for grant in step.after.grants:
         got = Counter(cell.resource for cell, _ in grant.holdings)
-        asked = {demand.resource: demand.cells for demand in grant.shape.requirement.demands}
+        asked = {demand.resource: demand.cells for demand in _demands(grant)}
         assert got == asked, f"{grant} holds not what it asked for: {step}"
     for grant in _granted(step):
-        for demand in grant.shape.requirement.demands:
+        for demand in _demands(grant):
             for cell, amount in grant.holdings:
                 if cell.resource == demand.resource:
                     assert amount == demand.on(nominal[cell]), f"{grant} holds {amount} on {cell}: {step}"
@@ -111,7 +120,7 @@ def no_straddling(step: Step) -> None:
     """Law 3: the amount per cell lies whole on single cells, all different."""
     nominal = {cell.id: cell.capacity for cell in step.after.cells}
     for grant in _granted(step):
-        for demand in grant.shape.requirement.demands:
+        for demand in _demands(grant):
             cells = [cell for cell, _ in grant.holdings if cell.resource == demand.resource]
             assert len(set(cells)) == len(cells) == demand.cells, f"{demand} lies on {cells}: {step}"
             for cell, amount in grant.holdings:
@@ -129,37 +138,47 @@ def _reservations(book: Book, source: str | None) -> list[Ticket]:
         for ticket in line.tickets
         if ticket.reserved
     ]
-    return sorted(found, key=lambda ticket: ticket.seq)
+    return sorted(found, key=lambda ticket: ticket.place)
 
 
 def work_conserving(step: Step, max_overtakes: int) -> None:
-    """Law 6: nothing waits that fits and that no reservation holds back; nobody reserves before it may."""
+    """Law 6: nothing waits that fits and that no reservation ahead of it holds back; nobody reserves before it may.
+
+    A nested request heeds all reservations until it reserves itself.
+    """
     book = step.after
     for source in {line.shape.pool for line in book.lines}:
         reservations = _reservations(book, source)
+        left = [_free(book, source)]
+        for reserver in reservations:
+            left.append(dict(left[-1]))
+            for cell, amount in reserver.reserved:
+                left[-1][cell] = left[-1].get(cell, 0) - max(0, min(amount, left[-1].get(cell, 0)))
+        places = [reserver.place for reserver in reservations]
         for line in book.lines:
-            for ticket in line.tickets:
-                if line.shape.pool == source:
-                    left = _free(book, source)
-                    for ahead in reservations:
-                        if ahead.id != ticket.id and (not ticket.reserved or ahead.seq < ticket.seq):
-                            for cell, amount in ahead.reserved:
-                                left[cell] = left.get(cell, 0) - max(0, min(amount, left.get(cell, 0)))
-                    assert not _fits(book, line.shape.requirement, left), f"{ticket} waits, and {left} is free: {step}"
+            if line.shape.pool == source:
+                heeding = {
+                    len(places) if line.shape.nesting and not ticket.reserved else bisect_left(places, ticket.place)
+                    for ticket in line.tickets
+                }
+                for ahead in heeding:
+                    held_up = not _fits(book, line.shape.requirement, left[ahead])
+                    assert held_up, f"{line} waits, and {left[ahead]} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
     for line in book.lines:
-        may = [ticket.seq for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
+        may = [ticket.place for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
         for ticket in line.tickets:
-            early = ticket.id in written and not any(seq >= ticket.seq for seq in may)
+            early = ticket.id in written and not any(place >= ticket.place for place in may)
             assert not early, f"{ticket} reserves after {line.overtakes - ticket.base} overtakes: {step}"
 
 
 class Overtakes:
-    """Law 5: counts, for every waiting ticket, the later arrivals that were granted what it competes for.
+    """Law 5: counts, for every waiting ticket, those from behind it that were granted what it competes for.
 
-    A later arrival competes when its grant touches a resource that the ticket asks for and leaves the ticket without
-    room there; once the ticket reserves, when it takes what the ticket lacks on the very cells it waits for. A ticket
-    that would not fit an idle machine is not being overtaken: nothing could be granted to it.
+    Behind it is who has a later place. One from behind competes when its grant touches a resource that the ticket asks
+    for and leaves the ticket without room there; once the ticket reserves, when it takes what the ticket lacks on the
+    very cells it waits for. A ticket that would not fit an idle machine is not being overtaken: nothing could be
+    granted to it.
 
     Attributes:
         seen: All overtakes of each waiting ticket.
@@ -181,8 +200,9 @@ class Overtakes:
         was = waiting(step.before)
         if isinstance(step.event, Resumed):
             resumed = step.event.ticket
+            stands = self._stands(step, resumed)
             for ticket, (shape, place) in was.items():
-                if shape.key == step.event.shape.key and place.seq > resumed.seq:
+                if shape.key == step.event.shape.key and place.place > stands:
                     self.allowance[ticket] += self._max_overtakes
                 elif shape.key == step.event.shape.key and ticket in self._resumed:
                     self.allowance[resumed.id] += self._max_overtakes
@@ -197,7 +217,7 @@ class Overtakes:
             for cell, amount in grant.holdings:
                 amounts[cell] -= amount
             for ticket, (shape, place) in waiting(step.after).items():
-                if shape.pool == grant.shape.pool and place.seq < grant.seq:
+                if shape.pool == grant.shape.pool and place.place < grant.place:
                     reserving = bool(ticket in was and was[ticket][1].reserved)
                     reserving = reserving or (self.seen[ticket] >= self._max_overtakes and bool(place.reserved))
                     if self._is_hurt(step.after, shape, place, grant, amounts, reserving=reserving):
@@ -205,6 +225,11 @@ class Overtakes:
                         nesting = grant.shape.nesting
                         if nesting is None or nesting.parent == nesting.source:
                             self.unnested[ticket] += 1
+
+    @staticmethod
+    def _stands(step: Step, resumed: Ticket) -> Place:
+        queued = (change.ticket for change in step.changes if isinstance(change, Queued))
+        return next((ticket.place for ticket in queued if ticket.id == resumed.id), resumed.place)
 
     def check(self, book: Book) -> None:
         """Raise if somebody who waits was overtaken too often by requests that hold nothing yet."""
@@ -222,5 +247,6 @@ class Overtakes:
             return any(cell in lacking for cell, _ in grant.holdings)
         touched = {holding.cell.resource for holding in grant.holdings}
         return any(
-            demand.resource in touched and not _has_room(book, demand, amounts) for demand in shape.requirement.demands
+            demand.resource in touched and not _has_room(book, demand, amounts)
+            for demand in shape.requirement.all_demands
         )

@@ -24,6 +24,7 @@ from prefect_slots.testing.strategies import SCOPES, Situation, situations
 
 _CHOICE: Final = st.integers(0, 63)
 _PRIORITY: Final = st.integers(0, 1)
+_RUN: Final = st.sampled_from(["", "a", "b"])
 
 
 class BookMachine(RuleBasedStateMachine):
@@ -49,10 +50,10 @@ class BookMachine(RuleBasedStateMachine):
         self.play = Play(situation.cells, self.keepers(situation), SCOPES)
         self.play.watchers.append(self.watch)
 
-    @rule(wish=_CHOICE, priority=_PRIORITY)
-    def ask(self, wish: int, priority: int) -> None:
+    @rule(wish=_CHOICE, priority=_PRIORITY, run=_RUN)
+    def ask(self, wish: int, priority: int, run: str) -> None:
         """Somebody asks outside any grant."""
-        self.play.ask(self._wish(wish), priority)
+        self.play.ask(self._wish(wish), priority, run)
 
     @precondition(lambda self: self.play.book.grants)
     @rule(where=_CHOICE, wish=_CHOICE, priority=_PRIORITY)

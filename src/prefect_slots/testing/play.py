@@ -61,7 +61,7 @@ class Play:
     Attributes:
         watchers: Called with every step.
         ancestors: For every ticket ever asked for, the ids of the grants around it, whether or not they still live.
-        aside: Tickets that the server sent back and that have not been resumed: shape, arrival, overtakes.
+        aside: Tickets that the server sent back and that have not been resumed, as the grants they were.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Play:
         """Start with `cells`, which all keepers must have been given."""
         self.watchers: list[Callable[[Step], None]] = []
         self.ancestors: dict[str, tuple[str, ...]] = {}
-        self.aside: dict[str, tuple[Shape, int, int]] = {}
+        self.aside: dict[str, Grant] = {}
         self._original = cells
         self._cells = cells
         self._keepers = tuple(keepers)
@@ -85,9 +85,9 @@ class Play:
 
     # What can happen
 
-    def ask(self, requirement: Requirement, priority: int = 0) -> str:
-        """Ask for the machine's cells, outside any grant; return the ticket's id."""
-        return self._ask(Shape(requirement=requirement, priority=priority), ())
+    def ask(self, requirement: Requirement, priority: int = 0, run: str = "") -> str:
+        """Ask for the machine's cells, outside any grant, for a run; return the ticket's id."""
+        return self._ask(Shape(requirement=requirement, priority=priority), (), run=run)
 
     def ask_inside(self, where: int, requirement: Requirement, priority: int = 0) -> str | None:
         """Ask inside one of the grants; return the ticket's id, or `None` if the request was refused."""
@@ -138,8 +138,9 @@ class Play:
         """Put one of the tickets that stand aside back into its line."""
         if self.aside:
             ticket = _pick(list(self.aside), which)
-            shape, seq, overtaken = self.aside.pop(ticket)
-            self._apply(Resumed(shape=shape, ticket=Ticket(id=ticket, seq=seq), overtaken=overtaken))
+            was = self.aside.pop(ticket)
+            old = Ticket(id=ticket, seq=was.seq, turn=was.turn, run=was.run)
+            self._apply(Resumed(shape=was.shape, ticket=old, overtaken=was.overtaken))
 
     def use(self, which: int, foreign: int) -> None:
         """Let others than us use that much of one cell."""
@@ -181,11 +182,11 @@ class Play:
         inside = (*waiting(self.book), *self.aside, *(other.id for other in self.book.grants))
         return any(grant in self.ancestors[ticket] for ticket in inside)
 
-    def _ask(self, shape: Shape, ancestors: tuple[str, ...], ticket: str | None = None) -> str:
+    def _ask(self, shape: Shape, ancestors: tuple[str, ...], ticket: str | None = None, run: str = "") -> str:
         seq = next(self._arrivals)
         ticket = ticket or f"t{seq}"
         self.ancestors[ticket] = ancestors
-        self._apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=seq)))
+        self._apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=seq, run=run)))
         return ticket
 
     def _change(self, which: int, *, foreign: int | None = None, capacity: int | None = None) -> None:
@@ -212,8 +213,7 @@ class Play:
     def _settle(self, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:
         for change in written[0]:
             if isinstance(change, SteppedAside):
-                grant = change.grant
-                self.aside[grant.id] = (grant.shape, grant.seq, grant.overtaken)
+                self.aside[change.grant.id] = change.grant
         after = self.book
         model = normalised(after)
         for keeper in self._keepers[1:]:

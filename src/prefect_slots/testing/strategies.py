@@ -10,7 +10,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from prefect_slots.model.amount import MAX_AMOUNT
+from prefect_slots.model.amount import MAX_AMOUNT, Undivided
 from prefect_slots.model.book import Book, CellId, CellState
 from prefect_slots.model.limit import LimitUnit
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
@@ -43,12 +43,16 @@ def shares() -> st.SearchStrategy[Share]:
 
 @st.composite
 def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: int = 4) -> tuple[CellState, ...]:
-    """Return the cells of an idle machine: at most that many resources, cells of each and units on a cell."""
+    """Return the cells of an idle machine: at most that many resources, cells of each and units on a cell.
+
+    Some bear one holder only, whatever it asks for.
+    """
     names = draw(st.lists(st.sampled_from(RESOURCES), min_size=1, max_size=resources, unique=True))
     made: list[CellState] = []
     for name in sorted(names):
         for number, units in enumerate(draw(st.lists(st.integers(1, capacity), min_size=1, max_size=cells))):
-            made.append(CellState(id=CellId(name, number), capacity=units))
+            whole = draw(st.integers(0, 5)) == 5
+            made.append(CellState(id=CellId(name, number), capacity=Undivided(units) if whole else units))
     return tuple(made)
 
 
@@ -75,7 +79,9 @@ def requirements(draw: st.DrawFn, cells: tuple[CellState, ...]) -> Requirement:
 def situations(draw: st.DrawFn, *, wishes: int = 5, most_overtakes: int = 3) -> Situation:
     """Return a machine, some requirements that fit it, and a number of overtakes to allow."""
     cells = draw(machines())
-    wanted = draw(st.lists(requirements(cells), min_size=1, max_size=wishes, unique=True))
+    alternatives = st.lists(requirements(cells), min_size=2, max_size=3, unique=True).map(Requirement.any_of)
+    wish = st.one_of(requirements(cells), requirements(cells), alternatives)
+    wanted = draw(st.lists(wish, min_size=1, max_size=wishes, unique=True))
     return Situation(cells=cells, wishes=tuple(wanted), max_overtakes=draw(st.integers(0, most_overtakes)))
 
 
@@ -89,7 +95,7 @@ def books(draw: st.DrawFn, *, events: int = 20) -> Book:
     for kind, which in draw(st.lists(st.tuples(st.integers(0, 5), numbers), max_size=events)):
         wish = situation.wishes[which % len(situation.wishes)]
         if kind < 4:
-            play.ask(wish, priority=kind % 2)
+            play.ask(wish, priority=kind % 2, run=("", "a")[which % 2])
         elif kind == 4:
             play.ask_inside(which, wish)
         else:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from prefect_slots.acquire.registering import register_everywhere
+import pytest
+
+from prefect_slots.acquire.registering import Registration, register_everywhere, register_here
 from prefect_slots.errors import SlotsError
 from prefect_slots.ledger.folder import open_folder
 from prefect_slots.ledger.store import Ledger
@@ -15,11 +21,38 @@ from prefect_slots.model.declaration import Declarations, GpuRules, HostRules, L
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings
 
+Register = Callable[[Ledger, Settings], Awaitable[Registration]]
 
-def test_a_registration_that_waits_for_a_licence_server_does_not_stop_the_loop(tmp_path: Path):
+FIRST_USE = """
+import sys, threading
+from prefect_slots import requires
+
+def use():
+    with requires(cpus=1):
+        pass
+
+threading.Thread(target=use, daemon=True).start()
+from pathlib import Path
+from tests.polling import until
+until(lambda: Path("asked").exists(), what="the question")
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "register"),
+    [
+        ("ledger", partial(register_here, dry_run=True)),
+        ("server", partial(register_everywhere, url="http://127.0.0.1:9/api", dry_run=True)),
+    ],
+)
+def test_a_registration_that_waits_for_a_licence_server_does_not_stop_the_loop(
+    tmp_path: Path, host: str, register: Register
+):
+    # Each asks a server of its own: what one has answered is kept for all.
     hanging = LicenseServer(
-        vendor="flexnet", server="1@a", command=("/bin/sh", "-c", "exec sleep 60"), features=(("aa", "aa"),), timeout=3
-    )
+        vendor="flexnet", server=f"1@{host}", command=("/bin/sh", "-c", "exec sleep 60"), features=(("aa", "aa"),),
+        timeout=2,
+    )  # fmt: skip
     declarations = Declarations(
         gpus=GpuRules(detect=False), host=HostRules(cpus=1, mem_mib=64), license_servers=(hanging,)
     )
@@ -37,11 +70,20 @@ def test_a_registration_that_waits_for_a_licence_server_does_not_stop_the_loop(t
         await asyncio.sleep(0)
         before = ticks
         with contextlib.suppress(SlotsError):
-            await register_everywhere(
-                ledger, Settings(declarations=declarations), url="http://127.0.0.1:9/api", dry_run=True
-            )
+            await register(ledger, Settings(declarations=declarations))
         ticking.cancel()
         return ticks - before
 
     assert asyncio.run(both()) > 10
     ledger.close()
+
+
+def test_a_process_that_ends_while_its_first_request_looks_at_the_machine_waits_for_nothing(tmp_path: Path):
+    (tmp_path / "prefect-slots.toml").write_text(
+        '[settings]\ncoordination = "local"\n[gpus]\ndetect = false\n[license.aa]\ntype = "flexnet"\nserver = "1@a"\n'
+        'timeout = 300\ncommand = ["/bin/sh", "-c", "touch asked; exec sleep 300"]\n'
+    )
+    env = {**os.environ, "PREFECT_SLOTS_STATE_DIR": str(tmp_path / "state")}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), env.get("PYTHONPATH", "")])
+    child = subprocess.run([sys.executable, "-c", FIRST_USE], env=env, cwd=tmp_path, timeout=60, check=False)
+    assert child.returncode == 0

@@ -28,8 +28,15 @@ seats = 2
 MIG = FakeDevice(
     uuid="GPU-m", mig=1, pending=1, slots=7, instances=(FakeDevice(uuid="MIG-1", slot=4, total=5 * GIB, reserved=0),)
 )
+ALONE = FakeDevice(uuid="GPU-x", mode=3)
 MACHINE = Machine(
-    cards=(FakeDevice(uuid="GPU-a"), FakeDevice(uuid="GPU-b", v2_error=GPU_IS_LOST), FakeDevice(uuid="GPU-c"), MIG)
+    cards=(
+        FakeDevice(uuid="GPU-a", used=5 * GIB),
+        FakeDevice(uuid="GPU-b", v2_error=GPU_IS_LOST),
+        FakeDevice(uuid="GPU-c"),
+        MIG,
+        ALONE,
+    )
 )
 
 
@@ -44,9 +51,10 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "slots.toml"
 
 
-def detect(library: Path, config: Path, *options: str, machine: Machine = MACHINE) -> str:
+def detect(library: Path, config: Path, *options: str, machine: Machine = MACHINE, columns: int = 160) -> str:
     command = [sys.executable, "-m", "prefect_slots", "detect", "--config", config.name, *options]
-    env = {**environment(library, machine), "COLUMNS": "160"}
+    state = {"PREFECT_SLOTS_STATE_DIR": str(config.parent / "state")}
+    env = {**environment(library, machine), **state, "COLUMNS": str(columns)}
     env.pop("CUDA_VISIBLE_DEVICES", None)
     return subprocess.run(command, env=env, cwd=config.parent, capture_output=True, text=True, check=True).stdout
 
@@ -63,33 +71,58 @@ def test_what_was_found_declared_and_is_offered_stands_side_by_side(library: Pat
     assert shown == {
         "cpus": shown["cpus"],
         "mem": shown["mem"],
-        "GPU-a": ["24GiB", "40GiB", "40GiB"],
-        "GPU-b": ["", "", "unknown"],
-        "GPU-c": ["24GiB", "", "nothing"],
-        "GPU-m": ["", "", "nothing"],
-        "MIG-1": ["5GiB", "", "4GiB"],
-        "license.matlab": ["", "2 seats", "2 seats"],
+        "GPU-a": ["24GiB", "40GiB", "40GiB", "5GiB"],
+        "GPU-b": ["", "", "unknown", "unknown"],
+        "GPU-c": ["24GiB", "", "nothing", ""],
+        "GPU-m": ["", "", "nothing", ""],
+        "MIG-1": ["5GiB", "", "4GiB", ""],
+        "license.matlab": ["", "2 seats", "2 seats", ""],
+        "GPU-x": ["24GiB", "", "23040MiB", ""],
     }
-    assert shown["cpus"][1:] == ["1 core", "1 core"]
-    assert shown["mem"][1:] == ["64MiB", "64MiB"]
+    assert shown["cpus"][1:] == ["1 core", "1 core", ""]
+    assert shown["mem"][1:] == ["64MiB", "64MiB", ""]
     assert "warning: GPU-a: declared 40GiB, but 23040MiB can be used" in text
     assert "error: GPU-b: cannot be read: GPU is lost" in text
 
 
-def test_explained_each_number_says_where_it_comes_from_and_each_nothing_why(library: Path, config: Path):
-    why = {cell: row[5] for cell, row in rows(detect(library, config, "--explain")).items()}
-    assert why["GPU-a"].endswith("slots.toml")
-    assert why["GPU-b"] == "cannot be read: GPU is lost"
-    assert why["GPU-c"] == "left out by [gpus] exclude"
-    assert why["GPU-m"] == "in MIG mode: its instances are offered instead"
-    assert why["MIG-1"] == "nvml, less 1GiB headroom"
+def reasons(text: str) -> dict[str, str]:
+    """The lines under the table by their cell, without spaces: where a line is broken none is left of one."""
+    lines = text.split("Where the numbers come from\n")[1].splitlines()
+    told: dict[str, str] = {}
+    for line in lines[: next(n for n, line in enumerate(lines) if line.startswith(("error:", "warning:", "info:")))]:
+        cell = line.split(" ")[0] or list(told)[-1]
+        told[cell] = told.get(cell, "") + line.removeprefix(cell).replace(" ", "")
+    return told
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_explained_each_number_says_where_it_comes_from_and_each_nothing_why(library: Path, config: Path, columns: int):
+    text = detect(library, config, "--explain", columns=columns)
+    why = reasons(text)
+    told = {
+        "GPU-a": str(config),
+        "GPU-b": "cannot be read: GPU is lost; its memory cannot be read: GPU is lost",
+        "GPU-c": "left out by [gpus] exclude",
+        "GPU-m": "in MIG mode: its instances are offered instead",
+        "MIG-1": "nvml, less 1GiB headroom",
+        "GPU-x": "nvml, less 512MiB that the driver keeps, less 1GiB headroom, "
+        "one holder at a time (EXCLUSIVE_PROCESS)",
+    }
+    assert {cell: why[cell] for cell in told} == {cell: words.replace(" ", "") for cell, words in told.items()}
+    # Only what a card is called may be folded.
+    assert rows(text).keys() >= rows(detect(library, config)).keys()
+    assert all(len(line) <= columns for line in text.splitlines())
 
 
 def test_programs_read_the_same(library: Path, config: Path):
     data: dict[str, Any] = json.loads(detect(library, config, "--json"))
     assert data["unknown"] == ["GPU-b"]
+    others = {use["key"]: (use["used"], use["why"]) for use in data["others"]}
+    assert (others["GPU-a"], others["MIG-1"]) == ((5 * 1024, ""), (0, ""))
+    assert others["GPU-b"] == (None, "its memory cannot be read: GPU is lost")
+    assert not (config.parent / "state").exists()
     cells = {cell["key"]: cell for cell in data["cells"] if cell["resource"] == "gpu_mem"}
-    assert cells.keys() == {"GPU-a", "GPU-b", "GPU-c", "GPU-m", "MIG-1"}
+    assert cells.keys() == {"GPU-a", "GPU-b", "GPU-c", "GPU-m", "MIG-1", "GPU-x"}
     names = ("found", "declared", "offered")
     assert [cells["GPU-a"][name] for name in names] == [24576, 40960, 40960]
     assert [cells["GPU-c"][name] for name in names] == [24576, None, None]
@@ -111,4 +144,4 @@ def test_cards_that_do_not_even_tell_their_names_are_shown_as_unknown(library: P
     lost = Machine(cards=(FakeDevice(uuid_error=GPU_IS_LOST), FakeDevice(uuid="GPU-d")))
     shown = rows(detect(library, config, machine=lost))
     assert shown["GPU-d"][4] == "23040MiB"
-    assert shown["what"] == ["gpu_mem", "what else there may be", "", "", "unknown"]
+    assert shown["what"] == ["gpu_mem", "what else there may be", "", "", "unknown", ""]

@@ -106,8 +106,8 @@ def test_what_rocm_shows_to_a_process_is_offered(env: dict[str, str], keys: set[
 LIBRARY = """
 print("loaded")
 class AmdSmiLibraryException(Exception): ...
-def amdsmi_init(): print("started")
-def amdsmi_shut_down(): print("stopped")
+def amdsmi_init(): pass
+def amdsmi_shut_down(): pass
 def amdsmi_get_processor_handles(): return [1]
 def amdsmi_get_gpu_device_bdf(card): return "0000:03:00.0".upper()
 def amdsmi_get_gpu_asic_info(card): return {"market_name": "Radeon Pro"}

@@ -216,14 +216,16 @@ def test_without_detection_of_cards_none_shipped_here_looks_for_them(tmp_path: P
     assert among(tmp_path).findings == ()
     seen = survey(Declarations(host=HostRules(cpus=1, mem_mib=64)), {}, root=tmp_path)
     assert "gpu_mem" in seen.inventory.unknown
-    off = DetectorRules(name="amd", enabled=False)
-    seen = survey(Declarations(host=HostRules(cpus=1, mem_mib=64), detectors=(off,)), {}, root=tmp_path)
+    off = tuple(DetectorRules(name=name, enabled=False) for name in ("amd", "intel"))
+    seen = survey(Declarations(host=HostRules(cpus=1, mem_mib=64), detectors=off), {}, root=tmp_path)
     assert "gpu_mem" not in seen.inventory.unknown
 
 
 def test_what_is_shipped_looks_for_what_it_says():
     assert {name: set(detector.resources) for name, detector in SHIPPED.items()} == {
         "amd": {"gpu_mem"},
+        "apple": {"gpu_mem"},
+        "intel": {"gpu_mem"},
         "tpu": {"tpu"},
     }
 

@@ -11,6 +11,7 @@ from prefect_slots.detect.binding import Failure
 from prefect_slots.detect.cards import interpret_nvml
 from prefect_slots.detect.nvml import DeviceReading, Memory, NvmlReading
 from prefect_slots.detect.surroundings import Surroundings
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import Cell, Resource
 
@@ -127,12 +128,49 @@ def test_a_prohibited_card_offers_nothing_and_is_told():
     assert answer.unknown_cells == set()
 
 
-def test_an_exclusive_card_is_offered_and_told():
-    answer = judge(replace(A, compute_mode=3))
-    assert cells(answer) == {"GPU-a": 40448}
-    problem = "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time"
-    assert told(answer) == [("warning", "GPU-a", problem)]
-    assert "gpus=1" in answer.findings[0].remedy
+def test_an_exclusive_card_is_offered_to_one_holder_at_a_time():
+    answer = judge(replace(A, compute_mode=3), B)
+    (resource,) = answer.resources
+    assert [(cell.capacity, isinstance(cell.capacity, Undivided)) for cell in resource.cells] == [
+        (40448, True),
+        (24576, False),
+    ]
+    problem = "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time, so each request takes it whole"
+    assert told(answer) == [("info", "GPU-a", problem)]
+    assert sights(answer)["GPU-a"][2] == "less 512MiB that the driver keeps, one holder at a time (EXCLUSIVE_PROCESS)"
+
+
+def test_an_exclusive_card_under_mps_is_shared():
+    # The service is its one process, and all that use the card are the service's clients.
+    reading = NvmlReading(state="cards", cards=(replace(B, compute_mode=3),))
+    answer = interpret_nvml(reading, GpuRules(), {}, lambda: 1, Surroundings(mps=True))
+    assert not isinstance(answer.resources[0].cells[0].capacity, Undivided)
+    assert answer.findings == ()
+
+
+DENIED = Failure(code=4, words="no permission")
+NAMELESS_MIG = replace(MIG, instances=(SLICE, DeviceReading(index=4, failure=LOST)))
+
+
+@pytest.mark.parametrize(
+    ("cards", "lost", "lost_cells"),
+    [
+        ((A, replace(B, failure=LOST)), set[str](), {"GPU-b"}),
+        ((A, replace(B, failure=DENIED)), set[str](), set[str]()),
+        ((NAMELESS, B), {"gpu_mem"}, set[str]()),
+        ((replace(NAMELESS, failure=DENIED), B), set[str](), set[str]()),
+        ((NAMELESS, replace(NAMELESS, index=1, failure=DENIED)), set[str](), set[str]()),
+        ((NAMELESS_MIG, A), {"gpu_mem"}, set[str]()),
+    ],
+    ids=["lost", "forbidden", "lost without a name", "forbidden without a name", "both", "an instance"],
+)
+def test_only_what_the_driver_calls_lost_is_lost(
+    cards: tuple[DeviceReading, ...], lost: set[str], lost_cells: set[str]
+):
+    answer = judge(*cards)
+    assert (answer.lost, answer.lost_cells) == (lost, lost_cells)
+    assert answer.lost <= answer.unknown
+    assert answer.lost_cells <= answer.unknown_cells
 
 
 def test_an_untold_reserve_is_warned_of_until_a_headroom_covers_it():

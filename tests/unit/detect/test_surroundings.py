@@ -35,33 +35,55 @@ def on_host(root: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize(
+    ("files", "env", "runs"),
+    [
+        ({"tmp/nvidia-mps/control": ""}, {}, True),
+        ({"tmp/nvidia-mps/control": "", "tmp/nvidia-mps/nvidia-cuda-mps-control.pid": "77\n"}, {}, False),
+        (
+            {"tmp/nvidia-mps/control": "", "tmp/nvidia-mps/nvidia-cuda-mps-control.pid": "77\n", "proc/77/comm": ""},
+            {},
+            True,
+        ),
+        ({"run/mps/control": ""}, {"CUDA_MPS_PIPE_DIRECTORY": "/run/mps"}, True),
+        ({"tmp/nvidia-mps/control": ""}, {"CUDA_MPS_PIPE_DIRECTORY": "/run/mps"}, False),
+        ({}, {}, False),
+    ],
+    ids=["pipe", "daemon that was killed", "daemon that lives", "elsewhere", "not there", "none"],
+)
+def test_the_multi_process_service_is_known_by_its_pipe(
+    tmp_path: Path, files: dict[str, str], env: dict[str, str], runs: bool
+):
+    assert query_surroundings(put(on_host(tmp_path), files), env).mps is runs
+
+
 def test_a_plain_host_is_nothing_special_and_its_process_ids_are_true(tmp_path: Path):
     put(on_host(tmp_path), {"proc/sys/kernel/osrelease": "6.8.0-generic\n"})
-    assert query_surroundings(tmp_path) == Surroundings()
-    assert query_surroundings(tmp_path).why_pids_mislead == ""
+    assert query_surroundings(tmp_path, {}) == Surroundings()
+    assert query_surroundings(tmp_path, {}).why_pids_mislead == ""
 
 
 @pytest.mark.parametrize("release", ["5.15.153.1-microsoft-standard-WSL2\n", "4.4.0-19041-Microsoft\n"])
 def test_wsl_is_known_by_its_kernel(tmp_path: Path, release: str):
-    around = query_surroundings(put(on_host(tmp_path), {"proc/sys/kernel/osrelease": release}))
+    around = query_surroundings(put(on_host(tmp_path), {"proc/sys/kernel/osrelease": release}), {})
     assert around == Surroundings(wsl=True)
     assert "WSL" in around.why_pids_mislead
 
 
 def test_windows_driver_is_known_by_its_library(tmp_path: Path):
     put(on_host(tmp_path), {"usr/lib/wsl/lib/libnvidia-ml.so.1": ""})
-    assert query_surroundings(tmp_path) == Surroundings(wsl_library=True)
+    assert query_surroundings(tmp_path, {}) == Surroundings(wsl_library=True)
 
 
 def test_another_pid_namespace_is_not_the_hosts(tmp_path: Path):
     link(tmp_path / "proc/self/ns/pid", "pid:[4026532561]")
-    around = query_surroundings(tmp_path)
+    around = query_surroundings(tmp_path, {})
     assert around == Surroundings(own_pids=True)
     assert "--pid=host" in around.why_pids_mislead
 
 
 def test_process_ids_that_cannot_be_judged_are_not_believed(tmp_path: Path):
-    assert query_surroundings(tmp_path) == Surroundings(own_pids=True)
+    assert query_surroundings(tmp_path, {}) == Surroundings(own_pids=True)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +91,7 @@ def test_process_ids_that_cannot_be_judged_are_not_believed(tmp_path: Path):
     [{"etc/nv_tegra_release": "# R35\n"}, {"proc/device-tree/compatible": "nvidia,p3737\0nvidia,tegra234\0"}],
 )
 def test_a_jetson_is_known_by_its_release_or_its_device_tree(tmp_path: Path, files: dict[str, str]):
-    assert query_surroundings(put(on_host(tmp_path), files)) == Surroundings(tegra=True)
+    assert query_surroundings(put(on_host(tmp_path), files), {}) == Surroundings(tegra=True)
 
 
 def test_cards_on_the_bus_are_counted_without_their_audio_and_without_those_given_away(tmp_path: Path):
@@ -79,7 +101,7 @@ def test_cards_on_the_bus_are_counted_without_their_audio_and_without_those_give
     plug(tmp_path, "0000:02:00.0", "0x10de", "0x030200")
     plug(tmp_path, "0000:03:00.0", "0x10de", "0x030200", "vfio-pci")
     plug(tmp_path, "0000:04:00.0", "0x1002", "0x030000", "amdgpu")
-    assert query_surroundings(tmp_path) == Surroundings(nvidia_cards=2)
+    assert query_surroundings(tmp_path, {}) == Surroundings(nvidia_cards=2)
 
 
 def test_the_bus_is_read_in_order_and_a_device_that_goes_away_is_left_out(tmp_path: Path):
@@ -97,4 +119,4 @@ def test_a_machine_without_a_bus_has_no_devices(tmp_path: Path):
 
 
 def test_this_machine_can_be_looked_at():
-    assert query_surroundings(Path("/")).nvidia_cards >= 0
+    assert query_surroundings(Path("/"), {}).nvidia_cards >= 0

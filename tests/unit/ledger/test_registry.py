@@ -10,6 +10,7 @@ from tests.unit.ledger.members import GPU, INVENTORY, SEATS, Member, Pair
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.transaction import TicketState
+from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import CellId, CellState
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope
 
@@ -129,6 +130,53 @@ def test_a_cell_that_shrinks_below_what_is_held_grants_nothing_more(members: Pai
     assert one.state(waits) is TicketState.WAITING, "the other seat is over the new number still"
     one.leave(second)
     assert one.state(waits) is TicketState.HELD
+
+
+def test_on_a_lost_cell_nothing_more_is_granted_until_it_is_back(members: Pair) -> None:
+    one, _ = members
+    first = one.ask(matlab=1)
+    known = register(one, GPU, unknown_cells=frozenset({"0"}), lost_cells=frozenset({"0"}))
+    assert ("license.matlab", ((0, 2),)) in [(stock.resource, stock.cells) for stock in known.stocks]
+    assert numbers(known, "license.matlab") == {"0": (0, True)}
+    waits = one.ask(matlab=1)
+    assert (one.state(first), one.state(waits)) == (TicketState.HELD, TicketState.WAITING)
+    register(one, GPU, unknown=frozenset({"license.matlab"}))
+    assert one.state(waits) is TicketState.WAITING, "that nobody can tell does not mend it"
+    register(one, GPU, SEATS)
+    assert one.state(waits) is TicketState.HELD
+
+
+def test_what_is_not_listed_while_something_without_a_name_is_lost_grants_nothing_more(members: Pair) -> None:
+    one, _ = members
+    known = register(one, cards(A), SEATS, unknown=frozenset({"gpu_mem"}), lost=frozenset({"gpu_mem"}))
+    assert {cell.key: (cell.present, cell.lost) for cell in known.resources[0].cells} == {
+        "GPU-a": (True, False),
+        "GPU-b": (True, True),
+    }
+    left = {cell.id: cell.effective for cell in one.ledger.read(lambda tx: tx.book()).cells}
+    assert (left[CellId("gpu_mem", 0)], left[CellId("gpu_mem", 1)]) == (24, 0)
+
+
+def test_the_only_cell_of_a_resource_stays_while_it_cannot_be_read(members: Pair) -> None:
+    one, _ = members
+    assert numbers(register(one, GPU, unknown_cells=frozenset({"0"})), "license.matlab") == {"0": (0, True)}
+
+
+def test_on_an_undivided_cell_whoever_asks_holds_it_whole(members: Pair) -> None:
+    one, _ = members
+    whole = replace(SEATS, cells=(replace(SEATS.cells[0], capacity=Undivided(2)),))
+    assert register(one, GPU, whole).stocks[1].cells == ((0, 2),)
+    first, waits = one.ask(matlab=1), one.ask(matlab=1)
+    assert [amount for _, amount in one.ledger.read(lambda tx: tx.grant(first)).holdings] == [2]
+    assert one.state(waits) is TicketState.WAITING
+    draw = one.draw(first, matlab=1)
+    assert one.state(draw) is TicketState.HELD
+    one.leave(draw)
+    one.leave(first)
+    assert one.state(waits) is TicketState.HELD
+    register(one, GPU, SEATS)
+    one.leave(waits)
+    assert [one.state(one.ask(matlab=1)) for _ in range(2)] == [TicketState.HELD] * 2
 
 
 def test_the_machine_is_called_what_it_was_called_first(members: Pair) -> None:

@@ -224,6 +224,7 @@ def cell(resource: str, number: int) -> CellStatus:
         held=0,
         free=24576,
         present=True,
+        lost=False,
         holders=(),
     )
 

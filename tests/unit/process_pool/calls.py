@@ -121,3 +121,8 @@ def prepare(text: str) -> None:
 
 def what_is_prepared() -> list[str]:
     return prepared
+
+
+def chosen() -> object:
+    grant = current_grant()
+    return grant and grant.chosen

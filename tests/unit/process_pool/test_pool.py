@@ -16,7 +16,7 @@ from tests.polling import until
 from tests.processes import ROOT, Puppet, SharedMachine
 from tests.unit.process_pool import calls
 
-from prefect_slots import SlotPool, requires
+from prefect_slots import SlotPool, any_of, requires
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource, WaitTimeout
 
 
@@ -52,6 +52,12 @@ def test_what_a_function_was_decorated_with_is_asked_for_once(pool: SlotPool, ma
 
 def test_amounts_are_worked_out_from_the_arguments(pool: SlotPool) -> None:
     assert list(pool.map(calls.sized, [2, 3])) == [{"gpu_mem": 2048}, {"gpu_mem": 3072}]
+
+
+def test_the_first_alternative_that_is_to_be_had_is_chosen(pool: SlotPool) -> None:
+    either = any_of({"gpu_mem": 900}, {"cpus": 1})
+    assert pool.submit(calls.chosen, requires=either).result(30) == {"cpus": 1}
+    assert pool.submit(calls.chosen, requires={"any_of": [{"gpu_mem": 1}, {"cpus": 1}]}).result(30) == {"gpu_mem": 1}
 
 
 def test_requires_beside_a_decoration_is_a_grant_around_it(pool: SlotPool, machine: SharedMachine) -> None:

@@ -25,6 +25,17 @@ def test_a_block_holds_while_it_runs(machine: SharedMachine) -> None:
     assert machine.traces().keys() == {"owner"}
 
 
+def test_it_asks_for_the_flow_run_that_started_the_process_or_else_for_the_process(
+    machine: SharedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "a-flow-run")
+    with requires(scanner=1):
+        assert machine.all("SELECT run FROM held") == [("a-flow-run",)]
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
+    with requires(scanner=1):
+        assert machine.all("SELECT run=owner FROM held") == [(1,)]
+
+
 def test_a_block_left_by_an_exception_gives_back(machine: SharedMachine) -> None:
     with pytest.raises(LookupError), requires(gpu_mem=8):
         raise LookupError

@@ -55,7 +55,7 @@ def test_what_is_set_aside_is_not_there_for_those_behind() -> None:
     admission = _admit([patient, small], g=[4, 2], grants=(_holder(g=1),))
     assert _aside(admission) == {"1": 0}
     assert admission.found is not None
-    assert admission.found[2] == (Holding(CellId("g", 1), 1),)
+    assert admission.found[2].holdings == (Holding(CellId("g", 1), 1),)
 
 
 def _holder(**held: int) -> Grant:

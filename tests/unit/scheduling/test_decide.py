@@ -136,8 +136,8 @@ def test_a_resumed_ticket_stands_at_its_old_place_with_its_old_count() -> None:
     book = _busy(ask(g=2), ask(g=2), g=[2], allowed=5)
     decision = _decide(book, Resumed(shape=Shape(requirement=ask(g=2)), ticket=Ticket(id="t", seq=0), overtaken=3), 5)
     assert [ticket for _, ticket in waiting(decision.book).values()] == [
-        Ticket(id="t", seq=0, base=-3),
-        Ticket(id="t1", seq=1),
+        Ticket(id="t", seq=0, turn=1, base=-3),
+        Ticket(id="t1", seq=1, turn=1),
     ]
 
 

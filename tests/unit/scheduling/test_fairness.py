@@ -12,6 +12,7 @@ from prefect_slots.scheduling.fairness import (
     front,
     is_hurt,
     overtaken,
+    preferred,
     reserving,
     set_aside,
 )
@@ -70,11 +71,17 @@ def _pool(*free: int, capacity: int = 8) -> Pool:
 
 
 def _chosen(pool: Pool, kept: list[int], amount: int = 4, number: int = 1) -> list[int]:
-    shape = Shape(requirement=Requirement.of([Demand(resource="g", amount=amount, cells=number)]))
+    wanted = Requirement.of([Demand(resource="g", amount=amount, cells=number)])
     held = tuple(Holding(CellId("g", cell), amount) for cell in kept)
-    chosen = choose_cells(pool, shape, held, pool.free)
+    chosen = choose_cells(pool, wanted, held, pool.free)
     assert all(units == amount for _, units in chosen)
     return [cell.number for cell, _ in chosen]
+
+
+def test_the_first_alternative_that_an_idle_machine_has_room_for_is_reserved() -> None:
+    pool = _pool(0, 0)
+    wanted = Requirement.any_of([ask(g=9), ask(g=8), ask(g=1)])
+    assert preferred(pool, Shape(requirement=wanted)) == ask(g=8)
 
 
 def test_the_cell_that_lacks_least_is_reserved() -> None:

@@ -17,7 +17,7 @@ def _on(resource: str, *numbers: int) -> list[CellId]:
 def _placed(book: Book, demand: Demand) -> list[Holding] | None:
     pool = machine_pool(book)
     placed = place(pool, Requirement.of([demand]), pool.free)
-    return None if placed is None else list(placed)
+    return None if placed is None else list(placed.holdings)
 
 
 def _holder(ticket: str, *holdings: tuple[str, int, int], source: str | None = None) -> Grant:
@@ -60,7 +60,15 @@ def test_a_share_takes_what_it_is_of_the_cell_it_lands_on() -> None:
 def test_all_demands_fit_or_none_is_placed() -> None:
     pool = machine_pool(Book(cells=cells(cpus=[4], mem=[8])))
     assert place(pool, ask(cpus=4, mem=9), pool.free) is None
-    assert place(pool, ask(cpus=4, mem=8), pool.free) == (Holding(CellId("cpus", 0), 4), Holding(CellId("mem", 0), 8))
+    placed = place(pool, ask(cpus=4, mem=8), pool.free)
+    assert placed == (0, (Holding(CellId("cpus", 0), 4), Holding(CellId("mem", 0), 8)))
+
+
+def test_of_alternatives_the_first_that_fits_is_placed() -> None:
+    pool = machine_pool(Book(cells=cells(cpus=[4], mem=[8])))
+    wanted = Requirement.any_of([ask(mem=9), ask(mem=8, cpus=5), ask(cpus=4), ask(mem=1)])
+    assert place(pool, wanted, pool.free) == (2, (Holding(CellId("cpus", 0), 4),))
+    assert place(pool, Requirement.any_of([ask(mem=9), ask(cpus=5)]), pool.free) is None
 
 
 def test_foreign_use_and_holders_leave_less() -> None:

@@ -29,7 +29,8 @@ def _graph(grants: list[Grant], lines: list[Line], reserve: list[Line], source: 
     book = Book(cells=MACHINE, grants=tuple(grants))
     by_id = {grant.id: grant for grant in grants}
     pool = machine_pool(book) if source is None else grant_pool(book, by_id[source])
-    return WaitGraph(pool, source, lines, by_id, [Reservation(line.shape, line.tickets[0], ()) for line in reserve])
+    made = [Reservation(line.shape, line.tickets[0], line.shape.requirement, ()) for line in reserve]
+    return WaitGraph(pool, source, lines, by_id, made)
 
 
 def test_a_reserver_waits_for_whoever_holds_what_it_is_short_of() -> None:

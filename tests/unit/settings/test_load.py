@@ -41,6 +41,7 @@ refresh_seconds = 5.5
 [gpus]
 detect = false
 exclude = ["GPU-1a2b"]
+ignore = ["Xorg", 1234]
 headroom = "512MiB"
 [[gpus.card]]
 uuid = "GPU-demo-0"
@@ -110,6 +111,7 @@ def test_a_full_file_is_read_into_settings_and_declarations_with_integer_amounts
             gpus=GpuRules(
                 detect=False,
                 exclude=("GPU-1a2b",),
+                ignore=("Xorg", 1234),
                 headroom_mib=512,
                 cards=(
                     DeclaredCard(uuid="GPU-demo-0", memory_mib=24576),
@@ -203,8 +205,13 @@ def test_every_variable_wins_over_the_file(write: Write):
         "PREFECT_SLOTS_AUTO_REGISTER": "false",
         "PREFECT_SLOTS_MAX_OVERTAKES": "7",
         "PREFECT_SLOTS_REFRESH_SECONDS": "60",
+        "PREFECT_SLOTS_DETECT_SECONDS": "5",
         "PREFECT_SLOTS_WHEN_SERVER_IS_AWAY": "wait",
         "PREFECT_SLOTS_ON_LEASE_LOST": "fail",
+        "PREFECT_SLOTS_USE_SECONDS": "0.5",
+        "PREFECT_SLOTS_HOLD_SECONDS": "0",
+        "PREFECT_SLOTS_STALE_AFTER": "9",
+        "PREFECT_SLOTS_ENFORCE": "kill",
         "PREFECT_SLOTS_GRANT": "set by prefect-slots for child processes",
         "SOMETHING_ELSE": "1",
     }
@@ -216,8 +223,13 @@ def test_every_variable_wins_over_the_file(write: Write):
         "auto_register": False,
         "max_overtakes": 7,
         "refresh_seconds": 60.0,
+        "detect_seconds": 5.0,
         "when_server_is_away": "wait",
         "on_lease_lost": "fail",
+        "use_seconds": 0.5,
+        "hold_seconds": 0.0,
+        "stale_after": 9,
+        "enforce": "kill",
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prefect import task
 
-from prefect_slots import SlotTaskRunner, requires
+from prefect_slots import SlotTaskRunner, any_of, requires
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.task_runner.needs import needs_of
 
@@ -61,6 +61,22 @@ def test_options_are_over_the_decoration_and_over_options_further_out():
     after = needs_of(made).asked
     assert after is not None
     assert after.amounts == {"gpu_mem": 8, "cpus": 1}
+
+
+def test_options_take_the_place_of_alternatives_that_name_the_same():
+    made: Any = task(requires(any_of({"gpu_mem": 8}, {"cpus": 8}), scanner=1)(body))
+    with SlotTaskRunner.options(gpu_mem=2):
+        one = needs_of(made).asked
+    with SlotTaskRunner.options(any_of({"scanner": 2}, {"cpus": 1})):
+        other = needs_of(made).asked
+    with SlotTaskRunner.options(mem=1):
+        both = needs_of(made).asked
+    assert one is not None
+    assert other is not None
+    assert both is not None
+    assert one.amounts_of({}) == [{"scanner": 1, "gpu_mem": 2}]
+    assert other.amounts_of({}) == [{"scanner": 2}, {"cpus": 1}]
+    assert both.amounts_of({}) == [{"scanner": 1, "mem": 1, "gpu_mem": 8}, {"scanner": 1, "mem": 1, "cpus": 8}]
 
 
 def test_options_that_are_no_requirement_are_refused_at_once():

@@ -6,6 +6,7 @@ ignore the polite signal. What it printed until then is kept.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import selectors
@@ -24,6 +25,8 @@ MAX_OUTPUT: Final = 64 * 2**20
 _CHUNK: Final = 2**16
 _LOOK_SECONDS: Final = 0.05
 _GONE_SECONDS: Final = 1.0
+# Programs that run now, each with the process that started it.
+_running: Final[dict[int, int]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,23 @@ def run_command(
         return Output(failure=_not_started(argv[0], error, env))
     except ValueError as error:
         return Output(failure=f"'{argv[0]}' cannot be started: {error}")
+    _running[process.pid] = os.getpid()
     run = _Run(process, stdin.encode(), limit)
     try:
         failure = run.follow(time.monotonic() + timeout, timeout)
     finally:
+        _running.pop(process.pid, None)
         code = run.end()
     return Output(text=run.text(), code=code if failure is None else None, failure=failure)
+
+
+@atexit.register
+def _end_all() -> None:
+    # The thread that would end them is not waited for when this process ends, and a forked child has its parent's list.
+    for program, starter in list(_running.items()):
+        if starter == os.getpid():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(program, signal.SIGKILL)
 
 
 def _not_started(program: str, error: OSError, env: Mapping[str, str]) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from prefect_slots.detect.licences.command import run_command
 from prefect_slots.detect.licences.usage import Reading
 from prefect_slots.detect.licences.vendors import VENDORS
+from prefect_slots.detect.lookout import beside
 from prefect_slots.model.declaration import LicenseServer
 
 MAX_BACK_OFF: Final = 900.0
@@ -54,6 +55,8 @@ def questions(servers: Sequence[LicenseServer]) -> dict[Question, tuple[LicenseS
             features=tuple(sorted({feature for table in group for _, feature in table.features})),
             poll_seconds=min(table.poll_seconds for table in group),
             timeout=max(table.timeout for table in group),
+            # Whoever counts what people outside use asks the same question, and the server is asked once.
+            checkouts=True,
         )
         asked[question] = tuple(group)
     return asked
@@ -112,7 +115,7 @@ class Desk:
             now = self._clock()
             if counter.reading is not None and now < counter.next_try:
                 return _kept(counter.reading, counter.next_try - now)
-            counter.reading = _with_locks(self._query(question, env), counter.locks)
+            counter.reading = replace(_with_locks(self._query(question, env), counter.locks), asked_at=now)
             counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
             pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
             counter.next_try = self._clock() + max(question.poll_seconds, min(pause, MAX_BACK_OFF))
@@ -120,10 +123,9 @@ class Desk:
 
     def ask_all(self, asked: Sequence[Question], env: Mapping[str, str]) -> tuple[Reading, ...]:
         """Ask several servers at the same time, so that the slowest one is all there is to wait for."""
-        if not asked:
-            return ()
-        with ThreadPoolExecutor(max_workers=len(asked), thread_name_prefix="licence-server") as threads:
-            return tuple(threads.map(lambda question: self.ask(question, env), asked))
+        # In threads that the end of the process does not wait for: a server may hang for minutes.
+        sent = [beside(partial(self.ask, question, env), f"licence server {question.server}") for question in asked]
+        return tuple(answer.result() for answer in sent)
 
 
 def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:

@@ -73,6 +73,11 @@ class Checkout:
         sought = f"{user} {host.partition('.')[0]}".casefold()
         return holder.startswith(sought) and holder[len(sought) : len(sought) + 1] in ("", " ", ".")
 
+    def is_on(self, hosts: frozenset[str]) -> bool:
+        """Tell whether somebody on one of these hosts, in lower case and without a domain, holds it."""
+        _, *words = f"{self.user} {self.host} {self.display}".casefold().split()
+        return any(word.partition(".")[0] in hosts for word in words)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
@@ -97,11 +102,13 @@ class Reading:
     Attributes:
         features: In the server's order; names are distinct.
         failure: Why the server told nothing at all; `None` where it answered.
+        asked_at: When it was asked, on the clock of whoever asked; `None` where nobody noted it.
     """
 
     features: tuple[Feature, ...] = ()
     findings: tuple[Finding, ...] = ()
     failure: str | None = None
+    asked_at: float | None = field(default=None, compare=False)
 
     def find(self, name: str) -> Feature | None:
         """Return the feature of that name, in any case of letters where that leaves one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,20 @@ def test_a_child_that_keeps_the_output_open_does_not_hold_up_the_answer():
     said = run_command((sys.executable, "-c", code), env=os.environ, timeout=60)
     assert said.failure is None
     until(lambda: not alive(int(said.text)), what="the end of the child")
+
+
+def test_a_program_that_runs_when_this_process_ends_is_killed(tmp_path: Path):
+    said = tmp_path / "pid"
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\n"
+        "from prefect_slots.detect.licences.command import run_command\n"
+        "from prefect_slots.detect.lookout import beside\n"
+        "beside(lambda: run_command(('/bin/sh', '-c', 'echo $$ > ' + sys.argv[1] + '; exec sleep 60'), "
+        "env=os.environ, timeout=60), 'licence server')\n"
+        "while not Path(sys.argv[1]).exists() or not Path(sys.argv[1]).read_text(): time.sleep(0.01)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(said)], timeout=30, check=True)
+    until(lambda: not alive(int(said.read_text())), what="the end of the program")
 
 
 def test_a_program_that_is_not_there_is_told():

@@ -193,9 +193,9 @@ def test_tables_of_one_server_are_one_question_as_urgent_and_as_patient_as_any_o
     third = table("1@b", ("z", "zz"))
     assert questions((first, third, second)) == {
         Question(
-            vendor="flexnet", server="1@A", features=("xx", "yy"), poll_seconds=30, timeout=20
+            vendor="flexnet", server="1@A", features=("xx", "yy"), poll_seconds=30, timeout=20, checkouts=True
         ): (first, second),
-        Question(vendor="flexnet", server="1@b", features=("zz",)): (third,),
+        Question(vendor="flexnet", server="1@b", features=("zz",), checkouts=True): (third,),
     }  # fmt: skip
 
 

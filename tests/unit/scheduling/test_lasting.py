@@ -7,7 +7,7 @@ from dataclasses import replace
 from prefect_slots.model.book import Book, CellId, CellState, Grant, Holding, Line, Nesting, Shape, Ticket
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Scope
-from prefect_slots.scheduling.turns import may_go_on
+from prefect_slots.scheduling.lasting import may_go_on
 
 CELL = CellId("scanner", 0)
 SHAPE = Shape(requirement=declare(scanner=1))

@@ -1,0 +1,215 @@
+"""The periodic look at what others use of this machine, by one of its processes: cards, licence seats, what grants use.
+
+Every process that takes part offers itself; the ledger knows who looks, and another goes on when that one dies or is
+stopped. Drivers and licence servers may hang: they are asked aside, and what was known last stands meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+from prefect_slots.acquire.aside import aside
+from prefect_slots.acquire.outsiders import Fleet
+from prefect_slots.acquire.users import Users
+from prefect_slots.errors import LedgerUnreadable, SlotsError
+from prefect_slots.ledger import roles, spending
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits import jitter
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.resource import GPU_MEM, Stale, license_resource
+
+if TYPE_CHECKING:
+    from prefect_slots.acquire.card_use import CardsNoted
+    from prefect_slots.acquire.exceeding import Excess
+    from prefect_slots.acquire.seat_use import SeatsSeen
+    from prefect_slots.ledger.transaction import Transaction
+    from prefect_slots.model.declaration import LicenseServer
+    from prefect_slots.settings import Settings
+
+ROLE: Final = "watcher"
+_LOOKED_AT: Final = "cards_looked_at"
+_FIRST_LOOK_SECONDS: Final = 2.0
+_log = logging.getLogger("prefect_slots")
+
+
+class Reached(Protocol):
+    """The Prefect server, as far as a look needs it."""
+
+    async def fleet(self, resources: Collection[str]) -> Fleet:
+        """Return what others hold of these fleet licences, and on which machines."""
+        ...
+
+    def tell_stale(self, stale: Stale) -> None:
+        """Emit the event `prefect-slots.resource.stale`."""
+
+
+class Watching:
+    """This process's offer to look at what others use.
+
+    Attributes:
+        server: The Prefect server once this process uses one.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self.server: Reached | None = None
+        self._ledger = ledger
+        self._settings = settings
+        self._servers = settings.declarations.license_servers
+        self._users = Users()
+        self._advised: set[str] = set()
+        self._first_look_due = settings.declarations.gpus.detect
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._due_at = 0.0
+
+    async def round(self) -> None:
+        """Look at everything once, and write down what was seen."""
+        await asyncio.gather(*(self._do(job) for job in self._looks().values()))
+
+    async def run(self) -> NoReturn:
+        """Look again and again while no other process does."""
+        try:
+            while True:
+                elected = False
+                with suppress(LedgerUnreadable):
+                    elected = bool(self._looks()) and self._is_elected()
+                    if elected and time.monotonic() >= self._due_at:
+                        self._due_at = time.monotonic() + self._settings.use_seconds
+                        self._start_looks()
+                beat = min(self._settings.use_seconds, 1.0) if elected else roles.STALE_SECONDS
+                await asyncio.sleep(jitter.between(0.7, 1.0) * beat)
+        finally:
+            for task in self._jobs.values():
+                task.cancel()
+
+    async def before(self, requirement: Requirement) -> None:
+        """Look at the cards before this process asks for some for the first time, if nobody has looked lately.
+
+        Else the first task on a machine on which nobody else works would be given what a stranger uses.
+        """
+        if not self._first_look_due or GPU_MEM not in requirement.resources:
+            return
+        self._first_look_due = False
+        looked_at = float(self._ledger.read(lambda tx: tx.meta(_LOOKED_AT)) or 0.0)
+        if abs(time.time() - looked_at) > 3 * self._settings.use_seconds:
+            # Not `wait_for`, which may lose a cancellation: the caller who has left would be enqueued.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_LOOK_SECONDS):
+                    await self._do(self._cards)
+
+    def _looks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        looks: dict[str, Callable[[], Awaitable[None]]] = {}
+        if self._settings.declarations.gpus.detect:
+            looks["cards"] = self._cards
+        if self._servers:
+            looks["seats"] = self._seats
+        return looks
+
+    def _is_elected(self) -> bool:
+        now = boot_clock()
+        if self._ledger.read(lambda tx: roles.held_by_other(tx, ROLE, now)):
+            return False
+        return self._ledger.transact(lambda tx: roles.take(tx, ROLE, now))
+
+    def _start_looks(self) -> None:
+        for name, job in self._looks().items():
+            if name not in self._jobs:
+                self._jobs[name] = asyncio.get_running_loop().create_task(self._do(job))
+                self._jobs[name].add_done_callback(lambda _, ended=name: self._jobs.pop(ended, None))
+
+    async def _do(self, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except SlotsError as failed:
+            _log.debug("looking at what others use: %s", failed)
+        except Exception:
+            # What others use stands as it was known last; the next look may go better.
+            _log.exception("looking at what others use failed")
+
+    async def _cards(self) -> None:
+        if not self._ledger.read(lambda tx: tx.one("SELECT 1 FROM cell WHERE resource=? AND present", GPU_MEM)):
+            return
+        now = time.time()
+        note = await aside(partial(_look_at_cards, now, self._settings), "prefect-slots cards")
+
+        def write(tx: Transaction) -> CardsNoted:
+            tx.set_meta(_LOOKED_AT, str(now))
+            return note(tx)
+
+        noted = self._ledger.transact(write)
+        for stale in noted.stale:
+            self._tell(stale)
+        for excess in noted.excesses:
+            self._answer(excess)
+        for words in noted.suggestions:
+            # A map of five hundred tasks need not say the same five hundred times.
+            place = words.partition(" and used")[0].partition("(")[2]
+            if place not in self._advised:
+                self._advised.add(place)
+                _log.info("%s", words)
+
+    async def _seats(self) -> None:
+        note = await aside(partial(_ask_servers, self._servers), "prefect-slots seats")
+        names = {license_resource(name) for table in self._servers for name, _ in table.features}
+        fleet = Fleet(counted={}) if self.server is None else await self.server.fleet(names)
+        after = self._settings.stale_after
+        for stale in self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)):
+            self._tell(stale)
+
+    def _tell(self, stale: Stale) -> None:
+        since = "never told" if stale.seen_at is None else f"told {time.time() - stale.seen_at:.0f} s ago"
+        what = f"{stale.resource} ({stale.label})" if stale.label else stale.resource
+        _log.warning(
+            "what others use of %s is stale: %s, and nobody has answered %d times (%s); what was known last stands",
+            *(what, since, stale.misses, stale.why),
+        )
+        if self.server is not None:
+            self.server.tell_stale(stale)
+
+    def _answer(self, excess: Excess) -> None:
+        """Warn of a grant that uses more than it declared; end its command where that is asked for and allowed."""
+        kills = self._settings.enforce == "kill" and excess.command is not None
+        if not excess.warned:
+            more = " It is ended unless it uses less by the next look." if kills else ""
+            _log.warning("%s.%s", excess, more)
+        elif kills and excess.command is not None:
+            from prefect_slots.acquire import ending
+
+            signalled = ending.end(*excess.command, by_force=excess.signals > 0)
+            if signalled:
+                _log.error('%s: %s, by enforce = "kill"', excess, signalled)
+                self._ledger.transact(lambda tx: _note_signal(tx, excess))
+
+
+# What looks need is imported where they are made, not by every process that takes part, which mostly does not look.
+
+
+def _look_at_cards(now: float, settings: Settings) -> Callable[[Transaction], CardsNoted]:
+    from prefect_slots.acquire.card_holders import read_cards
+    from prefect_slots.acquire.card_use import note_cards
+
+    return partial(note_cards, seen=read_cards(now), settings=settings)
+
+
+def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], list[Stale]]:
+    from prefect_slots.acquire.seat_use import ask_servers, note_seats
+    from prefect_slots.detect.licences.query import DESK
+
+    seen: tuple[SeatsSeen, ...] = ask_servers(servers, dict(os.environ), DESK)
+    return partial(note_seats, seen)
+
+
+def _note_signal(tx: Transaction, excess: Excess) -> None:
+    rows = spending.read(tx)
+    for part in excess.parts:
+        row = rows.get((part.grant, part.number))
+        if row is not None:
+            spending.write(tx, replace(row, signals=row.signals + 1))

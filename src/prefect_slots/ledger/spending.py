@@ -1,0 +1,78 @@
+"""What was seen of a grant's memory on a card beside what it declared: a row per grant and card until it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_slots.ledger.tables import Tables
+
+_COLUMNS = "held, number, label, declared, peak, looks, together, over, warned, signals"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What was seen of one grant on one card; amounts in MiB.
+
+    Attributes:
+        peak: The most that was seen.
+        looks: How often it was looked at.
+        together: Whether `peak` is not its own alone: its process held other grants of the card beside it.
+        over: How often in a row it was seen to use more than it declared.
+        warned: Whether that has been told.
+        signals: How often its command was asked to end for it.
+    """
+
+    held: str
+    number: int
+    label: str
+    declared: int
+    peak: int = 0
+    looks: int = 0
+    together: bool = False
+    over: int = 0
+    warned: bool = False
+    signals: int = 0
+
+
+def read(tables: Tables) -> dict[tuple[str, int], Spent]:
+    """Return what was seen of grants, those that have ended since the last look among them."""
+    rows = tables.all(f"SELECT {_COLUMNS} FROM spent")
+    return {
+        (row[0], row[1]): Spent(
+            held=row[0],
+            number=row[1],
+            label=row[2],
+            declared=row[3],
+            peak=row[4],
+            looks=row[5],
+            together=bool(row[6]),
+            over=row[7],
+            warned=bool(row[8]),
+            signals=row[9],
+        )
+        for row in rows
+    }
+
+
+def write(tables: Tables, seen: Spent) -> None:
+    """Write what was seen of a grant."""
+    tables.run(
+        f"INSERT OR REPLACE INTO spent ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        *(seen.held, seen.number, seen.label, seen.declared, seen.peak, seen.looks),
+        *(seen.together, seen.over, seen.warned, seen.signals),
+    )
+
+
+def drop_ended(tables: Tables) -> None:
+    """Forget what was seen of grants that have ended."""
+    tables.run("DELETE FROM spent WHERE held NOT IN (SELECT id FROM held)")
+
+
+def note_command(tables: Tables, pid: int, started: float) -> None:
+    """Note the one process that the actor runs under its grants: it alone may be ended for what it uses."""
+    tables.run("UPDATE owner SET command=?, command_started=? WHERE id=?", pid, started, tables.actor)
+
+
+def was_ended(tables: Tables, grant: str) -> bool:
+    """Tell whether the command of a grant that is still held was asked to end for what it used."""
+    return tables.one("SELECT 1 FROM spent WHERE held=? AND signals>0", grant) is not None
