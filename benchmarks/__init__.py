@@ -9,6 +9,7 @@ makespan     twenty items through a step with two slots
 packing      makespan of tasks that need several resources, in virtual time
 scale        one grant in the ledger while up to 10,000 wait
 fleet        from machine to machine, over a floating licence
+runner       a flow of three tasks for forty items, by each task runner
 
 What they share:
 
@@ -18,6 +19,7 @@ stage           a real server, limits on it, machines registered with it
 crew            worker processes that hold something when told to
 preloaded       what those have imported before they are forked
 relay           one slot that goes from hand to hand
+three_steps     that flow, in a process of its own
 workload        tasks to pack, and what no schedule of them beats
 policies        schedulers in virtual time
 optimum         the shortest schedule of a few tasks

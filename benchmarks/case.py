@@ -72,7 +72,9 @@ class Benchmark(Protocol):
     bars: Callable[[Sequence[Measured]], list[Bar]]
 
 
-NAMES: Final = ("startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "packing", "scale", "fleet")
+NAMES: Final = (
+    "startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "packing", "scale", "fleet", "runner",
+)  # fmt: skip
 
 
 def find(name: str) -> Benchmark:

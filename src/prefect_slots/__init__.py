@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from prefect_slots.process_pool.pool import SlotPool
     from prefect_slots.requiring import Grant, any_of, current_grant, requires
+    from prefect_slots.task_runner.runner import SlotTaskRunner
 
-__all__ = ["Grant", "SlotPool", "any_of", "current_grant", "requires"]
+__all__ = ["Grant", "SlotPool", "SlotTaskRunner", "any_of", "current_grant", "requires"]
 
 _HOMES: Final = {
     "Grant": "prefect_slots.requiring",
     "SlotPool": "prefect_slots.process_pool.pool",
+    "SlotTaskRunner": "prefect_slots.task_runner.runner",
     "any_of": "prefect_slots.requiring",
     "current_grant": "prefect_slots.requiring",
     "requires": "prefect_slots.requiring",

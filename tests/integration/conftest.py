@@ -6,7 +6,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+from tests.boxes import Box
 from tests.prefect_server import PrefectServer
+
+from prefect_slots import SlotTaskRunner
+from prefect_slots.acquire.engine import close_engine
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +29,25 @@ def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def runner_box(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """One machine for all tests of a module that run tasks by `SlotTaskRunner`."""
+    made = Box(tmp_path_factory.mktemp("box"), prefect_server.url)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**made.env, "PREFECT_LOGGING_LEVEL": "INFO"}.items():
+            patch.setenv(name, value)
+        made.register()
+        quiet = {PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
+        with temporary_settings({PREFECT_API_URL: prefect_server.url, **quiet}):
+            yield made
+        close_engine()
+        made.assert_nothing_is_left()
+
+
+@pytest.fixture(scope="module")
+def runner(runner_box: Box) -> Iterator[SlotTaskRunner]:
+    """One for all tests of a module: a process that has imported Prefect is worth keeping."""
+    with SlotTaskRunner(2) as started:
+        yield started

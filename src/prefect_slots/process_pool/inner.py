@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from prefect_slots.process_pool.child import Here, raised, told
-from prefect_slots.process_pool.order import order_of
+from prefect_slots.process_pool.order import Order, order_of
 from prefect_slots.process_pool.task import Task, TaskFuture, deadline, results_of, settle
 from prefect_slots.process_pool.wire import Kind, Packed, Wire, unpack
 
@@ -54,7 +54,10 @@ class InnerPool(concurrent.futures.Executor):
 
         What it needs is drawn from this task's grant where that covers it.
         """
-        order, call = order_of(fn, args, kwargs, requires, timeout)
+        return self.enqueue(*order_of(fn, args, kwargs, requires, timeout))
+
+    def enqueue(self, order: Order, call: Packed) -> TaskFuture:
+        """Have a packed call made in another task process."""
         with self._lock:
             self._last += 1
             number = self._last
@@ -79,6 +82,11 @@ class InnerPool(concurrent.futures.Executor):
             [self.submit(fn, *args, requires=requires, timeout=task_timeout) for args in calls],
             until,
         )
+
+    def reason(self, future: TaskFuture) -> str:
+        """Say why a task waits; the ledger's own words stay with the pool."""
+        del future
+        return "waits for resources beside those of the task that submitted it"
 
     def _cancel(self, number: int) -> None:
         with suppress(OSError):

@@ -129,7 +129,7 @@ class SlotPool(concurrent.futures.Executor):
             RuntimeError: if the pool is shut down.
         """
         order, call = order_of(fn, args, kwargs, requires, timeout)
-        return self.enqueue(order, call, unpack)
+        return self.enqueue(order, call)
 
     def map(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -206,10 +206,20 @@ class SlotPool(concurrent.futures.Executor):
         told = [asking.reason(line.ticket) if asking and line.ticket else "" for line in lines]
         return [reason or "waits for a free process" for reason in told]
 
+    def reason(self, future: TaskFuture) -> str:
+        """Say what one task waits for, as the ledger sees it now; empty if it does not wait."""
+        with self._lock:
+            line = next((task.line for task in self._board.waiting() if task.future is future), None)
+        if line is None:
+            return ""
+        told = self._asking.reason(line.ticket) if self._asking is not None and line.ticket else ""
+        wanted = line.shape.requirement
+        return told or (f"waits its turn for {wanted.describe()}" if wanted is not None else "waits for a free process")
+
     # What drivers and inner pools call
 
     def enqueue(
-        self, order: Order, call: Packed, read: Callable[[Packed], Any], within: Task | None = None
+        self, order: Order, call: Packed, read: Callable[[Packed], Any] = unpack, within: Task | None = None
     ) -> TaskFuture:
         """Put a task into its line."""
         if self._asking is None and order.requirement is not None:

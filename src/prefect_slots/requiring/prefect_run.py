@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
+    from prefect.client.schemas.objects import State, TaskRun
     from prefect.context import FlowRunContext, TaskRunContext
 
 AWAITING: Final = "AwaitingResources"
@@ -96,13 +96,13 @@ class RunHooks:
 def _show(context: TaskRunContext, state: State[Any]) -> None:
     # What people see of a wait must never decide whether the task runs.
     try:
-        _propose(context, state)
+        propose(context.task_run, state)
     except Exception as error:
         _log.debug("the state %s could not be shown: %s", state.name, error)
 
 
-def _propose(context: TaskRunContext, state: State[Any]) -> None:
-    task_run = context.task_run
+def propose(task_run: TaskRun, state: State[Any]) -> None:
+    """Tell the server of a task run's new state."""
     state.state_details.task_run_id = task_run.id
     state.state_details.flow_run_id = task_run.flow_run_id
     before = task_run.state

@@ -1,0 +1,108 @@
+"""What a submitted task asks for: its function's decoration, and `SlotTaskRunner.options` around the submit."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect_slots.requiring.alternatives import any_of, combined
+from prefect_slots.requiring.declared import requires
+from prefect_slots.requiring.wrapping import DECLARED
+
+if TYPE_CHECKING:
+    from prefect import Task
+
+_options: ContextVar[requires | None] = ContextVar("prefect_slots_options", default=None)
+
+
+class Needs(NamedTuple):
+    """What a task asks for, and who asks.
+
+    Attributes:
+        asked: What the pool asks for before the task starts; `None` for nothing.
+        task: The task as its process runs it; decorated only if it must ask there.
+    """
+
+    asked: requires | None
+    task: Task[..., Any]
+
+
+@contextmanager
+def options(alternatives: any_of | None = None, /, **needs: Any) -> Generator[None]:
+    """Have the tasks submitted in this block ask for more, or for something else, than they are decorated with.
+
+    Args:
+        alternatives: As for `requires`.
+        **needs: As for `requires`.
+    """
+    token = _options.set(_over(_options.get(), requires(alternatives, **needs)))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def needs_of(task: Task[..., Any]) -> Needs:
+    """Return what a task that is submitted here and now asks for.
+
+    An amount that depends on the attempt is asked for by the task's process at each attempt: the pool asks once.
+    """
+    decorated = decoration(task.fn)
+    bare = (
+        task
+        if decorated is None
+        else _with_function(task, inspect.unwrap(task.fn, stop=lambda function: function is not task.fn))
+    )
+    given = _options.get()
+    asked = decorated if given is None else _over(decorated, given)
+    if asked is not None and any(map(_names_attempt, _amounts(asked))):
+        return Needs(None, asked(bare))
+    return Needs(asked, bare)
+
+
+def decoration(function: Callable[..., Any]) -> requires | None:
+    """Return what a function was decorated with, if the decoration is the outermost of it."""
+    asked = getattr(function, DECLARED, None)
+    # Another decorator around ours copies the mark, and what it wraps still has it.
+    if asked is None or getattr(getattr(function, "__wrapped__", None), DECLARED, None) is asked:
+        return None
+    return asked
+
+
+def _over(under: requires | None, over: requires) -> requires:
+    """Return `under` with what `over` names in the place of what it says itself of the same resources."""
+    if under is None:
+        return over
+    named = {name for amounts in combined(over.alternatives, over.amounts) for name in amounts}
+    instead = under.alternatives
+    if over.alternatives is not None or any(named & alternative.keys() for alternative in instead or ()):
+        instead = over.alternatives
+    return requires(
+        instead,
+        **{name: amount for name, amount in under.amounts.items() if name not in named},
+        **over.amounts,
+        timeout=under.timeout if over.timeout is None else over.timeout,
+        priority=over.priority or under.priority,
+    )
+
+
+def _with_function(task: Task[..., Any], function: Callable[..., Any]) -> Task[..., Any]:
+    bare = copy.copy(task)
+    bare.fn = function
+    return bare
+
+
+def _amounts(asked: requires) -> Iterator[Any]:
+    return chain.from_iterable(each.values() for each in combined(asked.alternatives, asked.amounts))
+
+
+def _names_attempt(amount: object) -> bool:
+    try:
+        return callable(amount) and "attempt" in inspect.signature(amount).parameters
+    except (TypeError, ValueError):
+        return False  # whoever asks it says what is wrong with it

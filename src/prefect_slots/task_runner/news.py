@@ -1,0 +1,135 @@
+"""Events and logs of task processes, on their way to the server through the flow's process.
+
+So one connection serves all of them, what a killed process had said is not lost, and a task process never pays for the
+server's handshake.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Final
+
+from prefect.context import SettingsContext
+from prefect.events.worker import EventsWorker
+from prefect.logging.loggers import get_logger
+
+EVENT: Final = "event"
+LOG: Final = "log"
+
+
+class News:
+    """The receiving end, in the flow's process.
+
+    Attributes:
+        address: Where task processes connect to.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="prefect-slots-")
+        self.address = str(Path(self._folder) / "news")
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(self.address)
+        self._server.listen(128)
+        self._stop, self._stopped = os.pipe()
+        self._settings = SettingsContext.get()
+        self._thread = threading.Thread(target=self._serve, name="prefect-slots-news", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Pass on what is still under way, and end. All task processes must have ended."""
+        os.close(self._stopped)
+        self._thread.join()
+        self._server.close()
+        os.close(self._stop)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _serve(self) -> None:
+        if self._settings is None:
+            self._receive()
+            return
+        with self._settings.model_copy():
+            self._receive()
+
+    def _receive(self) -> None:
+        speakers: list[Connection[Any, Any]] = []
+        while True:
+            ready = wait([self._server, self._stop, *speakers])
+            for one in ready:
+                if one is self._server:
+                    speakers.append(Connection(self._server.accept()[0].detach()))
+                elif isinstance(one, Connection) and not _pass_on(one):
+                    one.close()
+                    speakers.remove(one)
+            if ready == [self._stop]:
+                return
+
+
+def _pass_on(speaker: Connection[Any, Any]) -> bool:
+    """Pass one message on; return whether there may be more."""
+    try:
+        kind, said = speaker.recv()
+    except (EOFError, OSError):
+        return False
+    except Exception as error:
+        get_logger("task_runner.slot").warning("A task process said what cannot be read: %r", error)
+        return True
+    try:
+        if kind == EVENT:
+            EventsWorker.instance().send(said)
+        elif kind == LOG:
+            from prefect.logging.handlers import emit_api_log
+
+            emit_api_log(said)
+    except Exception as error:
+        get_logger("task_runner.slot").debug("What a task process said could not be passed on: %r", error)
+    return True
+
+
+class Speaker:
+    """The sending end, in a task process."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(address)
+        self._connection: Connection[Any, Any] = Connection(self._socket.detach())
+        self._lock = threading.Lock()
+
+    def put(self, item: tuple[str, Any]) -> None:
+        """Send an event or a log; what the flow's process no longer takes is nobody's."""
+        with self._lock, suppress(OSError):
+            self._connection.send(item)
+
+    def log(self, payload: dict[str, Any]) -> None:
+        """Send a log."""
+        self.put((LOG, payload))
+
+
+def speak_through(address: str) -> None:
+    """Have this process's events and logs go through the flow's process.
+
+    An older Prefect knows no such way: there each process speaks to the server itself.
+    """
+    try:
+        from prefect.events.worker import ProcessPoolForwardingEventsClient
+        from prefect.logging.handlers import set_api_log_sink
+    except ImportError:
+        return
+    speaker = Speaker(address)
+    EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=speaker, item_type=EVENT)
+    set_api_log_sink(speaker.log)
+
+
+def flush() -> None:
+    """Wait until everything that this process has said is sent."""
+    from prefect.logging import handlers
+
+    EventsWorker.instance().wait_until_empty()
+    if not hasattr(handlers, "set_api_log_sink"):
+        handlers.APILogWorker.instance().wait_until_empty()

@@ -1,0 +1,331 @@
+"""The task runner that flows name: `SlotTaskRunner`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from contextvars import copy_context
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import cloudpickle
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.settings.context import get_current_settings
+from prefect.task_runners import TaskRunner
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from prefect_slots.acquire.engine import engine
+from prefect_slots.errors import SlotsError, TaskDied
+from prefect_slots.process_pool.inner import InnerPool, pool_named
+from prefect_slots.process_pool.order import Order
+from prefect_slots.process_pool.pool import SlotPool
+from prefect_slots.process_pool.wire import pack
+from prefect_slots.requiring import current
+from prefect_slots.requiring.prefect_run import run_id
+from prefect_slots.task_runner import needs, remote, telling, upstream
+from prefect_slots.task_runner.context import SentContext
+from prefect_slots.task_runner.news import News
+from prefect_slots.task_runner.run import Run, SlotFuture
+
+if TYPE_CHECKING:
+    from prefect import Task
+    from prefect.client.schemas.objects import RunInput, State, TaskRun
+
+# Less is not worth being shown: the state would have changed again before anybody saw it.
+_SHOWN_AFTER_SECONDS: Final = 0.2
+_THREADS: Final = 4
+
+
+class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
+    """Runs each task in a process of its own once this machine can give it what it needs.
+
+    What a task needs is what its function is decorated with by `@requires`, or what `SlotTaskRunner.options` says
+    around the submit. A task waits without a process and without a thread; it is then Pending, `AwaitingResources`.
+
+    Args:
+        max_workers: How many tasks run at once. By default Prefect's setting for process pools, else as many as the
+            machine's ledger grants, and of those that ask for nothing as many as there are cores.
+        initializer: Called in each process before its first task.
+        initargs: Its arguments.
+
+    Examples:
+        >>> from prefect import flow, task
+        >>> from prefect_slots import SlotTaskRunner, requires
+        >>> @task
+        ... @requires(gpu_mem=8)
+        ... def infer(image): ...
+        >>> @flow(task_runner=SlotTaskRunner())
+        ... def pipeline(images):
+        ...     return infer.map(images).result()
+    """
+
+    options: Final = staticmethod(needs.options)
+    """Around a submit, as prefect-ray's `remote_options`: `with SlotTaskRunner.options(gpu_mem=8): infer.submit(x)`.
+
+    What it names replaces what the decoration says of the same resource; within another such block, that one's.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+    ) -> None:
+        super().__init__()
+        self.max_workers = max_workers or get_current_settings().tasks.runner.process_pool_max_workers
+        self.initializer = initializer
+        self.initargs = tuple(initargs)
+        self._lock = threading.Lock()
+        self._open: set[Run] = set()
+        self._context = SentContext()
+        self._pool: SlotPool | InnerPool | None = None
+        self._news: News | None = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    def duplicate(self) -> SlotTaskRunner:
+        """Return a new runner that is configured the same."""
+        return type(self)(self.max_workers, initializer=self.initializer, initargs=self.initargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SlotTaskRunner) and self._configuration == other._configuration
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A runner is pickled with its flow; what it runs stays in its process.
+        made = partial(type(self), self.max_workers, initializer=self.initializer, initargs=self.initargs)
+        return made, ()
+
+    @property
+    def _configuration(self) -> tuple[Any, ...]:
+        return type(self), self.max_workers, self.initializer, self.initargs
+
+    # What flows call
+
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        task: Task[..., Any],
+        parameters: dict[str, Any],
+        wait_for: Iterable[PrefectFuture[Any]] | None = None,
+        dependencies: dict[str, set[RunInput]] | None = None,
+    ) -> SlotFuture[Any]:
+        """Have a task run in another process once what it depends on has ended and its resources are granted.
+
+        Returns:
+            A future of the task run; its `cancel` takes it back while it waits and kills it while it runs.
+
+        Raises:
+            RuntimeError: if the runner is not started.
+        """
+        if not self._started:
+            raise RuntimeError("Task runner is not started")
+        awaited = list(wait_for) if wait_for is not None else None
+        before = upstream.futures_in(parameters, awaited)
+        task_run = _created(task, parameters, awaited, dependencies)
+        upstream.forget_parents(task_run, before)
+        run = Run(
+            needs=needs.needs_of(task),
+            task_run=task_run,
+            parameters=parameters,
+            wait_for=awaited,
+            context=copy_context(),
+            sent=self._context.sent(task, task_run),
+        )
+        telling.submitted(task_run)
+        with self._lock:
+            self._open.add(run)
+        run.final.add_done_callback(partial(self._left, run))
+        future: SlotFuture[Any] = SlotFuture(run)
+        if before:
+            # Whichever thread ends the last of them has other things to do than to read its result.
+            upstream.when_all_have_ended(before, lambda: self._later(run, partial(self._begin, run)))
+        else:
+            self._begin(run)
+        return future
+
+    def cancel_all(self) -> None:
+        """Cancel every task that has not ended; the processes of those that run are killed."""
+        with self._lock:
+            unfinished = list(self._open)
+        for run in unfinished:
+            run.final.cancel()
+
+    def __enter__(self) -> SlotTaskRunner:
+        """Start; processes start with the first tasks."""
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for the tasks that run; those that still wait are cancelled. Ctrl-C and a cancelled flow kill all."""
+        if kind is not None and not issubclass(kind, Exception):
+            self.cancel_all()
+        else:
+            self._cancel_waiting()
+        self._finish()
+        super().__exit__(kind, error, traceback)
+
+    # One task run
+
+    def _begin(self, run: Run) -> None:
+        """Give a task run to the pool, if what it depends on allows."""
+        if run.final.done():
+            return
+        try:
+            order, call = self._ordered(run)
+            if order is None:
+                telling.not_ready(run)
+                return
+            given = self._pool_here().enqueue(order, call)
+        except Exception as error:
+            self._later(run, partial(_concluded, run, error))
+            return
+        run.given = given
+        given.add_done_callback(partial(self._ended, run))
+        if run.final.cancelled():
+            given.cancel()
+        elif order.requirement is not None:
+            engine().later(_SHOWN_AFTER_SECONDS, lambda: self._later(run, partial(self._show, run)))
+
+    def _ordered(self, run: Run) -> tuple[Order | None, Any]:
+        """Return what a task run asks for and the packed call; no order if its upstream has failed."""
+        run.parameters = upstream.states_for_futures(run.parameters)
+        run.wait_for = upstream.states_for_futures(run.wait_for)
+        arguments = upstream.resolved(run.parameters, run.wait_for)
+        if arguments is None:
+            return None, None
+        asked, task = run.needs
+        call = pack((remote.perform, (task, run.task_run, arguments, run.sent), {}))
+        if asked is None:
+            return Order(parent=current.enclosing(), label=_label(run.task_run)), call
+        amounts = asked.amounts_of(arguments)
+        order = Order(
+            requirement=asked.requirement(amounts),
+            amounts=tuple(amounts),
+            priority=asked.priority,
+            patience=asked.timeout,
+            parent=current.enclosing(),
+            label=_label(run.task_run),
+            run=run_id(),
+        )
+        return order, call
+
+    def _show(self, run: Run) -> None:
+        """Show a task run that has no grant yet as one that waits for it."""
+        given, pool = run.given, self._pool
+        if given is None or pool is None:
+            return
+        state = telling.awaiting(pool.reason(given))
+        # The state is older than a start that this look has not seen yet: the server keeps the later of the two.
+        if not given.running() and not given.done():
+            telling.waits(run, state)
+
+    def _ended(self, run: Run, given: concurrent.futures.Future[State[Any]]) -> None:
+        """Note how the pool has ended a task run."""
+        if given.cancelled():
+            run.final.cancel()
+        elif (error := given.exception()) is not None:
+            self._later(run, partial(_concluded, run, error))
+        else:
+            run.end(given.result())
+
+    def _left(self, run: Run, final: concurrent.futures.Future[State[Any]]) -> None:
+        """Note that a task run has ended, for whatever reason."""
+        with self._lock:
+            self._open.discard(run)
+        if final.cancelled():
+            final.set_running_or_notify_cancel()
+            if run.given is not None:
+                run.given.cancel()
+            run.context.copy().run(telling.cancelled, run)
+
+    # Threads, processes, news
+
+    def _later(self, run: Run, do: Callable[[], None]) -> None:
+        """Do something for a task run in its submitter's context, in a thread that may block."""
+        if run.final.done():
+            return
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prefect-slots-runner")
+            threads = self._threads
+        threads.submit(run.context.copy().run, do)
+
+    def _pool_here(self) -> SlotPool | InnerPool:
+        """Return the pool, made when first needed; within a task it is that of the flow above."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = pool_named(remote.Here.pool) if remote.Here.pool else self._new_pool()
+            return self._pool
+
+    def _new_pool(self) -> SlotPool:
+        self._news = self._news or News()
+        env = get_current_settings().to_environment_variables(exclude_unset=True)
+        user = cloudpickle.dumps((self.initializer, self.initargs))
+        return SlotPool(self.max_workers, initializer=remote.prepare, initargs=(env, self._news.address, user))
+
+    def _cancel_waiting(self) -> None:
+        with self._lock:
+            waiting = [run for run in self._open if run.given is None or not run.given.running()]
+        if waiting:
+            self.logger.warning(
+                "%d task runs had not started when the flow ended and are cancelled."
+                " Call `.wait()` or `.result()` on their futures to have them run.",
+                len(waiting),
+            )
+        for run in waiting:
+            run.final.cancel()
+
+    def _finish(self) -> None:
+        pool, self._pool = self._pool, None
+        if isinstance(pool, SlotPool):
+            pool.shutdown()
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
+        news, self._news = self._news, None
+        if news is not None:
+            news.close()
+
+
+def _concluded(run: Run, error: BaseException) -> None:
+    """End a task run that its process did not end itself."""
+    if isinstance(error, SlotsError) and not isinstance(error, TaskDied):
+        telling.refused(run, error)
+    else:
+        telling.crashed(run, error)
+
+
+def _created(
+    task: Task[..., Any],
+    parameters: dict[str, Any],
+    wait_for: Any,
+    dependencies: dict[str, set[RunInput]] | None,
+) -> TaskRun:
+    """Return a new task run, which no server knows of yet."""
+    # A client would only be opened and closed there, which costs a tenth of a second for each task. Without one nothing
+    # is awaited, and to go through another thread's event loop would be to wait for that thread's turn.
+    no_client: Any = nullcontext()
+    call = partial(
+        task.create_local_run, no_client, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies
+    )
+    coroutine = call()
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    return run_coro_as_sync(call())
+
+
+def _label(task_run: TaskRun) -> str:
+    """Return what people read in `prefect-slots status`: `"analyse-0 of brave-otter"`."""
+    flow_run = FlowRunContext.get()
+    above = flow_run.flow_run.name if flow_run is not None and flow_run.flow_run is not None else ""
+    return f"{task_run.name} of {above}" if above else task_run.name

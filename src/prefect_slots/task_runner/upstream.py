@@ -1,0 +1,88 @@
+"""The futures that a task waits for, waited for without a thread.
+
+A task asks for resources when all that it depends on has ended: nobody holds a card while waiting for somebody else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefect.exceptions import UpstreamTaskError
+from prefect.futures import PrefectFuture
+from prefect.utilities.annotations import quote
+from prefect.utilities.collections import StopVisiting, visit_collection
+from prefect.utilities.engine import resolve_inputs_sync, resolve_to_final_result
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import TaskRun
+
+
+def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
+    """Return the futures in parameters and `wait_for`, however deep, each once."""
+    found: dict[int, PrefectFuture[Any]] = {}
+
+    def note(value: Any) -> Any:
+        if isinstance(value, quote):
+            raise StopVisiting
+        if isinstance(value, PrefectFuture):
+            found[id(value)] = value
+        return value
+
+    for expression in expressions:
+        visit_collection(expression, visit_fn=note, return_data=False)
+    return list(found.values())
+
+
+def when_all_have_ended(futures: Sequence[PrefectFuture[Any]], then: Callable[[], None]) -> None:
+    """Call `then` once, in the thread of whichever future ends last, or here if none is left to wait for."""
+    lock = threading.Lock()
+    left = len(futures) + 1
+
+    def one_less(_: object = None) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            is_last = left == 0
+        if is_last:
+            then()
+
+    for future in futures:
+        future.add_done_callback(one_less)
+    one_less()
+
+
+def forget_parents(task_run: TaskRun, before: Sequence[PrefectFuture[Any]]) -> None:
+    """Let none of the futures that a task run waits for be its parent.
+
+    Prefect takes an argument's task run that is running for the one that this task is submitted within.
+    """
+    waited_for = {getattr(future, "task_run_id", None) for future in before}
+    parents = task_run.task_inputs.pop("__parents__", [])
+    if kept := [one for one in parents if getattr(one, "id", None) not in waited_for]:
+        task_run.task_inputs["__parents__"] = kept
+
+
+def states_for_futures(expression: Any) -> Any:
+    """Return an expression with the final states of its futures in their places."""
+
+    def state_of(value: Any, context: dict[str, Any]) -> Any:
+        if isinstance(context.get("annotation"), quote):
+            raise StopVisiting
+        if not isinstance(value, PrefectFuture):
+            return value
+        value.wait()
+        return value.state
+
+    return visit_collection(expression, visit_fn=state_of, return_data=True, context={})
+
+
+def resolved(parameters: dict[str, Any], wait_for: Any) -> dict[str, Any] | None:
+    """Return the call's arguments, or `None` if something that the task depends on has failed."""
+    try:
+        arguments = resolve_inputs_sync(parameters)
+        visit_collection(wait_for, visit_fn=resolve_to_final_result, return_data=False, context={})
+    except UpstreamTaskError:
+        return None
+    return arguments
