@@ -15,4 +15,4 @@ class NeverOvercommitted(BookMachine):
 
 
 TestNeverOvercommitted = NeverOvercommitted.TestCase
-TestNeverOvercommitted.settings = effort(800)
+TestNeverOvercommitted.settings = effort(350)
