@@ -126,6 +126,21 @@ def comparable(events: list[Event]) -> list[dict[str, Any]]:
     )
 
 
+def test_who_stops_listening_does_not_wait_for_a_server_that_does_nothing(prefect_server: PrefectServer) -> None:
+    async def scenario() -> None:
+        connected = asyncio.Event()
+        releases = Releases(prefect_server.url, lambda: ())
+        listening = asyncio.create_task(releases.run(lambda _: None, connected.set))
+        await asyncio.wait_for(connected.wait(), 60)
+        with prefect_server.suspended():
+            listening.cancel()
+            done, _ = await asyncio.wait([listening], timeout=6)
+        await asyncio.wait([listening], timeout=30)
+        assert done == {listening}
+
+    asyncio.run(scenario())
+
+
 def test_a_release_by_prefect_s_own_concurrency_is_heard(prefect_server: PrefectServer) -> None:
     async def scenario() -> None:
         gateway = await Gateway.open("L", url=prefect_server.url)

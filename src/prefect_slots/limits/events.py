@@ -37,6 +37,7 @@ _RELEASED: Final = f"{_EVENT}.released"
 _LINKED: Final = timedelta(minutes=5)
 _QUEUED: Final = 1000
 _AT_ONCE: Final = 100
+_FAREWELL_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 20.0
 _GATHER_SECONDS: Final = 0.05
 _FLUSH_SECONDS: Final = 0.5
@@ -306,6 +307,8 @@ async def _until_the_filter_has_arrived(subscriber: PrefectEventSubscriber) -> N
     # answer to what was sent after the filter says that it is there.
     websocket = vars(subscriber).get("_websocket")
     if websocket is not None:
+        # A server that is stopped or busy would keep a process from ending for as long as all of its exit may take.
+        websocket.close_timeout = _FAREWELL_SECONDS
         await (await websocket.ping())
 
 
