@@ -150,7 +150,7 @@ def test_what_becomes_of_the_cards_reaches_ledger_server_and_log_while_the_worke
                 first, second = (a, b) if holder.stdout.readline().strip() == a.uuid else (b, a)
                 driver_tells(FakeDevice(handle_error=GPU_IS_LOST), second)
                 until(lambda: worker.says("is broken; nothing more is granted there"), 60, what="news of the card")
-                assert worker.says(f"(process {holder.pid}) holds 1GiB of it")
+                until(lambda: worker.says(f"(process {holder.pid}) holds 1GiB of it"), 20, what="its holder's name")
                 assert limit() == 2 * 24576, "who waits for it is not refused for ever"
                 assert [box.run(HOLD).strip() for _ in range(2)] == [second.uuid] * 2
                 tell(holder)

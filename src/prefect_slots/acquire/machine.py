@@ -281,7 +281,8 @@ class Machine:
                 return f"waits for the server; limit refused: {row[0]}"
             book = tx.book()
             if is_stranded(book, ask.requirement, ask.id):
-                return f"waits for {ask.requirement.describe()}: what others use leaves too little on every cell"
+                wanted = ask.requirement.describe()
+                return f"waits for {wanted}: what others use, or is broken, leaves too little on every cell"
             missing = shortages(book, ask.requirement, ask.id)
             return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
 

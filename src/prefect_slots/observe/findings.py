@@ -160,7 +160,7 @@ def judge_ledger(facts: Facts) -> Iterator[Finding]:
     for ticket in ledger.stranded:
         yield _warning(
             "waiting",
-            f"{ticket} is stranded: what others use leaves too little on every cell",
+            f"{ticket} is stranded: what others use, or is broken, leaves too little on every cell",
             "end what uses the resource outside prefect-slots, or ask for less",
         )
 

@@ -178,7 +178,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
             if row[3] not in reasons:
                 missing = "; ".join(map(str, shortages(book, requirement, row[0])))
                 foreign = is_stranded(book, requirement, row[0])
-                stranded = "what others use leaves too little on every cell" if foreign else ""
+                stranded = "what others use, or is broken, leaves too little on every cell" if foreign else ""
                 reasons[row[3]] = stranded or missing or "its turn has not come"
             reason = reasons[row[3]]
         waiters.append(

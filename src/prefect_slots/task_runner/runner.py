@@ -27,7 +27,6 @@ from prefect_slots.process_pool.pool import SlotPool
 from prefect_slots.process_pool.task import is_urgent
 from prefect_slots.process_pool.wire import pack
 from prefect_slots.requiring import current
-from prefect_slots.requiring.prefect_run import run_id
 from prefect_slots.task_runner import needs, remote, telling, upstream
 from prefect_slots.task_runner.context import SentContext
 from prefect_slots.task_runner.news import News
@@ -213,7 +212,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             patience=asked.timeout,
             parent=current.enclosing(),
             label=_label(run.task_run),
-            run=run_id(),
+            run=str(run.task_run.flow_run_id or ""),
         )
         return order, call
 
