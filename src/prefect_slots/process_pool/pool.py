@@ -21,12 +21,12 @@ from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import WaitTimeout
 from prefect_slots.process_pool import inner
 from prefect_slots.process_pool.asking import Asking, Using
-from prefect_slots.process_pool.board import Act, Ask, Board, Job, Retire, Run, Withdraw
+from prefect_slots.process_pool.board import Act, Ask, Board, Job, Line, Retire, Run, Withdraw
 from prefect_slots.process_pool.driver import Driver
 from prefect_slots.process_pool.order import Order, order_of
 from prefect_slots.process_pool.pinning import Pin, core_count
 from prefect_slots.process_pool.process import Process
-from prefect_slots.process_pool.task import Task, TaskFuture, deadline, fail_elsewhere, results_of, silence
+from prefect_slots.process_pool.task import Task, TaskFuture, deadline, fail_elsewhere, is_urgent, results_of, silence
 from prefect_slots.process_pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.requiring.place import current_place
 
@@ -185,7 +185,7 @@ class SlotPool(concurrent.futures.Executor):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         """End as `shutdown` does; Ctrl-C kills what runs."""
-        self.shutdown(kill=_is_urgent(kind))
+        self.shutdown(kill=is_urgent(kind))
         return None
 
     async def __aenter__(self) -> SlotPool:
@@ -196,25 +196,24 @@ class SlotPool(concurrent.futures.Executor):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End as `shutdown` does, without blocking the event loop; a cancelled block kills what runs."""
-        await asyncio.shield(asyncio.to_thread(self.shutdown, kill=_is_urgent(kind)))
+        await asyncio.shield(asyncio.to_thread(self.shutdown, kill=is_urgent(kind)))
 
     def reasons(self) -> list[str]:
         """Say what the tasks that wait wait for, as the ledger sees it now."""
         with self._lock:
             lines = [line for line in self._board.lines.values() if line.tasks]
-        asking = self._asking
-        told = [asking.reason(line.ticket) if asking and line.ticket else "" for line in lines]
-        return [reason or "waits for a free process" for reason in told]
+        return [self._why(line) for line in lines]
 
     def reason(self, future: TaskFuture) -> str:
-        """Say what one task waits for, as the ledger sees it now; empty if it does not wait."""
+        """Say what one task waits for; empty if it does not wait."""
         with self._lock:
             line = next((task.line for task in self._board.waiting() if task.future is future), None)
-        if line is None:
-            return ""
-        told = self._asking.reason(line.ticket) if self._asking is not None and line.ticket else ""
-        wanted = line.shape.requirement
-        return told or (f"waits its turn for {wanted.describe()}" if wanted is not None else "waits for a free process")
+        return self._why(line) if line is not None else ""
+
+    def _why(self, line: Line) -> str:
+        if self._asking is None or line.ticket is None or line.shape.requirement is None:
+            return "waits for a free process"
+        return self._asking.reason(line.ticket) or f"waits its turn for {line.shape.requirement.describe()}"
 
     # What drivers and inner pools call
 
@@ -387,18 +386,10 @@ class SlotPool(concurrent.futures.Executor):
         requirement, line = task.order.requirement, task.line
         if requirement is None or line is None or task not in line.tasks:
             return
-        reason = self._asking.reason(line.ticket) if self._asking is not None and line.ticket else ""
-        error = WaitTimeout(
-            wanted=requirement.describe(),
-            seconds=task.order.patience or 0.0,
-            reason=reason or f"waits its turn for {requirement.describe()}",
-        )
+        wanted, seconds = requirement.describe(), task.order.patience or 0.0
+        error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(line))
         self._act(lambda: [*self._board.drop(task), *self._end_idle()])
         fail_elsewhere(task.future, error)
-
-
-def _is_urgent(kind: type[BaseException] | None) -> bool:
-    return kind is not None and not issubclass(kind, Exception)
 
 
 def _shut_down(reference: weakref.ref[SlotPool]) -> None:

@@ -141,3 +141,8 @@ def _taken(ahead: list[TaskFuture], seconds: float | None) -> Any:
     result = ahead[-1].result(seconds)
     ahead.pop()
     return result
+
+
+def is_urgent(kind: type[BaseException] | None) -> bool:
+    """Tell whether a block is left in haste, by Ctrl-C or a cancellation, so that what runs is killed."""
+    return kind is not None and not issubclass(kind, Exception)

@@ -24,6 +24,7 @@ from prefect_slots.errors import SlotsError, TaskDied
 from prefect_slots.process_pool.inner import InnerPool, pool_named
 from prefect_slots.process_pool.order import Order
 from prefect_slots.process_pool.pool import SlotPool
+from prefect_slots.process_pool.task import is_urgent
 from prefect_slots.process_pool.wire import pack
 from prefect_slots.requiring import current
 from prefect_slots.task_runner import needs, remote, telling, upstream
@@ -163,7 +164,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Wait for the tasks that run; those that still wait are cancelled. Ctrl-C and a cancelled flow kill all."""
-        if kind is not None and not issubclass(kind, Exception):
+        if is_urgent(kind):
             self.cancel_all()
         else:
             self._cancel_waiting()
