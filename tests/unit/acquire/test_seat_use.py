@@ -28,9 +28,9 @@ from prefect_slots.model.resource import Cell, Inventory, Resource, Scope, Stale
 NAME, CELL = "license.aa", CellId("license.aa", 0)
 TABLE = LicenseServer(vendor="flexnet", server="1@lic", features=(("aa", "aa"),), grace_seconds=0)
 ME = Checkout(user=getpass.getuser(), host=socket.gethostname())
-ENGINEER = Checkout(user="ann", host="desktop")
-ELSEWHERE = Checkout(user="svc", host="gpu-2")
-HOSTS = frozenset({"gpu-2"})
+ENGINEER = Checkout(user="annabelle.engineer", host="desktop-of-hers")
+ELSEWHERE = Checkout(user="service-account", host="gpu-machine-2")
+HOSTS = frozenset({"gpu-machine-2"})
 
 
 class Seats:
@@ -151,5 +151,5 @@ def test_no_name_is_written(seats: Seats, tmp_path: Path, caplog: pytest.LogCapt
     seats.told(ENGINEER, ELSEWHERE, counted=1)
     files = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
     assert b"license.aa" in files
-    assert not any(name in files for name in (b"ann", b"svc", b"desktop", b"gpu-2"))
-    assert not any(name in caplog.text for name in ("ann", "svc", "desktop", "gpu-2"))
+    assert not any(name in files for name in (b"annabelle", b"service-account", b"desktop-of", b"gpu-machine-2"))
+    assert not any(name in caplog.text for name in ("annabelle", "service-account", "desktop-of", "gpu-machine-2"))
