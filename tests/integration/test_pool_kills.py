@@ -72,7 +72,7 @@ def survive(kills: int, tasks: int) -> None:
 
 
 def test_a_pool_survives_the_death_of_its_processes(machine: SharedMachine) -> None:
-    survive(20, 100)
+    survive(5, 40)
     machine.until_empty(but=("owner",))
 
 

@@ -62,7 +62,7 @@ def play(folder: Path, tasks: int, commands: int) -> None:
 
 
 def test_two_pools_and_commands_share_one_machine(tmp_path: Path) -> None:
-    play(tmp_path, tasks=20, commands=2)
+    play(tmp_path, tasks=8, commands=1)
 
 
 @pytest.mark.slow
