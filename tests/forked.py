@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -53,7 +54,9 @@ class Forked:
 
     def leave(self) -> None:
         """Tell it to leave."""
-        self._pipe.send("leave")
+        # It may be dead already: what it does beside its grant passes the named points too.
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send("leave")
 
     def ended(self) -> int:
         """Wait for its end and return its exit code: below zero, the signal that killed it."""

@@ -43,7 +43,7 @@ def play(folder: Path, tasks: int, commands: int) -> None:
             subprocess.Popen([sys.executable, "-m", "prefect_slots", "run", *asked, "--", *command], env=env, cwd=ROOT)
         )
     assert [run.wait(100) for run in runs] == [0] * commands
-    assert [int(pool.communicate(timeout=100)[0]) for pool in pools] == [tasks] * 2
+    assert [int(pool.communicate(timeout=200)[0]) for pool in pools] == [tasks] * 2
     records = {record: float("inf") for record in folder.glob("*.jsonl")}
     lines = sum(len(record.read_text().splitlines()) for record in records)
     assert lines == 2 * (2 * tasks + commands)
@@ -68,4 +68,4 @@ def test_two_pools_and_commands_share_one_machine(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_pools_and_commands_share_one_machine_for_long(tmp_path: Path) -> None:
-    play(tmp_path, tasks=1500, commands=12)
+    play(tmp_path, tasks=400, commands=12)
