@@ -174,6 +174,7 @@ def test_limits_that_were_tampered_with_are_errors(box: Box, prefect_server: Pre
     assert len(found.wrong) == 5
 
 
+@pytest.mark.slow
 def test_a_name_that_another_ledger_has_is_an_error_until_it_is_taken_over(
     box: Box, prefect_server: PrefectServer, tmp_path: Path
 ):
@@ -202,6 +203,7 @@ def test_a_name_that_another_ledger_has_is_an_error_until_it_is_taken_over(
     assert box.active() == {}
 
 
+@pytest.mark.slow
 def test_slots_counted_for_nobody_are_found_and_mended_and_others_are_left_alone(
     box: Box, prefect_server: PrefectServer
 ):
@@ -224,6 +226,7 @@ def test_slots_counted_for_nobody_are_found_and_mended_and_others_are_left_alone
     assert box.active() == {f"scanner:{name}": 1}
 
 
+@pytest.mark.slow
 def test_the_dead_are_found_and_buried_and_the_living_are_not_disturbed(box: Box):
     living, dead = box.start(HOLDER), box.start(HOLDER)
     try:

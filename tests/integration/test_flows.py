@@ -48,6 +48,7 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_image_pipeline_holds_a_card_and_a_seat_while_it_analyses_and_saves_a_picture(ran: Path):
     ledger = Ledger(ran / "state", partial(decide, max_overtakes=0))
     try:

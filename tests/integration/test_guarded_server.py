@@ -17,7 +17,7 @@ from prefect_slots.limits.server import check_server
 from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Scope
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.xdist_group("server")]
 
 
 @pytest.fixture(scope="module")

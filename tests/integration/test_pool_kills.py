@@ -71,6 +71,7 @@ def survive(kills: int, tasks: int) -> None:
     assert task_processes() == []
 
 
+@pytest.mark.slow
 def test_a_pool_survives_the_death_of_its_processes(machine: SharedMachine) -> None:
     survive(5, 40)
     machine.until_empty(but=("owner",))

@@ -18,6 +18,7 @@ from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Scope
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.server,
     pytest.mark.postgres,
     pytest.mark.xdist_group("server"),

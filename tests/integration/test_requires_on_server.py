@@ -358,6 +358,7 @@ def test_a_server_that_does_not_answer_is_named(box: Box, unused_port: int):
         raise AssertionError("never granted")
 
 
+@pytest.mark.slow
 def test_under_prefects_test_harness_the_error_names_the_cure(box: Box, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("PREFECT_API_URL")
     out = box.run(
@@ -405,7 +406,7 @@ def test_a_killed_holders_slots_are_free_for_the_next_at_once(box: Box):
     box.assert_nothing_is_left()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     asked=st.fixed_dictionaries(
         {},

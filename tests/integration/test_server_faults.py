@@ -62,6 +62,7 @@ def start(box: Box) -> Iterator[Start]:
         yield start
 
 
+@pytest.mark.slow
 def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServer, box: Box, start: Start) -> None:
     holder, bystander = start(), start()
     holder.enter(scanner=1, license={box.matlab: 2})
@@ -178,6 +179,7 @@ def test_counts_that_somebody_edits_come_true_again(server: PrefectServer, box: 
     box.assert_nothing_is_left(40)
 
 
+@pytest.mark.slow
 def test_what_others_use_of_a_machine_s_limits_is_left_to_them(server: PrefectServer, box: Box, start: Start) -> None:
     program = start()
     program.enter(cpus=1)

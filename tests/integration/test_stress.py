@@ -133,7 +133,7 @@ def test_eight_processes_on_one_ledger_for_a_minute(tmp_path: Path):
 @pytest.mark.server
 @pytest.mark.xdist_group("server")
 def test_processes_on_one_ledger_and_a_server(prefect_server: PrefectServer, tmp_path: Path):
-    stress(Box(tmp_path, prefect_server.url), tmp_path, processes=4, seconds=15, kill_every=3)
+    stress(Box(tmp_path, prefect_server.url), tmp_path, processes=4, seconds=8, kill_every=3)
 
 
 @pytest.mark.slow

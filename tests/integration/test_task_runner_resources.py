@@ -35,6 +35,7 @@ def test_the_process_is_pinned_to_the_card_that_the_decoration_asks_for(runner: 
     assert (granted, place) == (seen, "cuda:0")
 
 
+@pytest.mark.slow
 def test_amounts_may_depend_on_the_arguments_even_on_those_that_are_to_come(runner: SlotTaskRunner):
     future = runner.submit(tasks.pair, {"a": 1, "b": 2})
 
@@ -46,6 +47,7 @@ def test_amounts_may_depend_on_the_arguments_even_on_those_that_are_to_come(runn
     assert asked.result() == {"gpu_mem": 1024, "scanner": 1}
 
 
+@pytest.mark.slow
 def test_options_replace_what_the_decoration_says_of_the_same_resource(runner: SlotTaskRunner):
     with SlotTaskRunner.options(gpu_mem=2, cpus=1):
         over = runner.submit(tasks.granted_for, {"gib": 1})
@@ -182,6 +184,7 @@ def test_an_amount_that_depends_on_the_attempt_is_asked_for_at_each(runner: Slot
     assert runner.submit(tasks.grows, {"folder": tmp_path}).result() == [8192, 16384, 24576]
 
 
+@pytest.mark.slow
 def test_a_task_within_a_task_draws_on_its_grant(runner_box: Box):
     @task
     @requires(gpu_mem=20)

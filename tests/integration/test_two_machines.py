@@ -96,6 +96,7 @@ def test_a_seat_that_comes_free_on_one_machine_is_used_on_the_other(
         box.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_seat_keeps_no_card_from_those_who_need_none(
     boxes: tuple[Box, Box], starts: tuple[Start, Start], seats: str
 ) -> None:

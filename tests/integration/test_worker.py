@@ -88,6 +88,7 @@ def test_a_worker_registers_runs_flows_within_the_cards_and_ends_on_sigterm(box:
     assert box.rows("owner") == 0
 
 
+@pytest.mark.slow
 def test_the_workers_exit_code_is_the_wrappers(box: Box):
     worker = Worker(box, f"no-such-pool-{box.name}", "--type", "no-such-type")
     try:

@@ -1,4 +1,4 @@
-"""How hard a law is tried: by default for about fifteen seconds, under `soak` with 100,000 examples."""
+"""How hard a law is tried: by default for a few seconds, under `soak` with 100,000 examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SOAK = 100_000
 
 
 def effort(examples: int, steps: int = 40) -> settings:
-    """Return settings for a test that runs `examples` examples in about fifteen seconds on one slow core."""
+    """Return settings for a test that runs `examples` examples in fifteen seconds at most on one slow core."""
     profile = os.environ.get("HYPOTHESIS_PROFILE", "default")
     return settings(
         settings.get_profile(profile),

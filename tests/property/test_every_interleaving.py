@@ -117,7 +117,7 @@ MACHINES = {
 }
 # The number of parts shares no factor with the numbers of choices, so that every part has some of everything.
 PARTS = 17
-QUICK = 2
+QUICK = 1
 
 
 def _parts() -> list[object]:

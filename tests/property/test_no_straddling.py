@@ -15,4 +15,4 @@ class NoStraddling(BookMachine):
 
 
 TestNoStraddling = NoStraddling.TestCase
-TestNoStraddling.settings = effort(300)
+TestNoStraddling.settings = effort(200)

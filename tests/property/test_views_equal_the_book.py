@@ -29,7 +29,7 @@ class ViewsEqualTheBook(BookMachine):
 
 
 TestViewsEqualTheBook = ViewsEqualTheBook.TestCase
-TestViewsEqualTheBook.settings = effort(300)
+TestViewsEqualTheBook.settings = effort(200)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 20])

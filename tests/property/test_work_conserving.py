@@ -19,10 +19,10 @@ class WorkConserving(BookMachine):
 
 
 TestWorkConserving = WorkConserving.TestCase
-TestWorkConserving.settings = effort(300)
+TestWorkConserving.settings = effort(150)
 
 
-@effort(250)
+@effort(120)
 @given(book=books())
 def test_whoever_waits_is_told_what_is_missing(book: Book) -> None:
     for ticket, (shape, _) in waiting(book).items():
