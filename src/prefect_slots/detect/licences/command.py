@@ -13,6 +13,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,11 @@ MAX_OUTPUT: Final = 64 * 2**20
 _CHUNK: Final = 2**16
 _LOOK_SECONDS: Final = 0.05
 _GONE_SECONDS: Final = 1.0
-# Programs that run now, each with the process that started it.
+_LAST_START_SECONDS: Final = 5.0
+# Programs that run now, each with the process that started it. One that is just being started is waited for at the end
+# of this process: nobody would know of it.
 _running: Final[dict[int, int]] = {}
+_starting = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +61,11 @@ def run_command(
         limit: Bytes of output after which it is killed.
     """
     try:
-        process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**env, "LANG": "C", "LC_ALL": "C"},
-            start_new_session=True,
-        )
+        process = _start(argv, {**env, "LANG": "C", "LC_ALL": "C"})
     except OSError as error:
         return Output(failure=_not_started(argv[0], error, env))
     except ValueError as error:
         return Output(failure=f"'{argv[0]}' cannot be started: {error}")
-    _running[process.pid] = os.getpid()
     run = _Run(process, stdin.encode(), limit)
     try:
         failure = run.follow(time.monotonic() + timeout, timeout)
@@ -79,13 +75,36 @@ def run_command(
     return Output(text=run.text(), code=code if failure is None else None, failure=failure)
 
 
+def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with _starting:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+        _running[process.pid] = os.getpid()
+        return process
+
+
 @atexit.register
 def _end_all() -> None:
     # The thread that would end them is not waited for when this process ends, and a forked child has its parent's list.
+    _starting.acquire(timeout=_LAST_START_SECONDS)
     for program, starter in list(_running.items()):
         if starter == os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(program, signal.SIGKILL)
+
+
+def _after_fork() -> None:
+    global _starting
+    _starting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _not_started(program: str, error: OSError, env: Mapping[str, str]) -> str:
