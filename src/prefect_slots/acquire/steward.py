@@ -78,8 +78,10 @@ class Steward:
                     self._start_jobs()
             except LedgerUnreadable as error:
                 _log.debug("trying again: %s", error)
+            # Not `wait_for`, which loses a cancellation that comes with a nudge: the process would not end.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), jitter.between(0.7, 1.0) * BEAT_SECONDS)
+                async with asyncio.timeout(jitter.between(0.7, 1.0) * BEAT_SECONDS):
+                    await self._nudged.wait()
             self._nudged_now = self._nudged.is_set()
             self._nudged.clear()
 

@@ -138,7 +138,8 @@ class Announcer:
             return
         if not self._pausing:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sent.wait(), _FLUSH_SECONDS)
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    await self._sent.wait()
         task.cancel()
         await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
 
