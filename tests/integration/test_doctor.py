@@ -248,6 +248,7 @@ def test_the_dead_are_found_and_buried_and_the_living_are_not_disturbed(box: Box
             process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_slots_that_are_held_and_not_counted_are_an_error_until_they_are_counted_again(
     box: Box, prefect_server: PrefectServer
 ):

@@ -84,6 +84,7 @@ def test_after_a_restart_the_counts_come_true_by_themselves(server: PrefectServe
     box.assert_nothing_is_left(40)
 
 
+@pytest.mark.slow
 def test_while_the_server_is_away_the_machine_s_own_goes_on_and_the_fleet_s_waits(
     server: PrefectServer, box: Box, start: Start
 ) -> None:

@@ -130,6 +130,7 @@ def test_eight_processes_on_one_ledger_for_a_minute(tmp_path: Path):
     stress(local(Box(tmp_path, None)), tmp_path, processes=8, seconds=60, kill_every=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.xdist_group("server")
 def test_processes_on_one_ledger_and_a_server(prefect_server: PrefectServer, tmp_path: Path):

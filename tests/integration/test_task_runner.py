@@ -297,6 +297,7 @@ async def _asynchronous() -> Any:
     return await main()
 
 
+@pytest.mark.slow
 def test_an_asynchronous_flow_and_what_its_tasks_say(runner_box: Box, runner: SlotTaskRunner):
     first, second, number = asyncio.run(_asynchronous())
     assert first.result() == (1, 2)
@@ -304,6 +305,7 @@ def test_an_asynchronous_flow_and_what_its_tasks_say(runner_box: Box, runner: Sl
     until(lambda: "printed something" in logs(runner_box, number), what="the printed line among the flow run's logs")
 
 
+@pytest.mark.slow
 def test_logs_and_events_of_a_process_arrive_once_with_what_they_belong_to(runner_box: Box, runner: SlotTaskRunner):
     word = f"w{uuid4().hex[:8]}"
 

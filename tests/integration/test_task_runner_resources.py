@@ -199,6 +199,7 @@ def test_a_task_within_a_task_draws_on_its_grant(runner_box: Box):
     assert main() == {"gpu_mem": 12288}
 
 
+@pytest.mark.slow
 def test_a_flow_that_ends_cancels_what_waits_and_says_so(
     runner_box: Box, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -114,6 +114,7 @@ def test_who_waits_for_a_seat_keeps_no_card_from_those_who_need_none(
         box.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_the_seats_are_never_exceeded_and_neither_machine_starves(
     boxes: tuple[Box, Box], tmp_path: Path, seats: str
 ) -> None:
@@ -148,6 +149,7 @@ def send_back_often(box: Box, ticket: str) -> None:
         ledger.transact(write)
 
 
+@pytest.mark.slow
 def test_who_was_sent_back_often_keeps_its_cells_but_only_one_of_a_machine(
     boxes: tuple[Box, Box], starts: tuple[Start, Start], seats: str
 ) -> None:

@@ -30,7 +30,7 @@ class BoundedOvertaking(BookMachine):
 
 
 TestBoundedOvertaking = BoundedOvertaking.TestCase
-TestBoundedOvertaking.settings = effort(150)
+TestBoundedOvertaking.settings = effort(110)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2, 5])
@@ -50,7 +50,7 @@ def test_a_stream_of_urgent_requests_passes_a_lax_one_exactly_as_often_as_allowe
     assert len(granted) == allowed + 1
 
 
-@effort(500)
+@effort(250)
 @given(situation=situations(wishes=4), moves=st.lists(st.tuples(st.booleans(), st.integers(0, 63)), max_size=40))
 def test_once_it_reserves_a_ticket_waits_only_for_those_who_hold_then(
     situation: Situation, moves: list[tuple[bool, int]]

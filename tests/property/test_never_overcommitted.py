@@ -15,4 +15,4 @@ class NeverOvercommitted(BookMachine):
 
 
 TestNeverOvercommitted = NeverOvercommitted.TestCase
-TestNeverOvercommitted.settings = effort(250)
+TestNeverOvercommitted.settings = effort(160)
