@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
@@ -21,6 +22,19 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def box(prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    """A registered machine that this process is on; in the end nothing may be left of what it took."""
+    made = Box(tmp_path, prefect_server.url)
+    for name, value in made.env.items():
+        monkeypatch.setenv(name, value)
+    made.register()
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        yield made
+    close_engine()
+    made.assert_nothing_is_left()
 
 
 @pytest.fixture

@@ -36,18 +36,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def box(prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    made = Box(tmp_path, prefect_server.url)
-    for name, value in made.env.items():
-        monkeypatch.setenv(name, value)
-    made.register()
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
-        yield made
-    close_engine()
-    made.assert_nothing_is_left()
-
-
 @contextmanager
 def held_elsewhere(box: Box, **amounts: Any) -> Generator[threading.Event]:
     """Hold something in a thread of its own, where it is no enclosing grant; set the event to end it early."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,8 @@ from prefect import flow, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.boxes import Box
 from tests.polling import until
-from tests.prefect_server import PrefectServer
 
 from prefect_slots import any_of, current_grant, requires
-from prefect_slots.acquire.engine import close_engine
 from prefect_slots.cli.machine import open_ledger
 from prefect_slots.settings import load_settings
 
@@ -28,18 +24,6 @@ pytestmark = [
     # Prefect's flow engine leaves the connections of its own synchronous client to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture
-def box(prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    made = Box(tmp_path, prefect_server.url)
-    for name, value in made.env.items():
-        monkeypatch.setenv(name, value)
-    made.register()
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
-        yield made
-    close_engine()
-    made.assert_nothing_is_left()
 
 
 def test_the_map_of_one_run_does_not_shut_out_the_single_task_of_another(box: Box):

@@ -41,7 +41,7 @@ class Part:
 
     Attributes:
         source: The grant that it draws on, if any: then it is part of what that one holds.
-        pid: Of its owner.
+        pid: Of its owner; `None` if that has died and draws of others go on.
         command: The one process that the owner runs under its grants, and when that started.
     """
 
@@ -50,7 +50,7 @@ class Part:
     source: str | None
     label: str
     declared: int
-    pid: int
+    pid: int | None
     command: tuple[int, float] | None
 
 
@@ -80,7 +80,7 @@ def read_parts(tx: Transaction) -> tuple[Part, ...]:
             command=(row[6], row[7]) if row[6] is not None else None,
         )
         for row in tx.all(
-            "SELECT c.number, h.id, h.source, h.label, c.amount, COALESCE(o.pid, 0), o.command, o.command_started "
+            "SELECT c.number, h.id, h.source, h.label, c.amount, o.pid, o.command, o.command_started "
             "FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner WHERE c.resource=?",
             GPU_MEM,
         )
@@ -105,8 +105,10 @@ class Ours:
             self._add(number, pid, grant)
         self._members = {row[0] for row in tx.all("SELECT pid FROM owner")}
 
-    def _add(self, number: int, pid: int, grant: str) -> None:
-        self._pids.setdefault(number, set()).add(pid)
+    def _add(self, number: int, pid: int | None, grant: str) -> None:
+        # Zero is whom the first process descends from, and with it all others.
+        if pid:
+            self._pids.setdefault(number, set()).add(pid)
         self._grants.setdefault(number, set()).add(grant)
 
     def on(self, number: int) -> frozenset[int]:

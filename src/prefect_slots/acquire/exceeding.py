@@ -48,6 +48,11 @@ class Excess:
     signals: int
     command: tuple[int, float] | None
 
+    @property
+    def may_be_ended(self) -> bool:
+        """Whether two looks in a row have shown it, and there is a command to end."""
+        return self.command is not None and self.looks > 1
+
     def __str__(self) -> str:
         first = self.parts[0]
         who = ", ".join(part.label for part in self.parts)
@@ -102,11 +107,11 @@ def _groups(
     lineage: Mapping[int, Process],
 ) -> Iterator[_Group]:
     """Yield the grants on a card with what they use; those of which something is not told are left out."""
-    by_pid: dict[int, list[Part]] = {}
+    by_pid: dict[int | None, list[Part]] = {}
     for part in roots.values():
         by_pid.setdefault(part.pid, []).append(part)
     exact: dict[str, int | None] = {}
-    joint: dict[int, int | None] = {}
+    joint: dict[int | None, int | None] = {}
     for pid, used in processes.items():
         grant = ours.grant_of(pid)
         while grant in sources:

@@ -180,7 +180,7 @@ class Watching:
         if not excess.warned:
             more = " It is ended unless it uses less by the next look." if kills else ""
             _log.warning("%s.%s", excess, more)
-        elif kills and excess.command is not None:
+        elif kills and excess.command is not None and excess.may_be_ended:
             from prefect_slots.acquire import ending
 
             signalled = ending.end(*excess.command, by_force=excess.signals > 0)

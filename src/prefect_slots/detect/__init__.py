@@ -12,6 +12,7 @@ host      cores and memory, as affinity and cgroups leave them
 detector  the protocol of all that looks for something, and those that other packages bring
 amd       AMD's cards, by sysfs
 apple     Apple's built-in GPU, by sysctl
+drm         cards as the kernel's graphics drivers list them
 intel     Intel's cards, by sysfs and xpu-smi
 tpu       Google's TPU chips, by the PCI bus
 disk      scratch space: what a folder's disk has free

@@ -11,7 +11,6 @@ import contextlib
 import ctypes.util
 import importlib
 import io
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from typing import Any, Final
 
 from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.drm import query_drm, text_of
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
 _AMD: Final = "0x1002"
-_CARD: Final = re.compile(r"card[0-9]+")
 _ROCR: Final = "ROCR_VISIBLE_DEVICES"
 # What HIP reads, in this order; its numbers count what the runtime below it leaves.
 _HIP: Final = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
@@ -64,14 +63,9 @@ def query_amd(root: Path) -> Iterator[AmdReading]:
     Raises:
         OSError: if the list of cards exists and cannot be read.
     """
-    found: dict[str, Path] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for card in (root / "sys/class/drm").iterdir():
-            device = card / "device"
-            if _CARD.fullmatch(card.name) and _read(device / "vendor") == _AMD:
-                found[device.resolve().name] = device
-    for address, device in sorted(found.items()):
-        unique_id, name = _read(device / "unique_id"), _read(device / "product_name")
+    for address, card in query_drm(root, _AMD).items():
+        device = card / "device"
+        unique_id, name = text_of(device / "unique_id"), text_of(device / "product_name")
         # The driver writes zero for a card without a number.
         unique_id = "" if set(unique_id) <= {"0"} else unique_id
         try:
@@ -79,13 +73,6 @@ def query_amd(root: Path) -> Iterator[AmdReading]:
             yield AmdReading(address=address, unique_id=unique_id, name=name, total=total)
         except (OSError, ValueError) as error:
             yield AmdReading(address=address, unique_id=unique_id, name=name, failure=str(error))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def query_names() -> dict[str, str]:

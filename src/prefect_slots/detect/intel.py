@@ -7,7 +7,6 @@ own and are left out.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -18,13 +17,13 @@ from typing import Any, Final
 
 from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.drm import query_drm, text_of
 from prefect_slots.detect.licences.command import run_command
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
 _INTEL: Final = "0x8086"
-_CARD: Final = re.compile(r"card[0-9]+")
 _BUILT_IN: Final = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")
 _PROGRAM: Final = "xpu-smi"
 _SECONDS: Final = 5.0
@@ -65,12 +64,7 @@ def query_intel(root: Path) -> Iterator[IntelReading]:
     Raises:
         OSError: if the list of cards exists and cannot be read.
     """
-    found: dict[str, Path] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for card in (root / "sys/class/drm").iterdir():
-            if _CARD.fullmatch(card.name) and _read(card / "device/vendor") == _INTEL:
-                found[(card / "device").resolve().name] = card
-    for address, card in sorted(found.items()):
+    for address, card in query_drm(root, _INTEL).items():
         if not _BUILT_IN.fullmatch(address):
             driver = card / "device/driver"
             name = driver.readlink().name if driver.is_symlink() else ""
@@ -79,19 +73,12 @@ def query_intel(root: Path) -> Iterator[IntelReading]:
 
 def _memory(card: Path) -> int | None:
     tiles = sorted((card / "device").glob("tile[0-9]*/physical_vram_size_bytes"))
-    texts = [_read(path) for path in tiles or (card / "lmem_total_bytes", card / "device/lmem_total_bytes")]
+    texts = [text_of(path) for path in tiles or (card / "lmem_total_bytes", card / "device/lmem_total_bytes")]
     told = [int(text, 0) for text in texts if re.fullmatch(r"[0-9]+|0x[0-9a-fA-F]+", text)]
     # Of a card one of whose tiles does not answer the whole is not known.
     if not told or (tiles and len(told) < len(tiles)):
         return None
     return sum(told) if tiles else told[0]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""The driver's word on a card's processes, written into a ledger: whose memory it is, and who may be ended for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.processes import member
+
+from prefect_slots.acquire.card_holders import CardsSeen
+from prefect_slots.acquire.card_use import CardsNoted, note_cards
+from prefect_slots.detect.surroundings import Surroundings
+from prefect_slots.detect.use import DeviceUse, Process, UseReading
+from prefect_slots.ledger import registry, spending
+from prefect_slots.ledger.owner import Owner
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.tables import Asker
+from prefect_slots.model.book import Asked, Shape, Ticket
+from prefect_slots.model.requirement import declare
+from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Scope
+from prefect_slots.settings import load_settings
+
+GIB = 2**30
+STRANGER, COMMAND = 100, 200
+LINEAGE = {
+    1: Process(parent=0, name="init"),
+    STRANGER: Process(parent=1, name="train"),
+    os.getpid(): Process(parent=1, name="python"),
+    COMMAND: Process(parent=os.getpid(), name="infer"),
+}
+
+
+class Card:
+    """A ledger with one card of 24 GiB, and what the driver tells of it."""
+
+    def __init__(self, ledger: Ledger, owner: Owner) -> None:
+        self.ledger, self._owner = ledger, owner
+        self._settings = load_settings(env={})
+        card = Resource(
+            name=GPU_MEM, unit="MiB", cells=(Cell(key="GPU-a", capacity=24576),), scope=Scope.WORKER, origin="nvml"
+        )
+        ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(card,))))
+
+    def hold(self, ticket: str, gib: int) -> None:
+        shape = Shape(requirement=declare(gpu_mem=gib), priority=0)
+        asker = Asker(owner=self._owner.id, label=ticket)
+        self.ledger.transact(
+            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
+        )
+
+    def told(self, **gib: int) -> CardsNoted:
+        used = {{"stranger": STRANGER, "command": COMMAND}[name]: amount * GIB for name, amount in gib.items()}
+        device = DeviceUse(uuid="GPU-a", used=sum(used.values()), processes=used)
+        seen = CardsSeen(
+            reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=Surroundings(), at=time.time()
+        )
+        return self.ledger.transact(lambda tx: note_cards(tx, seen, self._settings))
+
+    @property
+    def foreign(self) -> int:
+        (cell,) = self.ledger.read(lambda tx: tx.book()).cells
+        return cell.foreign
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Iterator[Card]:
+    with member(tmp_path) as (ledger, owner):
+        yield Card(ledger, owner)
+
+
+def test_a_grant_whose_owner_has_died_makes_nobody_else_s_process_ours(card: Card):
+    # Draws of others go on under it, so that it outlives its owner.
+    card.hold("outlives", 2)
+    card.ledger.transact(lambda tx: tx.run("DELETE FROM owner"))
+    assert card.told(stranger=4).excesses == ()
+    assert card.foreign == 4096
+
+
+def test_a_command_is_ended_only_for_what_two_looks_in_a_row_have_shown(card: Card):
+    card.hold("run", 2)
+    card.ledger.transact(lambda tx: spending.note_command(tx, COMMAND, 1.0))
+    ended: list[bool] = []
+    for used in (3, 1, 3, 3):
+        ended += [excess.may_be_ended for excess in card.told(command=used).excesses]
+    assert ended == [False, False, True]
