@@ -28,9 +28,7 @@ class Gaps:
         self._now = now
         self._starts: list[float] = []
         self._kept = [
-            (grant.ends, grant.holdings)
-            for grant in grants
-            if grant.shape.pool == source and grant.ends is not None and grant.ends > now
+            (grant.ends, grant.holdings) for grant in grants if grant.shape.pool == source and grant.ends is not None
         ]
 
     def lets_in(self, shape: Shape, position: int) -> bool:

@@ -67,9 +67,14 @@ class Play:
     """
 
     def __init__(
-        self, cells: tuple[CellState, ...], keepers: Sequence[BookKeeper], scopes: Mapping[str, Scope] | None = None
+        self,
+        cells: tuple[CellState, ...],
+        keepers: Sequence[BookKeeper],
+        scopes: Mapping[str, Scope] | None = None,
+        *,
+        tick: float = 1.0,
     ) -> None:
-        """Start with `cells`, which all keepers must have been given."""
+        """Start with `cells`, which all keepers must have been given; every event takes `tick` seconds."""
         self.watchers: list[Callable[[Step], None]] = []
         self.ancestors: dict[str, tuple[str, ...]] = {}
         self.aside: dict[str, Grant] = {}
@@ -79,6 +84,7 @@ class Play:
         self._scopes = dict(scopes or {})
         self._arrivals = count(1)
         self._clock = VirtualClock()
+        self._tick = tick
 
     @property
     def book(self) -> Book:
@@ -210,12 +216,12 @@ class Play:
     def _equip(self, cells: tuple[CellState, ...]) -> None:
         self._cells = cells
         before = replace(self.book, cells=cells)
-        now = self._clock.advance(1)
+        now = self._clock.advance(self._tick)
         self._settle(now, before, None, [keeper.equip(cells, now) for keeper in self._keepers])
 
     def _apply(self, event: Event) -> None:
         before = self.book
-        now = self._clock.advance(1)
+        now = self._clock.advance(self._tick)
         self._settle(now, before, event, [keeper.apply(event, now) for keeper in self._keepers])
 
     def _settle(self, now: float, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:

@@ -79,6 +79,20 @@ def test_a_gap_lasts_as_long_as_any_one_holder_that_is_needed_gone() -> None:
     assert play.ask(ask(g=1), expected=15) in waiting(play.book)
 
 
+@pytest.mark.parametrize(("wanted", "start"), [(4, 50), (3, 20)])
+def test_of_several_holders_as_many_as_are_in_the_way_are_waited_for(wanted: int, start: int) -> None:
+    play = _play(g=[4])
+    play.ask(ask(g=1), expected=20)
+    play.ask(ask(g=1), expected=50)
+    blocker = play.ask(ask(g=1), expected=5)
+    play.ask(ask(g=wanted))
+    _end(play, blocker)
+    assert play.ask(ask(g=2), expected=1) in _held(play)
+    _end(play, next(reversed([grant.id for grant in play.book.grants])))
+    assert play.ask(ask(g=1), expected=start) in waiting(play.book)
+    assert play.ask(ask(g=1), expected=start - 10) in _held(play)
+
+
 def test_a_holder_that_need_not_go_makes_no_gap() -> None:
     play = _play(g=[4])
     play.ask(ask(g=1), expected=50)
