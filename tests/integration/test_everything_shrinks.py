@@ -27,9 +27,9 @@ from tests.prefect_server import PrefectServer
 from tests.processes import member
 from tests.programs import Start, started
 
-from prefect_slots.acquire.watching import Watching
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.settings import Settings
+from prefect_slots.watching.watcher import Watching
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from prefect_slots.acquire.card_holders import Ours, Part
 from prefect_slots.detect.use import Process
 from prefect_slots.ledger import spending
 from prefect_slots.ledger.spending import Spent
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import MIB, format_amount
+from prefect_slots.watching.card_holders import Ours, Part
 
 _MIB: Final = 2**20
 _MUCH: Final = 2

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from tests.processes import member
 
-from prefect_slots.acquire.card_holders import CardsSeen
-from prefect_slots.acquire.card_use import CardsNoted, note_cards
 from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.detect.use import DeviceUse, Process, UseReading
 from prefect_slots.ledger import registry, spending
@@ -22,6 +20,8 @@ from prefect_slots.model.book import Asked, Shape, Ticket
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Scope
 from prefect_slots.settings import load_settings
+from prefect_slots.watching.card_holders import CardsSeen
+from prefect_slots.watching.card_use import CardsNoted, note_cards
 
 GIB = 2**30
 STRANGER, COMMAND = 100, 200

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.acquire.asking import TOKEN
 from prefect_slots.detect.host import ROOT
 from prefect_slots.detect.surroundings import Surroundings, query_surroundings
 from prefect_slots.detect.use import Process, UseReading, family, query_lineage, query_use, query_variable
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 
 _SETTLING_SECONDS: Final = 2.0

@@ -16,9 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
-from prefect_slots.acquire.aside import aside
-from prefect_slots.acquire.outsiders import Fleet
-from prefect_slots.acquire.users import Users
 from prefect_slots.errors import LedgerUnreadable, SlotsError
 from prefect_slots.ledger import roles, spending
 from prefect_slots.ledger.owner import boot_clock
@@ -26,14 +23,17 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, Stale, license_resource
+from prefect_slots.watching.aside import aside
+from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.users import Users
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.card_use import CardsNoted
-    from prefect_slots.acquire.exceeding import Excess
-    from prefect_slots.acquire.seat_use import SeatsSeen
     from prefect_slots.ledger.transaction import Transaction
     from prefect_slots.model.declaration import LicenseServer
     from prefect_slots.settings import Settings
+    from prefect_slots.watching.card_use import CardsNoted
+    from prefect_slots.watching.exceeding import Excess
+    from prefect_slots.watching.seat_use import SeatsSeen
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
@@ -181,7 +181,7 @@ class Watching:
             more = " It is ended unless it uses less by the next look." if kills else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.command is not None and excess.may_be_ended:
-            from prefect_slots.acquire import ending
+            from prefect_slots.watching import ending
 
             signalled = ending.end(*excess.command, by_force=excess.signals > 0)
             if signalled:
@@ -193,15 +193,15 @@ class Watching:
 
 
 def _look_at_cards(now: float, settings: Settings) -> Callable[[Transaction], CardsNoted]:
-    from prefect_slots.acquire.card_holders import read_cards
-    from prefect_slots.acquire.card_use import note_cards
+    from prefect_slots.watching.card_holders import read_cards
+    from prefect_slots.watching.card_use import note_cards
 
     return partial(note_cards, seen=read_cards(now), settings=settings)
 
 
 def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], list[Stale]]:
-    from prefect_slots.acquire.seat_use import ask_servers, note_seats
     from prefect_slots.detect.licences.query import DESK
+    from prefect_slots.watching.seat_use import ask_servers, note_seats
 
     seen: tuple[SeatsSeen, ...] = ask_servers(servers, dict(os.environ), DESK)
     return partial(note_seats, seen)

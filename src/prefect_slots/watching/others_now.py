@@ -9,11 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.card_holders import CardsSeen, read_cards
-from prefect_slots.acquire.card_use import note_cards
-from prefect_slots.acquire.outsiders import Fleet
-from prefect_slots.acquire.seat_use import SeatsSeen, ask_servers, note_seats
-from prefect_slots.acquire.users import Users
 from prefect_slots.detect.licences.query import DESK
 from prefect_slots.detect.licences.usage import Counted
 from prefect_slots.detect.lookout import LOOKOUT, Hanging, Look
@@ -26,6 +21,11 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import MIB, SEATS
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
+from prefect_slots.watching.card_holders import CardsSeen, read_cards
+from prefect_slots.watching.card_use import note_cards
+from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.seat_use import SeatsSeen, ask_servers, note_seats
+from prefect_slots.watching.users import Users
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.card_holders import CardsSeen, Ours, read_parts
-from prefect_slots.acquire.exceeding import Excess, compare, suggestions
-from prefect_slots.acquire.outsiders import beyond, remembered, settled
 from prefect_slots.detect.use import DeviceUse, ForeignUse, Peak, foreign_use, hold, named
 from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.outside import Outside
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.resource import GPU_MEM, Stale
+from prefect_slots.watching.card_holders import CardsSeen, Ours, read_parts
+from prefect_slots.watching.exceeding import Excess, compare, suggestions
+from prefect_slots.watching.outsiders import beyond, remembered, settled
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings
