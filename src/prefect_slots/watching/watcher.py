@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,9 +22,10 @@ from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter
 from prefect_slots.model.requirement import Requirement
-from prefect_slots.model.resource import GPU_MEM, Stale, license_resource
+from prefect_slots.model.resource import GPU_MEM, MEM, Stale, license_resource
 from prefect_slots.watching.aside import aside
 from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.parts import Part, read_parts
 from prefect_slots.watching.users import Users
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from prefect_slots.settings import Settings
     from prefect_slots.watching.card_use import CardsNoted
     from prefect_slots.watching.exceeding import Excess
+    from prefect_slots.watching.memory_use import MemoryNoted
     from prefect_slots.watching.seat_use import SeatsSeen
 
 ROLE: Final = "watcher"
@@ -65,6 +67,7 @@ class Watching:
         self._settings = settings
         self._servers = settings.declarations.license_servers
         self._users = Users()
+        self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
         self._first_look_due = settings.declarations.gpus.detect
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -111,6 +114,8 @@ class Watching:
             looks["cards"] = self._cards
         if self._servers:
             looks["seats"] = self._seats
+        if self._ledger.read(_has_memory):
+            looks["memory"] = self._memory
         return looks
 
     def _is_elected(self) -> bool:
@@ -147,14 +152,7 @@ class Watching:
         noted = self._ledger.transact(write)
         for stale in noted.stale:
             self._tell(stale)
-        for excess in noted.excesses:
-            self._answer(excess)
-        for words in noted.suggestions:
-            # A map of five hundred tasks need not say the same five hundred times.
-            place = words.partition(" and used")[0].partition("(")[2]
-            if place not in self._advised:
-                self._advised.add(place)
-                _log.info("%s", words)
+        self._say(noted.excesses, noted.suggestions)
 
     async def _seats(self) -> None:
         note = await aside(partial(_ask_servers, self._servers), "prefect-slots seats")
@@ -163,6 +161,22 @@ class Watching:
         after = self._settings.stale_after
         for stale in self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)):
             self._tell(stale)
+
+    async def _memory(self) -> None:
+        parts = self._ledger.read(lambda tx: read_parts(tx, MEM))
+        note = await aside(partial(_look_at_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
+        noted = self._ledger.transact(note)
+        self._say(noted.excesses, noted.suggestions)
+
+    def _say(self, excesses: Iterable[Excess], suggestions: Iterable[str]) -> None:
+        for excess in excesses:
+            self._answer(excess)
+        for words in suggestions:
+            # A map of five hundred tasks need not say the same five hundred times.
+            place = words.partition(" and used")[0].partition("(")[2]
+            if place not in self._advised:
+                self._advised.add(place)
+                _log.info("%s", words)
 
     def _tell(self, stale: Stale) -> None:
         since = "never told" if stale.seen_at is None else f"told {time.time() - stale.seen_at:.0f} s ago"
@@ -199,6 +213,18 @@ def _look_at_cards(now: float, settings: Settings) -> Callable[[Transaction], Ca
     return partial(note_cards, seen=read_cards(now), settings=settings)
 
 
+def _look_at_memory(
+    parts: tuple[Part, ...], ledger: str, rests: dict[int, float]
+) -> Callable[[Transaction], MemoryNoted]:
+    from prefect_slots.watching.memory_use import note_memory, read_memory
+
+    return partial(note_memory, found=read_memory(parts, ledger, rests))
+
+
+def _has_memory(tx: Transaction) -> bool:
+    return tx.one("SELECT 1 FROM holding WHERE resource=? UNION SELECT 1 FROM spent WHERE resource=?", MEM, MEM) == (1,)
+
+
 def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], list[Stale]]:
     from prefect_slots.detect.licences.query import DESK
     from prefect_slots.watching.seat_use import ask_servers, note_seats
@@ -210,6 +236,6 @@ def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, F
 def _note_signal(tx: Transaction, excess: Excess) -> None:
     rows = spending.read(tx)
     for part in excess.parts:
-        row = rows.get((part.grant, part.number))
+        row = rows.get((part.grant, part.cell))
         if row is not None:
             spending.write(tx, replace(row, signals=row.signals + 1))
