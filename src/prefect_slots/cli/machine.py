@@ -53,7 +53,7 @@ def detect(
     """
     settings = load_settings(config)
     seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
-    others = others_now(settings, os.environ)
+    others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
     if json:
         print_json({
             "resources": [asdict(resource) for resource in seen.inventory.resources],

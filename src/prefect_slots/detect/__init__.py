@@ -15,6 +15,7 @@ amd       AMD's cards, by sysfs
 apple     Apple's built-in GPU, by sysctl
 drm         cards as the kernel's graphics drivers list them
 intel     Intel's cards, by sysfs and xpu-smi
+drm_use   what is used of AMD's and Intel's cards
 tpu       Google's TPU chips, by the PCI bus
 disk      scratch space: what a folder's disk has free
 instruments  serial and USB instruments by their stable names

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from prefect_slots.detect.drm_use import query_drm_use
 from prefect_slots.detect.host import ROOT
 from prefect_slots.detect.surroundings import Surroundings, query_surroundings
 from prefect_slots.detect.use import Process, UseReading, family, query_lineage, query_use, query_variable
@@ -36,9 +37,16 @@ class CardsSeen:
     at: float
 
 
-def read_cards(now: float, root: Path = ROOT) -> CardsSeen:
-    """Ask NVML, and look at the processes that it names. May take as long as the driver does."""
-    reading = query_use()
+def read_cards(now: float, keys: Collection[str], root: Path = ROOT) -> CardsSeen:
+    """Ask NVML, and the kernel of other cards; look at the processes that they name. May take as long as a driver does.
+
+    Args:
+        now: A Unix time.
+        keys: Of the cards that matter: other makers' are not looked at for nothing.
+        root: The folder that stands for `/`.
+    """
+    told = query_use()
+    reading = replace(told, devices=(*told.devices, *query_drm_use(root, keys)))
     pids = {pid for device in reading.devices for pid in device.processes or ()}
     return CardsSeen(
         reading=reading,

@@ -66,7 +66,8 @@ def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNot
         before = replace(before, counted=remembered(before.counted, seen.at, counted, _RAMP_SECONDS))
         over = 0
         if device is None or (device.used is None and device.why):
-            failure = seen.reading.failure
+            # NVIDIA's failure says nothing where another maker's cards answer.
+            failure = None if seen.reading.devices else seen.reading.failure
             words = device.why if device is not None else failure.words if failure else "the driver does not list it"
             after = replace(before, asked_at=seen.at, misses=before.misses + 1, why=words)
             if after.misses == settings.stale_after:

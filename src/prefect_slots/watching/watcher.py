@@ -140,10 +140,12 @@ class Watching:
             _log.exception("looking at what others use failed")
 
     async def _cards(self) -> None:
-        if not self._ledger.read(lambda tx: tx.one("SELECT 1 FROM cell WHERE resource=? AND present", GPU_MEM)):
+        rows = self._ledger.read(lambda tx: tx.all("SELECT key FROM cell WHERE resource=? AND present", GPU_MEM))
+        if not rows:
             return
         now = time.time()
-        note = await aside(partial(_look_at_cards, now, self._settings), "prefect-slots cards")
+        keys = frozenset(row[0] for row in rows)
+        note = await aside(partial(_look_at_cards, now, keys, self._settings), "prefect-slots cards")
 
         def write(tx: Transaction) -> CardsNoted:
             tx.set_meta(_LOOKED_AT, str(now))
@@ -206,11 +208,11 @@ class Watching:
 # What looks need is imported where they are made, not by every process that takes part, which mostly does not look.
 
 
-def _look_at_cards(now: float, settings: Settings) -> Callable[[Transaction], CardsNoted]:
+def _look_at_cards(now: float, keys: frozenset[str], settings: Settings) -> Callable[[Transaction], CardsNoted]:
     from prefect_slots.watching.card_holders import read_cards
     from prefect_slots.watching.card_use import note_cards
 
-    return partial(note_cards, seen=read_cards(now), settings=settings)
+    return partial(note_cards, seen=read_cards(now, keys), settings=settings)
 
 
 def _look_at_memory(
