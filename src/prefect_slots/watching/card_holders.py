@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from prefect_slots.detect.binding import Failure
 from prefect_slots.detect.drm_use import query_drm_use
 from prefect_slots.detect.host import ROOT
 from prefect_slots.detect.surroundings import Surroundings, query_surroundings
@@ -55,6 +56,12 @@ def read_cards(now: float, keys: Collection[str], root: Path = ROOT) -> CardsSee
         around=query_surroundings(root, {}),
         at=now,
     )
+
+
+def no_cards(now: float, why: str) -> CardsSeen:
+    """Return what stands for a look that does not end."""
+    reading = UseReading(failure=Failure(code=None, words=why))
+    return CardsSeen(reading=reading, lineage={}, tokens={}, around=Surroundings(), at=now)
 
 
 class Ours:

@@ -209,10 +209,13 @@ class Watching:
 
 
 def _look_at_cards(now: float, keys: frozenset[str], settings: Settings) -> Callable[[Transaction], CardsNoted]:
-    from prefect_slots.watching.card_holders import read_cards
+    from prefect_slots.detect.lookout import LOOKOUT, NVIDIA, Hanging, Look
+    from prefect_slots.watching.card_holders import no_cards, read_cards
     from prefect_slots.watching.card_use import note_cards
 
-    return partial(note_cards, seen=read_cards(now, keys), settings=settings)
+    # A driver that hangs is one that does not answer: it is counted, and told in time.
+    seen = LOOKOUT.send({NVIDIA: Look(partial(read_cards, now, keys), settings.detect_seconds)})[NVIDIA]
+    return partial(note_cards, seen=no_cards(now, seen.words) if isinstance(seen, Hanging) else seen, settings=settings)
 
 
 def _look_at_memory(

@@ -161,7 +161,7 @@ for device in query_drm_use(Path(sys.argv[1]), [sys.argv[2]]):
 def test_a_process_that_may_not_be_seen_is_unknown_unless_the_driver_for_computing_lists_all():
     def told() -> str:
         return subprocess.run(
-            [sys.executable, "-c", NOBODY, str(root), ONE.key], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", NOBODY, str(root), ONE.key], stdout=subprocess.PIPE, text=True, check=True
         ).stdout
 
     # Not below pytest's folder, which nobody else may enter.
