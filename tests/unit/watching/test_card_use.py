@@ -19,9 +19,10 @@ from prefect_slots.ledger.owner import Owner
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
 from prefect_slots.model.book import Asked, Shape, Ticket
+from prefect_slots.model.declaration import Declarations, GpuRules
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Scope
-from prefect_slots.settings import load_settings
+from prefect_slots.settings import Settings, load_settings
 from prefect_slots.watching.card_holders import CardsSeen, read_cards
 from prefect_slots.watching.card_use import CardsNoted, note_cards
 
@@ -40,7 +41,7 @@ class Card:
 
     def __init__(self, ledger: Ledger, owner: Owner) -> None:
         self.ledger, self._owner = ledger, owner
-        self._settings = load_settings(env={})
+        self.settings = load_settings(env={})
         card = Resource(
             name=GPU_MEM, unit="MiB", cells=(Cell(key="GPU-a", capacity=24576),), scope=Scope.WORKER, origin="nvml"
         )
@@ -59,7 +60,7 @@ class Card:
         seen = CardsSeen(
             reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=Surroundings(), at=time.time()
         )
-        return self.ledger.transact(lambda tx: note_cards(tx, seen, self._settings))
+        return self.ledger.transact(lambda tx: note_cards(tx, seen, self.settings))
 
     @property
     def foreign(self) -> int:
@@ -88,6 +89,15 @@ def test_a_command_is_ended_only_for_what_two_looks_in_a_row_have_shown(card: Ca
     for used in (3, 1, 3, 3):
         ended += [excess.may_be_ended for excess in card.told(command=used).excesses]
     assert ended == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("ignore", "foreign"), [([], 4096), (["train"], 0), ([STRANGER], 0), (["trai", STRANGER + 1], 4096)]
+)
+def test_programs_and_processes_that_are_ignored_take_nothing(card: Card, ignore: list[str | int], foreign: int):
+    card.settings = Settings(declarations=Declarations(gpus=GpuRules(ignore=tuple(ignore))))
+    card.told(stranger=4)
+    assert card.foreign == foreign
 
 
 def test_what_others_use_of_amds_cards_is_not_free_and_what_ours_use_is_reserved_already(card: Card, tmp_path: Path):
