@@ -7,17 +7,22 @@ of those pages costs as many milliseconds as it has hundreds of MiB.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from prefect_slots.detect.host import ROOT
+
 _RESIDENT: Final = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
 _SHARE: Final = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
 _KIB: Final = 1024
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SAME_MOMENT_SECONDS: Final = 1.0
 
 
@@ -29,13 +34,34 @@ class Running:
     started: float
 
 
-def query_running() -> dict[int, Running]:
+def query_running(root: Path = ROOT) -> dict[int, Running]:
     """Return this machine's processes, as far as they may be seen, by id."""
-    found = {
-        process.pid: Running(parent=process.info["ppid"] or 0, started=process.info["create_time"] or 0.0)
-        for process in psutil.process_iter(["ppid", "create_time"])
-    }
+    found = dict(_read_running(root) if psutil.LINUX else _ask_running())
     return {pid: _with_true_parent(running, found) for pid, running in found.items()}
+
+
+def _read_running(root: Path) -> Iterator[tuple[int, Running]]:
+    # All of them every few seconds: psutil takes five times as long for each.
+    booted = psutil.boot_time()
+    for folder in (root / "proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError, ValueError, IndexError):
+                yield int(folder.name), parse_stat((folder / "stat").read_text(errors="replace"), booted)
+
+
+def _ask_running() -> Iterator[tuple[int, Running]]:
+    for process in psutil.process_iter(["ppid", "create_time"]):
+        yield process.pid, Running(parent=process.info["ppid"] or 0, started=process.info["create_time"] or 0.0)
+
+
+def parse_stat(text: str, booted: float) -> Running:
+    """Read `/proc/PID/stat`; a program may be called anything, with spaces and brackets too.
+
+    Raises:
+        ValueError, IndexError: for text of another shape.
+    """
+    fields = text[text.rindex(")") + 2 :].split()
+    return Running(parent=int(fields[1]), started=booted + int(fields[19]) / _TICKS)
 
 
 def _with_true_parent(running: Running, others: dict[int, Running]) -> Running:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
+from tests.unit.detect.test_surroundings import put
 
 from prefect_slots.detect.host_use import (
     Running,
     parse_resident,
     parse_share,
+    parse_stat,
     query_resident,
     query_running,
     query_share,
@@ -80,14 +84,21 @@ def test_this_process_is_among_those_that_run():
     assert own.started > 0
 
 
-def test_a_parent_that_was_started_later_is_none(monkeypatch: pytest.MonkeyPatch):
-    from prefect_slots.detect import host_use
+def stat(parent: int, ticks: int, name: str = "python") -> str:
+    return f"60 ({name}) S {parent} {' '.join(['0'] * 17)} {ticks} 0 0\n"
 
-    class Listed:
-        def __init__(self, pid: int, ppid: int, started: float) -> None:
-            self.pid, self.info = pid, {"ppid": ppid, "create_time": started}
 
-    listed = [Listed(1, 0, 0.0), Listed(50, 1, 900.0), Listed(60, 50, 100.0), Listed(61, 50, 901.0)]
-    monkeypatch.setattr(host_use.psutil, "process_iter", lambda _: listed)
-    assert {pid: each.parent for pid, each in query_running().items()} == {1: 0, 50: 1, 60: 0, 61: 50}
-    assert query_running()[60] == Running(parent=0, started=100.0)
+def test_a_parent_that_was_started_later_is_none(tmp_path: Path):
+    ticks = {1: (0, 0), 50: (1, 900_00), 60: (50, 100_00), 61: (50, 901_00)}
+    put(tmp_path, {f"proc/{pid}/stat": stat(parent, at) for pid, (parent, at) in ticks.items()})
+    put(tmp_path, {"proc/stat": "cpu 1\n", "proc/70/stat": "", "proc/71/comm": "gone"})
+    assert {pid: each.parent for pid, each in query_running(tmp_path).items()} == {1: 0, 50: 1, 60: 0, 61: 50}
+
+
+@pytest.mark.parametrize("name", ["python", "a b", "x) S 99 (", "((", ""])
+def test_a_program_may_be_called_anything(name: str):
+    assert parse_stat(stat(7, 5 * os.sysconf("SC_CLK_TCK"), name), 100.0) == Running(parent=7, started=105.0)
+
+
+def test_it_was_started_when_the_ledger_says_so():
+    assert abs(query_running()[os.getpid()].started - psutil.Process().create_time()) < 0.5
