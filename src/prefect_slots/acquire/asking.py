@@ -27,6 +27,7 @@ class Ask:
 
     Attributes:
         id: New for every request; the ticket's, then the grant's.
+        expected: Seconds for which it will be held, by the asker's word; `None` is not known.
         timeout: Seconds of waiting, or `None` for no limit.
         label: Who asks, for people: the function and where it is called.
         parent: The grant that encloses the request.
@@ -36,6 +37,7 @@ class Ask:
     id: str
     requirement: Requirement
     priority: int = 0
+    expected: float | None = None
     timeout: float | None = None
     label: str = ""
     parent: Parent | None = None

@@ -37,6 +37,7 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.model.duration import rounded_up
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling import lasting
 from prefect_slots.scheduling.decide import decide
@@ -222,7 +223,8 @@ class Machine:
         if not is_possible(book, ask.requirement):
             text = largest(book, ask.requirement, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
-        shape = Shape(requirement=ask.requirement, priority=ask.priority, nesting=nesting)
+        expected = None if ask.expected is None else rounded_up(ask.expected)
+        shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
         tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:

@@ -90,6 +90,7 @@ class WaiterStatus:
     pid: int
     wants: str
     priority: int
+    expected_seconds: float | None
     since: float
     overtaken: int
     reason: str
@@ -179,7 +180,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
     waiters: list[WaiterStatus] = []
     for row in tx.all(
         "SELECT t.id, t.label, COALESCE(o.pid, 0), s.requirement, s.priority, t.asked_at, t.blocked_on, "
-        "CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END, s.source "
+        "CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END, s.source, s.expected "
         "FROM ticket t JOIN shape s ON s.key=t.shape LEFT JOIN owner o ON o.id=t.owner ORDER BY t.seq"
     ):
         requirement = Requirement.from_data(json.loads(row[3]))
@@ -201,6 +202,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
                 pid=row[2],
                 wants=requirement.describe(),
                 priority=row[4],
+                expected_seconds=row[9],
                 since=row[5],
                 overtaken=row[7],
                 reason=reason,
