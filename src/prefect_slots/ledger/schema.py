@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 4
+VERSION: Final = 5
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """

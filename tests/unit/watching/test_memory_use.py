@@ -79,7 +79,10 @@ class Host:
         with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdin is not None
-            yield int(process.stdout.readline())
+            pid = int(process.stdout.readline())
+            if orphan:
+                process.wait(30)
+            yield pid
             process.stdin.write(b"." * (children + 1))
             process.stdin.flush()
 
