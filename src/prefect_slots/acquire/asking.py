@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from prefect_slots.ledger.registry import Registered
     from prefect_slots.model.book import Holding
     from prefect_slots.model.requirement import Requirement
-
-TOKEN: Final = "PREFECT_SLOTS_GRANT"
-"""The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
 
 
 @dataclass(frozen=True, kw_only=True)

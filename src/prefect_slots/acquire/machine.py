@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
-from prefect_slots.acquire.watching import Watching
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
@@ -44,6 +43,7 @@ from prefect_slots.scheduling import lasting
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+from prefect_slots.watching.watcher import Watching
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.standing import Standing

@@ -186,7 +186,7 @@ def _watched(code: int, was_ended: Callable[[], bool], label: str) -> int:
     """Say so if the command was ended for what it used; return its exit code."""
     with contextlib.suppress(SlotsError):
         if code > 128 and was_ended():
-            print(f"prefect-slots: {label}: ended, as it used more of its card than it declared", file=sys.stderr)
+            print(f"prefect-slots: {label}: ended, as it used more than it declared", file=sys.stderr)
     return code
 
 

@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 4
+VERSION: Final = 5
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -52,11 +52,11 @@ CREATE TABLE outside (
     PRIMARY KEY (resource, number)
 ) WITHOUT ROWID;
 
--- What was seen of a grant's memory on a card beside what it declared; see `ledger.spending`.
+-- What was seen of a grant's memory on a cell beside what it declared; see `ledger.spending`.
 CREATE TABLE spent (
-    held TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL, peak INTEGER NOT NULL,
-    looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL, warned INTEGER NOT NULL,
-    signals INTEGER NOT NULL, PRIMARY KEY (held, number)
+    held TEXT NOT NULL, resource TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL,
+    peak INTEGER NOT NULL, looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL,
+    warned INTEGER NOT NULL, signals INTEGER NOT NULL, PRIMARY KEY (held, resource, number)
 ) WITHOUT ROWID;
 
 -- command: the one process that the owner runs under its grants, with its start.

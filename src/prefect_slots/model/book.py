@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prefect_slots.model.requirement import Requirement
+
+TOKEN: Final = "PREFECT_SLOTS_GRANT"
+"""The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
 
 
 class CellId(NamedTuple):

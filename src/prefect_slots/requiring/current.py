@@ -12,7 +12,8 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.asking import TOKEN, Parent
+from prefect_slots.acquire.asking import Parent
+from prefect_slots.model.book import TOKEN
 
 if TYPE_CHECKING:
     from prefect_slots.requiring.grant import Grant
