@@ -11,6 +11,8 @@ OURS: Final = "ours"
 PREFECT: Final = "prefect"
 RAW: Final = "raw"
 BOUND: Final = "bound"
+# Nothing is told to anybody, and no key is left in the user's home.
+RAY_QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from benchmarks.case import BOUND, OURS, Bar, Measured, Run, pick
+from benchmarks.case import BOUND, OURS, RAY_QUIET, Bar, Measured, Run, pick
 from benchmarks.numbers import median, summary
 from benchmarks.pool_peers import PEERS, WORKERS
 from benchmarks.pool_session import Session, session
@@ -99,9 +99,7 @@ def _environment(place: Path) -> dict[str, str]:
         "PREFECT_SLOTS_CONFIG": str(config),
         "PREFECT_SLOTS_STATE_DIR": str(place / "state"),
         "RAY_TMPDIR": str(place / "ray"),
-        # Nothing is told to anybody, and no key is left in the user's home.
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
+        **RAY_QUIET,
     }
 
 

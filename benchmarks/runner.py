@@ -11,11 +11,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Final
 
-from benchmarks.case import BOUND, OURS, Bar, Measured, Run, pick
+from benchmarks.case import BOUND, OURS, RAY_QUIET, Bar, Measured, Run, pick
 from benchmarks.numbers import median, summary
 from benchmarks.stage import staged
 from benchmarks.three_steps import ANALYSE, ITEMS, LOAD, PEERS, PROCESSES, SAVE, SLOTS
@@ -36,15 +37,16 @@ def measure(run: Run) -> list[Measured]:
     missing = [peer for peer in PEERS if peer in _NEEDS and find_spec(_NEEDS[peer]) is None]
     seconds: dict[str, list[float]] = {peer: [] for peer in PEERS if peer not in missing}
     run.expect(1 + rounds * len(seconds) + len(missing))
-    with staged(run) as stage:
+    with staged(run) as stage, tempfile.TemporaryDirectory(prefix="ray-") as sessions:
         box = stage.machine(_DECLARED)
+        env = {**box.env, **RAY_QUIET, "RAY_TMPDIR": sessions, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
         limit = stage.limit(SLOTS)
         stage.seed(limit, ANALYSE)
         for number in range(rounds):
             for peer, times in seconds.items():
                 stage.settle()
                 run.step(f"round {number + 1} of {rounds}: {peer}")
-                times.append(_flow(peer, limit, box.env))
+                times.append(_flow(peer, limit, env))
     for peer in missing:
         run.step(f"{peer} is missing: pip install {_NEEDS[peer].replace('_', '-')}")
     return [
@@ -64,8 +66,7 @@ def _flow(peer: str, limit: str, env: dict[str, str]) -> float:
         RuntimeError: if it failed.
     """
     command = [sys.executable, "-m", "benchmarks.three_steps", peer, limit]
-    quiet = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "RAY_DEDUP_LOGS": "0"}
-    done = subprocess.run(command, env={**os.environ, **env, **quiet}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{peer}: {done.stderr[-2000:]}")
     said = json.loads(done.stdout.splitlines()[-1])
