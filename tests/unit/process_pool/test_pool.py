@@ -310,6 +310,7 @@ from prefect_slots import SlotPool
 def loaded():
     import sys
     heavy = {"prefect", "pynvml", "httpx", "rich", "cyclopts", "numpy", "sqlite3", "pydantic", "psutil", "filelock"}
+    heavy |= {"asyncio", "dataclasses", "inspect", "logging"}
     return sorted(heavy & set(sys.modules))
 with SlotPool(1) as pool:
     print(pool.submit(loaded, requires=dict(scanner=1)).result())
