@@ -1,7 +1,8 @@
 """`SlotPool` beside Ray, Dask and a bare `ProcessPoolExecutor`: starting, small tasks, hand-off, memory, large arrays.
 
-Each round, each peer is started anew in a process of its own, with two workers, on a machine that has been used before.
-A bare `ProcessPoolExecutor` admits everybody: it is the limit. Peers that are not installed are said to be missing.
+Each peer is started again and again in a process of its own, with two workers, on a machine that has been used before;
+then all run at once and take turns at the rest, so that whatever slows the machine down slows all of them. A bare
+`ProcessPoolExecutor` admits everybody: it is the limit. Peers that are not installed are said to be missing.
 
 start        from before the first import to the first result in hand
 two needs    tasks that do nothing and need two resources, a second, when all is warm
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -33,6 +35,8 @@ RAY: Final = "ray"
 DASK: Final = "dask"
 _NEEDS: Final = {RAY: "ray", DASK: "distributed"}
 _MEGABYTES: Final = 64
+_TASKS: Final = 1500
+_RELAYED: Final = 60
 _CASES: Final = (START, MANY, MEMORY, ALIKE, UNLIKE, ARRAY)
 _UNITS: Final = {MANY: "/s", MEMORY: "MiB"}
 _CONFIG: Final = f"""
@@ -62,29 +66,40 @@ _Found = dict[tuple[str, str], list[float]]
 
 
 def measure(run: Run) -> list[Measured]:
-    """Let every peer that is installed have its turn in each round."""
-    rounds = 1 if run.quick else 7
+    """Start every peer that is installed again and again, in turn; then let all that run at once take turns."""
+    starts, turns = (1, 3) if run.quick else (7, 12)
     missing = [peer for peer in PEERS if peer in _NEEDS and find_spec(_NEEDS[peer]) is None]
     peers = [peer for peer in PEERS if peer not in missing]
     found: _Found = {}
     processes: dict[str, int] = {}
-    run.expect((1 + rounds) * len(peers) + len(missing))
-    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+    run.expect((1 + starts + 1) * len(peers) + turns + len(missing))
+    with tempfile.TemporaryDirectory(prefix="bench-") as place, ExitStack() as all_started:
         env = _environment(Path(place))
-        log = Path(place) / "log"
-        for peer in peers:  # writes the bytecode, registers the machine
-            run.step(f"{peer}: a first time")
-            with session(peer, env, log):
-                pass
-        for number in range(rounds):
+        for number in range(1 + starts):
             for peer in peers:
-                run.step(f"round {number + 1} of {rounds}: {peer}")
-                with session(peer, env, log) as started:
-                    processes[peer] = _play(started, peer, found, quick=run.quick)
+                run.step(f"start {number} of {starts}: {peer}")
+                with session(peer, env, Path(place) / "log") as started:
+                    if number == 0:
+                        continue  # it has written the bytecode and registered the machine
+                    found.setdefault((START, peer), []).append(started.startup)
+                    _fill(started)
+                    found.setdefault((MEMORY, peer), []).append(started.memory() / 2**20)
+                    processes[peer] = len(started.processes())
+        playing: dict[str, Session] = {}
+        for peer in peers:
+            run.step(f"{peer} makes ready")
+            playing[peer] = all_started.enter_context(session(peer, env, Path(place) / f"{peer}.log"))
+            _fill(playing[peer])
+            _play(playing[peer])
+        for number in range(turns):
+            run.step(f"turn {number + 1} of {turns}")
+            for peer, started in playing.items():
+                for case, values in _play(started).items():
+                    found.setdefault((case, peer), []).extend(values)
     for peer in missing:
         run.step(f"{peer} is missing: pip install {_NEEDS[peer]}")
     return [
-        *(each for (case, peer), values in sorted(found.items(), key=_order) for each in _told(case, peer, values)),
+        *(each for case in _CASES for peer in peers for each in _told(case, peer, found[case, peer])),
         *(
             Measured(case=MEMORY, peer=peer, metric="processes", value=number, unit="ratio")
             for peer, number in processes.items()
@@ -103,31 +118,19 @@ def _environment(place: Path) -> dict[str, str]:
     }
 
 
-def _play(started: Session, peer: str, found: _Found, *, quick: bool) -> int:
-    """Measure one session; return how many processes it had."""
-    batches, tasks, relayed, arrays = (2, 1000, 60, 3) if quick else (5, 2000, 150, 5)
-
-    def note(case: str, *values: float) -> None:
-        found.setdefault((case, peer), []).extend(values)
-
-    note(START, started.startup)
+def _fill(started: Session) -> None:
+    """Wait until all workers are there."""
     while started.ask("pids", 2 * WORKERS) < WORKERS:
-        pass  # a worker still starts
-    started.ask("many", tasks // 2)
-    note(MANY, *(started.ask("many", tasks) for _ in range(batches)))
-    note(MEMORY, started.memory() / 2**20)
-    processes = len(started.processes())
-    for case, what in ((ALIKE, "alike"), (UNLIKE, "unlike")):
-        started.ask(what, 10)
-        note(case, *started.ask(what, relayed))
-    started.ask("array", _MEGABYTES)
-    note(ARRAY, *(started.ask("array", _MEGABYTES) for _ in range(arrays)))
-    return processes
+        pass  # one still starts
 
 
-def _order(item: tuple[tuple[str, str], list[float]]) -> int:
-    (case, peer), _ = item
-    return _CASES.index(case) * len(PEERS) + list(PEERS).index(peer)
+def _play(started: Session) -> dict[str, list[float]]:
+    return {
+        MANY: [started.ask("many", _TASKS)],
+        ALIKE: started.ask("alike", _RELAYED),
+        UNLIKE: started.ask("unlike", _RELAYED),
+        ARRAY: [started.ask("array", _MEGABYTES)],
+    }
 
 
 def _told(case: str, peer: str, values: Sequence[float]) -> list[Measured]:
