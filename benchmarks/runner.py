@@ -1,7 +1,7 @@
-"""Forty items, or ten for a look, through a flow of three tasks, of which the middle one needs one of two scanners, by each task runner.
+"""Items through a flow of three tasks, of which the middle one needs one of two scanners, by each task runner.
 
 Each round is a process of its own, and what is told is the flow's own time: from its call to its return, the start of
-the runner's processes and all that goes to the server included. No schedule can end sooner than a first loading, forty
+the runner's processes and all that goes to the server included. No schedule can end sooner than a first loading, all
 analyses two at a time and a last saving. Peers that are not installed are said to be missing.
 """
 
