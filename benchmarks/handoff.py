@@ -3,8 +3,9 @@
 Peers: ours handed over (all ask for the same, so that leases may change owners inside the ledger), ours not handed over
 (neighbours in the queue ask for 2 and 3 of 3 units, so that each lease is given back and another taken), Prefect's
 `concurrency` on a limit of 1, one bare increment on a connection kept alive (`raw`), and a POSIX semaphore between the
-same processes (`bound`). The limit's average occupancy, by which Prefect tells its waiters when to come back, is what
-the holders really take, and once 30 s, as after long jobs.
+same processes (`bound`); the increment, like all others, after as long as the shortest holders hold. The limit's
+average occupancy, by which Prefect tells its waiters when to come back, is what the holders really take, and once 30 s,
+as after long jobs.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def measure(run: Run) -> list[Measured]:
     with staged(run) as stage:
         bare = stage.limit()
         round_trips = stage.round_trips(bare, 5)[:0]
+        idle = min(case.hold for case in cases)
         for case in cases:
-            measured += _play(run, stage, case, lambda: round_trips.extend(stage.round_trips(bare, 10)))
+            measured += _play(run, stage, case, lambda: round_trips.extend(stage.round_trips(bare, 10, idle)))
     return [*measured, *summary(ROUND_TRIP, RAW, round_trips)]
 
 

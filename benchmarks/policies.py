@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from benchmarks.workload import Room, Task, amount_of
 from prefect_slots.model.book import CellId, CellState, Granted
+from prefect_slots.model.duration import rounded_up
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.testing import laws
 from prefect_slots.testing.bookkeeping import MemoryLedger
@@ -27,13 +28,13 @@ from prefect_slots.testing.play import Play, Step
 Machine = tuple[CellState, ...]
 
 
-def ours(tasks: list[Task], machine: Machine, max_overtakes: int) -> float:
-    """Return the makespan under `decide`.
+def ours(tasks: list[Task], machine: Machine, max_overtakes: int, *, words: bool = False) -> float:
+    """Return the makespan under `decide`; with `words`, every task says how long it takes.
 
     Raises:
         AssertionError: if a law is broken on the way, or somebody is never served.
     """
-    play = Play(machine, [MemoryLedger(machine, max_overtakes=max_overtakes)])
+    play = Play(machine, [MemoryLedger(machine, max_overtakes=max_overtakes)], tick=0.0)
     overtakes = laws.Overtakes(max_overtakes)
     seconds: dict[str, float] = {}
     running: list[tuple[float, str]] = []
@@ -53,9 +54,11 @@ def ours(tasks: list[Task], machine: Machine, max_overtakes: int) -> float:
     play.watchers.append(watch)
     for number, task in enumerate(tasks, start=1):
         seconds[f"t{number}"] = task.seconds
-        play.ask(task.needs, run="all")
+        play.ask(task.needs, run="all", expected=rounded_up(task.seconds) if words else None)
     while running:
-        now, ended = heapq.heappop(running)
+        ends, ended = heapq.heappop(running)
+        play.pass_time(ends - now)
+        now = ends
         play.end([grant.id for grant in play.book.grants].index(ended))
     play.drain([])
     assert not play.book.lines

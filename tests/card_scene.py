@@ -39,10 +39,10 @@ class CardScene:
         self.machine.settings |= visible
         self.tell(CARD)
 
-    def tell(self, *cards: FakeDevice, init: int = 0) -> None:
-        """Let NVML tell of these cards from its next start on."""
+    def tell(self, *cards: FakeDevice, init: int = 0, hang: int = 0) -> None:
+        """Let NVML tell of these cards from its next start on, or hang for so many seconds."""
         new = self._file.with_suffix(".new")
-        new.write_text(Machine(cards=cards, init=init).text())
+        new.write_text(Machine(cards=cards, init=init, hang=hang).text())
         new.replace(self._file)
 
     def on_card(self, *processes: FakeProcess, besides: int = 0) -> None:

@@ -98,7 +98,12 @@ class Actor:
         chance = self._chance
         timeout = chance.choice([None, None, None, 0.05, 2.0])
         try:
-            asked = requires(**self._wants(), priority=chance.choice([0, 0, 5]), timeout=timeout)
+            asked = requires(
+                **self._wants(),
+                priority=chance.choice([0, 0, 5]),
+                timeout=timeout,
+                expected_seconds=chance.choice([None, 0.2, 5.0]),
+            )
             with asked as grant, self._witness.holding(self._held(grant), grant.waited):
                 self._busy()
                 if chance.random() < 0.25:

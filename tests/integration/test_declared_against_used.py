@@ -1,4 +1,4 @@
-"""Real tasks that use more, or much less, of a card than they declared, as a real NVML library tells."""
+"""Real tasks that use more, or much less, than they declared of a card, as a real NVML library tells, or of memory."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_command_that_goes_on_using_too_much_is_ended_where_that_is_asked_for(
             watcher.says("SIGKILL to its command")
             _, errors = command.communicate(timeout=30)
             assert command.returncode == 128 + signal.SIGKILL
-            assert "ended, as it used more of its card than it declared" in errors
+            assert "ended, as it used more than it declared" in errors
         assert psutil.pid_exists(other)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
         until(lambda: not scene.machine.all("SELECT 1 FROM holding WHERE resource='gpu_mem'"), what="a free card")
@@ -194,3 +194,36 @@ def test_grants_that_one_process_holds_side_by_side_are_judged_together(tmp_path
             both.communicate("\n", timeout=30)
         until(lambda: not scene.machine.count("spent"), what="what was seen forgotten")
         assert "might do" not in watcher.log
+
+
+USES_HOST = """
+import sys
+kept = b"x" * (300 * 2**20)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def host_memory(scene: CardScene, mem: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "prefect_slots", "run", "--mem", mem, "--", sys.executable, "-c", USES_HOST]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, env=scene.machine.env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_a_command_that_uses_more_of_the_host_s_memory_is_named_and_ended_where_that_is_asked_for(
+    tmp_path: Path, library: Path
+):
+    with watched(tmp_path, library, enforce="kill") as (scene, watcher):
+        with host_memory(scene, "16GiB") as within, host_memory(scene, "128MiB") as beyond:
+            watcher.says("MiB of mem and declared 128MiB; at risk beside it: ")
+            watcher.says("It is ended unless it uses less by the next look.")
+            watcher.says("SIGTERM to its command")
+            assert "ended, as it used more than it declared" in beyond.communicate(timeout=30)[1]
+            assert beyond.returncode == 128 + signal.SIGTERM
+            assert within.poll() is None
+            seen = "SELECT looks FROM spent WHERE resource='mem' AND declared=16384"
+            until(lambda: scene.machine.all(seen) >= [(3,)], what="looks at the other one")
+            within.communicate("\n", timeout=30)
+            assert within.returncode == 0
+        watcher.says("declared 16GiB of mem and used at most 30")
+        watcher.says("mem=1 might do")

@@ -27,9 +27,9 @@ from tests.prefect_server import PrefectServer
 from tests.processes import member
 from tests.programs import Start, started
 
-from prefect_slots.acquire.watching import Watching
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.settings import Settings
+from prefect_slots.watching.watcher import Watching
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
@@ -124,6 +124,13 @@ class Shrinking:
 
         asyncio.run(update())
 
+    def limit(self, name: str) -> int:
+        async def read() -> int:
+            async with self.server.client() as client:
+                return (await client.read_global_concurrency_limit_by_name(name)).limit
+
+        return asyncio.run(read())
+
     def take_by_hand(self, name: str) -> str:
         async def take() -> str:
             async with self.server.client() as client:
@@ -198,6 +205,8 @@ def test_whatever_shrinks_under_who_waits_for_it_nobody_is_refused_and_all_are_s
         scene.card_users(FakeProcess(pid=other, memory=12 * GIB))
         until(lambda: scene.blocked("gpu_mem") == 12 * 1024, what="the stranger on the card")
         assert scene.blocked(f"license.{scene.aa}") == 2
+        assert scene.limit(f"gpu-mem:{box.name}") == 24 * 1024, "what others use makes no limit smaller"
+        assert scene.limit(f"license:{scene.aa}") == 2
         holder.leave()
         assert waiters["scanner"].holds(), "what did not shrink"
         waiters["scanner"].leave()

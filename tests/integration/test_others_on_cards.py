@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -145,6 +146,25 @@ with requires(gpu_mem=1):
         assert scene.seen()["misses"] == 0
         out, _ = task.communicate("\n", timeout=30)
         assert out == "", "told once"
+
+
+def test_a_driver_that_hangs_is_alarmed_of_and_the_doctor_says_how_old_the_number_is(tmp_path: Path, library: Path):
+    scene = CardScene(tmp_path, library, stale_after="2", detect_seconds="1")
+    with stranger() as other, Puppet(scene.machine) as task:
+        scene.on_card(FakeProcess(pid=other, memory=5 * GIB))
+        assert "granted" in task.enter(gpu_mem=1)
+        scene.until_foreign(5 * 1024)
+        scene.tell(hang=3600)
+        until(lambda: scene.seen()["misses"] >= 2, what="misses")
+        assert "has not answered for " in scene.seen()["why"]
+        assert scene.foreign() == 5 * 1024
+        command = [sys.executable, "-m", "prefect_slots", "doctor", "--json"]
+        done = subprocess.run(command, env=scene.machine.env, capture_output=True, text=True, timeout=60, check=False)
+        about = "others' use of gpu 0 NVIDIA RTX A5000"
+        (found,) = (each for each in json.loads(done.stdout)["findings"] if each["about"] == about)
+        assert found["severity"] == "warning"
+        assert "is stale: 5GiB, told " in found["found"]
+        assert "driver that hangs" in found["remedy"]
 
 
 @pytest.mark.slow

@@ -13,14 +13,14 @@ import pytest
 from tests.licence_tools import Tool
 from tests.processes import Puppet, SharedMachine, member
 
-from prefect_slots.acquire.outsiders import Fleet
-from prefect_slots.acquire.watching import Watching
 from prefect_slots.detect.survey import survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.model.resource import Stale
 from prefect_slots.settings import Settings
+from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.watcher import Watching
 
 # The tasks do not look themselves.
 CONFIG = '[settings]\nworker = "shared"\n[gpus]\ndetect = false\n'

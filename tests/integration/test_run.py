@@ -100,7 +100,7 @@ def test_the_command_runs_with_its_cards_and_gives_them_back(machine: SharedMach
 
 def test_all_options_at_once(machine: SharedMachine) -> None:
     amounts = "--mem 2GiB --cpus 3 --license ansys=2 --license matlab --resource scanner=1 --gpus 0.5 --priority 4"
-    assert run(machine, *amounts.split(), "--", "true").returncode == 0
+    assert run(machine, *amounts.split(), "--expected-seconds", "0.5", "--", "true").returncode == 0
     held = machine.all("SELECT resource, amount FROM history ORDER BY 1")
     assert held == [
         ("cpus", 3),

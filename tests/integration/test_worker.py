@@ -128,6 +128,7 @@ def test_a_licence_server_that_hangs_keeps_no_worker_from_starting_and_is_believ
         unknown = f"license.{feature}: the licence server 27000@lic1 did not answer within 2 s"
         assert worker.says(unknown), worker.log.read_text()
         assert not has_limit(box, f"license:{feature}")
+        assert len(tool.noted("begins")) == 1, "its time limit is waited for once"
         tool.play(text=f"Users of {feature}:  (Total of 9 licenses issued;  Total of 4 licenses in use)\n")
         until(lambda: has_limit(box, f"license:{feature}"), 90, what="the limit of its seats")
         tool.play(do="hang")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.effort import effort
 
-from prefect_slots.model.book import CellId, Granted
+from prefect_slots.model.book import Book, CellId, Granted, Holding
 from prefect_slots.testing import laws
 from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.interleavings import ask, cells
@@ -78,6 +78,60 @@ def test_once_it_reserves_a_ticket_waits_only_for_those_who_hold_then(
         for grant in holders:
             play.end([other.id for other in play.book.grants].index(grant))
         assert patient not in waiting(play.book), f"{patient} reserved, all who held then are gone: {play.book}"
+
+
+@effort(250)
+@given(
+    situation=situations(wishes=4),
+    asks=st.lists(st.tuples(st.booleans(), st.integers(0, 63), st.integers(1, 9)), max_size=40),
+)
+def test_where_everybody_keeps_his_word_the_first_in_line_starts_when_it_could_have_without_those_behind_it(
+    situation: Situation, asks: list[tuple[bool, int, int]]
+) -> None:
+    play = Play(situation.cells, [MemoryLedger(situation.cells, max_overtakes=0)], tick=0.0)
+    promised: dict[str, float] = {}
+
+    def watch(step: Step) -> None:
+        for change in step.changes:
+            if isinstance(change, Granted):
+                assert step.now <= promised.get(change.grant.id, step.now), f"{change.grant} is late: {step}"
+        tickets = [ticket for _, ticket in waiting(step.after).values()]
+        first = min(tickets, key=lambda ticket: ticket.place, default=None)
+        if first is not None and first.reserved and first.id not in promised:
+            promised[first.id] = _could_start(step.after, step.now, first.reserved)
+
+    def end_the_next() -> None:
+        grants = play.book.grants
+        number, grant = min(enumerate(grants), key=lambda entry: entry[1].ends or 0)
+        play.pass_time((grant.ends or 0) - now())
+        play.end(number)
+
+    times: list[float] = [0.0]
+
+    def now() -> float:
+        return times[-1]
+
+    play.watchers += [lambda step: times.append(step.now), watch]
+    for asks_first, number, seconds in asks:
+        if asks_first or not play.book.grants:
+            play.ask(situation.wishes[number % len(situation.wishes)], expected=seconds)
+        else:
+            end_the_next()
+    while play.book.grants:
+        end_the_next()
+    assert not waiting(play.book)
+
+
+def _could_start(book: Book, now: float, cells: tuple[Holding, ...]) -> float:
+    """Return when what is reserved is free if everybody who holds now ends as he said."""
+    capacity = {cell.id: cell.effective for cell in book.cells}
+
+    def free(cell: CellId, at: float) -> int:
+        held = [grant for grant in book.grants if (grant.ends or 0) > at]
+        return capacity[cell] - sum(amount for grant in held for at_cell, amount in grant.holdings if at_cell == cell)
+
+    moments = sorted({now, *(grant.ends or 0 for grant in book.grants)})
+    return next(at for at in moments if all(free(cell, at) >= amount for cell, amount in cells))
 
 
 def test_a_reservation_does_not_hop_to_a_cell_that_has_come_to_lack_less() -> None:

@@ -41,10 +41,11 @@ class DiskLedger:
         ledger, owner = self.members[0]
         return ledger, owner.id
 
-    def apply(self, event: Event, now: float) -> tuple[Change, ...]:  # noqa: ARG002 - the ledger has its own clock
+    def apply(self, event: Event, now: float) -> tuple[Change, ...]:
         ledger, owner = self._turn()
 
         def write(tx: Transaction) -> None:
+            tx.moment = now
             match event:
                 case Resumed(ticket=ticket):
                     tx.resume(ticket.id)
@@ -58,10 +59,11 @@ class DiskLedger:
         ledger.transact(write)
         return ()
 
-    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:  # noqa: ARG002 - see `apply`
+    def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
         ledger, _ = self._turn()
 
         def write(tx: Transaction) -> None:
+            tx.moment = now
             tx.run("DELETE FROM cell")
             for cell in cells:
                 tx.run(

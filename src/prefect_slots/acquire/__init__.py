@@ -8,15 +8,12 @@ mending       reaps the dead and makes the server's counts true, for whoever ask
 engine        one thread with an event loop per process; survives forks, cleans up at exit
 machine       this process's part in one ledger: its owner, its tickets, its wake-ups, reaping the dead
 occupancy     what the ledger granted, occupied on the server; leases renewed and given back
-watching      the periodic look at what others use, and at what grants use of what they declared
-card_holders  who holds which card by the ledger, and which processes are theirs
-card_use      a look at the cards, written into the ledger
-seat_use      a look at the licence servers, written into the ledger
-outsiders     what two witnesses of others' use mean together; pure
-exceeding     declared against used
-ending        ends a command that uses more than it declared
-users         whose process holds a seat
-others_now    what others use now, for people who ask
-aside         work that may hang, in a thread that nobody waits for
+standing      this process at one Prefect server: takes, gives back, looks after the machine's part there
+giving_back   what is no longer held, given back to the server
+keeping       leases kept alive, and taken anew where the server lost them
+steward       what one process does at the server for all of the machine
+probing       what others take and give back there, and tickets that it refused
+repairing     the server's counts, made true by difference
+asking        what a request is: asked, waiting, held
 request       one request from the caller's thread or task, safe against interruption at any point
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from prefect_slots.ledger.registry import Registered
     from prefect_slots.model.book import Holding
     from prefect_slots.model.requirement import Requirement
-
-TOKEN: Final = "PREFECT_SLOTS_GRANT"
-"""The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +27,7 @@ class Ask:
 
     Attributes:
         id: New for every request; the ticket's, then the grant's.
+        expected: Seconds for which it will be held, by the asker's word; `None` is not known.
         timeout: Seconds of waiting, or `None` for no limit.
         label: Who asks, for people: the function and where it is called.
         parent: The grant that encloses the request.
@@ -39,6 +37,7 @@ class Ask:
     id: str
     requirement: Requirement
     priority: int = 0
+    expected: float | None = None
     timeout: float | None = None
     label: str = ""
     parent: Parent | None = None

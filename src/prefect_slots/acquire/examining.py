@@ -34,6 +34,7 @@ from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.schema import BALLAST, FILE
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import format_amount
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.observe.facts import (
@@ -44,6 +45,7 @@ from prefect_slots.observe.facts import (
     OwnerFacts,
     ServerFacts,
     Severity,
+    StaleFacts,
     Trouble,
     Versions,
 )
@@ -148,7 +150,7 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> Facts:
         with look.at("ledger"):
             if ledger is not None:
                 registered = ledger.read(registry.registered)
-                look.seen |= {"ledger": _ledger(ledger, registered, seen)}
+                look.seen |= {"ledger": _ledger(ledger, registered, seen, settings)}
         if settings is not None:
             look.seen |= {"names": _names(settings, env, registered)}
         url = coordination.url if coordination else None
@@ -212,7 +214,7 @@ def _folder(folder: Path) -> Folder:
     )
 
 
-def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None) -> LedgerFacts:
+def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, settings: Settings | None) -> LedgerFacts:
     changed: tuple[str, ...] = ()
     if seen is not None and registered.machine is not None:
         now = _offers(ledger.rehearse(lambda tx: registry.register(tx, seen.inventory)))
@@ -226,6 +228,27 @@ def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None) -> Ledg
         stranded=stranded,
         unbacked=unbacked,
         changed=changed,
+        stale=() if settings is None else ledger.read(lambda tx: _stale(tx, settings.stale_after)),
+    )
+
+
+def _stale(tx: Transaction, after: int) -> tuple[StaleFacts, ...]:
+    rows = tx.all(
+        "SELECT c.resource, c.number, c.label, r.unit, o.used, o.seen_at, o.misses, o.why FROM outside o "
+        "JOIN cell c ON c.resource=o.resource AND c.number=o.number JOIN resource r ON r.name=c.resource "
+        "WHERE c.present AND o.misses>=? ORDER BY 1, 2",
+        after,
+    )
+    return tuple(
+        StaleFacts(
+            resource=resource,
+            label=f"gpu {number} {label}".strip() if resource == GPU_MEM else "",
+            used="" if used is None else format_amount(used, unit),
+            age=0.0 if seen_at is None else tx.now - seen_at,
+            misses=misses,
+            why=why,
+        )
+        for resource, number, label, unit, used, seen_at, misses, why in rows
     )
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.acquire.asking import Ask, Held, Waiting
-from prefect_slots.acquire.watching import Watching
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
@@ -38,11 +37,13 @@ from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.limits import jitter
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.model.duration import rounded_up
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling import lasting
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+from prefect_slots.watching.watcher import Watching
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.standing import Standing
@@ -222,7 +223,8 @@ class Machine:
         if not is_possible(book, ask.requirement):
             text = largest(book, ask.requirement, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
-        shape = Shape(requirement=ask.requirement, priority=ask.priority, nesting=nesting)
+        expected = None if ask.expected is None else rounded_up(ask.expected)
+        shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
         tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:

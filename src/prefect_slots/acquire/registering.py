@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.aside import aside
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.resource import GPU_MEM, Finding, sanitise_machine_name
+from prefect_slots.watching.aside import aside
 
 if TYPE_CHECKING:
     from prefect_slots.ledger.registry import Registered

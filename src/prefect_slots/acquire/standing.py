@@ -14,7 +14,6 @@ from prefect_slots.acquire import probing
 from prefect_slots.acquire.giving_back import GivingBack
 from prefect_slots.acquire.keeping import Keeping
 from prefect_slots.acquire.occupancy import Occupancy, Refusal, Why, calls_of
-from prefect_slots.acquire.outsiders import Fleet
 from prefect_slots.acquire.steward import Steward
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases, registry, roles
@@ -26,6 +25,7 @@ from prefect_slots.limits.claim import read_claims
 from prefect_slots.limits.events import Announcer
 from prefect_slots.model.book import Grant, Returned
 from prefect_slots.model.resource import Stale
+from prefect_slots.watching.outsiders import Fleet
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway

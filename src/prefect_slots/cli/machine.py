@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from prefect_slots.acquire.coordination import Coordination, coordinate
-from prefect_slots.acquire.others_now import others_now
 from prefect_slots.acquire.registering import Registration, register_everywhere, register_here
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Config, Json, print_json
@@ -23,6 +22,7 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.observe.status import machine_status
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings, load_settings
+from prefect_slots.watching.others_now import others_now
 
 _REFRESH_SECONDS = 0.5
 
@@ -53,7 +53,7 @@ def detect(
     """
     settings = load_settings(config)
     seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
-    others = others_now(settings, os.environ)
+    others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
     if json:
         print_json({
             "resources": [asdict(resource) for resource in seen.inventory.resources],

@@ -27,7 +27,7 @@ NOT_FOUND: Final = 127
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _SI_KERNEL: Final = 0x80
-_OPTIONS: Final = frozenset({"gpu_mem", "gpus", "mem", "cpus", "license", "timeout", "priority"})
+_OPTIONS: Final = frozenset({"gpu_mem", "gpus", "mem", "cpus", "license", "timeout", "priority", "expected_seconds"})
 
 
 def run(
@@ -44,6 +44,9 @@ def run(
     ] = [],  # noqa: B006
     timeout: Annotated[float | None, Parameter(help="Seconds to wait for the grant.")] = None,
     priority: Annotated[int, Parameter(help="Higher is served first.")] = 0,
+    expected_seconds: Annotated[
+        float | None, Parameter(help="How long COMMAND will take: short work may run in gaps before long work.")
+    ] = None,
     config: Config = None,
     json: Json = False,
 ) -> int:
@@ -70,7 +73,7 @@ def run(
             "license": _counts("license", license) or None,
             **_declared(resource),
         }
-        return _run(list(command), amounts, timeout, priority, config)
+        return _run(list(command), amounts, timeout, priority, expected_seconds, config)
     except WaitTimeout as error:
         say_error(error, as_json=json)
         return TIMED_OUT
@@ -113,14 +116,21 @@ def _declared(entries: list[str]) -> dict[str, Any]:
     return counts
 
 
-def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, priority: int, config: Any) -> int:
+def _run(
+    command: list[str],
+    amounts: dict[str, Any],
+    timeout: float | None,
+    priority: int,
+    expected_seconds: float | None,
+    config: Any,
+) -> int:
     from prefect_slots.acquire.asking import Ask
     from prefect_slots.acquire.coordination import coordinate
     from prefect_slots.acquire.engine import close_engine
     from prefect_slots.acquire.request import acquire, note_command, owner_descriptor, was_ended
     from prefect_slots.model.requirement import declare
     from prefect_slots.requiring import current
-    from prefect_slots.requiring.declared import checked_timeout
+    from prefect_slots.requiring.declared import checked_expectation, checked_timeout
     from prefect_slots.requiring.grant import Grant
     from prefect_slots.requiring.place import place_of
     from prefect_slots.requiring.prefect_run import run_id
@@ -136,6 +146,7 @@ def _run(command: list[str], amounts: dict[str, Any], timeout: float | None, pri
         id=uuid.uuid4().hex,
         requirement=declare(**amounts),
         priority=priority,
+        expected=checked_expectation(expected_seconds),
         timeout=checked_timeout(timeout),
         label=label,
         parent=current.enclosing(),
@@ -175,7 +186,7 @@ def _watched(code: int, was_ended: Callable[[], bool], label: str) -> int:
     """Say so if the command was ended for what it used; return its exit code."""
     with contextlib.suppress(SlotsError):
         if code > 128 and was_ended():
-            print(f"prefect-slots: {label}: ended, as it used more of its card than it declared", file=sys.stderr)
+            print(f"prefect-slots: {label}: ended, as it used more than it declared", file=sys.stderr)
     return code
 
 

@@ -19,13 +19,13 @@ from prefect_slots.model.amount import MIB, format_amount
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.others_now import OthersUse
     from prefect_slots.detect.answer import Sight
     from prefect_slots.detect.survey import Survey
     from prefect_slots.limits.registration import RegistrationReport
     from prefect_slots.model.resource import Finding, Inventory
     from prefect_slots.observe.findings import Finding as DoctorFinding
-    from prefect_slots.observe.status import CellStatus, MachineStatus
+    from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
+    from prefect_slots.watching.others_now import OthersUse
 
 _UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "error": "bold red"}
@@ -160,7 +160,7 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
     for cell in status.cells:
         first = True
         for holder in cell.holders or (None,):
-            who = Text("") if holder is None else _holder(holder.label, holder.amount, cell, drawn=holder.drawn)
+            who = Text("") if holder is None else _holder(holder, cell)
             since = "" if holder is None else ago(holder.since, now)
             if first:
                 name = place(cell.resource, cell.number, counts[cell.resource])
@@ -191,6 +191,7 @@ def _others(cell: CellStatus, now: float | None) -> Text:
     return Text(f"{used or amount(0, cell.unit)}, {ago(cell.outside.seen_at, now)} ago", style="yellow")
 
 
-def _holder(label: str, held: int, cell: CellStatus, *, drawn: bool) -> Text:
-    text = f"{label} [{amount(held, cell.unit)}]"
-    return Text(f"  draws: {text}", style="dim") if drawn else Text(text)
+def _holder(holder: Holder, cell: CellStatus) -> Text:
+    peak = "" if holder.peak is None else f", used at most {amount(holder.peak, cell.unit)}"
+    text = f"{holder.label} [{amount(holder.amount, cell.unit)}{peak}]"
+    return Text(f"  draws: {text}", style="dim") if holder.drawn else Text(text)

@@ -9,11 +9,13 @@ pci       the devices on the PCI bus
 surroundings  WSL, a container, a Jetson: what decides how far a driver is believed
 use       what is used of each card now, and by whom: ours or others'
 host      cores and memory, as affinity and cgroups leave them
+host_use  what processes use of the host's memory
 detector  the protocol of all that looks for something, and those that other packages bring
 amd       AMD's cards, by sysfs
 apple     Apple's built-in GPU, by sysctl
 drm         cards as the kernel's graphics drivers list them
 intel     Intel's cards, by sysfs and xpu-smi
+drm_use   what is used of AMD's and Intel's cards
 tpu       Google's TPU chips, by the PCI bus
 disk      scratch space: what a folder's disk has free
 instruments  serial and USB instruments by their stable names

@@ -23,7 +23,7 @@ from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
-_AMD: Final = "0x1002"
+AMD: Final = "0x1002"
 _ROCR: Final = "ROCR_VISIBLE_DEVICES"
 # What HIP reads, in this order; its numbers count what the runtime below it leaves.
 _HIP: Final = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
@@ -63,7 +63,7 @@ def query_amd(root: Path) -> Iterator[AmdReading]:
     Raises:
         OSError: if the list of cards exists and cannot be read.
     """
-    for address, card in query_drm(root, _AMD).items():
+    for address, card in query_drm(root, AMD).items():
         device = card / "device"
         unique_id, name = text_of(device / "unique_id"), text_of(device / "product_name")
         # The driver writes zero for a card without a number.

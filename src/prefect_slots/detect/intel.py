@@ -23,7 +23,7 @@ from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 
-_INTEL: Final = "0x8086"
+INTEL: Final = "0x8086"
 _BUILT_IN: Final = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")
 _PROGRAM: Final = "xpu-smi"
 _SECONDS: Final = 5.0
@@ -64,7 +64,7 @@ def query_intel(root: Path) -> Iterator[IntelReading]:
     Raises:
         OSError: if the list of cards exists and cannot be read.
     """
-    for address, card in query_drm(root, _INTEL).items():
+    for address, card in query_drm(root, INTEL).items():
         if not _BUILT_IN.fullmatch(address):
             driver = card / "device/driver"
             name = driver.readlink().name if driver.is_symlink() else ""

@@ -97,3 +97,5 @@ def _answer(sent: _Sent, now: bool) -> Any:
 
 LOOKOUT: Final = Lookout()
 """The lookout of this process."""
+NVIDIA: Final = "NVIDIA's cards"
+"""What every look through NVIDIA's driver is called: while one hangs, none of the others is waited for either."""

@@ -35,7 +35,7 @@ from prefect_slots.detect.instruments import InstrumentDetector
 from prefect_slots.detect.intel import IntelDetector
 from prefect_slots.detect.licences.look import look_at_licences
 from prefect_slots.detect.licences.query import DESK, Desk
-from prefect_slots.detect.lookout import LOOKOUT, Hanging, Look, Lookout
+from prefect_slots.detect.lookout import LOOKOUT, NVIDIA, Hanging, Look, Lookout
 from prefect_slots.detect.nvml import query_nvml
 from prefect_slots.detect.surroundings import query_surroundings
 from prefect_slots.detect.tpu import TpuDetector
@@ -115,7 +115,7 @@ def survey(
 
     probes = [_own(host, "the host", seconds, CPUS, MEM)]
     if declarations.gpus.detect:
-        probes.append(_own(nvml, "NVIDIA's cards", seconds, GPU_MEM))
+        probes.append(_own(nvml, NVIDIA, seconds, GPU_MEM))
     brought, instead = _brought(installed, seconds, lookout)
     scene = Scene(root=root, env=env, gpus=declarations.gpus, load=load)
     probes.extend(_detectors(declarations, scene, brought, seconds))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -170,11 +171,19 @@ def query_variable(name: str, pids: Iterable[int]) -> dict[int, str]:
     """Return the value of an environment variable in each of these processes that has it and may be read."""
     found: dict[int, str] = {}
     for pid in pids:
-        with suppress(psutil.Error):
-            value = psutil.Process(pid).environ().get(name)
+        with suppress(psutil.Error, OSError):
+            value = _environment(pid).get(name)
             if value:
                 found[pid] = value
     return found
+
+
+def _environment(pid: int) -> Mapping[str, str]:
+    if not psutil.LINUX:
+        return psutil.Process(pid).environ()
+    # Of many processes every few seconds: psutil takes five times as long for each.
+    text = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    return {key: value for key, _, value in (entry.partition("=") for entry in text.split("\0"))}
 
 
 def family(roots: Iterable[int], processes: Mapping[int, Process]) -> frozenset[int]:

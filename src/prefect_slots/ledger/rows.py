@@ -67,8 +67,8 @@ def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[Cell
 
 
 @lru_cache(maxsize=1024)
-def _plain_shape(requirement: str, priority: int) -> Shape:
-    return Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority)
+def _plain_shape(requirement: str, priority: int, expected: float | None) -> Shape:
+    return Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority, expected=expected)
 
 
 def read_grant(tables: Tables, grant: str) -> Grant:
@@ -86,34 +86,36 @@ def read_grant(tables: Tables, grant: str) -> Grant:
 def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ...]:
     grants: dict[str, Grant] = {}
     for row in tables.all(
-        "SELECT h.id, requirement, priority, parent, root, source, seq, overtaken, closed, "
-        "resource, number, amount, turn, run, chosen "
+        "SELECT h.id, resource, number, amount, requirement, priority, expected, parent, root, source, "
+        "seq, turn, run, chosen, overtaken, ends, closed "
         f"FROM held h JOIN holding c ON c.held=h.id {where} ORDER BY seq, resource, number",
         *values,
     ):
-        holding = Holding(CellId(row[9], row[10]), row[11])
+        holding = Holding(CellId(row[1], row[2]), row[3])
         known = grants.get(row[0])
         if known is not None:
             grants[row[0]] = replace(known, holdings=(*known.holdings, holding))
             continue
-        shape = shape_of(row[1], row[2], row[0], row[3], row[4], row[5])
         grants[row[0]] = Grant(
             id=row[0],
-            shape=shape,
+            shape=shape_of(row[0], *row[4:10]),
             holdings=(holding,),
-            seq=row[6],
-            turn=row[12],
-            run=row[13],
-            chosen=row[14],
-            overtaken=row[7],
-            closed=bool(row[8]),
+            seq=row[10],
+            turn=row[11],
+            run=row[12],
+            chosen=row[13],
+            overtaken=row[14],
+            ends=row[15],
+            closed=bool(row[16]),
         )
     return tuple(grants.values())
 
 
 def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
     lines: list[Line] = []
-    for row in tables.all("SELECT key, requirement, priority, overtakes, parent, root, source FROM shape ORDER BY key"):
+    for row in tables.all(
+        "SELECT key, overtakes, requirement, priority, expected, parent, root, source FROM shape ORDER BY key"
+    ):
         select = (
             "SELECT id, seq, turn, run, base, reserved FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved"
         )
@@ -121,10 +123,10 @@ def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
         tickets = [_ticket(*values) for values in (*tables.all(f"{select} IS NOT NULL", row[0]), *waiting[:front])]
         if tickets:
             tickets.sort(key=lambda ticket: ticket.place)
-            shape = shape_of(row[1], row[2], tickets[0].id, row[4], row[5], row[6])
+            shape = shape_of(tickets[0].id, *row[2:])
             truncated = len(waiting) > front
             last = _last(tables, row[0], tickets[-1].place) if truncated else None
-            lines.append(Line(shape=shape, overtakes=row[3], tickets=tuple(tickets), truncated=truncated, last=last))
+            lines.append(Line(shape=shape, overtakes=row[1], tickets=tuple(tickets), truncated=truncated, last=last))
     return tuple(lines)
 
 
@@ -152,8 +154,8 @@ def write(tables: Tables, change: Change, asker: Asker | None) -> None:
     match change:
         case Queued(shape=shape, ticket=ticket):
             _queue(tables, shape, ticket, asker)
-        case Granted(grant=grant, at=at):
-            _hold(tables, grant, at)
+        case Granted(grant=grant):
+            _hold(tables, grant)
         case Dequeued(ticket=ticket):
             _dequeue(tables, ticket)
         case Refused(ticket=ticket):
@@ -189,8 +191,8 @@ def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) ->
 def _shape_row(tables: Tables, shape: Shape) -> None:
     nesting = shape.nesting
     tables.run(
-        "INSERT INTO shape VALUES (?, ?, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
-        *(shape.key, json.dumps(shape.requirement.to_data()), shape.priority),
+        "INSERT INTO shape VALUES (?, ?, ?, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
+        *(shape.key, json.dumps(shape.requirement.to_data()), shape.priority, shape.expected),
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
     )
 
@@ -203,17 +205,19 @@ def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
     return row
 
 
-def _hold(tables: Tables, grant: Grant, at: float) -> None:
+def _hold(tables: Tables, grant: Grant) -> None:
     row = _dequeue(tables, grant.id)
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
     _, owner, label, asked_at, refusals = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
+        grant.shape.expected,
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
-        *(grant.turn, grant.run, grant.chosen, grant.overtaken, owner, label, asked_at, at, refusals),
+        *(grant.turn, grant.run, grant.chosen, grant.overtaken, grant.ends),
+        *(owner, label, asked_at, tables.now, refusals),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
@@ -263,10 +267,16 @@ def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
 
 
 def shape_of(
-    requirement: str, priority: int, ticket: str, parent: str | None, root: str | None, source: str | None
+    ticket: str,
+    requirement: str,
+    priority: int,
+    expected: float | None,
+    parent: str | None,
+    root: str | None,
+    source: str | None,
 ) -> Shape:
     """Return the shape of a ticket or grant from its columns."""
-    shape = _plain_shape(requirement, priority)
+    shape = _plain_shape(requirement, priority, expected)
     if not (parent and root):
         return shape
     return replace(shape, nesting=Nesting(ticket=ticket, parent=parent, root=root, source=source))

@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 3
+VERSION: Final = 5
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -52,11 +52,11 @@ CREATE TABLE outside (
     PRIMARY KEY (resource, number)
 ) WITHOUT ROWID;
 
--- What was seen of a grant's memory on a card beside what it declared; see `ledger.spending`.
+-- What was seen of a grant's memory on a cell beside what it declared; see `ledger.spending`.
 CREATE TABLE spent (
-    held TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL, peak INTEGER NOT NULL,
-    looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL, warned INTEGER NOT NULL,
-    signals INTEGER NOT NULL, PRIMARY KEY (held, number)
+    held TEXT NOT NULL, resource TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL,
+    peak INTEGER NOT NULL, looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL,
+    warned INTEGER NOT NULL, signals INTEGER NOT NULL, PRIMARY KEY (held, resource, number)
 ) WITHOUT ROWID;
 
 -- command: the one process that the owner runs under its grants, with its start.
@@ -66,9 +66,10 @@ CREATE TABLE owner (
     command_started REAL
 ) WITHOUT ROWID;
 
+-- expected: seconds for which it is held, by the asker's word.
 CREATE TABLE shape (
-    key TEXT PRIMARY KEY, requirement TEXT NOT NULL, priority INTEGER NOT NULL, overtakes INTEGER NOT NULL,
-    parent TEXT, root TEXT, source TEXT
+    key TEXT PRIMARY KEY, requirement TEXT NOT NULL, priority INTEGER NOT NULL, expected REAL,
+    overtakes INTEGER NOT NULL, parent TEXT, root TEXT, source TEXT
 ) WITHOUT ROWID;
 
 CREATE TABLE ticket (
@@ -83,11 +84,12 @@ CREATE INDEX ticket_by_run ON ticket (run, shape, turn) WHERE blocked_on IS NULL
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
 -- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: a limit of
--- which others could, for a while, take what it holds. refusals: how often the server has sent it back.
+-- which others could, for a while, take what it holds. refusals: how often the server has sent it back. ends: when it
+-- ends by its holder's word (boot clock).
 CREATE TABLE held (
-    id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL,
+    id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL, expected REAL,
     parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, chosen INTEGER NOT NULL,
-    overtaken INTEGER NOT NULL, closed INTEGER NOT NULL DEFAULT 0,
+    overtaken INTEGER NOT NULL, ends REAL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
     unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;

@@ -1,29 +1,30 @@
-"""What was seen of a grant's memory on a card beside what it declared: a row per grant and card until it has ended."""
+"""What was seen of a grant's memory beside what it declared, of a card or the host: a row each until it has ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from prefect_slots.ledger.tables import Tables
+from prefect_slots.model.book import CellId
 
-_COLUMNS = "held, number, label, declared, peak, looks, together, over, warned, signals"
+_COLUMNS = "held, resource, number, label, declared, peak, looks, together, over, warned, signals"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What was seen of one grant on one card; amounts in MiB.
+    """What was seen of one grant on one cell; amounts in MiB.
 
     Attributes:
         peak: The most that was seen.
         looks: How often it was looked at.
-        together: Whether `peak` is not its own alone: its process held other grants of the card beside it.
+        together: Whether `peak` is not its own alone: its process held other grants of the cell beside it.
         over: How often in a row it was seen to use more than it declared.
         warned: Whether that has been told.
         signals: How often its command was asked to end for it.
     """
 
     held: str
-    number: int
+    cell: CellId
     label: str
     declared: int
     peak: int = 0
@@ -34,31 +35,32 @@ class Spent:
     signals: int = 0
 
 
-def read(tables: Tables) -> dict[tuple[str, int], Spent]:
+def read(tables: Tables) -> dict[tuple[str, CellId], Spent]:
     """Return what was seen of grants, those that have ended since the last look among them."""
     rows = tables.all(f"SELECT {_COLUMNS} FROM spent")
-    return {
-        (row[0], row[1]): Spent(
+    found = (
+        Spent(
             held=row[0],
-            number=row[1],
-            label=row[2],
-            declared=row[3],
-            peak=row[4],
-            looks=row[5],
-            together=bool(row[6]),
-            over=row[7],
-            warned=bool(row[8]),
-            signals=row[9],
+            cell=CellId(row[1], row[2]),
+            label=row[3],
+            declared=row[4],
+            peak=row[5],
+            looks=row[6],
+            together=bool(row[7]),
+            over=row[8],
+            warned=bool(row[9]),
+            signals=row[10],
         )
         for row in rows
-    }
+    )
+    return {(spent.held, spent.cell): spent for spent in found}
 
 
 def write(tables: Tables, seen: Spent) -> None:
     """Write what was seen of a grant."""
     tables.run(
-        f"INSERT OR REPLACE INTO spent ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        *(seen.held, seen.number, seen.label, seen.declared, seen.peak, seen.looks),
+        f"INSERT OR REPLACE INTO spent ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        *(seen.held, *seen.cell, seen.label, seen.declared, seen.peak, seen.looks),
         *(seen.together, seen.over, seen.warned, seen.signals),
     )
 

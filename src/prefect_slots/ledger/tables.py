@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from prefect_slots.ledger.owner import boot_clock
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
@@ -29,6 +31,7 @@ class Tables:
         settled: Tickets of the actor's own that were granted or refused.
         spare: Leases that were recorded and whose cells came free in this transaction, by our holder id.
         now: When it began, a Unix time; one for all that it writes, so that a cell handed over never counts twice.
+        moment: The same on the clock that never jumps, which decisions count with.
     """
 
     def __init__(self, connection: sqlite3.Connection, actor: str, *, releases: bool) -> None:
@@ -39,6 +42,7 @@ class Tables:
         self.settled: list[str] = []
         self.spare: list[str] = []
         self.now = time.time()
+        self.moment = boot_clock()
 
     def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows."""

@@ -85,6 +85,7 @@ class Transaction(Tables):
         now = boot_clock()
         self.run("DELETE FROM role")
         self.run("DELETE FROM rest")
+        self.run("UPDATE held SET ends=NULL")
         self.run("UPDATE lease SET sent_at=?, answered=NULL", now)
         self.run("UPDATE lease SET deadline=? WHERE deadline IS NOT NULL", now + leases.LEASE_SECONDS)
 
@@ -157,7 +158,7 @@ class Transaction(Tables):
         granted: list[str] = []
         again = True
         while again:
-            decision = self._decide(self.book(), event, self.now)
+            decision = self._decide(self.book(), event, self.moment)
             for change in decision.changes:
                 rows.write(self, change, asker)
                 if isinstance(change, Granted):
@@ -210,15 +211,15 @@ class Transaction(Tables):
     def resume(self, ticket: str) -> None:
         """Put a ticket that had stepped aside back into its line, at its old place."""
         row = self.one(
-            "SELECT s.requirement, s.priority, s.parent, s.root, s.source, t.seq, t.overtaken, t.turn, t.run "
-            "FROM ticket t "
-            "JOIN shape s ON s.key=t.shape WHERE t.id=? AND t.blocked_on IS NOT NULL",
+            "SELECT s.requirement, s.priority, s.expected, s.parent, s.root, s.source, "
+            "t.seq, t.overtaken, t.turn, t.run FROM ticket t JOIN shape s ON s.key=t.shape "
+            "WHERE t.id=? AND t.blocked_on IS NOT NULL",
             ticket,
         )
         if row is not None:
-            shape = rows.shape_of(row[0], row[1], ticket, row[2], row[3], row[4])
-            old = Ticket(id=ticket, seq=row[5], turn=row[7], run=row[8])
-            self.apply(Resumed(shape=shape, ticket=old, overtaken=row[6]))
+            shape = rows.shape_of(ticket, *row[:6])
+            old = Ticket(id=ticket, seq=row[6], turn=row[8], run=row[9])
+            self.apply(Resumed(shape=shape, ticket=old, overtaken=row[7]))
 
     def requirement(self, ticket: str) -> Requirement:
         """Return what a waiting ticket asks for.

@@ -5,5 +5,6 @@ resource     what a machine has: resources, their cells, the inventory
 declaration  what a person wrote about it: rules for detection, declared licences and resources
 registered   what a machine has, as its ledger knows it
 requirement  what one call needs: canonical demands
+duration     how long a task says it will take, rounded up
 book         who holds what and who waits: tickets, grants, the view that scheduling decides on
 """

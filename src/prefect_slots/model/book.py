@@ -1,8 +1,8 @@
 """Who holds what and who waits: the view of the ledger that scheduling decides on.
 
-Tickets of one shape (same requirement, same priority) are interchangeable, so a view need only hold the cells, the
-grants and the front of each line: its size grows with the number of shapes, not waiters. A nested ticket is a line of
-its own. What happens to a book is an `Event`; what a decision writes is a sequence of `Change`s.
+Tickets of one shape (same requirement, priority and duration) are interchangeable, so a view need only hold the cells,
+the grants and the front of each line: its size grows with the number of shapes, not waiters. A nested ticket is a line
+of its own. What happens to a book is an `Event`; what a decision writes is a sequence of `Change`s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prefect_slots.model.requirement import Requirement
+
+TOKEN: Final = "PREFECT_SLOTS_GRANT"
+"""The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
 
 
 class CellId(NamedTuple):
@@ -69,10 +72,15 @@ class Nesting:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What makes tickets interchangeable; `nesting` is `None` for requests outside any grant."""
+    """What makes tickets interchangeable; `nesting` is `None` for requests outside any grant.
+
+    Attributes:
+        expected: Seconds for which it will be held, by the asker's word; `None` is not known.
+    """
 
     requirement: Requirement
     priority: int = 0
+    expected: float | None = None
     nesting: Nesting | None = None
 
     @property
@@ -84,7 +92,7 @@ class Shape:
     def key(self) -> str:
         """Text that is equal for equal shapes only, the same in every process."""
         own = self.nesting.ticket if self.nesting else None
-        return json.dumps([self.requirement.to_data(), self.priority, own], separators=(",", ":"))
+        return json.dumps([self.requirement.to_data(), self.priority, self.expected, own], separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +150,7 @@ class Grant:
     Attributes:
         chosen: Which of the alternatives that it asked for it holds.
         overtaken: How often it had been overtaken when granted, in case the server refuses and it must wait again.
+        ends: When it will end by its holder's word, on the clock of the decisions; `None` is not known.
         closed: Its holder has ended but draws on it go on: it keeps its cells and takes no new draw.
     """
 
@@ -153,6 +162,7 @@ class Grant:
     run: str = ""
     chosen: int = 0
     overtaken: int = 0
+    ends: float | None = None
     closed: bool = False
 
     @property
@@ -253,7 +263,6 @@ class Granted:
     """Turn the waiting ticket into a grant on these cells, and wake its owner."""
 
     grant: Grant
-    at: float
 
 
 @dataclass(frozen=True, kw_only=True)

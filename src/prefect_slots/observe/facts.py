@@ -73,6 +73,26 @@ class OwnerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StaleFacts:
+    """What others use of a cell, of which nobody has told for long enough to be warned of.
+
+    Attributes:
+        resource: `"license.ansys"`, or `"gpu_mem"` with the card's `label`.
+        used: What was told last, for people; empty if nothing ever was.
+        age: Seconds since then.
+        misses: How often in a row nobody has answered.
+        why: In the words of whoever was asked.
+    """
+
+    resource: str
+    label: str
+    used: str
+    age: float
+    misses: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class LedgerFacts:
     """What the ledger says.
 
@@ -81,6 +101,7 @@ class LedgerFacts:
         stranded: Who waits for what cannot be given while others use so much.
         unbacked: Grants that go on although the server does not count all of what they hold.
         changed: Resources that are registered otherwise than they are detected and declared now.
+        stale: Numbers of others' use that are old.
     """
 
     id: str
@@ -89,6 +110,7 @@ class LedgerFacts:
     stranded: tuple[str, ...] = ()
     unbacked: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    stale: tuple[StaleFacts, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.observe.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, Severity, Versions
+from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.observe.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, Severity, StaleFacts, Versions
 
 _OLDEST_CLIENT: Final = (3, 6, 17)
 _FIRST_BAD_FASTAPI: Final = (0, 151)
@@ -163,6 +164,28 @@ def judge_ledger(facts: Facts) -> Iterator[Finding]:
             f"{ticket} is stranded: what others use, or is broken, leaves too little on every cell",
             "end what uses the resource outside prefect-slots, or ask for less",
         )
+    for stale in ledger.stale:
+        yield _judge_stale(stale)
+
+
+def _judge_stale(stale: StaleFacts) -> Finding:
+    cards = stale.resource == GPU_MEM
+    known = f"{stale.used}, told {_age(stale.age)} ago, stands" if stale.used else "nobody has ever told"
+    return _warning(
+        f"others' use of {stale.label or stale.resource}",
+        f"is stale: {known}; nobody has answered {_count(stale.misses, 'time')} in a row ({stale.why})",
+        "see `nvidia-smi` and the kernel log: a driver that hangs may need a reboot"
+        if cards
+        else "see whether its licence server runs and can be reached: `prefect-slots detect --explain` asks it",
+    )
+
+
+def _age(seconds: float) -> str:
+    """Return about how long that is, rounded down to the largest unit of which there are two."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:

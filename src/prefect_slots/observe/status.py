@@ -9,17 +9,25 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_slots.ledger import outside, registry
+from prefect_slots.ledger import outside, registry, spending
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Undivided
+from prefect_slots.model.book import CellId
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Part of a cell that is held; `since` is a Unix time in seconds; `drawn` means drawn on another grant."""
+    """Part of a cell that is held.
+
+    Attributes:
+        since: A Unix time in seconds.
+        drawn: It is drawn on another grant.
+        peak: The most memory that its processes were seen to use; `None` where nobody has looked, or where its process
+            holds other grants beside it and theirs cannot be told apart.
+    """
 
     grant: str
     label: str
@@ -27,6 +35,7 @@ class Holder:
     amount: int
     since: float
     drawn: bool
+    peak: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +90,7 @@ class WaiterStatus:
     pid: int
     wants: str
     priority: int
+    expected_seconds: float | None
     since: float
     overtaken: int
     reason: str
@@ -110,11 +120,15 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
     known = registry.registered(tx)
     holders: dict[tuple[str, int], list[Holder]] = {}
     held: dict[tuple[str, int], int] = {}
+    spent = spending.read(tx)
     for grant, label, pid, resource, number, amount, since, source in tx.all(
         "SELECT h.id, h.label, COALESCE(o.pid, 0), c.resource, c.number, c.amount, h.granted_at, h.source FROM held h "
         "JOIN holding c ON c.held=h.id LEFT JOIN owner o ON o.id=h.owner ORDER BY h.granted_at"
     ):
-        holder = Holder(grant=grant, label=label, pid=pid, amount=amount, since=since, drawn=source is not None)
+        seen = spent.get((grant, CellId(resource, number)))
+        peak = None if seen is None or seen.together else seen.peak
+        drawn = source is not None
+        holder = Holder(grant=grant, label=label, pid=pid, amount=amount, since=since, drawn=drawn, peak=peak)
         holders.setdefault((resource, number), []).append(holder)
         held[resource, number] = held.get((resource, number), 0) + (0 if holder.drawn else amount)
     shown = outside.read(tx)
@@ -166,7 +180,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
     waiters: list[WaiterStatus] = []
     for row in tx.all(
         "SELECT t.id, t.label, COALESCE(o.pid, 0), s.requirement, s.priority, t.asked_at, t.blocked_on, "
-        "CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END, s.source "
+        "CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END, s.source, s.expected "
         "FROM ticket t JOIN shape s ON s.key=t.shape LEFT JOIN owner o ON o.id=t.owner ORDER BY t.seq"
     ):
         requirement = Requirement.from_data(json.loads(row[3]))
@@ -188,6 +202,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
                 pid=row[2],
                 wants=requirement.describe(),
                 priority=row[4],
+                expected_seconds=row[9],
                 since=row[5],
                 overtaken=row[7],
                 reason=reason,

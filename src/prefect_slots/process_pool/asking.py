@@ -82,8 +82,8 @@ class Asking:
     ) -> None:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
         wanted = Ask(
-            id=ticket, requirement=requirement, priority=order.priority, label=order.label, parent=order.parent,
-            run=order.run,
+            id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
+            parent=order.parent, run=order.run,
         )  # fmt: skip
         asked = request.begin(self._place, wanted, Waiting(note))
         self._asked[ticket] = asked

@@ -39,6 +39,7 @@ class Shape:
 
     requirement: Requirement | None
     priority: int
+    expected: float | None
     parent: Parent | None
     within: Task | None
 
@@ -135,7 +136,8 @@ class Board:
 
     def add(self, task: Task) -> list[Act]:
         """A task was submitted."""
-        shape = Shape(task.order.requirement, task.order.priority, task.order.parent, task.within)
+        order = task.order
+        shape = Shape(order.requirement, order.priority, order.expected, order.parent, task.within)
         line = self.lines.get(shape)
         if line is None:
             line = self.lines[shape] = Line(shape)

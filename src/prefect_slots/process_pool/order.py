@@ -32,6 +32,7 @@ class Order:
     Attributes:
         requirement: `None` if it asks for nothing.
         amounts: Of each alternative, as they were asked for.
+        expected: Seconds that it will take, by the asker's word, or `None`.
         patience: Seconds of waiting, or `None` for no limit.
         limit: Seconds that it may run, or `None`.
         parent: The grant it is submitted within.
@@ -42,6 +43,7 @@ class Order:
     requirement: Requirement | None = None
     amounts: tuple[Mapping[str, Any], ...] = ({},)
     priority: int = 0
+    expected: float | None = None
     patience: float | None = None
     limit: float | None = None
     parent: Parent | None = None
@@ -82,6 +84,7 @@ def order_of(
         requirement=asked.requirement(amounts),
         amounts=tuple(amounts),
         priority=asked.priority,
+        expected=asked.expected_seconds,
         patience=asked.timeout,
         limit=limit,
         parent=current.enclosing(),

@@ -48,7 +48,8 @@ def leave(token: Token[Grant | None]) -> None:
 def enclosing() -> Parent | None:
     """Return the grant that a new request is nested in: this context's, else the one this process was started under."""
     # Not before it is needed: every task process imports this module.
-    from prefect_slots.acquire.asking import TOKEN, Parent
+    from prefect_slots.acquire.asking import Parent
+    from prefect_slots.model.book import TOKEN
 
     grant = current_grant()
     token = grant.token if grant is not None else os.environ.get(TOKEN, "")

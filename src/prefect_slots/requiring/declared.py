@@ -63,6 +63,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
         timeout: Seconds of waiting (not of running) after which `WaitTimeout` is raised; `None` waits without limit.
         priority: Higher is served first; the default is 0. (Prefect's work queues count the other way.)
+        expected_seconds: How long the call will take once it runs, if that is known: short work may then run on what is
+            set aside for long work that cannot start before. It is a word and no limit: nothing is stopped.
         any_of: The alternatives as a list: `any_of=[dict(gpu_mem=8), dict(cpus=8)]`.
         **declared: Whole numbers of resources declared in `prefect-slots.toml`: `scanner=1`.
 
@@ -89,6 +91,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         license: Any = None,
         timeout: float | None = None,
         priority: int = 0,
+        expected_seconds: float | None = None,
         any_of: Any = None,
         **declared: Any,
     ) -> None:
@@ -96,6 +99,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         self.amounts = {name: value for name, value in asked.items() if value is not None}
         self.timeout = checked_timeout(timeout)
         self.priority = _checked_priority(priority)
+        self.expected_seconds = checked_expectation(expected_seconds)
         if alternatives is not None and any_of is not None:
             raise InvalidRequirement(key="any_of", value=repr(any_of), reason="the alternatives are given twice")
         self.alternatives = read_alternatives(any_of if alternatives is None else alternatives)
@@ -244,6 +248,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             id=uuid.uuid4().hex,
             requirement=self.requirement(amounts),
             priority=self.priority,
+            expected=self.expected_seconds,
             timeout=self.timeout,
             label=label,
             parent=current.enclosing(),
@@ -316,6 +321,20 @@ def checked_timeout(timeout: object) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout < 0:
         raise InvalidRequirement(key="timeout", value=repr(timeout), reason="a number of seconds, 0 or more, or None")
     return float(timeout)
+
+
+def checked_expectation(seconds: object) -> float | None:
+    """Return the seconds that something will take, or `None` if that is not known.
+
+    Raises:
+        InvalidRequirement: if it is no number of seconds.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        reason = "a number of seconds above 0, or None"
+        raise InvalidRequirement(key="expected_seconds", value=repr(seconds), reason=reason)
+    return float(seconds)
 
 
 def _checked_priority(priority: object) -> int:

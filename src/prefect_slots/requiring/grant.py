@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from prefect_slots.acquire.asking import TOKEN
+from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:

@@ -1,16 +1,18 @@
 """Who is next: the reservations in one pool, and the first ticket that can be granted.
 
 The first tickets of the lines come by priority and place, each after those who reserve ahead of it; those who reserve,
-by their places. Each sees what is free less what is set aside for those ahead of it.
+by their places. Each sees what is free less what is set aside for those ahead of it, gaps excepted.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect_slots.model.book import Grant, Line, Place, Ticket
+from prefect_slots.scheduling.backfill import Gaps
 from prefect_slots.scheduling.fairness import (
     Reservation,
     choose_cells,
@@ -40,7 +42,12 @@ class Admission:
 
 
 def admit(
-    pool: Pool, source: str | None, lines: Mapping[str, Line], grants: Mapping[str, Grant], max_overtakes: int
+    pool: Pool,
+    source: str | None,
+    lines: Mapping[str, Line],
+    grants: Mapping[str, Grant],
+    max_overtakes: int,
+    now: float,
 ) -> Admission:
     """Look over the pool of `source` (`None` is the machine); `lines` and `grants` are those of the whole book."""
     here = [line for line in lines.values() if line.tickets and line.shape.pool == source]
@@ -48,16 +55,18 @@ def admit(
     if need_more:
         return Admission(reservations, need_more=True)
     graph = WaitGraph(pool, source, lines.values(), grants, reservations)
+    gaps = Gaps(pool, source, grants.values(), reservations, now)
     left = [pool.free]
     for reservation in reservations:
         left.append(dict(left[-1]))
         set_aside(left[-1], reservation.cells)
-    for line, ticket, ahead in _candidates(here, reservations, sated, max_overtakes):
-        usable = left[ahead]
-        if line.shape.nesting and ahead:
+    for line, ticket, ahead in _candidates(here, reservations, sated):
+        usable, nesting = left[ahead], line.shape.nesting
+        if ahead and (nesting or line.shape.expected is not None):
             usable = dict(pool.free)
             for position, reservation in enumerate(reservations[:ahead]):
-                if not graph.passes(line.shape.nesting, position):
+                passes = nesting is not None and graph.passes(nesting, position)
+                if not passes and not gaps.lets_in(line.shape, position):
                     set_aside(usable, reservation.cells)
         placed = place(pool, line.shape.requirement, usable)
         if placed is not None:
@@ -103,17 +112,19 @@ def _reservations(
 
 
 def _candidates(
-    lines: Sequence[Line], reservations: Sequence[Reservation], sated: set[str], max_overtakes: int
+    lines: Sequence[Line], reservations: Sequence[Reservation], sated: set[str]
 ) -> Iterator[tuple[Line, Ticket, int]]:
     """Yield who may be granted, in order, with the number of reservations that each must heed."""
     by_key = {line.shape.key: line for line in lines}
     places = [reservation.ticket.place for reservation in reservations]
+    served = Counter(reservation.shape.key for reservation in reservations)
     heads: list[tuple[int, Place, Line, Ticket]] = []
     for line in lines:
-        number = reserving(line, max_overtakes)
-        if number < len(line.tickets) and line.shape.key not in sated:
-            head = line.tickets[number]
-            heads.append((-line.shape.priority, head.place, line, head))
+        # Where nothing is left over, only a gap can still be had.
+        if line.shape.key not in sated or line.shape.expected is not None:
+            heads.extend(
+                (-line.shape.priority, head.place, line, head) for head in line.tickets[served[line.shape.key] :][:1]
+            )
     tried = 0
     for _, at, line, head in sorted(heads, key=lambda entry: entry[:2]):
         ahead = len(places) if line.shape.nesting else bisect(places, at)

@@ -51,7 +51,8 @@ def decide(book: Book, event: Event, now: float, *, max_overtakes: int) -> Decis
     Args:
         book: The machine; for `Changed` it has the new cells already.
         event: What happened. Events about tickets and grants that are gone change nothing.
-        now: Time of the decision in seconds; grants are stamped with it.
+        now: Time of the decision in seconds, of a clock that never jumps: what holders have said of their ends is
+            counted from it.
         max_overtakes: Tickets from behind that may be granted before one that competes with them; 0 is strict order.
     """
     desk = _Desk(book, now, max_overtakes)
@@ -184,7 +185,7 @@ class _Desk:
         """Note what is reserved in every pool, and grant one ticket if any can be; tell whether one was."""
         for source in sorted({line.shape.pool or "" for line in self.lines.values() if line.tickets}):
             pool = self._pool(source or None)
-            admission = admit(pool, source or None, self.lines, self.grants, self.max_overtakes)
+            admission = admit(pool, source or None, self.lines, self.grants, self.max_overtakes, self.now)
             self._keep(admission.reservations)
             if admission.need_more:
                 self.again = True
@@ -226,9 +227,10 @@ class _Desk:
             turn=ticket.turn,
             run=ticket.run,
             overtaken=overtaken(line, ticket),
+            ends=None if line.shape.expected is None else self.now + line.shape.expected,
         )
         self.grants[grant.id] = grant
-        self.changes.append(Granted(grant=grant, at=self.now))
+        self.changes.append(Granted(grant=grant))
         for cell, amount in placed.holdings:
             pool.free[cell] -= amount
         for key, other in list(self.lines.items()):

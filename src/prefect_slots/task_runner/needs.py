@@ -88,6 +88,7 @@ def _over(under: requires | None, over: requires) -> requires:
         **over.amounts,
         timeout=under.timeout if over.timeout is None else over.timeout,
         priority=over.priority or under.priority,
+        expected_seconds=under.expected_seconds if over.expected_seconds is None else over.expected_seconds,
     )
 
 

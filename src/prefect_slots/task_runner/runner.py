@@ -209,6 +209,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             requirement=asked.requirement(amounts),
             amounts=tuple(amounts),
             priority=asked.priority,
+            expected=asked.expected_seconds,
             patience=asked.timeout,
             parent=current.enclosing(),
             label=_label(run.task_run),

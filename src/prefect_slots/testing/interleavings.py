@@ -271,7 +271,7 @@ class Search:
             observer.seen[f"{number}.{state.places[number].depth}"] = count
         if waits and any(isinstance(change, Granted) for change in decision.changes):
             before = self._books[state.page]
-            observer.watch(Step(before=before, event=event, changes=decision.changes, after=decision.book))
+            observer.watch(Step(now=0.0, before=before, event=event, changes=decision.changes, after=decision.book))
         seen = [0] * len(self._processes)
         for ticket in waits:
             seen[_number(ticket)] = min(observer.seen[ticket], self._bound + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prefect_slots.model.book import (
     Book,
@@ -16,6 +16,7 @@ from prefect_slots.model.book import (
     Dequeued,
     Grant,
     Granted,
+    Holding,
     Place,
     Queued,
     Refused,
@@ -128,32 +129,70 @@ def no_straddling(step: Step) -> None:
                     assert amount >= demand.on(nominal[cell]), f"{demand} is split over {grant.holdings}: {step}"
 
 
-def _reservations(book: Book, source: str | None) -> list[Ticket]:
-    """Return the tickets for whom something is set aside; what would not fit an idle machine sets nothing aside."""
+def _starts(
+    now: float, book: Book, grants: Iterable[Grant], source: str | None, reservers: Iterable[Ticket]
+) -> dict[str, float]:
+    """Return when each reserver could have all its cells, if those before it start when they can and end at once.
+
+    Whoever gave no word, or is late, may be gone at once too.
+    """
     most = _most(book, source)
+    words = [
+        (grant.ends, dict(grant.holdings)) for grant in grants if grant.shape.pool == source and grant.ends is not None
+    ]
+    starts: dict[str, float] = {}
+    for reserver in reservers:
+
+        def has_all(moment: float, wanted: tuple[Holding, ...] = reserver.reserved) -> bool:
+            staying = [held for until, held in words if until > moment]
+            return all(
+                most.get(cell, 0) - sum(held.get(cell, 0) for held in staying) >= amount for cell, amount in wanted
+            )
+
+        moments = (now, *(until for until, _ in words if until > now))
+        starts[reserver.id] = min((moment for moment in moments if has_all(moment)), default=now)
+        words.append((starts[reserver.id], dict(reserver.reserved)))
+    return starts
+
+
+def _reservations(book: Book, source: str | None, free: Mapping[CellId, int]) -> list[Ticket]:
+    """Return those for whom something is set aside of `free`: none that would not fit when idle, or are left nothing.
+
+    Whoever is nested may pass those before it, so that it may have what they leave.
+    """
+    most, left = _most(book, source), dict(free)
     found = [
-        ticket
+        (ticket, line.shape)
         for line in book.lines
         if line.shape.pool == source and _fits(book, line.shape.requirement, most)
         for ticket in line.tickets
         if ticket.reserved
     ]
-    return sorted(found, key=lambda ticket: ticket.place)
+    reservers: list[Ticket] = []
+    for ticket, shape in sorted(found, key=lambda entry: entry[0].place):
+        wanted = shape.requirement.resources
+        if shape.nesting or any(units > 0 for cell, units in left.items() if cell.resource in wanted):
+            _set_aside(left, ticket)
+            reservers.append(ticket)
+    return reservers
+
+
+def _set_aside(amounts: dict[CellId, int], reserver: Ticket) -> None:
+    for cell, amount in reserver.reserved:
+        amounts[cell] = amounts.get(cell, 0) - max(0, min(amount, amounts.get(cell, 0)))
 
 
 def work_conserving(step: Step, max_overtakes: int) -> None:
     """Law 6: nothing waits that fits and that no reservation ahead of it holds back; nobody reserves before it may.
 
-    A nested request heeds all reservations until it reserves itself.
+    A nested request heeds all reservations until it reserves itself. Nobody is held back by those who cannot start
+    before it will have ended.
     """
     book = step.after
     for source in {line.shape.pool for line in book.lines}:
-        reservations = _reservations(book, source)
-        left = [_free(book, source)]
-        for reserver in reservations:
-            left.append(dict(left[-1]))
-            for cell, amount in reserver.reserved:
-                left[-1][cell] = left[-1].get(cell, 0) - max(0, min(amount, left[-1].get(cell, 0)))
+        free = _free(book, source)
+        reservations = _reservations(book, source, free)
+        starts = _starts(step.now, book, book.grants, source, reservations)
         places = [reserver.place for reserver in reservations]
         for line in book.lines:
             if line.shape.pool == source:
@@ -162,8 +201,13 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
                     for ticket in line.tickets
                 }
                 for ahead in heeding:
-                    held_up = not _fits(book, line.shape.requirement, left[ahead])
-                    assert held_up, f"{line} waits, and {left[ahead]} is free: {step}"
+                    ends = None if line.shape.expected is None else step.now + line.shape.expected
+                    left = dict(free)
+                    for reserver in reservations[:ahead]:
+                        if ends is None or ends > starts[reserver.id]:
+                            _set_aside(left, reserver)
+                    held_up = not _fits(book, line.shape.requirement, left)
+                    assert held_up, f"{line} waits, and {left} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
     for line in book.lines:
         may = [ticket.place for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
@@ -178,7 +222,8 @@ class Overtakes:
     Behind it is who has a later place. One from behind competes when its grant touches a resource that the ticket asks
     for and leaves the ticket without room there; once the ticket reserves, when it takes what the ticket lacks on the
     very cells it waits for. A ticket that would not fit an idle machine is not being overtaken: nothing could be
-    granted to it.
+    granted to it. Nor is one by whoever, at its word, ends before the ticket could start, or runs only on what is set
+    aside for those ahead of the ticket and ends before these could start.
 
     Attributes:
         seen: All overtakes of each waiting ticket.
@@ -209,15 +254,19 @@ class Overtakes:
             self._resumed.add(resumed.id)
         free = {source: _free(step.after, source) for source in {g.shape.pool for g in _granted(step)}}
         grants = _granted(step)
+        new = {grant.id for grant in grants}
+        standing = [grant for grant in step.after.grants if grant.id not in new]
         for grant in grants:
             for cell, amount in grant.holdings:
                 free[grant.shape.pool][cell] = free[grant.shape.pool].get(cell, 0) + amount
         for grant in grants:
             amounts = free[grant.shape.pool]
+            excused = self._excused(step, standing, grant, amounts)
+            standing.append(grant)
             for cell, amount in grant.holdings:
                 amounts[cell] -= amount
             for ticket, (shape, place) in waiting(step.after).items():
-                if shape.pool == grant.shape.pool and place.place < grant.place:
+                if shape.pool == grant.shape.pool and place.place < grant.place and ticket not in excused:
                     reserving = bool(ticket in was and was[ticket][1].reserved)
                     reserving = reserving or (self.seen[ticket] >= self._max_overtakes and bool(place.reserved))
                     if self._is_hurt(step.after, shape, place, grant, amounts, reserving=reserving):
@@ -225,6 +274,26 @@ class Overtakes:
                         nesting = grant.shape.nesting
                         if nesting is None or nesting.parent == nesting.source:
                             self.unnested[ticket] += 1
+
+    @staticmethod
+    def _excused(step: Step, standing: Sequence[Grant], grant: Grant, free: Mapping[CellId, int]) -> set[str]:
+        """Return who waits and lost nothing to a grant that ends in time."""
+        if grant.ends is None:
+            return set()
+        source = grant.shape.pool
+        reservations = _reservations(step.after, source, free)
+        starts = _starts(step.now, step.after, standing, source, reservations)
+        in_time = {reserver for reserver, start in starts.items() if grant.ends <= start}
+        excused = set(in_time)
+        for ticket, (shape, place) in waiting(step.after).items():
+            left = dict(free)
+            for reserver in reservations:
+                if reserver.place < place.place and reserver.id in in_time:
+                    _set_aside(left, reserver)
+            wanted = set(shape.requirement.resources)
+            if all(left.get(cell, 0) <= 0 for cell, _ in grant.holdings if cell.resource in wanted):
+                excused.add(ticket)
+        return excused
 
     @staticmethod
     def _stands(step: Step, resumed: Ticket) -> Place:

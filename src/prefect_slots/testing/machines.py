@@ -25,6 +25,7 @@ from prefect_slots.testing.strategies import SCOPES, Situation, situations
 _CHOICE: Final = st.integers(0, 63)
 _PRIORITY: Final = st.integers(0, 1)
 _RUN: Final = st.sampled_from(["", "a", "b"])
+_EXPECTED: Final = st.sampled_from([None, 1.0, 8.0, 60.0])
 
 
 class BookMachine(RuleBasedStateMachine):
@@ -50,18 +51,18 @@ class BookMachine(RuleBasedStateMachine):
         self.play = Play(situation.cells, self.keepers(situation), SCOPES)
         self.play.watchers.append(self.watch)
 
-    @rule(wish=_CHOICE, priority=_PRIORITY, run=_RUN)
-    def ask(self, wish: int, priority: int, run: str) -> None:
+    @rule(wish=_CHOICE, priority=_PRIORITY, run=_RUN, expected=_EXPECTED)
+    def ask(self, wish: int, priority: int, run: str, expected: float | None) -> None:
         """Somebody asks outside any grant."""
-        self.play.ask(self._wish(wish), priority, run)
+        self.play.ask(self._wish(wish), priority, run, expected)
 
     @precondition(lambda self: self.play.book.grants)
-    @rule(where=_CHOICE, wish=_CHOICE, priority=_PRIORITY)
-    def ask_inside(self, where: int, wish: int, priority: int) -> None:
+    @rule(where=_CHOICE, wish=_CHOICE, priority=_PRIORITY, expected=_EXPECTED)
+    def ask_inside(self, where: int, wish: int, priority: int, expected: float | None) -> None:
         """Somebody asks inside a grant, for something that may be asked for there."""
         wishes = self.situation.wishes
         first = wish % len(wishes)
-        self.play.ask_inside_any(where, (*wishes[first:], *wishes[:first]), priority)
+        self.play.ask_inside_any(where, (*wishes[first:], *wishes[:first]), priority, expected)
 
     @precondition(lambda self: self.play.book.grants)
     @rule(which=_CHOICE)
@@ -96,6 +97,11 @@ class BookMachine(RuleBasedStateMachine):
     def resize(self, which: int, capacity: int) -> None:
         """A cell is registered with another capacity."""
         self.play.resize(which, capacity)
+
+    @rule(seconds=st.sampled_from([5.0, 40.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Nothing happens for a while, and who said that it would end by then may be late."""
+        self.play.pass_time(seconds)
 
     def _wish(self, which: int) -> Requirement:
         return self.situation.wishes[which % len(self.situation.wishes)]

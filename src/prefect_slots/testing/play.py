@@ -40,10 +40,12 @@ class Step:
     """One event and what came of it.
 
     Attributes:
+        now: When, on the clock of the decisions.
         before: The book that the event met; its cells are the new ones where they changed.
         event: What happened; `None` where the cells changed.
     """
 
+    now: float
     before: Book
     event: Event | None
     changes: tuple[Change, ...]
@@ -65,9 +67,14 @@ class Play:
     """
 
     def __init__(
-        self, cells: tuple[CellState, ...], keepers: Sequence[BookKeeper], scopes: Mapping[str, Scope] | None = None
+        self,
+        cells: tuple[CellState, ...],
+        keepers: Sequence[BookKeeper],
+        scopes: Mapping[str, Scope] | None = None,
+        *,
+        tick: float = 1.0,
     ) -> None:
-        """Start with `cells`, which all keepers must have been given."""
+        """Start with `cells`, which all keepers must have been given; every event takes `tick` seconds."""
         self.watchers: list[Callable[[Step], None]] = []
         self.ancestors: dict[str, tuple[str, ...]] = {}
         self.aside: dict[str, Grant] = {}
@@ -77,6 +84,7 @@ class Play:
         self._scopes = dict(scopes or {})
         self._arrivals = count(1)
         self._clock = VirtualClock()
+        self._tick = tick
 
     @property
     def book(self) -> Book:
@@ -85,15 +93,17 @@ class Play:
 
     # What can happen
 
-    def ask(self, requirement: Requirement, priority: int = 0, run: str = "") -> str:
+    def ask(self, requirement: Requirement, priority: int = 0, run: str = "", expected: float | None = None) -> str:
         """Ask for the machine's cells, outside any grant, for a run; return the ticket's id."""
-        return self._ask(Shape(requirement=requirement, priority=priority), (), run=run)
+        return self._ask(Shape(requirement=requirement, priority=priority, expected=expected), (), run=run)
 
     def ask_inside(self, where: int, requirement: Requirement, priority: int = 0) -> str | None:
         """Ask inside one of the grants; return the ticket's id, or `None` if the request was refused."""
         return self.ask_inside_any(where, [requirement], priority)
 
-    def ask_inside_any(self, where: int, wishes: Sequence[Requirement], priority: int = 0) -> str | None:
+    def ask_inside_any(
+        self, where: int, wishes: Sequence[Requirement], priority: int = 0, expected: float | None = None
+    ) -> str | None:
         """Ask inside one of the grants for the first of `wishes` that may be asked for there.
 
         Returns:
@@ -107,7 +117,7 @@ class Play:
             ticket = f"t{next(self._arrivals)}"
             answer = nest(self.book, requirement, chain_of(self.book, parent.id), ticket, self._scopes)
             if not isinstance(answer, RefusedNesting):
-                shape = Shape(requirement=requirement, priority=priority, nesting=answer.nesting)
+                shape = Shape(requirement=requirement, priority=priority, expected=expected, nesting=answer.nesting)
                 self._ask(shape, (parent.id, *self.ancestors[parent.id]), ticket)
                 if answer.may_wait or ticket not in waiting(self.book):
                     return ticket
@@ -149,6 +159,10 @@ class Play:
     def resize(self, which: int, capacity: int) -> None:
         """Give one cell another capacity."""
         self._change(which, capacity=capacity)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time go by in which nothing happens."""
+        self._clock.advance(seconds)
 
     def restore(self) -> None:
         """Give all cells their first capacity, with nobody else on them."""
@@ -202,15 +216,15 @@ class Play:
     def _equip(self, cells: tuple[CellState, ...]) -> None:
         self._cells = cells
         before = replace(self.book, cells=cells)
-        now = self._clock.advance(1)
-        self._settle(before, None, [keeper.equip(cells, now) for keeper in self._keepers])
+        now = self._clock.advance(self._tick)
+        self._settle(now, before, None, [keeper.equip(cells, now) for keeper in self._keepers])
 
     def _apply(self, event: Event) -> None:
         before = self.book
-        now = self._clock.advance(1)
-        self._settle(before, event, [keeper.apply(event, now) for keeper in self._keepers])
+        now = self._clock.advance(self._tick)
+        self._settle(now, before, event, [keeper.apply(event, now) for keeper in self._keepers])
 
-    def _settle(self, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:
+    def _settle(self, now: float, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:
         for change in written[0]:
             if isinstance(change, SteppedAside):
                 self.aside[change.grant.id] = change.grant
@@ -222,7 +236,7 @@ class Play:
                 raise AssertionError(
                     f"after {event or 'a change of cells'} the books differ:\n{_differences(model, kept)}"
                 )
-        step = Step(before=before, event=event, changes=written[0], after=after)
+        step = Step(now=now, before=before, event=event, changes=written[0], after=after)
         for watch in self.watchers:
             watch(step)
 

@@ -145,3 +145,17 @@ def test_cards_that_do_not_even_tell_their_names_are_shown_as_unknown(library: P
     shown = rows(detect(library, config, machine=lost))
     assert shown["GPU-d"][4] == "23040MiB"
     assert shown["what"] == ["gpu_mem", "what else there may be", "", "", "unknown", ""]
+
+
+def test_a_driver_that_hangs_is_waited_for_once_and_not_once_for_what_others_use(library: Path, config: Path):
+    code = (
+        "import threading\nfrom prefect_slots.cli.machine import detect\n"
+        "detect()\nprint(sorted(thread.name for thread in threading.enumerate()))\n"
+    )
+    hanging = environment(library, Machine(hang=3600, cards=(FakeDevice(uuid="GPU-a"),)))
+    env = {**hanging, "PREFECT_SLOTS_DETECT_SECONDS": "1", "PREFECT_SLOTS_CONFIG": str(config)}
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=config.parent, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "did not answer within 1 s" in child.stdout
+    assert child.stdout.splitlines()[-1] == str(["MainThread", "NVIDIA's cards"])

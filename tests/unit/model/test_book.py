@@ -22,13 +22,14 @@ def test_what_others_use_is_not_ours_and_never_less_than_nothing(capacity: int, 
 
 def test_equal_shapes_have_equal_keys_in_every_process() -> None:
     again = Shape(requirement=declare(cpus=2, gpu_mem="8192MiB"), priority=1)
-    assert again.key == SHAPE.key == '[[["cpus",2,1],["gpu_mem",8192,1]],1,null]'
+    assert again.key == SHAPE.key == '[[["cpus",2,1],["gpu_mem",8192,1]],1,null,null]'
 
 
 @pytest.mark.parametrize(
     "other",
     [
         replace(SHAPE, priority=0),
+        replace(SHAPE, expected=10.0),
         Shape(requirement=declare(gpu_mem=8, cpus=3), priority=1),
         Shape(requirement=declare(gpu_mem=8, gpus=2, cpus=2), priority=1),
         Shape(requirement=declare(gpus=1, cpus=2), priority=1),

@@ -17,6 +17,7 @@ from prefect_slots.observe.facts import (
     OwnerFacts,
     ServerFacts,
     Severity,
+    StaleFacts,
     Trouble,
     Versions,
 )
@@ -29,6 +30,8 @@ LEDGER = LedgerFacts(id="L", machine="gpu-1", owners=(OWNER,))
 SERVER = ServerFacts(url="http://localhost:4200/api", lease_storage="a.b.filesystem", database="sqlite")
 LIMIT = LimitFacts(name="cpus:gpu-1", action="unchanged", old=8, new=8, active=3, mirror=3, least=3, most=3)
 MIRROR = MirrorFacts(name="tag:cpus:gpu-1@old", ledger="old", active=0, holders=0, former=False)
+STALE = StaleFacts(resource="license.aa", label="", used="3 seats", age=200.0, misses=5, why="no route to lic1")
+CARD = StaleFacts(resource="gpu_mem", label="gpu 0 H200", used="", age=0.0, misses=3, why="did not answer within 20 s")
 HEALTHY = Facts(
     versions=VERSIONS,
     settings="/etc/prefect-slots.toml",
@@ -87,6 +90,8 @@ def test_a_healthy_machine_is_all_ok():
         (with_ledger(owners=(replace(OWNER, dead=True),)), "warning", "processes", "left 1 grant, 0 tickets, 2 leases"),
         (with_ledger(owners=(replace(OWNER, lock_file_missing=True),)), "warning", "processes", "lock file is gone"),
         (with_ledger(stranded=("train.py",)), "warning", "waiting", "train.py is stranded"),
+        (with_ledger(stale=(STALE,)), "warning", "others' use of license.aa", "3 seats, told 3 min ago, stands"),
+        (with_ledger(stale=(CARD,)), "warning", "others' use of gpu 0 H200", "nobody has ever told; nobody"),
         (with_ledger(unbacked=("train.py",)), "warning", "grants", "train.py goes on"),
         (replace(HEALTHY, cuda_device_order=None), "note", "cards", "CUDA_DEVICE_ORDER is not set"),
         (replace(HEALTHY, cuda_device_order=None, cards=("A", "B")), "warning", "cards", "by speed"),

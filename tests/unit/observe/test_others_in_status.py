@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from rich.console import Console
 from tests.processes import member
 
 from prefect_slots.cli.tables import status_view
-from prefect_slots.ledger import outside, registry
+from prefect_slots.ledger import outside, registry, spending
 from prefect_slots.ledger.outside import Outside
+from prefect_slots.ledger.spending import Spent
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.model.book import CellId
+from prefect_slots.ledger.tables import Asker
+from prefect_slots.model.book import Asked, CellId, Shape, Ticket
+from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
 from prefect_slots.observe.status import machine_status
 
@@ -71,3 +75,18 @@ def test_where_nothing_looks_what_the_server_counts_is_shown_alone(ledger: Ledge
     (cell,) = machine_status(ledger).cells
     assert (cell.outside, cell.foreign) == (None, 1024)
     assert "1GiB" in shown(ledger)
+
+
+def test_what_a_holder_uses_of_what_it_declared_is_shown_unless_it_is_not_its_own_alone(ledger: Ledger):
+    shape = Shape(requirement=declare(gpu_mem=8), priority=0)
+    ticket = Ticket(id="g", seq=1)
+    (owner,) = ledger.read(lambda tx: tx.all("SELECT id FROM owner"))[0]
+    ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=owner, label="infer (x.py:1)")))
+    assert "infer (x.py:1) [8GiB]" in shown(ledger)
+    seen = Spent(held="g", cell=CARD, label="infer", declared=8192, peak=3072, looks=1)
+    ledger.transact(lambda tx: spending.write(tx, seen))
+    assert "infer (x.py:1) [8GiB, used at most 3GiB]" in shown(ledger)
+    ledger.transact(lambda tx: spending.write(tx, replace(seen, together=True)))
+    assert "infer (x.py:1) [8GiB]" in shown(ledger)
+    (cell,) = machine_status(ledger).to_data()["cells"]
+    assert cell["holders"][0]["peak"] is None

@@ -60,6 +60,26 @@ def test_the_first_alternative_that_is_to_be_had_is_chosen(pool: SlotPool) -> No
     assert pool.submit(calls.chosen, requires={"any_of": [{"gpu_mem": 1}, {"cpus": 1}]}).result(30) == {"gpu_mem": 1}
 
 
+def test_who_says_that_it_is_short_runs_before_what_cannot_start_sooner(
+    pool: SlotPool, machine: SharedMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SLOTS_MAX_OVERTAKES", "0")
+    with SlotPool() as strict:
+        needs = {"license": {"ansys": 2}, "expected_seconds": 600}
+        held = strict.submit(calls.hold, tmp_path, "held", requires=needs)
+        calls.begun(tmp_path, "held")
+        wide = strict.submit(calls.double, 2, requires={"license": {"ansys": 3}})
+        machine.waiting(1)
+        long = strict.submit(calls.double, 3, requires={"license": "ansys"})
+        machine.waiting(2)
+        short = strict.submit(calls.double, 4, requires={"license": "ansys", "expected_seconds": 60})
+        assert short.result(30) == 8
+        assert not wide.done()
+        assert not long.done()
+        calls.release(tmp_path, "held")
+        assert [held.result(30), wide.result(30), long.result(30)] == ["held", 4, 6]
+
+
 def test_requires_beside_a_decoration_is_a_grant_around_it(pool: SlotPool, machine: SharedMachine) -> None:
     outer = pool.submit(calls.draws, requires={"gpu_mem": 8}).result(30)
     machine.until_empty(but=("owner",))

@@ -50,6 +50,12 @@ def of_n(n: int) -> dict[str, int]:
         {"gpu_mem": 1, "timeout": True},
         {"gpu_mem": 1, "priority": 0.5},
         {"gpu_mem": 1, "priority": False},
+        {"gpu_mem": 1, "expected_seconds": 0},
+        {"gpu_mem": 1, "expected_seconds": -1},
+        {"gpu_mem": 1, "expected_seconds": math.nan},
+        {"gpu_mem": 1, "expected_seconds": math.inf},
+        {"gpu_mem": 1, "expected_seconds": "5"},
+        {"gpu_mem": 1, "expected_seconds": True},
     ],
     ids=str,
 )
@@ -184,6 +190,24 @@ def test_higher_priority_is_served_first(machine: SharedMachine) -> None:
     for thread in threads:
         thread.join(30)
     assert order == [5, 0, -5]
+
+
+def test_who_says_that_it_is_short_runs_before_what_cannot_start_sooner(
+    machine: SharedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SLOTS_MAX_OVERTAKES", "0")
+    all_seats = threading.Thread(target=requires(license={"ansys": 3})(own_amounts))
+    with requires(license={"ansys": 2}, expected_seconds=600):
+        all_seats.start()
+        machine.waiting(1)
+        with pytest.raises(WaitTimeout):
+            in_thread(requires(license="ansys", timeout=0)(own_amounts))
+        with pytest.raises(WaitTimeout):
+            in_thread(requires(license="ansys", timeout=0, expected_seconds=900)(own_amounts))
+        amounts = in_thread(requires(license="ansys", timeout=0, expected_seconds=60)(own_amounts))
+        assert amounts == {"license.ansys": 1}
+    all_seats.join(30)
+    assert machine.count("ticket") == 0
 
 
 # Crossing processes

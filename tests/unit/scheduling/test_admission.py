@@ -25,7 +25,7 @@ def _admit(
     book = Book(cells=cells(**free), grants=grants)
     by_id = {grant.id: grant for grant in grants}
     pool = machine_pool(book) if source is None else grant_pool(book, by_id[source])
-    return admit(pool, source, {line.shape.key: line for line in lines}, by_id, allowed)
+    return admit(pool, source, {line.shape.key: line for line in lines}, by_id, allowed, 0.0)
 
 
 def _found(admission: Admission) -> str | None:

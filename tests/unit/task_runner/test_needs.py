@@ -52,11 +52,12 @@ def test_a_decoration_beneath_another_decorator_stays_where_it_is():
 
 
 def test_options_are_over_the_decoration_and_over_options_further_out():
-    made: Any = task(requires(gpu_mem=8, cpus=1, timeout=60, priority=1)(body))
+    made: Any = task(requires(gpu_mem=8, cpus=1, timeout=60, priority=1, expected_seconds=9)(body))
     with SlotTaskRunner.options(gpu_mem=4, timeout=5), SlotTaskRunner.options(gpu_mem=2, priority=3):
         asked, bare = needs_of(made)
     assert asked is not None
     assert (asked.amounts, asked.timeout, asked.priority) == ({"gpu_mem": 2, "cpus": 1}, 5.0, 3)
+    assert asked.expected_seconds == 9
     assert bare.fn is body
     after = needs_of(made).asked
     assert after is not None

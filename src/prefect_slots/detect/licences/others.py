@@ -44,11 +44,6 @@ class OutsideUse:
     unseen: int
 
 
-def seats_for_us(usage: Counted, use: OutsideUse, headroom: int) -> int:
-    """Return how many seats our tasks may hold at the same time, those that they hold now included."""
-    return max(0, usage.total - use.others - headroom)
-
-
 def outside_use(
     usage: Counted,
     checkouts: Iterable[Checkout] | None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_slots.acquire.outsiders import beyond, remembered, settled
 from prefect_slots.ledger.outside import Samples
+from prefect_slots.watching.outsiders import beyond, remembered, settled
 
 COUNTS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), max_size=12)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.acquire.asking import TOKEN
+from prefect_slots.detect.binding import Failure
+from prefect_slots.detect.drm_use import query_drm_use
 from prefect_slots.detect.host import ROOT
 from prefect_slots.detect.surroundings import Surroundings, query_surroundings
 from prefect_slots.detect.use import Process, UseReading, family, query_lineage, query_use, query_variable
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.watching.parts import Belonging, Part, grants_named
 
 _SETTLING_SECONDS: Final = 2.0
 """How long after the end of a grant the memory that its processes still have is on its way back."""
@@ -35,28 +38,16 @@ class CardsSeen:
     at: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What a grant holds of one card.
+def read_cards(now: float, keys: Collection[str], root: Path = ROOT) -> CardsSeen:
+    """Ask NVML, and the kernel of other cards; look at the processes that they name. May take as long as a driver does.
 
-    Attributes:
-        source: The grant that it draws on, if any: then it is part of what that one holds.
-        pid: Of its owner; `None` if that has died and draws of others go on.
-        command: The one process that the owner runs under its grants, and when that started.
+    Args:
+        now: A Unix time.
+        keys: Of the cards that matter: other makers' are not looked at for nothing.
+        root: The folder that stands for `/`.
     """
-
-    number: int
-    grant: str
-    source: str | None
-    label: str
-    declared: int
-    pid: int | None
-    command: tuple[int, float] | None
-
-
-def read_cards(now: float, root: Path = ROOT) -> CardsSeen:
-    """Ask NVML, and look at the processes that it names. May take as long as the driver does."""
-    reading = query_use()
+    told = query_use()
+    reading = replace(told, devices=(*told.devices, *query_drm_use(root, keys)))
     pids = {pid for device in reading.devices for pid in device.processes or ()}
     return CardsSeen(
         reading=reading,
@@ -67,24 +58,10 @@ def read_cards(now: float, root: Path = ROOT) -> CardsSeen:
     )
 
 
-def read_parts(tx: Transaction) -> tuple[Part, ...]:
-    """Return what grants hold of the cards now."""
-    return tuple(
-        Part(
-            number=row[0],
-            grant=row[1],
-            source=row[2],
-            label=row[3],
-            declared=row[4],
-            pid=row[5],
-            command=(row[6], row[7]) if row[6] is not None else None,
-        )
-        for row in tx.all(
-            "SELECT c.number, h.id, h.source, h.label, c.amount, o.pid, o.command, o.command_started "
-            "FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner WHERE c.resource=?",
-            GPU_MEM,
-        )
-    )
+def no_cards(now: float, why: str) -> CardsSeen:
+    """Return what stands for a look that does not end."""
+    reading = UseReading(failure=Failure(code=None, words=why))
+    return CardsSeen(reading=reading, lineage={}, tokens={}, around=Surroundings(), at=now)
 
 
 class Ours:
@@ -92,11 +69,11 @@ class Ours:
 
     def __init__(self, tx: Transaction, seen: CardsSeen, parts: Iterable[Part]) -> None:
         self._seen = seen
-        self._ledger = tx.meta("ledger_id") or ""
+        self._named = grants_named(seen.tokens, tx.meta("ledger_id") or "")
         self._pids: dict[int, set[int]] = {}
         self._grants: dict[int, set[str]] = {}
         for part in parts:
-            self._add(part.number, part.pid, part.grant)
+            self._add(part.cell.number, part.pid, part.grant)
         # Between the look and this transaction, and a little before, grants have ended.
         for number, grant, pid in tx.all(
             "SELECT number, held, pid FROM history WHERE resource=? AND ended_at>?",
@@ -117,13 +94,13 @@ class Ours:
         A process that outlived its parent is no longer a descendant of anybody; its environment still names its grant.
         """
         grants = self._grants.get(number, set())
-        named = {pid for pid in self._seen.tokens if self.grant_of(pid) in grants}
+        named = {pid for pid, grant in self._named.items() if grant in grants}
         return family({*self._pids.get(number, ()), *named}, self._seen.lineage)
 
-    def grant_of(self, pid: int) -> str:
-        """Return the grant of this ledger that a process was started under; empty if it was not."""
-        ledger, _, grant = self._seen.tokens.get(pid, "").partition(":")
-        return grant if ledger == self._ledger else ""
+    def belonging(self, number: int, parts: Iterable[Part]) -> Belonging:
+        """Return to which of the grants on that card a process belongs."""
+        parents = {pid: process.parent for pid, process in self._seen.lineage.items()}
+        return Belonging((part for part in parts if part.cell.number == number), self._named, parents)
 
     def members(self) -> frozenset[int]:
         """Return the processes of everybody who takes part in this ledger, whatever they hold."""

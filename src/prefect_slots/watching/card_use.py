@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.card_holders import CardsSeen, Ours, read_parts
-from prefect_slots.acquire.exceeding import Excess, compare, suggestions
-from prefect_slots.acquire.outsiders import beyond, remembered, settled
 from prefect_slots.detect.use import DeviceUse, ForeignUse, Peak, foreign_use, hold, named
 from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.outside import Outside
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.resource import GPU_MEM, Stale
+from prefect_slots.watching.card_holders import CardsSeen, Ours
+from prefect_slots.watching.exceeding import Excess, groups, judge, suggestions
+from prefect_slots.watching.outsiders import beyond, remembered, settled
+from prefect_slots.watching.parts import read_parts
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings
@@ -45,7 +46,7 @@ class CardsNoted:
 
 def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNoted:
     """Write down what was seen of the cards, and let the scheduler decide on what is left."""
-    parts = read_parts(tx)
+    parts = read_parts(tx, GPU_MEM)
     ours = Ours(tx, seen, parts)
     devices = {device.uuid: device for device in seen.reading.devices}
     known = outside.read(tx)
@@ -65,7 +66,8 @@ def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNot
         before = replace(before, counted=remembered(before.counted, seen.at, counted, _RAMP_SECONDS))
         over = 0
         if device is None or (device.used is None and device.why):
-            failure = seen.reading.failure
+            # NVIDIA's failure says nothing where another maker's cards answer.
+            failure = None if seen.reading.devices else seen.reading.failure
             words = device.why if device is not None else failure.words if failure else "the driver does not list it"
             after = replace(before, asked_at=seen.at, misses=before.misses + 1, why=words)
             if after.misses == settings.stale_after:
@@ -75,7 +77,8 @@ def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNot
         else:
             after = _seen(before, seen, _Others(device, ours, number, ignored, seen), settings.hold_seconds)
             if not seen.around.why_pids_mislead and device.processes is not None:
-                found = compare(tx, number, device.processes, parts, ours, seen.lineage)
+                belonging = ours.belonging(number, parts)
+                found = judge(tx, groups(belonging, device.processes), belonging.roots.values())
                 excesses += found
                 over = sum(excess.mib for excess in found)
         outside.write(tx, after)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.card_holders import CardsSeen, read_cards
-from prefect_slots.acquire.card_use import note_cards
-from prefect_slots.acquire.outsiders import Fleet
-from prefect_slots.acquire.seat_use import SeatsSeen, ask_servers, note_seats
-from prefect_slots.acquire.users import Users
 from prefect_slots.detect.licences.query import DESK
 from prefect_slots.detect.licences.usage import Counted
-from prefect_slots.detect.lookout import LOOKOUT, Hanging, Look
+from prefect_slots.detect.lookout import LOOKOUT, NVIDIA, Hanging, Look
 from prefect_slots.detect.use import foreign_use
 from prefect_slots.ledger import outside
 from prefect_slots.ledger.folder import folder_with
@@ -26,6 +21,11 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import MIB, SEATS
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
+from prefect_slots.watching.card_holders import CardsSeen, read_cards
+from prefect_slots.watching.card_use import note_cards
+from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.seat_use import SeatsSeen, ask_servers, note_seats
+from prefect_slots.watching.users import Users
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings
@@ -47,10 +47,16 @@ class OthersUse:
     why: str = ""
 
 
-def others_now(settings: Settings, env: Mapping[str, str]) -> tuple[OthersUse, ...]:
-    """Look at the cards and ask the licence servers; what is ours is known from the ledger, where there is one."""
+def others_now(settings: Settings, env: Mapping[str, str], keys: Collection[str]) -> tuple[OthersUse, ...]:
+    """Look at the cards and ask the licence servers; what is ours is known from the ledger, where there is one.
+
+    Args:
+        settings: Where to look.
+        env: The environment of the licence servers' programs.
+        keys: The cells of this machine, as it was surveyed.
+    """
     declarations = settings.declarations
-    cards = _cards_now(settings) if declarations.gpus.detect else None
+    cards = _cards_now(settings, keys) if declarations.gpus.detect else None
     seats = ask_servers(declarations.license_servers, env, DESK)
     folder = folder_with(FILE, settings.state_dir, env)
     if folder is None:
@@ -61,10 +67,10 @@ def others_now(settings: Settings, env: Mapping[str, str]) -> tuple[OthersUse, .
     return (*found, *(use for use in _of_nobody(cards, seats) if (use.resource, use.key) not in known))
 
 
-def _cards_now(settings: Settings) -> CardsSeen | None:
+def _cards_now(settings: Settings, keys: Collection[str]) -> CardsSeen | None:
     """Look at the cards; `None` where the driver hangs."""
-    look = Look(partial(read_cards, time.time()), settings.detect_seconds)
-    seen = LOOKOUT.send({"use of cards": look})["use of cards"]
+    look = Look(partial(read_cards, time.time(), keys), settings.detect_seconds)
+    seen = LOOKOUT.send({NVIDIA: look})[NVIDIA]
     return None if isinstance(seen, Hanging) else seen
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.processes import member
+from tests.unit.detect.test_amd import ONE, plug
+from tests.unit.detect.test_surroundings import link, put
 
-from prefect_slots.acquire.card_holders import CardsSeen
-from prefect_slots.acquire.card_use import CardsNoted, note_cards
 from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.detect.use import DeviceUse, Process, UseReading
 from prefect_slots.ledger import registry, spending
@@ -19,9 +19,12 @@ from prefect_slots.ledger.owner import Owner
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.tables import Asker
 from prefect_slots.model.book import Asked, Shape, Ticket
+from prefect_slots.model.declaration import Declarations, GpuRules
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Scope
-from prefect_slots.settings import load_settings
+from prefect_slots.settings import Settings, load_settings
+from prefect_slots.watching.card_holders import CardsSeen, read_cards
+from prefect_slots.watching.card_use import CardsNoted, note_cards
 
 GIB = 2**30
 STRANGER, COMMAND = 100, 200
@@ -38,7 +41,7 @@ class Card:
 
     def __init__(self, ledger: Ledger, owner: Owner) -> None:
         self.ledger, self._owner = ledger, owner
-        self._settings = load_settings(env={})
+        self.settings = load_settings(env={})
         card = Resource(
             name=GPU_MEM, unit="MiB", cells=(Cell(key="GPU-a", capacity=24576),), scope=Scope.WORKER, origin="nvml"
         )
@@ -57,7 +60,7 @@ class Card:
         seen = CardsSeen(
             reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=Surroundings(), at=time.time()
         )
-        return self.ledger.transact(lambda tx: note_cards(tx, seen, self._settings))
+        return self.ledger.transact(lambda tx: note_cards(tx, seen, self.settings))
 
     @property
     def foreign(self) -> int:
@@ -86,3 +89,42 @@ def test_a_command_is_ended_only_for_what_two_looks_in_a_row_have_shown(card: Ca
     for used in (3, 1, 3, 3):
         ended += [excess.may_be_ended for excess in card.told(command=used).excesses]
     assert ended == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("ignore", "foreign"), [([], 4096), (["train"], 0), ([STRANGER], 0), (["trai", STRANGER + 1], 4096)]
+)
+def test_programs_and_processes_that_are_ignored_take_nothing(card: Card, ignore: list[str | int], foreign: int):
+    card.settings = Settings(declarations=Declarations(gpus=GpuRules(ignore=tuple(ignore))))
+    card.told(stranger=4)
+    assert card.foreign == foreign
+
+
+def test_what_others_use_of_amds_cards_is_not_free_and_what_ours_use_is_reserved_already(card: Card, tmp_path: Path):
+    root = tmp_path / "root"
+    files = {"mem_info_vram_total": str(64 * GIB), "unique_id": ONE.unique_id}
+    link(root / "proc/self/ns/pid", "pid:[4026531836]")
+    link(root / f"proc/{os.getpid()}/fd/5", "/dev/dri/renderD128")
+    put(root, {f"proc/{os.getpid()}/fdinfo/5": "drm-client-id: 1\ndrm-memory-vram: 3 MiB\n"})
+    amd = Resource(name=GPU_MEM, unit="MiB", cells=(Cell(key=ONE.key, capacity=65536),), origin="amdgpu")
+    card.ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(amd,))))
+    card.hold("ours", 2)
+
+    def look(used: str) -> CardsNoted:
+        plug(root, 0, ONE.address, **files, mem_info_vram_used=used)
+        seen = read_cards(time.time(), {ONE.key}, root)
+        for name in ("card0", "renderD128"):
+            (root / f"sys/class/drm/{name}/device").unlink()
+        return card.ledger.transact(
+            lambda tx: note_cards(tx, seen, load_settings(env={"PREFECT_SLOTS_STALE_AFTER": "1"}))
+        )
+
+    def foreign() -> int:
+        (row,) = card.ledger.read(lambda tx: tx.all("SELECT outside FROM cell WHERE key=?", ONE.key))
+        return row[0]
+
+    assert (look(str(10 * GIB + 3 * 2**20)).stale, foreign()) == ((), 10 * 1024)
+    ((_, spent),) = card.ledger.read(spending.read).items()
+    assert (spent.peak, spent.declared) == (3, 2048)
+    (stale,) = look("?").stale
+    assert (stale.why, foreign()) == ("its memory in use cannot be read", 10 * 1024)

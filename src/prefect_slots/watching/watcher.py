@@ -10,30 +10,32 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
-from prefect_slots.acquire.aside import aside
-from prefect_slots.acquire.outsiders import Fleet
-from prefect_slots.acquire.users import Users
 from prefect_slots.errors import LedgerUnreadable, SlotsError
 from prefect_slots.ledger import roles, spending
 from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits import jitter
 from prefect_slots.model.requirement import Requirement
-from prefect_slots.model.resource import GPU_MEM, Stale, license_resource
+from prefect_slots.model.resource import GPU_MEM, MEM, Stale, license_resource
+from prefect_slots.watching.aside import aside
+from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.parts import Part, read_parts
+from prefect_slots.watching.users import Users
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.card_use import CardsNoted
-    from prefect_slots.acquire.exceeding import Excess
-    from prefect_slots.acquire.seat_use import SeatsSeen
     from prefect_slots.ledger.transaction import Transaction
     from prefect_slots.model.declaration import LicenseServer
     from prefect_slots.settings import Settings
+    from prefect_slots.watching.card_use import CardsNoted
+    from prefect_slots.watching.exceeding import Excess
+    from prefect_slots.watching.memory_use import MemoryNoted
+    from prefect_slots.watching.seat_use import SeatsSeen
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
@@ -65,6 +67,7 @@ class Watching:
         self._settings = settings
         self._servers = settings.declarations.license_servers
         self._users = Users()
+        self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
         self._first_look_due = settings.declarations.gpus.detect
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -111,6 +114,8 @@ class Watching:
             looks["cards"] = self._cards
         if self._servers:
             looks["seats"] = self._seats
+        if self._ledger.read(_has_memory):
+            looks["memory"] = self._memory
         return looks
 
     def _is_elected(self) -> bool:
@@ -135,10 +140,12 @@ class Watching:
             _log.exception("looking at what others use failed")
 
     async def _cards(self) -> None:
-        if not self._ledger.read(lambda tx: tx.one("SELECT 1 FROM cell WHERE resource=? AND present", GPU_MEM)):
+        rows = self._ledger.read(lambda tx: tx.all("SELECT key FROM cell WHERE resource=? AND present", GPU_MEM))
+        if not rows:
             return
         now = time.time()
-        note = await aside(partial(_look_at_cards, now, self._settings), "prefect-slots cards")
+        keys = frozenset(row[0] for row in rows)
+        note = await aside(partial(_look_at_cards, now, keys, self._settings), "prefect-slots cards")
 
         def write(tx: Transaction) -> CardsNoted:
             tx.set_meta(_LOOKED_AT, str(now))
@@ -147,14 +154,7 @@ class Watching:
         noted = self._ledger.transact(write)
         for stale in noted.stale:
             self._tell(stale)
-        for excess in noted.excesses:
-            self._answer(excess)
-        for words in noted.suggestions:
-            # A map of five hundred tasks need not say the same five hundred times.
-            place = words.partition(" and used")[0].partition("(")[2]
-            if place not in self._advised:
-                self._advised.add(place)
-                _log.info("%s", words)
+        self._say(noted.excesses, noted.suggestions)
 
     async def _seats(self) -> None:
         note = await aside(partial(_ask_servers, self._servers), "prefect-slots seats")
@@ -163,6 +163,22 @@ class Watching:
         after = self._settings.stale_after
         for stale in self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)):
             self._tell(stale)
+
+    async def _memory(self) -> None:
+        parts = self._ledger.read(lambda tx: read_parts(tx, MEM))
+        note = await aside(partial(_look_at_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
+        noted = self._ledger.transact(note)
+        self._say(noted.excesses, noted.suggestions)
+
+    def _say(self, excesses: Iterable[Excess], suggestions: Iterable[str]) -> None:
+        for excess in excesses:
+            self._answer(excess)
+        for words in suggestions:
+            # A map of five hundred tasks need not say the same five hundred times.
+            place = words.partition(" and used")[0].partition("(")[2]
+            if place not in self._advised:
+                self._advised.add(place)
+                _log.info("%s", words)
 
     def _tell(self, stale: Stale) -> None:
         since = "never told" if stale.seen_at is None else f"told {time.time() - stale.seen_at:.0f} s ago"
@@ -181,7 +197,7 @@ class Watching:
             more = " It is ended unless it uses less by the next look." if kills else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.command is not None and excess.may_be_ended:
-            from prefect_slots.acquire import ending
+            from prefect_slots.watching import ending
 
             signalled = ending.end(*excess.command, by_force=excess.signals > 0)
             if signalled:
@@ -192,16 +208,31 @@ class Watching:
 # What looks need is imported where they are made, not by every process that takes part, which mostly does not look.
 
 
-def _look_at_cards(now: float, settings: Settings) -> Callable[[Transaction], CardsNoted]:
-    from prefect_slots.acquire.card_holders import read_cards
-    from prefect_slots.acquire.card_use import note_cards
+def _look_at_cards(now: float, keys: frozenset[str], settings: Settings) -> Callable[[Transaction], CardsNoted]:
+    from prefect_slots.detect.lookout import LOOKOUT, NVIDIA, Hanging, Look
+    from prefect_slots.watching.card_holders import no_cards, read_cards
+    from prefect_slots.watching.card_use import note_cards
 
-    return partial(note_cards, seen=read_cards(now), settings=settings)
+    # A driver that hangs is one that does not answer: it is counted, and told in time.
+    seen = LOOKOUT.send({NVIDIA: Look(partial(read_cards, now, keys), settings.detect_seconds)})[NVIDIA]
+    return partial(note_cards, seen=no_cards(now, seen.words) if isinstance(seen, Hanging) else seen, settings=settings)
+
+
+def _look_at_memory(
+    parts: tuple[Part, ...], ledger: str, rests: dict[int, float]
+) -> Callable[[Transaction], MemoryNoted]:
+    from prefect_slots.watching.memory_use import note_memory, read_memory
+
+    return partial(note_memory, found=read_memory(parts, ledger, rests))
+
+
+def _has_memory(tx: Transaction) -> bool:
+    return tx.one("SELECT 1 FROM holding WHERE resource=? UNION SELECT 1 FROM spent WHERE resource=?", MEM, MEM) == (1,)
 
 
 def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], list[Stale]]:
-    from prefect_slots.acquire.seat_use import ask_servers, note_seats
     from prefect_slots.detect.licences.query import DESK
+    from prefect_slots.watching.seat_use import ask_servers, note_seats
 
     seen: tuple[SeatsSeen, ...] = ask_servers(servers, dict(os.environ), DESK)
     return partial(note_seats, seen)
@@ -210,6 +241,6 @@ def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, F
 def _note_signal(tx: Transaction, excess: Excess) -> None:
     rows = spending.read(tx)
     for part in excess.parts:
-        row = rows.get((part.grant, part.number))
+        row = rows.get((part.grant, part.cell))
         if row is not None:
             spending.write(tx, replace(row, signals=row.signals + 1))

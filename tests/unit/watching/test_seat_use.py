@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 from tests.processes import member
 
-from prefect_slots.acquire.outsiders import Fleet
-from prefect_slots.acquire.seat_use import SeatsSeen, note_seats
-from prefect_slots.acquire.users import Users
 from prefect_slots.detect.licences.usage import Checkout, Counted, Feature
 from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.owner import Owner
@@ -24,6 +21,9 @@ from prefect_slots.model.book import Asked, CellId, Shape, Ticket
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope, Stale
+from prefect_slots.watching.outsiders import Fleet
+from prefect_slots.watching.seat_use import SeatsSeen, note_seats
+from prefect_slots.watching.users import Users
 
 NAME, CELL = "license.aa", CellId("license.aa", 0)
 TABLE = LicenseServer(vendor="flexnet", server="1@lic", features=(("aa", "aa"),), grace_seconds=0)

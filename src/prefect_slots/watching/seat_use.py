@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from prefect_slots.acquire.outsiders import Fleet, beyond, remembered, settled
-from prefect_slots.acquire.users import Users
 from prefect_slots.detect.licences.others import Hold, outside_use
 from prefect_slots.detect.licences.query import Desk, questions
 from prefect_slots.detect.licences.usage import Counted, Feature, Reading, Unknown
@@ -23,6 +21,8 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.resource import Scope, Stale, license_resource
+from prefect_slots.watching.outsiders import Fleet, beyond, remembered, settled
+from prefect_slots.watching.users import Users
 
 _log = logging.getLogger("prefect_slots")
 

@@ -1,4 +1,4 @@
-"""Ending a command that uses more of a card than it declared: it, what it has started, and nothing else."""
+"""Ending a command that uses more than it declared: it, what it has started, and nothing else."""
 
 from __future__ import annotations
 

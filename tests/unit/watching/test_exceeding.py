@@ -1,0 +1,79 @@
+"""Whose memory is whose: laws over every machine of processes and grants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_slots.model.book import CellId
+from prefect_slots.watching.exceeding import groups
+from prefect_slots.watching.parts import Belonging, Part
+
+MIB = 2**20
+PIDS = range(1, 8)
+GRANTS = "abcd"
+# A parent is older than its children.
+PARENTS = st.fixed_dictionaries({pid: st.integers(0, pid - 1) for pid in PIDS})
+NAMED = st.dictionaries(st.sampled_from(PIDS), st.sampled_from([*GRANTS, "gone"]))
+USED = st.dictionaries(st.sampled_from(PIDS), st.integers(0, 40).map(lambda mib: mib * MIB))
+
+
+def part(grant: str, pid: int | None, source: str | None, declared: int = 8) -> Part:
+    return Part(
+        cell=CellId("mem", 0), grant=grant, source=source, label=grant, declared=declared, pid=pid, started=0.0,
+        command=None,
+    )  # fmt: skip
+
+
+@st.composite
+def holdings(draw: st.DrawFn) -> tuple[Part, ...]:
+    """Grants, some of which draw on earlier ones."""
+    parts: list[Part] = []
+    for number, grant in enumerate(GRANTS[: draw(st.integers(1, len(GRANTS)))]):
+        source = draw(st.sampled_from([None, *GRANTS[:number]]))
+        parts.append(part(grant, draw(st.none() | st.sampled_from(PIDS)), source))
+    return tuple(parts)
+
+
+def descends(pid: int, parents: Mapping[int, int]) -> list[int]:
+    line = [pid]
+    while line[-1]:
+        line.append(parents[line[-1]])
+    return line
+
+
+@settings(deadline=None)
+@given(parts=holdings(), parents=PARENTS, named=NAMED, used=USED)
+def test_what_belongs_to_grants_is_counted_once_and_nothing_else_is(
+    parts: tuple[Part, ...], parents: dict[int, int], named: dict[int, str], used: dict[int, int]
+):
+    found = list(groups(Belonging(parts, named, parents), used))
+    pids = [pid for group in found for pid in group.pids]
+    roots = {each.grant for each in parts if each.source is None}
+    holders = {each.pid for each in parts if each.source is None}
+    alive = {each.grant for each in parts}
+    ours = {pid for pid in used if named.get(pid) in alive or holders.intersection(descends(pid, parents))}
+    assert sorted(pids) == sorted(ours)
+    assert sum(group.used for group in found) == sum(used[pid] for pid in ours) // MIB
+    assert sorted(each.grant for group in found for each in group.parts) == sorted(roots)
+
+
+@settings(deadline=None)
+@given(parts=holdings(), parents=PARENTS, named=NAMED, used=USED, untold=st.sampled_from(PIDS))
+def test_a_process_that_does_not_tell_leaves_out_its_own_grants_alone(
+    parts: tuple[Part, ...], parents: dict[int, int], named: dict[int, str], used: dict[int, int], untold: int
+):
+    belonging = Belonging(parts, named, parents)
+    told = list(groups(belonging, {**used, untold: 0}))
+    assert list(groups(belonging, {**used, untold: None})) == [each for each in told if untold not in each.pids]
+
+
+@settings(deadline=None)
+@given(used=USED, spared=st.integers(0, 20), parents=PARENTS)
+def test_what_every_process_is_spared_is_no_excess(used: dict[int, int], spared: int, parents: dict[int, int]):
+    (group,) = groups(Belonging([part("a", 1, None)], {}, parents), used, spared=spared * MIB)
+    above = sum(max(0, used[pid] // MIB - spared) for pid in group.pids)
+    assert group.excess == max(0, above - 8)
+    assert group.used == sum(used[pid] for pid in group.pids) // MIB
