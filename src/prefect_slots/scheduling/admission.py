@@ -63,11 +63,13 @@ def admit(
     for line, ticket, ahead in _candidates(here, reservations, sated):
         usable, nesting = left[ahead], line.shape.nesting
         if ahead and (nesting or line.shape.expected is not None):
+            heeded = [at for at in range(ahead) if nesting is None or not graph.passes(nesting, at)]
+            late = [at for at in heeded if not gaps.let_in(line.shape, at)]
+            # Who reserves nothing, because others have all of a cell, would else be passed by who suits only some.
+            shut = {cell for at in late for cell, _ in reservations[at].cells}
             usable = dict(pool.free)
-            for position, reservation in enumerate(reservations[:ahead]):
-                passes = nesting is not None and graph.passes(nesting, position)
-                if not passes and not gaps.lets_in(line.shape, position):
-                    set_aside(usable, reservation.cells)
+            for at in heeded:
+                set_aside(usable, (held for held in reservations[at].cells if held.cell in shut))
         placed = place(pool, line.shape.requirement, usable)
         if placed is not None:
             return Admission(reservations, found=(line, ticket, placed))

@@ -2,9 +2,9 @@
 
 Whoever reserves could start when the last holder that is in its way has ended, and those who reserve ahead of it have
 started. Holders that have not said when they will end, or are late, may end at any moment; the others are taken at
-their word. A request that will have ended by then delays nobody, and may have what is set aside. As it ends in time the
-start does not move, so that no number of such requests puts it off; and one that lies is late by then, and makes no gap
-for another.
+their word. A request that will have ended by then delays nobody, and may have what is set aside of a cell if that is so
+for all ahead of it to whom some of that cell is promised. As it ends in time the start does not move, so that no number
+of such requests puts it off; and one that lies is late by then, and makes no gap for another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Gaps:
             (grant.ends, grant.holdings) for grant in grants if grant.shape.pool == source and grant.ends is not None
         ]
 
-    def lets_in(self, shape: Shape, position: int) -> bool:
+    def let_in(self, shape: Shape, position: int) -> bool:
         """Tell whether a grant of `shape` made now will have ended before the reserver at `position` could start."""
         return shape.expected is not None and self._now + shape.expected <= self._start(position)
 

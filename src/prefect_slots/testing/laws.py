@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from prefect_slots.model.book import (
     Book,
@@ -177,16 +177,18 @@ def _reservations(book: Book, source: str | None, free: Mapping[CellId, int]) ->
     return reservers
 
 
-def _set_aside(amounts: dict[CellId, int], reserver: Ticket) -> None:
+def _set_aside(amounts: dict[CellId, int], reserver: Ticket, only: Container[CellId] | None = None) -> None:
     for cell, amount in reserver.reserved:
+        if only is not None and cell not in only:
+            continue
         amounts[cell] = amounts.get(cell, 0) - max(0, min(amount, amounts.get(cell, 0)))
 
 
 def work_conserving(step: Step, max_overtakes: int) -> None:
     """Law 6: nothing waits that fits and that no reservation ahead of it holds back; nobody reserves before it may.
 
-    A nested request heeds all reservations until it reserves itself. Nobody is held back by those who cannot start
-    before it will have ended.
+    A nested request heeds all reservations until it reserves itself. Nobody is held back on a cell of which all that is
+    set aside is for those who cannot start before it will have ended.
     """
     book = step.after
     for source in {line.shape.pool for line in book.lines}:
@@ -203,9 +205,10 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
                 for ahead in heeding:
                     ends = None if line.shape.expected is None else step.now + line.shape.expected
                     left = dict(free)
+                    late = [other for other in reservations[:ahead] if ends is None or ends > starts[other.id]]
+                    shut = {cell for other in late for cell, _ in other.reserved}
                     for reserver in reservations[:ahead]:
-                        if ends is None or ends > starts[reserver.id]:
-                            _set_aside(left, reserver)
+                        _set_aside(left, reserver, only=shut)
                     held_up = not _fits(book, line.shape.requirement, left)
                     assert held_up, f"{line} waits, and {left} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}

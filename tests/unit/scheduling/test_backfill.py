@@ -159,3 +159,14 @@ def test_what_is_drawn_from_a_grant_has_gaps_too() -> None:
     assert within(ask(g=1), expected=60) in waiting(play.book)
     assert within(ask(g=1), expected=20) in _held(play)
     assert outer in _held(play)
+
+
+def test_a_cell_of_which_somebody_may_need_some_at_any_moment_has_no_gap() -> None:
+    play = _play(a=[1], b=[1], c=[2])
+    play.ask(ask(a=1))
+    play.ask(ask(b=1), expected=100)
+    play.ask(ask(a=1, c=1))
+    play.ask(ask(b=1, c=1))
+    # It has nothing of the cell until one of those has gone, and is before whoever comes now.
+    play.ask(ask(c=1))
+    assert play.ask(ask(c=1), expected=10) in waiting(play.book)
