@@ -62,7 +62,7 @@ scope = "worker"
 
 def measure(run: Run) -> list[Measured]:
     """Schedule every suite with everybody."""
-    suites, few = (2, 1) if run.quick else (20, 8)
+    suites, few = (2, 1) if run.quick else (12, 8)
     run.expect(2 * suites + few + 1)
     measured: list[Measured] = []
     for case, draw in ((MAPPED, mapped_tasks), (UNLIKE, unlike_tasks)):
