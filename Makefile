@@ -55,7 +55,7 @@ format: $(STAMP) ## Rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-BENCHMARKS := startup handoff uncontended server_load recovery makespan packing scale fleet runner
+BENCHMARKS := startup handoff uncontended server_load recovery makespan packing scale fleet runner pool
 
 bench: $(STAMP) ## Ours and stock Prefect side by side, each under a minute
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks $$name --quick; done

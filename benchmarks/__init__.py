@@ -10,6 +10,7 @@ packing      makespan of tasks that need several resources, in virtual time
 scale        one grant in the ledger while up to 10,000 wait
 fleet        from machine to machine, over a floating licence
 runner       a flow of three tasks for forty items, by each task runner
+pool         `SlotPool` beside Ray, Dask and a bare process pool
 
 What they share:
 
@@ -20,6 +21,9 @@ crew            worker processes that hold something when told to
 preloaded       what those have imported before they are forked
 relay           one slot that goes from hand to hand
 three_steps     that flow, in a process of its own
+pool_peers      those pools, each in a process of its own
+pool_session    such a process from outside: its memory, its end
+pool_tasks      what the pools are given to do
 workload        tasks to pack, and what no schedule of them beats
 policies        schedulers in virtual time
 optimum         the shortest schedule of a few tasks

@@ -64,6 +64,8 @@ def main() -> None:
 
 def _leave_the_user_out(home: str) -> None:
     """Keep the user's profile, servers and settings out; Prefect reads them when it is imported."""
+    # Else our modules, which pip has not compiled, would be compiled again in every process.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in [name for name in os.environ if name.startswith(("PREFECT", "WORKER_ID"))]:
         del os.environ[name]
     os.environ["PREFECT_HOME"] = home

@@ -11,6 +11,8 @@ OURS: Final = "ours"
 PREFECT: Final = "prefect"
 RAW: Final = "raw"
 BOUND: Final = "bound"
+# Nothing is told to anybody, and no key is left in the user's home.
+RAY_QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +22,9 @@ class Measured:
     Attributes:
         case: What was done.
         peer: Who did it: `ours`, `prefect` (what stock Prefect offers for it), `raw` (one bare HTTP request), `bound`
-            (what nothing can be better than), or a model of a scheduler by its name.
-        metric: Which number of it: `median`, `p95`, `max`, `mean`, `per_grant` or `ratio`.
-        unit: `ms` for times; `requests`, `messages` or `ratio` otherwise.
+            (what nothing can be better than), another library or a model of a scheduler by its name.
+        metric: Which number of it: `median`, `p95`, `max`, `mean`, `per_grant`, `processes` or `ratio`.
+        unit: `ms` for times; `requests`, `messages`, `MiB`, `/s` (a second) or `ratio` otherwise.
     """
 
     case: str
@@ -74,6 +76,7 @@ class Benchmark(Protocol):
 
 NAMES: Final = (
     "startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "packing", "scale", "fleet", "runner",
+    "pool",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""The flow that `runner` measures, by one task runner: `python -m benchmarks.three_steps PEER LIMIT`.
+"""The flow that `runner` measures, by one task runner: `python -m benchmarks.three_steps PEER LIMIT ITEMS`.
 
-Forty items go through three steps, of which the middle one needs one of two scanners. Each peer asks for them in the
+Items go through three steps, of which the middle one needs one of two scanners. Each peer asks for them in the
 way that its own documentation shows.
 """
 
@@ -15,7 +15,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
-ITEMS: Final = 40
 PROCESSES: Final = 4
 SLOTS: Final = 2
 LOAD: Final = 0.05
@@ -103,12 +102,12 @@ def main() -> None:
     """Run the flow and print how many seconds it took, from its call to its return."""
     from prefect import flow, task
 
-    peer = PEERS[sys.argv[1]](sys.argv[2])
+    peer, number = PEERS[sys.argv[1]](sys.argv[2]), int(sys.argv[3])
     first, second, third = task(load), task(peer.asking(analyse)), task(save)
 
     @flow(task_runner=peer.runner)
     def items() -> int:
-        loaded = first.map(range(ITEMS))
+        loaded = first.map(range(number))
         with peer.around():
             analysed = second.map(loaded)
         return sum(third.map(analysed).result())

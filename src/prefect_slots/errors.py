@@ -285,7 +285,7 @@ class TaskDied(SlotsError):
     def __str__(self) -> str:
         how = f"exit code {self.exit_code}" if self.signal is None else f"signal {_signal_name(self.signal)}"
         if self.over_declared:
-            remedy = 'It used more memory than was declared for it, and `enforce = "kill"`: declare what it uses.'
+            remedy = 'It used more than it declared, and `enforce = "kill"`: ask for more with `mem=` or `gpu_mem=`.'
         elif self.out_of_memory:
             remedy = "It was killed by the OOM killer: ask for more with `mem=`, or load less at once."
         else:

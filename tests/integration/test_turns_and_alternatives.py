@@ -105,3 +105,21 @@ def test_the_server_counts_what_the_chosen_alternative_needs(box: Box):
     }
     assert counted[1].pop(f"scanner:{box.name}") == 1
     assert counted[1].keys() == {f"gpu-mem:{box.name}", f"gpu-mem:{box.name}:0", f"gpu-mem:{box.name}:1"}
+
+
+def test_where_another_machine_has_the_seats_the_next_alternative_is_taken_and_seats_that_come_free_too(box: Box):
+    either = any_of({"gpu_mem": 20, "license": box.matlab}, {"scanner": 1})
+    seats = {"names": [f"license:{box.matlab}"], "slots": 2}
+    box.send("POST", "v2/concurrency_limits/increment", seats)
+    with requires(either, timeout=30) as scanning:
+        assert scanning.chosen == {"scanner": 1}
+
+        def work() -> dict[str, int] | None:
+            with temporary_settings({PREFECT_API_URL: box.url}), requires(either, timeout=30) as grant:
+                return grant.chosen
+
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(work)
+            until(lambda: box.rows("ticket") == 1, 20)
+            box.send("POST", "v2/concurrency_limits/decrement", seats)
+            assert waiting.result(30) == {"gpu_mem": 20, "license": box.matlab}

@@ -1,8 +1,9 @@
 """Asking the server how much of its limits others use, for all of this machine: foreign use, and when to try again.
 
 What others use of this machine's own limits becomes a fact in the ledger, which then grants no more than is left; what
-they use of the fleet's only where people outside use seats too, so that the server alone cannot tell what is left. A
-ticket that the server refused waits aside until a limit of its has room, and then takes its place in the queue again.
+they use of the fleet's only where the ledger must know: people outside use seats too, so that the server alone cannot
+tell what is left, or a ticket that the server refused would do with something else. A ticket that the server refused
+waits aside until a limit of its has room, and then takes its place in the queue again.
 """
 
 from __future__ import annotations
@@ -54,12 +55,11 @@ async def read(gateway: Gateway, name: str) -> Reading | None:
 
 
 def resources_behind(registered: Registered, names: Collection[str]) -> set[str]:
-    """Return the resources of this machine's own that any of these limits counts."""
+    """Return the resources that any of these limits counts."""
     return {
         stock.resource
         for stock in registered.stocks
-        if stock.scope is Scope.WORKER
-        and not {spec.name for spec in naming.specs(registered.machine or "", [stock])}.isdisjoint(names)
+        if not {spec.name for spec in naming.specs(registered.machine or "", [stock])}.isdisjoint(names)
     }
 
 
@@ -80,18 +80,26 @@ async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str
     return found
 
 
-async def note_foreign_use(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> bool:
+async def note_foreign_use(
+    ledger: Ledger, gateway: Gateway, resources: Collection[str], *, shared: Collection[str] = ()
+) -> bool:
     """Write down what others use of these resources; return whether anything is different from before.
+
+    Args:
+        ledger: Where it is written.
+        gateway: To the server that counts it.
+        resources: What others may use.
+        shared: Those of the fleet's of which the ledger did not have to know so far.
 
     Raises:
         ServerUnreachable: if the server does not answer.
     """
     registered = ledger.read(registry.registered)
     per_cell = naming.cells_counted(registered.stocks)
-    shared = ledger.read(_used_outside)
+    known = ledger.read(_known_here).union(shared)
     facts: dict[tuple[str, int | None], Reading] = {}
     for stock in registered.stocks:
-        if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in shared):
+        if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in known):
             numbers = [number for number, _ in stock.cells] if stock.resource in per_cell else []
             for number in [None, *numbers]:
                 unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=number, weight=1)
@@ -108,10 +116,9 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
     ):
         held[resource, number] += amount
     changed = 0
-    shared = _used_outside(tx)
     for stock in registered.stocks:
         total = facts.get((stock.resource, None))
-        if total is None or (stock.scope is Scope.FLEET and stock.resource not in shared):
+        if total is None:
             continue
         # A limit that somebody has lowered leaves as little as one of which others use the difference.
         cells = [
@@ -135,8 +142,8 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
     return changed > 0
 
 
-def _used_outside(tx: Transaction) -> set[str]:
-    return {row[0] for row in tx.all("SELECT DISTINCT resource FROM cell WHERE outside AND present")}
+def _known_here(tx: Transaction) -> set[str]:
+    return {row[0] for row in tx.all("SELECT DISTINCT resource FROM cell WHERE (outside OR foreign_use) AND present")}
 
 
 def watched(tx: Transaction) -> set[str]:

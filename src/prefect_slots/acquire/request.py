@@ -195,7 +195,8 @@ def note_serving(place: Place, pid: int, started: float, grant: str) -> None:
     running = running_engine()
     machine = _known_machine(running, place) if running else None
     if running is not None and machine is not None:
-        running.call(partial(machine.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
+        with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
+            running.call(partial(machine.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
 
 
 def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
@@ -203,13 +204,9 @@ def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
         _log.debug("whose memory a process uses is not noted: %s", noting.exception())
 
 
-async def _was_ended(running: Engine, place: Place, grant: str) -> bool:
-    return machine_at(running, place).was_ended(grant)
-
-
 def was_ended(place: Place, grant: str) -> bool:
     """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
-    return _result(engine(), _was_ended(engine(), place, grant))
+    return _looked(place, lambda machine: machine.was_ended(grant), otherwise=False)
 
 
 async def _complete(running: Engine, place: Place, ask: Ask, hooks: Hooks) -> Held:

@@ -132,11 +132,12 @@ class Standing:
         call = refusal.call
         self._ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=call.names[0])))
         self.sweep()
-        if refusal.why is Why.FULL and not call.fleet:
+        # Who would do with something else must not wait for this limit alone: it is noted what others have of it.
+        if refusal.why is Why.FULL and (not call.fleet or grant.shape.requirement.others):
             registered = self._ledger.read(registry.registered)
             resources = probing.resources_behind(registered, call.names)
             with suppress(SlotsError):
-                if await probing.note_foreign_use(self._ledger, self._gateway, resources):
+                if await probing.note_foreign_use(self._ledger, self._gateway, resources, shared=resources):
                     self._ledger.transact(lambda tx: tx.resume(grant.id))
 
     async def fleet(self, resources: Collection[str]) -> Fleet:

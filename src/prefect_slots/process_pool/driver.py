@@ -54,6 +54,7 @@ class Driver(threading.Thread):
         self._using = self._noted = _FIRST
         self._killing = threading.Lock()
         self._task: Task | None = None
+        self._until: float | None = None
         self._kills = 0
 
     def give(self, job: Job | None) -> None:
@@ -86,22 +87,24 @@ class Driver(threading.Thread):
 
     def _serve(self, first: Job) -> bool:
         """Do a job and those that follow it under the same grant; return whether the process is fit for more."""
-        job: Job | None = first
-        last = first
-        while job is not None:
-            last = job
-            last.since = last.since or time.monotonic()
-            outcome = self._do(last.task, last.using)
-            self._pool.end_inner(last.task)
-            if self._pool.is_strict and last.using.grant:
-                outcome = self._insist(last, outcome)
-                job = None
-            else:
-                job = self._pool.following(last, turn_is_over=self._turn_is_over(last)) if self._process else None
-            settle(last.task.future, last.task.read, *outcome)
-        if self._process is not None and self._is_soiled(self._process.pid, last.using):
+        job, outcome = first, self._begin(first)
+        while True:
+            outcome = outcome or self._answer(job.task)
+            self._pool.end_inner(job.task)
+            following: Job | None = None
+            if self._pool.is_strict and job.using.grant:
+                outcome = self._insist(job, outcome)
+            elif self._process is not None:
+                following = self._pool.following(job, turn_is_over=self._turn_is_over(job))
+            # The next task begins before anybody is told of this one's end: that may take long.
+            ahead = self._begin(following) if following is not None else None
+            settle(job.task.future, job.task.read, *outcome)
+            if following is None:
+                break
+            job, outcome = following, ahead
+        if self._process is not None and self._is_soiled(self._process.pid, job.using):
             self._retire()
-        self._pool.finished(last, self if self._process is not None else None)
+        self._pool.finished(job, self if self._process is not None else None)
         return self._process is not None
 
     def _turn_is_over(self, job: Job) -> bool:
@@ -127,22 +130,25 @@ class Driver(threading.Thread):
 
     # One task
 
-    def _do(self, task: Task, using: Using) -> Outcome:
-        """Have a task done; a process that was killed while it was idle is replaced."""
+    def _begin(self, job: Job) -> Outcome | None:
+        """Have a task begun, or return how it ended; a process that was killed while it was idle is replaced."""
+        job.since = job.since or time.monotonic()
+        task = job.task
         if task.future.cancelled():
             return Outcome(None, CancelledError())
         is_fresh = self._process is None
         try:
-            failed = self._start(task, using) if is_fresh else None
+            failed = self._start(task, job.using) if is_fresh else None
             if failed is not None:
                 return failed
-            self._send(task, using)
+            self._send(task, job.using)
         except ConnectionError:
             died = self._death(task)
-            return Outcome(None, died) if is_fresh else self._do(task, using)
+            return Outcome(None, died) if is_fresh else self._begin(job)
         except Exception as error:
             return Outcome(None, error)
-        return self._answer(task)
+        self._watch(task)
+        return None
 
     def _start(self, task: Task, using: Using) -> Outcome | None:
         """Start the process and prepare it; return how the task ended, if that failed."""
@@ -154,6 +160,7 @@ class Driver(threading.Thread):
             return None
         self._process.tasks.send(Kind.CALL, preparation)
         self._note(using)
+        self._watch(task)
         outcome = self._answer(task)
         if outcome.error is None:
             return None
@@ -175,25 +182,30 @@ class Driver(threading.Thread):
             self._asking.note_serving(self._process, self._noted, using)
             self._noted = using
 
-    def _answer(self, task: Task) -> Outcome:
-        process = self._process
-        assert process is not None
+    def _watch(self, task: Task) -> None:
+        """Let a task that runs now be killed when it is cancelled or its time is over."""
+        assert self._process is not None
+        limit = task.order.limit
+        self._until = None if limit is None else time.monotonic() + limit
         with self._killing:
             self._task = task
         if task.future.cancelled():
-            process.kill()
-        limit = task.order.limit
-        until = None if limit is None else time.monotonic() + limit
+            self._process.kill()
+
+    def _answer(self, task: Task) -> Outcome:
+        process = self._process
+        assert process is not None
         poll = select.poll()
         poll.register(process.tasks.fileno(), select.POLLIN)
         poll.register(process.side.fileno(), select.POLLIN)
         try:
             while True:
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0:
-                    self._end()
-                    return Outcome(None, TaskTimeout(task=task.order.label, seconds=limit or 0.0))
+                left = None if self._until is None else max(0.0, self._until - time.monotonic())
                 ready = {file for file, _ in poll.poll(None if left is None else left * 1000 + 1)}
+                # What came in time counts, though it may be read late.
+                if left == 0 and process.tasks.fileno() not in ready:
+                    self._end()
+                    return Outcome(None, TaskTimeout(task=task.order.label, seconds=task.order.limit or 0.0))
                 if process.side.fileno() in ready:
                     self._pool.hear(process.side, task)
                 elif process.tasks.fileno() in ready:

@@ -1,7 +1,8 @@
 """Messages between the pool and a task's process: pickles, with their large parts in shared memory beside them.
 
 A large part is written once, into a file without a name that the receiver maps; nothing of it is left behind by
-whoever is killed. Only the standard library is imported here, because every task process pays for it.
+whoever is killed. Only little of the standard library is imported here (no `dataclasses`, which import `inspect`),
+because every task process pays for it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
 LARGE_BYTES: Final = 64 * 1024
@@ -42,8 +42,7 @@ class Kind(IntEnum):
     CANCELLED = 7
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """A pickled value; `buffers` are its large parts, neither copied nor pickled."""
 
     body: bytes | bytearray

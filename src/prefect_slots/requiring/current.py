@@ -12,10 +12,8 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.asking import Parent
-from prefect_slots.model.book import TOKEN
-
 if TYPE_CHECKING:
+    from prefect_slots.acquire.asking import Parent
     from prefect_slots.requiring.grant import Grant
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
@@ -49,6 +47,10 @@ def leave(token: Token[Grant | None]) -> None:
 
 def enclosing() -> Parent | None:
     """Return the grant that a new request is nested in: this context's, else the one this process was started under."""
+    # Not before it is needed: every task process imports this module.
+    from prefect_slots.acquire.asking import Parent
+    from prefect_slots.model.book import TOKEN
+
     grant = current_grant()
     token = grant.token if grant is not None else os.environ.get(TOKEN, "")
     ledger, _, ticket = token.partition(":")

@@ -13,7 +13,6 @@ import inspect
 import marshal
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -178,4 +177,4 @@ def site_of(function: Callable[..., Any]) -> str:
     """Return a function's name and place, for people: `"infer (tasks.py:12)"`."""
     name = getattr(function, "__qualname__", repr(function))
     code = getattr(function, "__code__", None)
-    return f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})" if code else f"{name} ()"
+    return f"{name} ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})" if code else f"{name} ()"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +67,29 @@ def test_only_running_counts_against_the_limit(pool: SlotPool, tmp_path: Path) -
     calls.begun(tmp_path, "held")
     calls.release(tmp_path, "held")
     assert (held.result(30), behind.result(30)) == ("held", 2)
+
+
+def test_the_next_task_does_not_wait_for_whoever_is_told_of_an_end(pool: SlotPool, tmp_path: Path) -> None:
+    told = threading.Event()
+    first = pool.submit(calls.hold, tmp_path, "first", requires={"scanner": 1})
+    first.add_done_callback(lambda _: told.wait(30))
+    behind = pool.submit(calls.hold, tmp_path, "behind", requires={"scanner": 1})
+    calls.release(tmp_path, "first")
+    calls.begun(tmp_path, "behind")
+    assert not told.is_set()
+    assert behind.cancel()
+    until(lambda: calls.is_gone(calls.begun(tmp_path, "behind")), what="the end of a task cancelled meanwhile")
+    told.set()
+    assert first.result(30) == "first"
+
+
+def test_what_ended_in_time_counts_though_it_is_read_late(pool: SlotPool, tmp_path: Path) -> None:
+    first = pool.submit(calls.hold, tmp_path, "first", requires={"scanner": 1})
+    first.add_done_callback(lambda _: until(lambda: time.monotonic() > begun + 0.5))
+    behind = pool.submit(calls.double, 1, requires={"scanner": 1}, timeout=0.3)
+    begun = time.monotonic()
+    calls.release(tmp_path, "first")
+    assert behind.result(30) == 2
 
 
 @pytest.mark.parametrize(

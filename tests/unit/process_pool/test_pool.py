@@ -324,6 +324,11 @@ def test_a_script_needs_no_guard_and_its_classes_come_back_as_its_own(machine: S
     assert machine.traces() == {}
 
 
+CHILD_IMPORTS = """
+import sys
+import prefect_slots.process_pool.child, prefect_slots.requiring.current
+print(sorted({"asyncio", "dataclasses", "inspect", "logging", "prefect_slots.acquire"} & set(sys.modules)))
+"""
 IMPORTS = """
 import sys
 from prefect_slots import SlotPool
@@ -337,8 +342,11 @@ with SlotPool(1) as pool:
 """
 
 
-def test_task_processes_load_next_to_nothing_and_the_pool_no_prefect(machine: SharedMachine) -> None:
+@pytest.mark.parametrize(("code", "loaded"), [(IMPORTS, "[]\n[]\n"), (CHILD_IMPORTS, "[]\n")])
+def test_task_processes_load_next_to_nothing_and_the_pool_no_prefect(
+    machine: SharedMachine, code: str, loaded: str
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTS], cwd=ROOT, env=machine.env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, env=machine.env, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "[]\n[]\n"
+    assert done.stdout == loaded
