@@ -28,7 +28,7 @@ from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.scheduling.decide import decide
 
 ROOT = Path(__file__).parent.parent
-TRACES = ("ticket", "shape", "held", "holding", "refusal", "lease", "owner")
+TRACES = ("ticket", "shape", "held", "holding", "refusal", "lease", "serving", "owner")
 CONFIG = """
 [settings]
 worker = "shared"

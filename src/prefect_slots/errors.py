@@ -272,6 +272,7 @@ class TaskDied(SlotsError):
         exit_code: What it ended with, or `None` if a signal ended it.
         signal: The signal that ended it, or `None`.
         out_of_memory: Whether the kernel's OOM killer seems to have ended it: a best guess, by its counter.
+        over_declared: Whether it was ended for using more memory than was declared for it (`enforce = "kill"`).
     """
 
     task: str
@@ -279,10 +280,13 @@ class TaskDied(SlotsError):
     exit_code: int | None = None
     signal: int | None = None
     out_of_memory: bool = False
+    over_declared: bool = False
 
     def __str__(self) -> str:
         how = f"exit code {self.exit_code}" if self.signal is None else f"signal {_signal_name(self.signal)}"
-        if self.out_of_memory:
+        if self.over_declared:
+            remedy = 'It used more than it declared, and `enforce = "kill"`: ask for more with `mem=` or `gpu_mem=`.'
+        elif self.out_of_memory:
             remedy = "It was killed by the OOM killer: ask for more with `mem=`, or load less at once."
         else:
             remedy = "What it wrote to standard error may say why; `PYTHONFAULTHANDLER=1` makes it write more."

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +15,12 @@ from tests.nvml_stub.library import build
 from tests.nvml_stub.machines import GIB, FakeProcess
 from tests.polling import until
 from tests.processes import Puppet
-
-# Takes part, so that it looks, and says what it has to say.
-LOOKS = """
-import logging, sys
-logging.basicConfig(level="INFO", format="%(levelname)s %(message)s", stream=sys.stdout)
-from prefect_slots import requires
-with requires(cpus=1):
-    print("ready", flush=True)
-    sys.stdin.readline()
-"""
-
-
-class Watcher:
-    """The process that looks."""
-
-    def __init__(self, scene: CardScene, log: Path) -> None:
-        self._log = log
-        command = [sys.executable, "-c", LOOKS]
-        with log.open("w") as out:
-            self.process = subprocess.Popen(command, env=scene.machine.env, stdin=subprocess.PIPE, stdout=out)
-        until(lambda: "ready" in self.log, what="the watcher")
-        role = "SELECT 1 FROM role JOIN owner ON owner=id WHERE name='watcher' AND pid=?"
-        until(lambda: bool(scene.machine.all(role, self.process.pid)), what="its election")
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def says(self, text: str) -> None:
-        until(lambda: text in self.log, what=f"'{text}' in {self.log}")
+from tests.watcher import watched
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("nvml"))
-
-
-@contextmanager
-def watched(folder: Path, library: Path, **settings: str) -> Generator[tuple[CardScene, Watcher]]:
-    scene = CardScene(folder, library, **settings)
-    watcher = Watcher(scene, folder / "log")
-    try:
-        yield scene, watcher
-    finally:
-        watcher.process.communicate(b"\n", timeout=30)
 
 
 def run(scene: CardScene, *command: str, gib: int = 8) -> subprocess.Popen[str]:
@@ -129,8 +88,8 @@ def test_a_command_that_goes_on_using_too_much_is_ended_where_that_is_asked_for(
             (child,) = psutil.Process(pid).children()
             scene.on_card(FakeProcess(pid=child.pid, memory=9 * GIB), FakeProcess(pid=other, memory=9 * GIB))
             watcher.says("uses 9GiB of gpu 0 and declared 8GiB; nobody else is on that card. It is ended unless")
-            watcher.says("SIGTERM to its command")
-            watcher.says("SIGKILL to its command")
+            watcher.says("SIGTERM to its process")
+            watcher.says("SIGKILL to its process")
             _, errors = command.communicate(timeout=30)
             assert command.returncode == 128 + signal.SIGKILL
             assert "ended, as it used more than it declared" in errors
@@ -217,7 +176,7 @@ def test_a_command_that_uses_more_of_the_host_s_memory_is_named_and_ended_where_
         with host_memory(scene, "16GiB") as within, host_memory(scene, "128MiB") as beyond:
             watcher.says("MiB of mem and declared 128MiB; at risk beside it: ")
             watcher.says("It is ended unless it uses less by the next look.")
-            watcher.says("SIGTERM to its command")
+            watcher.says("SIGTERM to its process")
             assert "ended, as it used more than it declared" in beyond.communicate(timeout=30)[1]
             assert beyond.returncode == 128 + signal.SIGTERM
             assert within.poll() is None

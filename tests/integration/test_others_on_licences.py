@@ -13,6 +13,7 @@ import pytest
 from tests.licence_tools import Tool
 from tests.processes import Puppet, SharedMachine, member
 
+from prefect_slots.detect.licences.query import DESK
 from prefect_slots.detect.survey import survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
@@ -79,7 +80,9 @@ def machine(tmp_path: Path) -> SharedMachine:
 
 
 @pytest.fixture
-def server(machine: SharedMachine, tmp_path: Path) -> Iterator[Server]:
+def server(machine: SharedMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    # Others may run the same tests at this moment, with a server of the same name.
+    monkeypatch.setattr(DESK, "folder", tmp_path / "turns")
     with member(machine.state) as (ledger, _):
         yield Server(tmp_path, ledger)
 

@@ -226,7 +226,7 @@ class Machine:
         expected = None if ask.expected is None else rounded_up(ask.expected)
         shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
-        tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label))
+        tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label, apart=ask.apart))
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
             raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)
@@ -293,6 +293,10 @@ class Machine:
     def note_command(self, pid: int, started: float) -> None:
         """Note the one process that this one runs under its grants."""
         self.ledger.transact(lambda tx: spending.note_command(tx, pid, started))
+
+    def note_serving(self, pid: int, started: float, grant: str) -> None:
+        """Note which grant a task process of this one serves from now on; empty for none."""
+        self.ledger.transact(lambda tx: spending.note_serving(tx, pid, started, grant))
 
     def was_ended(self, grant: str) -> bool:
         """Tell whether that process was asked to end because it used more than the grant declared."""

@@ -190,13 +190,23 @@ def note_command(place: Place, pid: int) -> None:
         _result(engine(), _note_command(engine(), place, pid, psutil.Process(pid).create_time()))
 
 
-async def _was_ended(running: Engine, place: Place, grant: str) -> bool:
-    return machine_at(running, place).was_ended(grant)
+def note_serving(place: Place, pid: int, started: float, grant: str) -> None:
+    """Start noting which grant a task process of this one serves from now on, and wait for nothing."""
+    running = running_engine()
+    machine = _known_machine(running, place) if running else None
+    if running is not None and machine is not None:
+        with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
+            running.call(partial(machine.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
+
+
+def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
+    if not noting.cancelled() and noting.exception() is not None:
+        _log.debug("whose memory a process uses is not noted: %s", noting.exception())
 
 
 def was_ended(place: Place, grant: str) -> bool:
-    """Tell whether that process was asked to end because it used more than the grant declared."""
-    return _result(engine(), _was_ended(engine(), place, grant))
+    """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
+    return _looked(place, lambda machine: machine.was_ended(grant), otherwise=False)
 
 
 async def _complete(running: Engine, place: Place, ask: Ask, hooks: Hooks) -> Held:

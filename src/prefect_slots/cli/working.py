@@ -14,8 +14,8 @@ def start(
     enforce: Annotated[
         Literal["warn", "kill"] | None,
         Parameter(
-            help="What becomes of a task that uses more of a card than it declared: a warning, or, if it is the "
-            "command of a `prefect-slots run`, its end. Default: the setting `enforce`, else warn."
+            help="What becomes of a task that uses more memory than it declared: a warning, or, if it is the "
+            "command of a `prefect-slots run` or a task of a pool, its end. Default: the setting `enforce`, else warn."
         ),
     ] = None,
     config: Config = None,

@@ -121,8 +121,8 @@ def survey(
     probes.extend(_detectors(declarations, scene, brought, seconds))
     if declarations.license_servers:
         seats = [license_resource(name) for table in declarations.license_servers for name, _ in table.features]
-        # Each is given up by its own limit; those of one server are asked one after the other.
-        limit = sum(table.timeout for table in declarations.license_servers) + _GRACE_SECONDS
+        # Each waits for its turn and is given up by its own limit; those of one server are asked one after the other.
+        limit = 2 * sum(table.timeout for table in declarations.license_servers) + _GRACE_SECONDS
         probes.append(_own(licences, "licence servers", limit, *seats))
     seen = lookout.send({probe.what: probe.look for probe in probes})
     answers = [

@@ -182,9 +182,9 @@ def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) ->
         if asker is None:
             raise ValueError(f"ticket {ticket.id} is new, and nobody is named who asks")
         tables.run(
-            "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0)",
+            "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0, ?)",
             *(ticket.id, ticket.seq, ticket.turn, ticket.run, shape.key, ticket.base),
-            *(asker.owner, asker.label, tables.now),
+            *(asker.owner, asker.label, tables.now, asker.apart),
         )
 
 
@@ -198,7 +198,7 @@ def _shape_row(tables: Tables, shape: Shape) -> None:
 
 
 def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
-    row = tables.one("SELECT shape, owner, label, asked_at, refusals FROM ticket WHERE id=?", ticket)
+    row = tables.one("SELECT shape, owner, label, asked_at, refusals, apart FROM ticket WHERE id=?", ticket)
     if row is not None:
         tables.run("DELETE FROM ticket WHERE id=?", ticket)
         tables.run("DELETE FROM shape WHERE key=? AND NOT EXISTS (SELECT 1 FROM ticket WHERE shape=key)", row[0])
@@ -209,15 +209,15 @@ def _hold(tables: Tables, grant: Grant) -> None:
     row = _dequeue(tables, grant.id)
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
-    _, owner, label, asked_at, refusals = row
+    _, owner, label, asked_at, refusals, apart = row
     nesting = grant.shape.nesting
     tables.run(
-        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?)",
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?, ?)",
         *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
         grant.shape.expected,
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
         *(grant.turn, grant.run, grant.chosen, grant.overtaken, grant.ends),
-        *(owner, label, asked_at, tables.now, refusals),
+        *(owner, label, asked_at, tables.now, refusals, apart),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
@@ -254,15 +254,15 @@ def _delete_held(tables: Tables, grant: str) -> None:
 
 
 def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
-    row = tables.one("SELECT owner, label, asked_at, refusals FROM held WHERE id=?", grant.id)
+    row = tables.one("SELECT owner, label, asked_at, refusals, apart FROM held WHERE id=?", grant.id)
     if row is None:
         raise LookupError(f"grant {grant.id} is not in the ledger")
     _delete_held(tables, grant.id)
     _shape_row(tables, grant.shape)
     tables.run(
-        "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, 0, NULL, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, 0, NULL, ?, ?, ?, ?, ?, ?, ?)",
         *(grant.id, grant.seq, grant.turn, grant.run, grant.shape.key, *row[:3]),
-        *(limit, grant.overtaken, row[3] + 1),
+        *(limit, grant.overtaken, row[3] + 1, row[4]),
     )
 
 

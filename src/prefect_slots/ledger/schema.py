@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 5
+VERSION: Final = 6
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -72,11 +72,12 @@ CREATE TABLE shape (
     overtakes INTEGER NOT NULL, parent TEXT, root TEXT, source TEXT
 ) WITHOUT ROWID;
 
+-- apart: task processes of its owner use what it is granted, and the owner itself does not.
 CREATE TABLE ticket (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, turn INTEGER NOT NULL, run TEXT NOT NULL, shape TEXT NOT NULL,
     base INTEGER NOT NULL, reserved TEXT,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, blocked_on TEXT, overtaken INTEGER NOT NULL,
-    refusals INTEGER NOT NULL DEFAULT 0
+    refusals INTEGER NOT NULL DEFAULT 0, apart INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX ticket_by_shape ON ticket (shape, turn, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
@@ -91,13 +92,22 @@ CREATE TABLE held (
     parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, chosen INTEGER NOT NULL,
     overtaken INTEGER NOT NULL, ends REAL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
-    unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0
+    unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0,
+    apart INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX held_by_owner ON held (owner);
 CREATE TABLE holding (
     held TEXT NOT NULL REFERENCES held (id) ON DELETE CASCADE, resource TEXT NOT NULL, number INTEGER NOT NULL,
     amount INTEGER NOT NULL, PRIMARY KEY (held, resource, number)
 ) WITHOUT ROWID;
+
+-- Which grant of memory a task process of an owner's serves now; the first that was noted of a grant is its own, others
+-- serve what that has submitted.
+CREATE TABLE serving (
+    held TEXT NOT NULL REFERENCES held (id) ON DELETE CASCADE,
+    owner TEXT NOT NULL REFERENCES owner (id) ON DELETE CASCADE, pid INTEGER NOT NULL, started REAL NOT NULL,
+    UNIQUE (owner, pid)
+);
 
 -- A draw whose parent ended while it waited; its owner reads this when woken.
 CREATE TABLE refusal (ticket TEXT PRIMARY KEY, parent TEXT NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID;

@@ -20,7 +20,7 @@ class Spent:
         together: Whether `peak` is not its own alone: its process held other grants of the cell beside it.
         over: How often in a row it was seen to use more than it declared.
         warned: Whether that has been told.
-        signals: How often its command was asked to end for it.
+        signals: How often its process was asked to end for it.
     """
 
     held: str
@@ -75,6 +75,15 @@ def note_command(tables: Tables, pid: int, started: float) -> None:
     tables.run("UPDATE owner SET command=?, command_started=? WHERE id=?", pid, started, tables.actor)
 
 
+def note_serving(tables: Tables, pid: int, started: float, grant: str) -> None:
+    """Note which grant a task process of the actor's serves from now on; empty, or one that has ended, for none."""
+    tables.run("DELETE FROM serving WHERE owner=? AND pid=?", tables.actor, pid)
+    tables.run(
+        "INSERT INTO serving (held, owner, pid, started) SELECT id, ?, ?, ? FROM held WHERE id=?",
+        *(tables.actor, pid, started, grant),
+    )
+
+
 def was_ended(tables: Tables, grant: str) -> bool:
-    """Tell whether the command of a grant that is still held was asked to end for what it used."""
+    """Tell whether the process of a grant that is still held was asked to end for what it used."""
     return tables.one("SELECT 1 FROM spent WHERE held=? AND signals>0", grant) is not None

@@ -15,10 +15,15 @@ from prefect_slots.ledger.owner import boot_clock
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
-    """Who asks: written beside the ticket, shown by `status`."""
+    """Who asks: written beside the ticket, shown by `status`.
+
+    Attributes:
+        apart: Whether task processes of the owner are to use what is granted, and the owner itself is not.
+    """
 
     owner: str
     label: str
+    apart: bool = False
 
 
 class Tables:

@@ -10,16 +10,27 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import psutil
 
 from prefect_slots.acquire import request
 from prefect_slots.acquire.asking import Ask, Held
 from prefect_slots.acquire.request import Place
+from prefect_slots.errors import SlotsError
 from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.resource import GPU_MEM, MEM
 from prefect_slots.process_pool.order import Order
 from prefect_slots.process_pool.pinning import Pin, pin_of
 from prefect_slots.requiring.grant import Grant
+
+if TYPE_CHECKING:
+    from prefect_slots.process_pool.process import Process
+
+_MEMORY: Final = (GPU_MEM, MEM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +51,12 @@ class Using:
     sent: bytes | None = None
     grant: str = ""
     held: Held | None = None
+
+    @property
+    def memory(self) -> str:
+        """The grant that the task runs under, if some memory is part of it; else empty."""
+        held = self.held
+        return held.id if held is not None and any(cell.resource in _MEMORY for cell, _ in held.holdings) else ""
 
     def lent(self) -> Using:
         """Return the same for a task within, which gives nothing back."""
@@ -83,7 +100,7 @@ class Asking:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
         wanted = Ask(
             id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
-            parent=order.parent, run=order.run,
+            parent=order.parent, run=order.run, apart=True,
         )  # fmt: skip
         asked = request.begin(self._place, wanted, Waiting(note))
         self._asked[ticket] = asked
@@ -123,6 +140,20 @@ class Asking:
             A limit of which others could, for a while, take what it held; `None` if all went well.
         """
         return request.release(self._place, using.grant)
+
+    def note_serving(self, process: Process, before: Using, using: Using) -> None:
+        """Let the ledger know whose memory a process's is from now on; what it served before may have ended."""
+        with suppress(psutil.Error):
+            if using.memory and using.token != before.token:
+                request.note_serving(self._place, process.pid, process.started, using.memory)
+            elif before.memory and not using.memory and not before.grant:
+                request.note_serving(self._place, process.pid, process.started, "")
+
+    def was_ended(self, using: Using) -> bool:
+        """Tell whether the process was ended because it used more memory than was declared for it."""
+        with suppress(SlotsError):
+            return bool(using.memory) and request.was_ended(self._place, using.memory)
+        return False
 
     def may_go_on(self, using: Using, ticket: str | None) -> bool:
         """Tell whether a grant may serve another task of its line although its turn is over."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prefect_slots.errors import LeaseLost, TaskDied, TaskTimeout
 from prefect_slots.model.resource import MEM
 from prefect_slots.process_pool import remains
-from prefect_slots.process_pool.asking import Using
+from prefect_slots.process_pool.asking import Asking, Using
 from prefect_slots.process_pool.board import Job
 from prefect_slots.process_pool.child import raised
 from prefect_slots.process_pool.process import Process
@@ -43,14 +43,15 @@ class Driver(threading.Thread):
         pin: What the process is bound to.
     """
 
-    def __init__(self, pool: SlotPool, job: Job) -> None:
+    def __init__(self, pool: SlotPool, job: Job, asking: Asking | None) -> None:
         super().__init__(name=f"prefect-slots-pool-{job.using.pin}", daemon=True)
         self.pin = job.using.pin
         self._pool = pool
+        self._asking = asking
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs.put(job)
         self._process: Process | None = None
-        self._using = _FIRST
+        self._using = self._noted = _FIRST
         self._killing = threading.Lock()
         self._task: Task | None = None
         self._until: float | None = None
@@ -110,7 +111,7 @@ class Driver(threading.Thread):
         return time.monotonic() - job.since > self._pool.turn_seconds
 
     def _insist(self, job: Job, outcome: Outcome) -> Outcome:
-        lost = self._pool.give_back(job.using)
+        lost = self._asking.give_back(job.using) if self._asking is not None else None
         if lost is not None and outcome.error is None:
             return Outcome(None, LeaseLost(limit=lost, grant=job.using.grant))
         return outcome
@@ -137,7 +138,7 @@ class Driver(threading.Thread):
             return Outcome(None, CancelledError())
         is_fresh = self._process is None
         try:
-            failed = self._start(task) if is_fresh else None
+            failed = self._start(task, job.using) if is_fresh else None
             if failed is not None:
                 return failed
             self._send(task, job.using)
@@ -149,15 +150,16 @@ class Driver(threading.Thread):
         self._watch(task)
         return None
 
-    def _start(self, task: Task) -> Outcome | None:
+    def _start(self, task: Task, using: Using) -> Outcome | None:
         """Start the process and prepare it; return how the task ended, if that failed."""
         self._kills = remains.oom_kills()
         self._process = self._pool.new_process(self.pin)
-        self._using = _FIRST
+        self._using = self._noted = _FIRST
         preparation = self._pool.preparation
         if preparation is None:
             return None
         self._process.tasks.send(Kind.CALL, preparation)
+        self._note(using)
         self._watch(task)
         outcome = self._answer(task)
         if outcome.error is None:
@@ -172,6 +174,13 @@ class Driver(threading.Thread):
             self._process.tasks.send(Kind.GRANT, pack(told))
             self._using = using
         self._process.tasks.send(Kind.CALL, task.call)
+        self._note(using)
+
+    def _note(self, using: Using) -> None:
+        """Have noted whose memory the process's is, once it has been told what to do: that must not wait for it."""
+        if using is not self._noted and self._asking is not None and self._process is not None:
+            self._asking.note_serving(self._process, self._noted, using)
+            self._noted = using
 
     def _watch(self, task: Task) -> None:
         """Let a task that runs now be killed when it is cancelled or its time is over."""
@@ -215,8 +224,11 @@ class Driver(threading.Thread):
         pid, code = self._process.pid, self._end()
         if code >= 0:
             return TaskDied(task=task.order.label, pid=pid, exit_code=code)
-        out_of_memory = -code == signal.SIGKILL and remains.oom_kills() > self._kills
-        return TaskDied(task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory)
+        over_declared = self._asking is not None and self._asking.was_ended(self._noted)
+        out_of_memory = -code == signal.SIGKILL and not over_declared and remains.oom_kills() > self._kills
+        return TaskDied(
+            task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
+        )
 
     def _end(self) -> int:
         with self._killing:

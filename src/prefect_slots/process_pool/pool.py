@@ -278,10 +278,6 @@ class SlotPool(concurrent.futures.Executor):
         """Whether each task has a grant of its own, and fails if others could take what it held."""
         return self._asking is not None and self._asking.is_strict
 
-    def give_back(self, using: Using) -> str | None:
-        """Give a grant back and wait for that; see `Asking.give_back`."""
-        return self._asking.give_back(using) if self._asking is not None else None
-
     def may_leave(self, driver: Driver) -> bool:
         """Tell whether an idle driver may end."""
         with self._lock:
@@ -338,7 +334,7 @@ class SlotPool(concurrent.futures.Executor):
                     pass
 
     def _driver(self, job: Job) -> Driver:
-        driver = Driver(self, job)
+        driver = Driver(self, job, self._asking)
         self._drivers.add(driver)
         return driver
 

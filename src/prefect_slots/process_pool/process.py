@@ -13,8 +13,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from prefect_slots.process_pool.pinning import Cores, Pin
 from prefect_slots.process_pool.wire import Wire
@@ -71,6 +74,11 @@ class Process:
             with suppress(OSError):
                 os.sched_setaffinity(self.pid, self._cores.numbers)
         self.tasks, self.side = (Wire(ours) for ours, _ in pairs)
+
+    @cached_property
+    def started(self) -> float:
+        """When it was started, a Unix time: its number alone may be another's one day."""
+        return psutil.Process(self.pid).create_time()
 
     def kill(self) -> None:
         """Kill it and what it has started; `end` must follow."""

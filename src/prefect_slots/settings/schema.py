@@ -146,7 +146,8 @@ class SettingsTable(_Table):
         use_seconds: Seconds between two looks at what others use of it.
         hold_seconds: How long the most that others were seen to use of a card is kept free for them.
         stale_after: How often in a row nobody must have answered before what was known last is called stale.
-        enforce: What becomes of the command of `prefect-slots run` that uses more of a card than it declared.
+        enforce: What becomes of the command of a `prefect-slots run`, or of a pool's task, that uses more memory than
+            it declared.
     """
 
     worker: Annotated[str, AfterValidator(_machine_name)] | None = None

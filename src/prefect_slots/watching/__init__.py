@@ -9,7 +9,7 @@ outsiders     what two witnesses of others' use mean together; pure
 memory_use    a look at the host's memory, written into the ledger
 parts         what grants hold, and to which of them a process belongs
 exceeding     declared against used: cards and the host's memory
-ending        ends a command that uses more than it declared
+ending        ends a process that uses more than it declared
 others_now    what others use now, for people who ask
 aside         work that may hang, in a thread that nobody waits for
 """

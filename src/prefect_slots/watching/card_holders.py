@@ -73,7 +73,9 @@ class Ours:
         self._pids: dict[int, set[int]] = {}
         self._grants: dict[int, set[str]] = {}
         for part in parts:
-            self._add(part.cell.number, part.pid, part.grant)
+            # What the owner of a task process has on a card itself is not reserved by what that was granted.
+            for pid in [pid for pid, _ in part.processes] or [part.pid]:
+                self._add(part.cell.number, pid, part.grant)
         # Between the look and this transaction, and a little before, grants have ended.
         for number, grant, pid in tx.all(
             "SELECT number, held, pid FROM history WHERE resource=? AND ended_at>?",

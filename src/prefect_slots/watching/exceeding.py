@@ -1,7 +1,8 @@
 """Declared against used: what the processes of a grant use of a cell's memory, and what the grant declared of it.
 
 A process's memory is that of the grant it was started under, as its environment says, else of its nearest ancestor that
-holds something of the cell. Grants that one process holds side by side are told apart only as far as that allows.
+holds something of the cell or is a task process that serves a grant. Grants that one process holds side by side are
+told apart only as far as that allows.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class Excess:
         at_risk: Who else holds something of the cell.
         warned: Whether this was told before.
         looks: How often in a row it was seen.
-        signals: How often the command was asked to end for it.
-        command: The process that may be ended for it: the command of `prefect-slots run` that the grant is for, and
-            nothing else; `None` for every other holder.
+        signals: How often that process was asked to end for it.
+        process: The one that may be ended for it: the command of `prefect-slots run` that the grant is for, or the
+            task process of a pool that serves it, and nothing else; `None` for every other holder.
     """
 
     parts: tuple[Part, ...]
@@ -63,12 +64,12 @@ class Excess:
     warned: bool
     looks: int
     signals: int
-    command: tuple[int, float] | None
+    process: tuple[int, float] | None
 
     @property
     def may_be_ended(self) -> bool:
-        """Whether two looks in a row have shown it, and there is a command to end."""
-        return self.command is not None and self.looks > 1
+        """Whether two looks in a row have shown it, and there is a process to end."""
+        return self.process is not None and self.looks > 1
 
     def __str__(self) -> str:
         cell = self.parts[0].cell
@@ -161,13 +162,18 @@ def _excess(tx: Transaction, group: Group, row: Spent, at_risk: tuple[str, ...])
         warned=row.warned,
         looks=row.over,
         signals=row.signals,
-        command=_command(tx, group),
+        process=_process(tx, group),
     )
 
 
-def _command(tx: Transaction, group: Group) -> tuple[int, float] | None:
-    """Return the command that a single grant is for, if its owner holds nothing else and runs nothing else."""
+def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
+    """Return the process that may be ended for a single grant: nobody else's task may be lost with it.
+
+    It is the task process that serves it, or the command that it is for, if its owner holds nothing else.
+    """
     (part, *others) = group.parts
+    if part.processes and not others:
+        return part.processes[0]
     if others or part.command is None:
         return None
     row = tx.one(

@@ -87,8 +87,15 @@ def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> 
 
 
 def _rooted(part: Part, running: dict[int, Running]) -> Part:
-    """Let a part be that of the process whose descendants use it: the command, else the owner; not of a namesake."""
+    """Let a part be that of the processes whose descendants use it, for the owner its command; not of namesakes."""
     pid, started = part.command or (part.pid, part.started)
-    there = running.get(pid) if pid is not None else None
-    same = there is not None and abs(there.started - started) < _SAME_START_SECONDS
-    return replace(part, pid=pid if same else None)
+    return replace(
+        part,
+        pid=pid if pid is not None and _is_running(pid, started, running) else None,
+        processes=tuple(each for each in part.processes if _is_running(*each, running)),
+    )
+
+
+def _is_running(pid: int, started: float, running: dict[int, Running]) -> bool:
+    there = running.get(pid)
+    return there is not None and abs(there.started - started) < _SAME_START_SECONDS

@@ -191,18 +191,20 @@ class Watching:
             self.server.tell_stale(stale)
 
     def _answer(self, excess: Excess) -> None:
-        """Warn of a grant that uses more than it declared; end its command where that is asked for and allowed."""
-        kills = self._settings.enforce == "kill" and excess.command is not None
+        """Warn of a grant that uses more than it declared; end its process where that is asked for and allowed."""
+        kills = self._settings.enforce == "kill"
         if not excess.warned:
-            more = " It is ended unless it uses less by the next look." if kills else ""
+            ends = kills and excess.process is not None
+            more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
-        elif kills and excess.command is not None and excess.may_be_ended:
+        elif kills and excess.process is not None and excess.may_be_ended:
             from prefect_slots.watching import ending
 
-            signalled = ending.end(*excess.command, by_force=excess.signals > 0)
+            # First, because whoever sees it end asks at once why.
+            self._ledger.transact(lambda tx: _note_signal(tx, excess))
+            signalled = ending.end(*excess.process, by_force=excess.signals > 0)
             if signalled:
                 _log.error('%s: %s, by enforce = "kill"', excess, signalled)
-                self._ledger.transact(lambda tx: _note_signal(tx, excess))
 
 
 # What looks need is imported where they are made, not by every process that takes part, which mostly does not look.

@@ -20,20 +20,22 @@ NAMED = st.dictionaries(st.sampled_from(PIDS), st.sampled_from([*GRANTS, "gone"]
 USED = st.dictionaries(st.sampled_from(PIDS), st.integers(0, 40).map(lambda mib: mib * MIB))
 
 
-def part(grant: str, pid: int | None, source: str | None, declared: int = 8) -> Part:
+def part(grant: str, pid: int | None, source: str | None, served_by: list[int] | None = None) -> Part:
     return Part(
-        cell=CellId("mem", 0), grant=grant, source=source, label=grant, declared=declared, pid=pid, started=0.0,
-        command=None,
+        cell=CellId("mem", 0), grant=grant, source=source, label=grant, declared=8, pid=pid, started=0.0,
+        command=None, apart=served_by is not None, processes=tuple((each, 0.0) for each in served_by or ()),
     )  # fmt: skip
 
 
 @st.composite
 def holdings(draw: st.DrawFn) -> tuple[Part, ...]:
-    """Grants, some of which draw on earlier ones."""
+    """Grants, some of which draw on earlier ones, and some of which task processes serve, one each."""
     parts: list[Part] = []
+    idle = list(draw(st.permutations(PIDS)))
     for number, grant in enumerate(GRANTS[: draw(st.integers(1, len(GRANTS)))]):
         source = draw(st.sampled_from([None, *GRANTS[:number]]))
-        parts.append(part(grant, draw(st.none() | st.sampled_from(PIDS)), source))
+        served_by = [idle.pop() for _ in range(draw(st.integers(0, 2)))] if draw(st.booleans()) else None
+        parts.append(part(grant, draw(st.none() | st.sampled_from(PIDS)), source, served_by))
     return tuple(parts)
 
 
@@ -52,9 +54,11 @@ def test_what_belongs_to_grants_is_counted_once_and_nothing_else_is(
     found = list(groups(Belonging(parts, named, parents), used))
     pids = [pid for group in found for pid in group.pids]
     roots = {each.grant for each in parts if each.source is None}
-    holders = {each.pid for each in parts if each.source is None}
+    served = {pid for each in parts for pid, _ in each.processes}
+    holders = {each.pid for each in parts if each.source is None and not each.apart} | served
     alive = {each.grant for each in parts}
-    ours = {pid for pid in used if named.get(pid) in alive or holders.intersection(descends(pid, parents))}
+    under = {pid for pid, grant in named.items() if grant in alive} - served
+    ours = {pid for pid in used if pid in under or holders.intersection(descends(pid, parents))}
     assert sorted(pids) == sorted(ours)
     assert sum(group.used for group in found) == sum(used[pid] for pid in ours) // MIB
     assert sorted(each.grant for group in found for each in group.parts) == sorted(roots)
@@ -68,6 +72,24 @@ def test_a_process_that_does_not_tell_leaves_out_its_own_grants_alone(
     belonging = Belonging(parts, named, parents)
     told = list(groups(belonging, {**used, untold: 0}))
     assert list(groups(belonging, {**used, untold: None})) == [each for each in told if untold not in each.pids]
+
+
+@settings(deadline=None)
+@given(parts=holdings(), parents=PARENTS, named=NAMED, used=USED)
+def test_a_task_process_uses_what_its_own_grant_declared_whoever_its_pool_is(
+    parts: tuple[Part, ...], parents: dict[int, int], named: dict[int, str], used: dict[int, int]
+):
+    known = {each.grant: each for each in parts}
+    holders = {each.pid for each in parts if not each.apart}
+    found = {pid: group for group in groups(Belonging(parts, named, parents), used) for pid in group.pids}
+    for each in parts:
+        root = each
+        while root.source is not None:
+            root = known[root.source]
+        # Who holds something beside it itself is judged by both.
+        if root.user not in holders or root.user is None:
+            for pid in {pid for pid, _ in each.processes} & found.keys() - holders:
+                assert [part.grant for part in found[pid].parts] == [root.grant]
 
 
 @settings(deadline=None)

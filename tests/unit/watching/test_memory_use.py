@@ -52,9 +52,9 @@ class Host:
         cores = Resource(name="cpus", unit="cores", cells=(Cell(key="0", capacity=8),), origin="host")
         ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(cores, mem))))
 
-    def hold(self, ticket: str, **needs: float) -> None:
+    def hold(self, ticket: str, *, apart: bool = False, **needs: float) -> None:
         shape = Shape(requirement=declare(**needs), priority=0)
-        asker = Asker(owner=self._owner.id, label=f"{ticket} (flow.py:1)")
+        asker = Asker(owner=self._owner.id, label=f"{ticket} (flow.py:1)", apart=apart)
         self.ledger.transact(
             lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
         )
@@ -62,6 +62,10 @@ class Host:
     def command(self, pid: int, started: float | None = None) -> None:
         at = psutil.Process(pid).create_time() if started is None else started
         self.ledger.transact(lambda tx: spending.note_command(tx, pid, at))
+
+    def serve(self, pid: int, grant: str, started: float | None = None) -> None:
+        at = psutil.Process(pid).create_time() if started is None else started
+        self.ledger.transact(lambda tx: spending.note_serving(tx, pid, at, grant))
 
     def read(self) -> tuple[Group, ...]:
         parts = self.ledger.read(lambda tx: read_parts(tx, MEM))
@@ -172,7 +176,67 @@ def test_grants_that_one_process_holds_at_once_are_judged_together(host: Host):
     with host.process(700, under="two"):
         (excess,) = host.look().excesses
     assert sorted(part.grant for part in excess.parts) == ["one", "two"]
-    assert (excess.at_risk, excess.command) == ((), None)
+    assert (excess.at_risk, excess.process) == ((), None)
+
+
+def test_a_task_process_s_memory_is_that_of_its_grant_alone_and_its_pool_s_is_nobody_s(host: Host):
+    host.hold("greedy", apart=True, mem=0.125)
+    host.hold("modest", apart=True, mem=0.125)
+    assert host.read() == ()
+    with host.process(500) as one, host.process(10) as other, host.process(1, orphan=True, under="modest") as left:
+        host.serve(one, "greedy")
+        host.serve(other, "modest")
+        (excess,) = host.look().excesses
+        assert {group.parts[0].grant: group.pids for group in host.read()} == {
+            "greedy": (one,),
+            "modest": (other, left),
+        }
+        assert excess.process == (one, psutil.Process(one).create_time())
+    assert str(excess).startswith("greedy (flow.py:1) uses 5")
+    assert str(excess).endswith("MiB of mem and declared 128MiB; at risk beside it: modest (flow.py:1)")
+    seen = {spent.held: spent for spent in host.ledger.read(spending.read).values()}
+    assert seen["greedy"].peak > 500 > seen["modest"].peak > 10
+    assert [spent.together for spent in seen.values()] == [False, False]
+
+
+def test_a_task_process_that_serves_another_grant_is_no_more_the_old_one_s(host: Host):
+    host.hold("old", apart=True, mem=0.125)
+    host.hold("new", apart=True, mem=0.125)
+    with host.process(200) as pid:
+        host.serve(pid, "old")
+        host.look()
+        host.ledger.transact(lambda tx: tx.apply(Ended(grant="old")))
+        assert host.read() == ()
+        host.serve(pid, "new")
+        assert [(group.parts[0].grant, group.pids) for group in host.read()] == [("new", (pid,))]
+        host.serve(pid, "")
+        assert host.read() == ()
+        host.serve(pid, "new", started=psutil.Process(pid).create_time() - 100)
+        assert host.read() == ()
+
+
+def test_who_does_what_a_task_has_submitted_uses_what_that_declared(host: Host):
+    host.hold("outer", apart=True, mem=0.125)
+    with host.process(400) as outer, host.process(400) as inner:
+        host.serve(outer, "outer")
+        host.serve(inner, "outer")
+        (excess,) = host.look().excesses
+        assert [set(group.pids) for group in host.read()] == [{outer, inner}]
+        assert excess.process is not None
+        assert excess.process[0] == outer
+    assert excess.used > 800
+
+
+def test_a_task_process_that_asks_for_more_itself_is_judged_by_both(host: Host, tmp_path: Path):
+    host.hold("task", apart=True, mem=0.125)
+    host.serve(os.getpid(), "task")
+    host.hold("more", mem=0.5)
+    with host.process(500):
+        assert host.look().excesses == ()
+        assert [sorted(part.grant for part in group.parts) for group in host.read()] == [["more", "task"]]
+    with host.process(1100):
+        (excess,) = host.look().excesses
+    assert excess.process is None
 
 
 def test_a_descendant_that_holds_memory_of_its_own_is_no_part_of_its_ancestor_s(host: Host, tmp_path: Path):

@@ -11,6 +11,7 @@ olicense   `olixtool -sv`
 sentinel   `lsmon`
 vendors    how each vendor's server is asked, and who reads the answer
 command    one run of a vendor's program: no shell, a time limit, nothing left behind
+turns      whose turn it is to ask a server, among all processes of a user
 query      one query of a server at a time, its answer kept, patience after failures
 seats      from what servers tell to resources, and to what is unknown
 others     how many seats people outside use: what a server shows, less what is ours

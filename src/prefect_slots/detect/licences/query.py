@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from prefect_slots.detect.licences.command import run_command
+from prefect_slots.detect.licences.turns import in_turn, shared_folder
 from prefect_slots.detect.licences.usage import Reading
 from prefect_slots.detect.licences.vendors import VENDORS
 from prefect_slots.detect.lookout import beside
@@ -93,13 +95,19 @@ class _Counter:
 
 
 class Desk:
-    """Where servers are asked: all queries of a process go through one of these."""
+    """Where servers are asked: all queries of a process go through one of these.
+
+    Attributes:
+        folder: Where the locks are that keep a user's other processes from asking the same server meanwhile, or `None`.
+    """
 
     def __init__(
         self,
         query: Callable[[Question, Mapping[str, str]], Reading] = query_server,
         clock: Callable[[], float] = time.monotonic,
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self._query = query
         self._clock = clock
         self._counters: dict[Question, _Counter] = {}
@@ -115,7 +123,10 @@ class Desk:
             now = self._clock()
             if counter.reading is not None and now < counter.next_try:
                 return _kept(counter.reading, counter.next_try - now)
-            counter.reading = replace(_with_locks(self._query(question, env), counter.locks), asked_at=now)
+            with in_turn(self.folder, f"{question.vendor} {question.server.casefold()}", question.timeout) as is_mine:
+                asked_at = self._clock()
+                told = self._query(question, env) if is_mine else Reading(failure=_taken(question.timeout))
+            counter.reading = replace(_with_locks(told, counter.locks), asked_at=asked_at)
             counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
             pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
             counter.next_try = self._clock() + max(question.poll_seconds, min(pause, MAX_BACK_OFF))
@@ -126,6 +137,10 @@ class Desk:
         # In threads that the end of the process does not wait for: a server may hang for minutes.
         sent = [beside(partial(self.ask, question, env), f"licence server {question.server}") for question in asked]
         return tuple(answer.result() for answer in sent)
+
+
+def _taken(seconds: float) -> str:
+    return f"other processes of this user have been asking it for {seconds:g} s; if one of them is stopped, continue it"
 
 
 def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:
@@ -141,5 +156,5 @@ def _kept(reading: Reading, seconds: float) -> Reading:
     return replace(reading, failure=f"{reading.failure}; it is asked again in {seconds:.0f} s")
 
 
-DESK: Final = Desk()
+DESK: Final = Desk(folder=shared_folder())
 """The desk of this process."""
