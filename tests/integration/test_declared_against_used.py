@@ -65,6 +65,7 @@ def test_who_uses_more_than_it_declared_is_named_once_with_who_is_at_risk_and_th
         assert watcher.log.count("WARNING") == 1
 
 
+@pytest.mark.slow
 def test_who_declared_far_too_much_is_told_when_it_has_ended(tmp_path: Path, library: Path):
     with watched(tmp_path, library) as (scene, watcher), Puppet(scene.machine) as one, Puppet(scene.machine) as two:
         assert "granted" in one.enter(gpu_mem=16)
@@ -80,6 +81,7 @@ def test_who_declared_far_too_much_is_told_when_it_has_ended(tmp_path: Path, lib
         assert watcher.log.count("might do") == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_goes_on_using_too_much_is_ended_where_that_is_asked_for(tmp_path: Path, library: Path):
     with watched(tmp_path, library, enforce="kill") as (scene, watcher), stranger() as other:
         with run(scene, "sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60") as command:

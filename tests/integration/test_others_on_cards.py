@@ -148,6 +148,7 @@ with requires(gpu_mem=1):
         assert out == "", "told once"
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_is_alarmed_of_and_the_doctor_says_how_old_the_number_is(tmp_path: Path, library: Path):
     scene = CardScene(tmp_path, library, stale_after="2", detect_seconds="1")
     with stranger() as other, Puppet(scene.machine) as task:

@@ -98,6 +98,7 @@ def test_the_workers_exit_code_is_the_wrappers(box: Box):
     assert "no-such-type" in worker.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_name_that_another_ledger_holds_starts_no_worker(box: Box, pool: str, tmp_path: Path):
     box.register()
     (tmp_path / "second").mkdir()

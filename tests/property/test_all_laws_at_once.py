@@ -28,4 +28,4 @@ class AllLawsAtOnce(NoDeadlock, ViewsEqualTheBook):
 
 
 TestAllLawsAtOnce = AllLawsAtOnce.TestCase
-TestAllLawsAtOnce.settings = effort(50)
+TestAllLawsAtOnce.settings = effort(35)

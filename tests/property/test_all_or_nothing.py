@@ -15,4 +15,4 @@ class AllOrNothing(BookMachine):
 
 
 TestAllOrNothing = AllOrNothing.TestCase
-TestAllOrNothing.settings = effort(200)
+TestAllOrNothing.settings = effort(140)

@@ -28,14 +28,14 @@ BYTES = {
 }  # fmt: skip
 
 
-@effort(800)
+@effort(500)
 @given(mib=amounts())
 def test_what_is_printed_reads_back_as_the_same_number(mib: int) -> None:
     text = format_amount(mib, MIB)
     assert memory_asked(text) == memory_available(text) == memory_kept(text) == mib
 
 
-@effort(800)
+@effort(500)
 @given(
     number=st.decimals(min_value="0.001", max_value="99999", places=3, allow_nan=False),
     unit=st.sampled_from(sorted(BYTES)),
@@ -50,7 +50,7 @@ def test_a_size_is_never_asked_for_too_small_nor_offered_too_large(number: Decim
             assert exact - 1 < memory_available(text) <= exact
 
 
-@effort(800)
+@effort(500)
 @given(gib=st.floats(min_value=1e-6, max_value=1e6) | st.integers(1, 10**6))
 def test_a_number_is_gib_and_rounds_the_same_way(gib: float) -> None:
     exact = Fraction(gib) * 1024
@@ -58,13 +58,13 @@ def test_a_number_is_gib_and_rounds_the_same_way(gib: float) -> None:
     assert exact < 1 or exact - 1 < memory_available(gib) <= exact
 
 
-@effort(800)
+@effort(500)
 @given(count=st.integers(0, 2**50))
 def test_bytes_are_offered_in_whole_mib(count: int) -> None:
     assert 0 <= count - bytes_available(count) * 2**20 < 2**20
 
 
-@effort(800)
+@effort(500)
 @given(parts=st.integers(2, 16), capacity=st.integers(64, 200_000))
 def test_as_many_parts_of_a_card_fit_as_its_name_says(parts: int, capacity: int) -> None:
     # Four tasks with gpus=0.25 share a card of 81,559 MiB, although it is no multiple of four.
@@ -74,13 +74,13 @@ def test_as_many_parts_of_a_card_fit_as_its_name_says(parts: int, capacity: int)
     assert taken >= capacity // parts - 1
 
 
-@effort(800)
+@effort(500)
 @given(share=shares(), capacity=amounts())
 def test_a_share_is_at_least_one_unit_and_never_more_than_the_cell(share: Share, capacity: int) -> None:
     assert 1 <= share.of(capacity) <= capacity
 
 
-@effort(300)
+@effort(200)
 @given(data=st.data())
 def test_a_requirement_reads_back_from_its_data(data: st.DataObject) -> None:
     requirement = data.draw(requirements(data.draw(machines())))
@@ -88,7 +88,7 @@ def test_a_requirement_reads_back_from_its_data(data: st.DataObject) -> None:
     assert Requirement.of(reversed(requirement.demands)) == requirement
 
 
-@effort(300)
+@effort(200)
 @given(data=st.data(), priority=st.integers(-2, 2))
 def test_shapes_have_equal_keys_only_when_they_are_equal(data: st.DataObject, priority: int) -> None:
     machine = data.draw(machines())

@@ -30,7 +30,7 @@ class BoundedOvertaking(BookMachine):
 
 
 TestBoundedOvertaking = BoundedOvertaking.TestCase
-TestBoundedOvertaking.settings = effort(110)
+TestBoundedOvertaking.settings = effort(80)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2, 5])
@@ -50,7 +50,7 @@ def test_a_stream_of_urgent_requests_passes_a_lax_one_exactly_as_often_as_allowe
     assert len(granted) == allowed + 1
 
 
-@effort(250)
+@effort(170)
 @given(situation=situations(wishes=4), moves=st.lists(st.tuples(st.booleans(), st.integers(0, 63)), max_size=40))
 def test_once_it_reserves_a_ticket_waits_only_for_those_who_hold_then(
     situation: Situation, moves: list[tuple[bool, int]]
@@ -80,7 +80,7 @@ def test_once_it_reserves_a_ticket_waits_only_for_those_who_hold_then(
         assert patient not in waiting(play.book), f"{patient} reserved, all who held then are gone: {play.book}"
 
 
-@effort(250)
+@effort(170)
 @given(
     situation=situations(wishes=4),
     asks=st.lists(st.tuples(st.booleans(), st.integers(0, 63), st.integers(1, 9)), max_size=40),

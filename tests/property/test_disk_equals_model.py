@@ -108,7 +108,7 @@ class DiskEqualsModel(BookMachine):
 
 
 TestDiskEqualsModel = DiskEqualsModel.TestCase
-TestDiskEqualsModel.settings = effort(60, steps=30)
+TestDiskEqualsModel.settings = effort(45, steps=30)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 20])

@@ -15,4 +15,4 @@ class NeverOvercommitted(BookMachine):
 
 
 TestNeverOvercommitted = NeverOvercommitted.TestCase
-TestNeverOvercommitted.settings = effort(160)
+TestNeverOvercommitted.settings = effort(110)

@@ -23,7 +23,7 @@ class NoDeadlock(BookMachine):
 
 
 TestNoDeadlock = NoDeadlock.TestCase
-TestNoDeadlock.settings = effort(250)
+TestNoDeadlock.settings = effort(170)
 
 
 def _play(max_overtakes: int, **capacities: list[int]) -> Play:

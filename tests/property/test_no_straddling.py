@@ -15,4 +15,4 @@ class NoStraddling(BookMachine):
 
 
 TestNoStraddling = NoStraddling.TestCase
-TestNoStraddling.settings = effort(200)
+TestNoStraddling.settings = effort(140)

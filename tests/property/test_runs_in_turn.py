@@ -81,7 +81,7 @@ def test_what_waits_for_something_else_is_nobodys_turn() -> None:
     assert len(granted) - before <= 3
 
 
-@effort(300)
+@effort(200)
 @given(
     capacity=st.integers(1, 3),
     allowed=st.integers(0, 3),

@@ -36,7 +36,7 @@ def _place(unit: LimitUnit) -> Place:
     return unit.scope, unit.resource, unit.cell
 
 
-@effort(800)
+@effort(500)
 @given(one=places, other=places, third=places)
 def test_the_order_is_total(one: Place, other: Place, third: Place) -> None:
     first, second, last = canonical_key(*one), canonical_key(*other), canonical_key(*third)
@@ -46,13 +46,13 @@ def test_the_order_is_total(one: Place, other: Place, third: Place) -> None:
     assert not (first < second < last) or first < last
 
 
-@effort(800)
+@effort(500)
 @given(units=limit_units(), data=st.data())
 def test_every_permutation_of_a_request_makes_the_same_calls(units: list[LimitUnit], data: st.DataObject) -> None:
     assert calls(units) == calls(data.draw(st.permutations(units)))
 
 
-@effort(800)
+@effort(500)
 @given(units=limit_units())
 def test_grouping_never_breaks_the_order(units: list[LimitUnit]) -> None:
     made = calls(units)
@@ -63,7 +63,7 @@ def test_grouping_never_breaks_the_order(units: list[LimitUnit]) -> None:
     assert all(one[0].weight != other[0].weight for one, other in pairwise(made)), "a call more than needed"
 
 
-@effort(800)
+@effort(500)
 @given(asked=st.lists(places, max_size=4), held=st.lists(places, max_size=4))
 def test_the_nested_rule_uses_the_same_order(asked: list[Place], held: list[Place]) -> None:
     later = strictly_after([place[:2] for place in asked], [place[:2] for place in held])

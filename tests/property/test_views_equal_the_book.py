@@ -29,7 +29,7 @@ class ViewsEqualTheBook(BookMachine):
 
 
 TestViewsEqualTheBook = ViewsEqualTheBook.TestCase
-TestViewsEqualTheBook.settings = effort(200)
+TestViewsEqualTheBook.settings = effort(140)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 20])

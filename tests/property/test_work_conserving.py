@@ -19,10 +19,10 @@ class WorkConserving(BookMachine):
 
 
 TestWorkConserving = WorkConserving.TestCase
-TestWorkConserving.settings = effort(150)
+TestWorkConserving.settings = effort(105)
 
 
-@effort(120)
+@effort(85)
 @given(book=books())
 def test_whoever_waits_is_told_what_is_missing(book: Book) -> None:
     for ticket, (shape, _) in waiting(book).items():

@@ -52,7 +52,7 @@ def test_every_vendor_has_an_answer_to_damage() -> None:
 
 
 @pytest.mark.parametrize("vendor", sorted(ANSWERS))
-@effort(60)
+@effort(45)
 @given(data=st.data())
 def test_a_damaged_answer_is_read_to_its_end(vendor: str, data: st.DataObject) -> None:
     text = damaged(data, ANSWERS[vendor])

@@ -48,7 +48,7 @@ def licence(data: st.DataObject, stock: Stock, customer: int) -> list[list[str]]
     ]
 
 
-@effort(40)
+@effort(30)
 @given(data=st.data(), present=stocks(queued=True, lasting=False))
 def test_the_licences_of_a_server_are_what_is_read(data: st.DataObject, present: list[Stock]) -> None:
     head = data.draw(st.sampled_from(["", "admin >", "admin > admin >"])) + COLUMNS

@@ -198,7 +198,7 @@ def compare(state: State, reading: Reading) -> None:
     assert SECRET not in repr(reading)
 
 
-@effort(40)
+@effort(30)
 @given(data=st.data(), state=states())
 def test_what_a_server_holds_is_what_is_read(data: st.DataObject, state: State) -> None:
     lines = Printer(data).lines(state)
@@ -230,7 +230,7 @@ def test_garbage_between_the_lines_is_told_and_changes_no_count(
     assert (reading.failure is None) is bool(state.blocks)
 
 
-@effort(300)
+@effort(200)
 @given(text=st.text(ODD + "\n\t", max_size=300), host=HOSTS)
 def test_no_text_breaks_the_reader_or_is_read_as_seats(text: str, host: str) -> None:
     reading = parse_flexnet(text, server=host)

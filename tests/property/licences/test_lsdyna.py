@@ -30,7 +30,7 @@ def program(data: st.DataObject, stock: Stock, *, grouped: bool) -> list[list[st
     return [[row], *([f" {h.user}  {77 + n}@{h.host}  {h.count}"] for n, h in enumerate(stock.holders))]
 
 
-@effort(100)
+@effort(70)
 @given(data=st.data(), drawn=stocks(r"[A-Z][A-Z0-9_-]{0,8}", queued=True, lasting=False), grouped=st.booleans())
 def test_the_programs_of_a_server_are_what_is_read(data: st.DataObject, drawn: list[Stock], grouped: bool) -> None:
     present = [replace(stock, total=stock.total + stock.used) for stock in drawn]

@@ -40,7 +40,7 @@ def module(data: st.DataObject, stock: Stock) -> list[list[str]]:
     return pieces
 
 
-@effort(100)
+@effort(70)
 @given(data=st.data(), present=stocks(r"[A-Za-z][A-Za-z0-9_. -]{0,8}[A-Za-z]"))
 def test_the_modules_of_a_server_are_what_is_read(data: st.DataObject, present: list[Stock]) -> None:
     pieces = [[line] for line in HEAD]

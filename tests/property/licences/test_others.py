@@ -65,14 +65,14 @@ def seats(holds: tuple[Hold, ...]) -> int:
 NOBODY_OF_OURS = st.sampled_from(["zoe", "an", "svc2", "lee"])
 
 
-@effort(400)
+@effort(250)
 @given(world=worlds(NOBODY_OF_OURS))
 def test_what_strangers_use_is_told_exactly_whatever_of_ours_is_shown_yet(world: World) -> None:
     strangers = sum(checkout.count for checkout in world.strangers) + world.uncounted
     assert world.use() == OutsideUse(others=strangers, unseen=0)
 
 
-@effort(400)
+@effort(250)
 @given(world=worlds())
 def test_strangers_under_our_own_name_are_taken_for_ours_only_as_far_as_we_hold_more_than_is_shown(
     world: World,
@@ -82,14 +82,14 @@ def test_strangers_under_our_own_name_are_taken_for_ours_only_as_far_as_we_hold_
     assert strangers - pending <= world.use().others <= strangers
 
 
-@effort(400)
+@effort(250)
 @given(world=worlds(), count=st.integers(1, 9))
 def test_one_more_stranger_takes_as_many_seats_as_they_hold(world: World, count: int) -> None:
     more = replace(world, strangers=(*world.strangers, Checkout(user="zoe", host="gpu-1", count=count)))
     assert more.use().others == world.use().others + count
 
 
-@effort(400)
+@effort(250)
 @given(world=worlds(), ended=st.floats(0.001, 60), later=st.floats(0, 90))
 def test_a_seat_given_back_is_free_only_after_the_grace_time(world: World, ended: float, later: float) -> None:
     now = ASKED + ended + later
@@ -101,7 +101,7 @@ def test_a_seat_given_back_is_free_only_after_the_grace_time(world: World, ended
         assert gone.use(now=now).others == world.usage.used
 
 
-@effort(400)
+@effort(250)
 @given(world=worlds(NOBODY_OF_OURS))
 def test_without_names_what_is_ours_is_taken_off_once_it_must_be_shown(world: World) -> None:
     settled = seats(tuple(hold for hold in world.holds if hold.since + GRACE <= ASKED))
@@ -109,7 +109,7 @@ def test_without_names_what_is_ours_is_taken_off_once_it_must_be_shown(world: Wo
     assert world.use(known=False).others >= world.use().others
 
 
-@effort(400)
+@effort(250)
 @given(world=worlds(NOBODY_OF_OURS), lost=st.data())
 def test_seats_that_should_show_and_do_not_are_told_and_free_nothing(world: World, lost: st.DataObject) -> None:
     hidden = lost.draw(st.sets(st.sampled_from(range(len(world.shown)))) if world.shown else st.just(set[int]()))

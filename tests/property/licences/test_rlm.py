@@ -45,7 +45,7 @@ def used(data: st.DataObject, stock: Stock) -> list[list[str]]:
     return [[f"\t{stock.name} v1.0: {h.user}@{h.host} {h.count}/0 at 11/01 09:01{handle}"] for h in stock.holders]
 
 
-@effort(100)
+@effort(70)
 @given(data=st.data(), drawn=stocks(unlimited=True, reserved=True))
 def test_the_pools_of_a_server_are_what_is_read(data: st.DataObject, drawn: list[Stock]) -> None:
     # Reserved seats are some of those in use, and no more are in use than there are.

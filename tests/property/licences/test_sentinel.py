@@ -42,7 +42,7 @@ def feature(data: st.DataObject, stock: Stock) -> list[list[str]]:
     return lines
 
 
-@effort(100)
+@effort(70)
 @given(data=st.data(), drawn=stocks(unlimited=True, reserved=True, queued=True))
 def test_the_features_of_a_server_are_what_is_read(data: st.DataObject, drawn: list[Stock]) -> None:
     # A block that repeats the name of the feature before it is that feature's own licence: features differ.

@@ -46,7 +46,8 @@ def test_grants_of_memory_are_noted_with_their_processes_and_others_are_not(
     until(lambda: serving(machine) == [], what="an end of all of them")
 
 
-def test_a_grant_is_noted_once_however_many_tasks_it_serves(pool: SlotPool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("machine")
+def test_a_grant_is_noted_once_however_many_tasks_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[str] = []
     note = request.note_serving
 
@@ -55,7 +56,8 @@ def test_a_grant_is_noted_once_however_many_tasks_it_serves(pool: SlotPool, monk
         note(place, pid, started, held)
 
     monkeypatch.setattr(request, "note_serving", counted)
-    grants = [future.result(30) for future in [pool.submit(grant, requires=MEMORY) for _ in range(100)]]
+    with SlotPool(1) as pool:
+        grants = [future.result(30) for future in [pool.submit(grant, requires=MEMORY) for _ in range(100)]]
     assert sorted(noted) == sorted(set(grants))
     assert len(noted) < 100
 
