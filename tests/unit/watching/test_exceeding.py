@@ -34,7 +34,9 @@ def holdings(draw: st.DrawFn) -> tuple[Part, ...]:
     idle = list(draw(st.permutations(PIDS)))
     for number, grant in enumerate(GRANTS[: draw(st.integers(1, len(GRANTS)))]):
         source = draw(st.sampled_from([None, *GRANTS[:number]]))
-        served_by = [idle.pop() for _ in range(draw(st.integers(0, min(2, len(idle)))))] if draw(st.booleans()) else None
+        served_by = (
+            [idle.pop() for _ in range(draw(st.integers(0, min(2, len(idle)))))] if draw(st.booleans()) else None
+        )
         parts.append(part(grant, draw(st.none() | st.sampled_from(PIDS)), source, served_by))
     return tuple(parts)
 
