@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -36,4 +37,4 @@ def start(
     from prefect_slots.worker import wrapper
 
     settings = load_settings(config)
-    return wrapper.start(flags, settings if enforce is None else settings.model_copy(update={"enforce": enforce}))
+    return wrapper.start(flags, settings if enforce is None else replace(settings, enforce=enforce))

@@ -23,14 +23,8 @@ from prefect_slots.model.amount import (
     memory_available,
     memory_kept,
 )
-from prefect_slots.model.declaration import (
-    Declarations,
-)
-from prefect_slots.model.resource import (
-    sanitise_machine_name,
-)
-
-ENV_PREFIX: Final = "PREFECT_SLOTS_"
+from prefect_slots.model.resource import sanitise_machine_name
+from prefect_slots.settings.values import ENV_PREFIX
 
 # No word of a vendor's command line may begin with a dash.
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
@@ -131,24 +125,7 @@ class _Table(BaseModel):
 
 
 class SettingsTable(_Table):
-    """The `[settings]` table; each key is also the variable `PREFECT_SLOTS_<KEY>`.
-
-    Attributes:
-        worker: This machine's name in limit names, as it was written; `None` leaves it to `WORKER_ID` or the host name.
-        state_dir: Absolute folder of the ledger; `None` leaves the choice to the ledger.
-        max_overtakes: How many later tickets may pass one that does not fit; 0 is strict order.
-        when_server_is_away: Whether requests for what is this machine's own go on, wait or fail while the Prefect
-            server does not answer; what the fleet shares always waits.
-        on_lease_lost: What becomes of a task whose slots were, for a while, free for others to take.
-        refresh_seconds: Seconds between two looks at what the machine has.
-        detect_seconds: Seconds after which a detector that does not answer is left behind, and what it looks for is
-            unknown.
-        use_seconds: Seconds between two looks at what others use of it.
-        hold_seconds: How long the most that others were seen to use of a card is kept free for them.
-        stale_after: How often in a row nobody must have answered before what was known last is called stale.
-        enforce: What becomes of the command of a `prefect-slots run`, or of a pool's task, that uses more memory than
-            it declared.
-    """
+    """The `[settings]` table; each key is also the variable `PREFECT_SLOTS_<KEY>`. See `values.Settings`."""
 
     worker: Annotated[str, AfterValidator(_machine_name)] | None = None
     state_dir: Annotated[Path, Field(strict=False), BeforeValidator(_state_dir)] | None = None
@@ -262,18 +239,10 @@ class ConfigFile(_Table):
     detectors: dict[str, DetectorTable] = {}
 
 
-class Settings(SettingsTable, BaseSettings):
-    """Everything that was set. Made by hand it reads nothing and holds the defaults; see `load_settings`.
-
-    Attributes:
-        source: Path of the file that was read, or `"defaults"`.
-        declarations: What the file says about the machine.
-    """
+class SettingVariables(SettingsTable, BaseSettings):
+    """The same keys as variables give them, as text."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, strict=False)
-
-    source: str = "defaults"
-    declarations: Declarations = Declarations()
 
     @classmethod
     def settings_customise_sources(
@@ -284,7 +253,7 @@ class Settings(SettingsTable, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what is passed: `load_settings` reads the variables, from the mapping it is given."""
+        """Take only what is passed: `checking` reads the variables, from the mapping it is given."""
         return (init_settings,)
 
 
