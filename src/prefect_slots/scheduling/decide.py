@@ -230,6 +230,9 @@ class _Desk:
             ends=None if line.shape.expected is None else self.now + line.shape.expected,
         )
         self.grants[grant.id] = grant
+        if grant.ends is not None:
+            # Who was passed, and why it lost nothing, can be seen only from what was set aside at that moment.
+            self.write_reservations()
         self.changes.append(Granted(grant=grant))
         for cell, amount in placed.holdings:
             pool.free[cell] -= amount
@@ -242,8 +245,9 @@ class _Desk:
         self._take_out(line, ticket.id)
 
     def write_reservations(self) -> None:
-        """Write every reservation that is not as it was loaded, of tickets that still wait."""
+        """Write every reservation that is not as it was written last, of tickets that still wait."""
         for line in self.lines.values():
             for ticket in line.tickets:
                 if ticket.reserved != self.written.get(ticket.id, ()):
                     self.changes.append(Reserved(ticket=ticket.id, cells=ticket.reserved))
+                    self.written[ticket.id] = ticket.reserved

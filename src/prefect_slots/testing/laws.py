@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from prefect_slots.model.book import (
     Book,
@@ -17,6 +18,7 @@ from prefect_slots.model.book import (
     Grant,
     Granted,
     Holding,
+    Line,
     Place,
     Queued,
     Refused,
@@ -78,6 +80,26 @@ def fits_idle(book: Book, shape: Shape) -> bool:
 
 def _granted(step: Step) -> list[Grant]:
     return [change.grant for change in step.changes if isinstance(change, Granted)]
+
+
+def _as_decided(step: Step) -> Iterator[tuple[Grant, Book]]:
+    """Yield each grant with the book of those who waited for something when it was decided, and what was theirs."""
+    then = waiting(step.before)
+    for change in step.changes:
+        match change:
+            case Queued(shape=shape, ticket=ticket):
+                then[ticket.id] = shape, ticket
+            case Dequeued(ticket=ticket) | Refused(ticket=ticket):
+                then.pop(ticket, None)
+            case Reserved(ticket=ticket, cells=cells):
+                shape, place = then[ticket]
+                then[ticket] = shape, replace(place, reserved=cells)
+            case Granted(grant=grant):
+                then.pop(grant.id, None)
+                lines = tuple(Line(shape=shape, tickets=(ticket,)) for shape, ticket in then.values())
+                yield grant, replace(step.after, lines=lines)
+            case _:
+                pass
 
 
 def never_overcommitted(step: Step) -> None:
@@ -262,9 +284,9 @@ class Overtakes:
         for grant in grants:
             for cell, amount in grant.holdings:
                 free[grant.shape.pool][cell] = free[grant.shape.pool].get(cell, 0) + amount
-        for grant in grants:
+        for grant, then in _as_decided(step):
             amounts = free[grant.shape.pool]
-            excused = self._excused(step, standing, grant, amounts)
+            excused = self._excused(step.now, then, standing, grant, amounts)
             standing.append(grant)
             for cell, amount in grant.holdings:
                 amounts[cell] -= amount
@@ -279,16 +301,18 @@ class Overtakes:
                             self.unnested[ticket] += 1
 
     @staticmethod
-    def _excused(step: Step, standing: Sequence[Grant], grant: Grant, free: Mapping[CellId, int]) -> set[str]:
-        """Return who waits and lost nothing to a grant that ends in time."""
+    def _excused(
+        now: float, then: Book, standing: Sequence[Grant], grant: Grant, free: Mapping[CellId, int]
+    ) -> set[str]:
+        """Return who waited then and lost nothing to a grant that ends in time."""
         if grant.ends is None:
             return set()
         source = grant.shape.pool
-        reservations = _reservations(step.after, source, free)
-        starts = _starts(step.now, step.after, standing, source, reservations)
+        reservations = _reservations(then, source, free)
+        starts = _starts(now, then, standing, source, reservations)
         in_time = {reserver for reserver, start in starts.items() if grant.ends <= start}
         excused = set(in_time)
-        for ticket, (shape, place) in waiting(step.after).items():
+        for ticket, (shape, place) in waiting(then).items():
             left = dict(free)
             for reserver in reservations:
                 if reserver.place < place.place and reserver.id in in_time:

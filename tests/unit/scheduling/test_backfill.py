@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.book import Granted, Reserved
+from prefect_slots.model.requirement import Demand, Requirement
 from prefect_slots.testing.bookkeeping import MemoryLedger, TruncatingLedger
 from prefect_slots.testing.interleavings import ask, cells
 from prefect_slots.testing.laws import Overtakes, work_conserving
-from prefect_slots.testing.play import Play, waiting
+from prefect_slots.testing.play import Play, Step, waiting
 
 
 def _play(**capacities: list[int]) -> Play:
@@ -170,3 +171,24 @@ def test_a_cell_of_which_somebody_may_need_some_at_any_moment_has_no_gap() -> No
     # It has nothing of the cell until one of those has gone, and is before whoever comes now.
     play.ask(ask(c=1))
     assert play.ask(ask(c=1), expected=10) in waiting(play.book)
+
+
+def test_who_is_passed_is_on_record_first_with_the_cells_that_it_waits_for() -> None:
+    play = _play(card=[1], cpus=[2], seat=[2, 3, 1])
+    play.ask(ask(cpus=1), expected=60)
+    for cell, capacity in ((0, 1), (2, 2), (3, 3), (4, 1)):
+        play.use(cell, foreign=capacity)
+    play.ask(ask(card=1, cpus=2))
+    few = Requirement.of([Demand(resource="cpus", amount=1), Demand(resource="seat", amount=1, cells=2)])
+    many = Requirement.of([Demand(resource="seat", amount=2, cells=2)])
+    ahead, patient, short = play.ask(few), play.ask(many), play.ask(many, expected=1)
+    steps: list[Step] = []
+    play.watchers.insert(0, steps.append)
+    # Until now nothing could be set aside: who is ahead takes a seat of the first cell, and `patient` waits for it.
+    play.restore()
+    assert short in _held(play)
+    (step,) = steps
+    granted = next(at for at, change in enumerate(step.changes) if isinstance(change, Granted))
+    first = {change.ticket: change.cells for change in step.changes[:granted] if isinstance(change, Reserved)}
+    assert {cell.number for cell, _ in first[ahead] if cell.resource == "seat"} == {0, 2}
+    assert {cell.number for cell, _ in first[patient]} == {0, 1}
