@@ -6,7 +6,6 @@ The thread lives as long as the process, which dies with it.
 from __future__ import annotations
 
 import queue
-import select
 import signal
 import threading
 import time
@@ -195,13 +194,10 @@ class Driver(threading.Thread):
     def _answer(self, task: Task) -> Outcome:
         process = self._process
         assert process is not None
-        poll = select.poll()
-        poll.register(process.tasks.fileno(), select.POLLIN)
-        poll.register(process.side.fileno(), select.POLLIN)
         try:
             while True:
                 left = None if self._until is None else max(0.0, self._until - time.monotonic())
-                ready = {file for file, _ in poll.poll(None if left is None else left * 1000 + 1)}
+                ready = process.speaks(left)
                 # What came in time counts, though it may be read late.
                 if left == 0 and process.tasks.fileno() not in ready:
                     self._end()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from prefect_slots.process_pool.child import Here, raised, told
-from prefect_slots.process_pool.order import Order, order_of
+from prefect_slots.process_pool.order import Order, Plan
 from prefect_slots.process_pool.task import Task, TaskFuture, deadline, results_of, settle
 from prefect_slots.process_pool.wire import Kind, Packed, Wire, unpack
 
@@ -54,7 +54,7 @@ class InnerPool(concurrent.futures.Executor):
 
         What it needs is drawn from this task's grant where that covers it.
         """
-        return self.enqueue(*order_of(fn, args, kwargs, requires, timeout))
+        return self.enqueue(*Plan(fn, requires, timeout).order(args, kwargs))
 
     def enqueue(self, order: Order, call: Packed) -> TaskFuture:
         """Have a packed call made in another task process."""
@@ -77,11 +77,8 @@ class InnerPool(concurrent.futures.Executor):
         """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
         del chunksize
         until = deadline(timeout)
-        calls = zip(*iterables)  # noqa: B905 - as `Executor.map`
-        return results_of(
-            [self.submit(fn, *args, requires=requires, timeout=task_timeout) for args in calls],
-            until,
-        )
+        plan, calls = Plan(fn, requires, task_timeout), zip(*iterables)  # noqa: B905 - as `Executor.map`
+        return results_of([self.enqueue(*plan.order(args, {})) for args in calls], until)
 
     def reason(self, future: TaskFuture) -> str:
         """Say why a task waits; the ledger's own words stay with the pool."""

@@ -1,4 +1,4 @@
-"""What one submitted call asks for: worked out where it is submitted.
+"""What submitted calls ask for: worked out where they are submitted.
 
 A decorated function is called beneath its decoration, because the pool asks in its place. With `requires=` beside it
 the decoration stays: it is then a request within that grant.
@@ -7,7 +7,7 @@ the decoration stays: it is then a request within that grant.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -51,47 +51,60 @@ class Order:
     run: str = ""
 
 
-def order_of(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    wanted: requires | any_of | Mapping[str, Any] | None,
-    limit: float | None,
-) -> tuple[Order, Packed]:
-    """Return what a call asks for, and the call itself, packed.
+class Plan:
+    """What the calls of one function ask for, worked out once for all of them where no argument matters.
+
+    Args:
+        function: As it was submitted.
+        wanted: What was given beside it.
+        limit: Seconds that each call may run.
 
     Raises:
         InvalidRequirement: if `wanted` is no requirement, or `limit` no number of seconds.
-        Exception: whatever the function or an argument raises when it is pickled.
     """
-    asked = _requires(wanted)
-    if asked is None:
-        asked = _decoration(function)
-        call = (function if asked is None else Admitted(function), args, kwargs)
-    else:
-        call = (function, args, kwargs)
-    if limit is not None:
-        from prefect_slots.requiring.declared import checked_timeout
 
-        limit = checked_timeout(limit)
-    label = site_of(function)
-    if asked is None:
-        parent = current.enclosing()
-        return Order(limit=limit, parent=parent, label=label), pack(call)
-    arguments = arguments_of(function, args, kwargs) if asked.asks_the_call else {}
-    amounts = asked.amounts_of(arguments)
-    order = Order(
-        requirement=asked.requirement(amounts),
-        amounts=tuple(amounts),
-        priority=asked.priority,
-        expected=asked.expected_seconds,
-        patience=asked.timeout,
-        limit=limit,
-        parent=current.enclosing(),
-        label=label,
-        run=run_id(),
-    )
-    return order, pack(call)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        wanted: requires | any_of | Mapping[str, Any] | None,
+        limit: float | None,
+    ) -> None:
+        asked = _requires(wanted)
+        self._called = function
+        if asked is None:
+            asked = _decoration(function)
+            self._called = function if asked is None else Admitted(function)
+        if limit is not None:
+            from prefect_slots.requiring.declared import checked_timeout
+
+            limit = checked_timeout(limit)
+        self._function, self._asked = function, asked
+        self._common = Order(limit=limit, parent=current.enclosing(), label=site_of(function))
+        if asked is not None:
+            self._common = replace(
+                self._common,
+                priority=asked.priority,
+                expected=asked.expected_seconds,
+                patience=asked.timeout,
+                run=run_id(),
+            )
+            if not asked.asks_the_call:
+                self._common = self._with_amounts(asked, {})
+
+    def order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Order, Packed]:
+        """Return what a call asks for, and the call itself, packed.
+
+        Raises:
+            Exception: whatever the function or an argument raises when it is pickled, and what a callable amount does.
+        """
+        order = self._common
+        if self._asked is not None and self._asked.asks_the_call:
+            order = self._with_amounts(self._asked, arguments_of(self._function, args, kwargs))
+        return order, pack((self._called, args, kwargs))
+
+    def _with_amounts(self, asked: requires, arguments: Mapping[str, Any]) -> Order:
+        amounts = asked.amounts_of(arguments)
+        return replace(self._common, requirement=asked.requirement(amounts), amounts=tuple(amounts))
 
 
 def _requires(wanted: requires | any_of | Mapping[str, Any] | None) -> requires | None:

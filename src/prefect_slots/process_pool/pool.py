@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import WaitTimeout
@@ -23,7 +23,7 @@ from prefect_slots.process_pool import inner
 from prefect_slots.process_pool.asking import Asking, Using
 from prefect_slots.process_pool.board import Act, Ask, Board, Job, Line, Retire, Run, Withdraw
 from prefect_slots.process_pool.driver import Driver
-from prefect_slots.process_pool.order import Order, order_of
+from prefect_slots.process_pool.order import Order, Plan
 from prefect_slots.process_pool.pinning import Pin, core_count
 from prefect_slots.process_pool.process import Process
 from prefect_slots.process_pool.task import Task, TaskFuture, deadline, fail_elsewhere, is_urgent, results_of, silence
@@ -128,8 +128,7 @@ class SlotPool(concurrent.futures.Executor):
             InvalidRequirement: if `requires` is no requirement.
             RuntimeError: if the pool is shut down.
         """
-        order, call = order_of(fn, args, kwargs, requires, timeout)
-        return self.enqueue(order, call)
+        return self.enqueue(*Plan(fn, requires, timeout).order(args, kwargs))
 
     def map(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -154,7 +153,8 @@ class SlotPool(concurrent.futures.Executor):
         """
         del chunksize
         until = deadline(timeout)
-        futures = [self.submit(fn, *args, requires=requires, timeout=task_timeout) for args in zip(*iterables)]  # noqa: B905
+        plan, calls = Plan(fn, requires, task_timeout), zip(*iterables)  # noqa: B905 - as `Executor.map`
+        futures = [self.enqueue(*plan.order(args, {})) for args in calls]
         results = results_of(futures, until)
         if not progress:
             return results
@@ -228,12 +228,12 @@ class SlotPool(concurrent.futures.Executor):
         if order.patience is not None and order.requirement is not None:
             task.alarm = engine().later(order.patience, partial(self._expired, task))
 
-        def add() -> list[Act]:
+        with self._lock:
             if self._closed and within is None:
                 raise RuntimeError("cannot submit to a pool that is shut down")
-            return self._board.add(task)
-
-        self._act(add)
+            acts = self._board.add(task)
+            drivers = self._taken(acts)
+        self._do(acts, drivers)
         return task.future
 
     def _under(self, order: Order, within: Task | None) -> Using:
@@ -312,12 +312,18 @@ class SlotPool(concurrent.futures.Executor):
     def _act(self, note: Callable[[], list[Act]]) -> None:
         with self._left:
             acts = note()
-            starts = [(act.job, act.seat) for act in acts if isinstance(act, Run)]
-            drivers = [(job, self._driver(job) if seat is None else seat) for job, seat in starts]
+            drivers = self._taken(acts)
             self._left.notify_all()
+        self._do(acts, drivers)
+
+    def _taken(self, acts: Iterable[Act]) -> list[tuple[Job, Driver]]:
+        """Return the jobs that are to be done, each with its driver, new ones noted; the lock is held."""
+        starts = ((act.job, act.seat) for act in acts if isinstance(act, Run))
+        return [(job, self._driver(job) if seat is None else cast("Driver", seat)) for job, seat in starts]
+
+    def _do(self, acts: Iterable[Act], drivers: Iterable[tuple[Job, Driver]]) -> None:
         for job, driver in drivers:
             silence(job.task)
-            assert isinstance(driver, Driver)
             if driver.ident is None:
                 driver.start()
             else:

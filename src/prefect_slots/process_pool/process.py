@@ -7,6 +7,7 @@ proves the pool alive: until it is really gone, what the pool held is not taken 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -74,11 +75,19 @@ class Process:
             with suppress(OSError):
                 os.sched_setaffinity(self.pid, self._cores.numbers)
         self.tasks, self.side = (Wire(ours) for ours, _ in pairs)
+        self._poll = select.poll()
+        for wire in (self.tasks, self.side):
+            self._poll.register(wire.fileno(), select.POLLIN)
 
     @cached_property
     def started(self) -> float:
         """When it was started, a Unix time: its number alone may be another's one day."""
         return psutil.Process(self.pid).create_time()
+
+    def speaks(self, seconds: float | None) -> list[int]:
+        """Return the descriptors of the connections on which it has said something; none if time is up first."""
+        # A thousandth more, or what is left of one would be waited for in a circle.
+        return [file for file, _ in self._poll.poll(None if seconds is None else seconds * 1000 + 1)]
 
     def kill(self) -> None:
         """Kill it and what it has started; `end` must follow."""

@@ -45,6 +45,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             if self._state == _CANCELLED:
                 self.set_running_or_notify_cancel()  # for `wait` and `as_completed`
         self._on_cancel()
+        self._let_go()
         return True
 
     def begin(self) -> bool:
@@ -59,14 +60,25 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """End with a value, unless it was cancelled meanwhile."""
         with suppress(InvalidStateError):
             self.set_result(value)
+            self._let_go()
 
     def fail(self, error: BaseException) -> None:
         """End with an exception, unless it was cancelled meanwhile."""
         with suppress(InvalidStateError):
             self.set_exception(error)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # What is to be done on `cancel` knows the task, which knows this future: both, with the call's arguments, would
+        # stay until the garbage collector comes by.
+        self._on_cancel = _nothing
 
 
-@dataclass(eq=False, kw_only=True)
+def _nothing() -> None:
+    return
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
 class Task:
     """A submitted call.
 

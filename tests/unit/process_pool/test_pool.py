@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import pickle
 import subprocess
@@ -18,6 +19,7 @@ from tests.unit.process_pool import calls
 
 from prefect_slots import SlotPool, any_of, requires
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource, WaitTimeout
+from prefect_slots.process_pool.task import Task
 
 
 def test_results_come_back_in_order_from_other_processes(pool: SlotPool) -> None:
@@ -258,6 +260,21 @@ def test_ctrl_c_within_the_block_kills_what_runs(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert running.cancelled()
     assert calls.is_gone(pid)
+
+
+def test_nothing_of_what_has_ended_waits_for_the_garbage_collector(pool: SlotPool) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(pool.map(abs, range(40), requires={"scanner": 1})) == sum(range(40))
+        assert isinstance(pool.submit(divmod, 1, 0).exception(), ZeroDivisionError)
+        waits = [pool.submit(abs, 1, requires={"scanner": 1}) for _ in range(10)]
+        assert all(future.cancel() or future.done() for future in waits)
+        del waits
+        # Each process's thread may still know its last one.
+        until(lambda: sum(isinstance(known, Task) for known in gc.get_objects()) <= 2)
+    finally:
+        gc.enable()
 
 
 def test_the_tools_of_concurrent_futures_work(pool: SlotPool, tmp_path: Path) -> None:
