@@ -69,6 +69,7 @@ def _leave_the_user_out(home: str) -> None:
     for name in [name for name in os.environ if name.startswith(("PREFECT", "WORKER_ID"))]:
         del os.environ[name]
     os.environ["PREFECT_HOME"] = home
+    os.environ["XDG_CACHE_HOME"] = home
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     os.environ["DO_NOT_TRACK"] = "1"

@@ -61,6 +61,7 @@ def main() -> int:
         signal.signal(number, lambda signum, _: sys.exit(128 + signum))
     folder = Path(tempfile.mkdtemp(prefix="prefect-slots-chaos-"))
     os.environ["PREFECT_HOME"] = str(folder / "home")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
 
     from tests.chaos.chaos import Chaos
 

@@ -167,6 +167,7 @@ def clean_env(folder: Path, url: str) -> dict[str, str]:
         _MARK: str(folder / "state"),
         "PREFECT_SLOTS_CONFIG": str(folder / "demo.toml"),
         "PREFECT_HOME": str(folder / "home"),
+        "XDG_CACHE_HOME": str(folder),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_ENABLED": "false",
