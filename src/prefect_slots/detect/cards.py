@@ -14,7 +14,7 @@ from prefect_slots.detect.surroundings import Surroundings
 from prefect_slots.detect.visible import VARIABLE, Device, Visible, interpret_visible
 from prefect_slots.model.amount import MIB, Undivided, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
+from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource, Severity
 
 _MPS_VARIABLE: Final = "NVML_MPS_DEVICE_ENUMERATION"
 _NOWHERE_SPECIAL: Final = Surroundings()
@@ -252,7 +252,7 @@ class _Sorting:
     def _failed(self, subject: str, failure: Failure) -> None:
         self._say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
 
-    def _say(self, subject: str, problem: str, remedy: str = "", *, severity: str = "warning") -> None:
+    def _say(self, subject: str, problem: str, remedy: str = "", *, severity: Severity = "warning") -> None:
         self._findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))
 
 

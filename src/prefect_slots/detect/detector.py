@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.answer import Answer, check_answer
 from prefect_slots.detect.binding import Nvml, load_nvml
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, Finding, check_resource_name
@@ -72,7 +72,8 @@ def query_installed() -> Installed:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             detectors[entry.name] = _load(entry)
-        except Exception as error:
+        except BaseException as error:
+            # One that calls `sys.exit` must end nothing; no signal is raised in the thread in which this is called.
             failed[entry.name] = failure_of(entry.name, error, frozenset({entry.name}))
     return Installed(detectors, failed)
 
@@ -90,7 +91,7 @@ def _load(entry: EntryPoint) -> Detector:
     return cast("Detector", detector)
 
 
-def failure_of(name: str, error: Exception, resources: frozenset[str]) -> Answer:
+def failure_of(name: str, error: BaseException, resources: frozenset[str]) -> Answer:
     """Return the answer that stands for a detector that failed."""
     finding = Finding(
         subject=name,
@@ -104,7 +105,7 @@ def failure_of(name: str, error: Exception, resources: frozenset[str]) -> Answer
 def hanging_of(name: str, detector: Detector, words: str) -> Answer:
     """Return the answer that stands for a detector that does not answer."""
     try:
-        resources = frozenset(detector.resources) or frozenset({name})
+        resources = _looked_for(detector) or frozenset({name})
     except Exception:
         resources = frozenset({name})
     finding = Finding(
@@ -120,16 +121,25 @@ def run(name: str, detector: Detector, scene: Scene) -> Answer:
     """Let a detector look; whatever it does wrong becomes a finding, and leaves unknown what it looks for."""
     resources = frozenset[str]()
     try:
-        resources = frozenset(detector.resources)
-        answer = detector.detect(scene)
-        if not isinstance(answer, Answer):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"it answered {type(answer).__name__} instead of Answer")
-        named = {resource.name for resource in answer.resources} | answer.unknown
+        resources = _looked_for(detector)
+        answer = check_answer(detector.detect(scene))
+        listed = [resource.name for resource in answer.resources]
+        named = {*listed, *answer.unknown}
+        if len(set(listed)) < len(listed):
+            raise ValueError("it answered for a resource twice")
         if not named <= resources:
             raise ValueError(f"it answered for {', '.join(sorted(named - resources))}, which it does not look for")
         for resource in named - _NAMED_HERE:
             if not resource.startswith(LICENSE_PREFIX):
                 check_resource_name(resource)
-    except Exception as error:
+    except BaseException as error:
         return failure_of(name, error, resources or frozenset({name}))
     return answer
+
+
+def _looked_for(detector: Detector) -> frozenset[str]:
+    told = cast("Any", detector.resources)
+    # The letters of a text are no names of resources.
+    if isinstance(told, str) or not all(isinstance(name, str) for name in told):
+        raise TypeError("its `resources` are no set of names")
+    return frozenset(detector.resources)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.model.resource import GPU_MEM, Finding
+from prefect_slots.model.resource import GPU_MEM, Finding, Severity
 
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE: Final = "CUDA_DEVICE_ORDER"
@@ -122,7 +122,7 @@ def _abbreviated(entries: tuple[str, ...], prefix: str, uuids: tuple[str, ...]) 
     return tuple(chosen), None
 
 
-def _nothing(text: str, *, severity: str = "warning") -> Finding:
+def _nothing(text: str, *, severity: Severity = "warning") -> Finding:
     return Finding(
         subject=GPU_MEM,
         problem=f"{VARIABLE}={text!r} shows no card to this process",
@@ -135,7 +135,7 @@ def _remarks(text: str, count: int, stopped: str | None) -> Iterator[Finding]:
     if stopped is not None:
         yield Finding(
             subject=GPU_MEM,
-            problem=f"{VARIABLE}={text!r}: '{stopped}' names no card here; CUDA ignores it and everything after it",
+            problem=f"{VARIABLE}={text!r}: {stopped!r} names no card here; CUDA ignores it and everything after it",
             remedy="list full UUIDs, as `nvidia-smi -L` prints them",
         )
     if count == 0:

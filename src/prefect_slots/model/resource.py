@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from prefect_slots.model.amount import MAX_AMOUNT
 
@@ -24,6 +24,8 @@ RESERVED: Final = frozenset({
 })  # fmt: skip
 _DECLARED: Final = re.compile(r"[a-z][a-z0-9_]*")
 _FEATURE: Final = re.compile(r"[A-Za-z0-9._-]+")
+UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What moves a terminal's cursor, or cannot be written at all: a byte of a variable that is no UTF-8."""
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 
@@ -131,21 +133,28 @@ class Resource:
         return sum(cell.capacity for cell in self.cells)
 
 
+Severity: TypeAlias = Literal["info", "warning", "error"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something a probe or a check wants a person to know.
+    """Something a probe or a check wants a person to know; what cannot be printed of it is written as escapes.
 
     Attributes:
         subject: What it is about: a resource, a card's UUID, a limit name, a file.
         problem: What was seen.
         remedy: What to do about it; empty where nothing needs doing.
-        severity: `"info"`, `"warning"` or `"error"`.
     """
 
     subject: str
     problem: str
     remedy: str = ""
-    severity: str = "warning"
+    severity: Severity = "warning"
+
+    def __post_init__(self) -> None:
+        # It may quote a driver, a server or a variable, and goes to terminals and logs.
+        for name in ("subject", "problem", "remedy"):
+            object.__setattr__(self, name, UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

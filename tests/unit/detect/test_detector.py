@@ -6,18 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene, query_installed, run
+from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene, hanging_of, query_installed, run
 from prefect_slots.detect.survey import SHIPPED, Survey, survey
 from prefect_slots.model.declaration import Declarations, DetectorRules, GpuRules, HostRules
-from prefect_slots.model.resource import Cell, Resource
+from prefect_slots.model.resource import Cell, Finding, Resource
 
 TOY = """
 from prefect_slots.detect.answer import Answer
@@ -122,7 +123,7 @@ class Told:
         self.resources = frozenset(resources)
 
     def detect(self, scene: Scene) -> Answer:  # noqa: ARG002
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -135,15 +136,76 @@ def boards(name: str = "fpga", *keys: str) -> Resource:
     ("answer", "words"),
     [
         (KeyError("x"), "KeyError"),
+        (SystemExit(7), "SystemExit: 7"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
         ("two boards", "it answered str instead of Answer"),
+        (Answer(resources=cast("Any", [boards()])), "its answer.resources is list instead of tuple"),
         (Answer(resources=(boards("mem"),)), "it answered for mem, which it does not look for"),
         (Answer(unknown=frozenset({"mem"})), "it answered for mem"),
+        (Answer(resources=(boards("fpga", "a"), boards("fpga", "b"))), "it answered for a resource twice"),
+        *(
+            (Answer(**cast("Any", {"resources": (boards(),)} | nonsense)), words)
+            for nonsense, words in [
+                ({"resources": ("fpga",)}, "its answer.resources[0] is str instead of Resource"),
+                ({"unknown": "fpga"}, "its answer.unknown is str instead of frozenset"),
+                ({"unknown_cells": None}, "its answer.unknown_cells is NoneType instead of frozenset"),
+                ({"lost_cells": frozenset({7})}, "its answer.lost_cells[0] is int instead of str"),
+                ({"findings": ("odd",)}, "its answer.findings[0] is str instead of Finding"),
+                (
+                    {"findings": (Finding(subject="fpga", problem="odd", severity=cast("Any", "fatal")),)},
+                    "its answer.findings[0].severity is 'fatal', not one of info, warning, error",
+                ),
+                (
+                    {"sights": (Sight(resource="fpga", key="a", unit="boards", found=cast("Any", "many")),)},
+                    "its answer.sights[0].found is 'many'",
+                ),
+            ]
+        ),
     ],
 )
 def test_whatever_one_does_wrong_leaves_unknown_what_it_looks_for_and_nothing_else(answer: Any, words: str):
     seen = run("toy", Told(answer, "fpga", "dsp"), Scene())
     assert (seen.resources, seen.unknown) == ((), {"fpga", "dsp"})
     assert words in seen.findings[0].problem
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"key": "a\udcff"}, r"its answer.resources[0].cells[0].key cannot be printed: 'a\udcff'"),
+        ({"label": "\x1b[31m"}, r"its answer.resources[0].cells[0].label cannot be printed: '\x1b[31m'"),
+        ({"label": None}, "its answer.resources[0].cells[0].label is NoneType instead of str"),
+        ({"capacity": 2.5}, "its answer.resources[0].cells[0].capacity is float instead of int"),
+        ({"capacity": True}, "its answer.resources[0].cells[0].capacity is bool instead of int"),
+        ({"index": "x"}, "its answer.resources[0].cells[0].index is 'x'"),
+    ],
+)
+def test_a_cell_that_could_not_be_written_down_is_refused(odd: Any, words: str):
+    resource = replace(boards(), cells=(Cell(**({"key": "a", "capacity": 1} | odd)),))
+    seen = run("toy", Told(Answer(resources=(resource,)), "fpga"), Scene())
+    assert (seen.resources, seen.unknown) == ((), {"fpga"})
+    assert words in seen.findings[0].problem
+
+
+def test_a_scope_is_no_text():
+    seen = run("toy", Told(Answer(resources=(replace(boards(), scope=cast("Any", "worker")),)), "fpga"), Scene())
+    assert "its answer.resources[0].scope is str instead of Scope" in seen.findings[0].problem
+
+
+@pytest.mark.parametrize("resources", ["fpga", None, [["fpga"]], {7}])
+def test_one_that_does_not_say_what_it_looks_for_is_taken_by_its_name(resources: Any):
+    detector = Told(Answer(resources=(boards(),)))
+    detector.resources = resources
+    seen = run("fpga", detector, Scene())
+    assert (seen.resources, seen.unknown) == ((), {"fpga"})
+    assert hanging_of("fpga", detector, "hangs").unknown == {"fpga"}
+
+
+def test_one_that_wants_to_end_the_process_while_it_is_loaded_ends_nothing(toy: Path):
+    (toy / "toy_fpga.py").write_text("import sys\nsys.exit('no board driver')\n")
+    seen = look(toy)
+    assert seen["unknown"] == ["fpga"]
+    assert seen["findings"] == ["error: fpga: its detector failed: SystemExit: no board driver"]
 
 
 @pytest.mark.parametrize("name", ["FPGA", "gpus", "a:b"])

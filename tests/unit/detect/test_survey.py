@@ -28,7 +28,7 @@ from prefect_slots.model.declaration import (
     GpuRules,
     HostRules,
 )
-from prefect_slots.model.resource import Cell, Finding, Inventory, Resource
+from prefect_slots.model.resource import Cell, Finding, Inventory, Resource, Severity
 
 Install = Callable[[Machine], NvmlDouble]
 
@@ -155,7 +155,7 @@ def test_a_declared_card_is_known_though_it_cannot_be_read(double: Install, tmp_
 
 
 def test_errors_are_told_before_warnings_and_remarks_in_the_order_they_were_found():
-    def told(subject: str, severity: str) -> Finding:
+    def told(subject: str, severity: Severity) -> Finding:
         return Finding(subject=subject, problem="x", severity=severity)
 
     first = Answer(findings=(told("a", "info"), told("b", "warning"), told("c", "error")))

@@ -13,7 +13,7 @@ from prefect_slots.detect.licences.usage import Counted, Feature, Reading, Unkno
 from prefect_slots.errors import nearest
 from prefect_slots.model.amount import MAX_AMOUNT, SEATS
 from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.resource import Cell, Finding, Resource, Scope, license_resource
+from prefect_slots.model.resource import Cell, Finding, Resource, Scope, Severity, license_resource
 
 EXPIRY_WARNING_DAYS: Final = 14
 
@@ -141,7 +141,7 @@ class _Seats:
             remedy = f"correct feature; {nearest(self._feature, names)}" if names else "correct feature, or server"
         return Answer(unknown=frozenset({self._name}), findings=(self._finding(words, remedy, severity="error"),))
 
-    def _finding(self, problem: str, remedy: str = "", *, severity: str = "warning") -> Finding:
+    def _finding(self, problem: str, remedy: str = "", *, severity: Severity = "warning") -> Finding:
         return Finding(subject=self._name, problem=problem, remedy=remedy, severity=severity)
 
 
