@@ -18,6 +18,7 @@ from prefect_slots.detect.licences.usage import Counted, Feature, Reading, Unkno
 from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.outside import Outside
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.resource import Scope, Stale, license_resource
@@ -149,7 +150,8 @@ def _after(
         explained = min(explained, sum(each.count for each in seats.feature.checkouts if each.is_on(hosts)))
     return replace(
         before,
-        used=beyond(use.others, explained),
+        # A garbled answer may count more than a database can hold.
+        used=min(MAX_AMOUNT, beyond(use.others, explained)),
         seen_at=seats.asked_at,
         asked_at=seats.asked_at,
         counted=samples,

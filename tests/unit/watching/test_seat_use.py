@@ -143,6 +143,8 @@ def test_more_than_there_is_blocks_all_of_it(seats: Seats):
     seats.told(*[ENGINEER] * 12)
     assert seats.ask("one", 1) is TicketState.WAITING
     assert seats.foreign == 10
+    seats.note(Feature(name="aa", usage=Counted(total=10, used=10**30)))
+    assert seats.foreign == 10
 
 
 def test_no_name_is_written(seats: Seats, tmp_path: Path, caplog: pytest.LogCaptureFixture):
