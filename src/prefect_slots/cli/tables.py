@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefect_slots.model.amount import MIB, format_amount
+from prefect_slots.model.amount import MAX_AMOUNT, MIB, format_amount
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ _STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "er
 
 
 def amount(value: int, unit: str) -> str:
-    """Print an amount: `"16GiB"`, `"1 seat"`."""
+    """Print an amount: `"16GiB"`, `"1 seat"`; as much as can be counted stands for what is not."""
+    if value == MAX_AMOUNT:
+        return "unlimited"
     text = format_amount(value, unit)
     return text.removesuffix("s") if value == 1 and unit != MIB else text
 

@@ -86,8 +86,12 @@ class _Seats:
         if isinstance(feature.usage, Unknown):
             return self._unknown(f"the licence server {self._table.server} does not count it: {feature.usage.reason}")
         if isinstance(feature.usage, Unlimited):
-            remark = self._finding("the server does not count it, so it gets no limit", severity="info")
-            return Answer(findings=(remark, *self._ending(feature.usage.expires)))
+            # Without a resource every task that asks for it would be refused for good.
+            scope = self._table.scope or self._scope(feature.locks) or Scope.FLEET
+            remark = self._finding("the server does not count it, so nobody waits for it", severity="info")
+            return Answer(
+                resources=(self._resource(MAX_AMOUNT, scope),), findings=(remark, *self._ending(feature.usage.expires))
+            )
         return self._counted(feature, feature.usage)
 
     def _counted(self, feature: Feature, usage: Counted) -> Answer:
@@ -98,13 +102,20 @@ class _Seats:
             return Answer(unknown=frozenset({self._name}), findings=(locked,))
         kept = self._table.headroom
         if usage.total <= kept:
-            words = f"headroom {kept} leaves nothing of {usage.total} seats" if kept else "the server has no seat of it"
-            return Answer(findings=(self._finding(words, "lower headroom" if kept else "", severity="error"),))
-        cell = Cell(key="0", capacity=min(usage.total, MAX_AMOUNT) - kept)
-        origin = f"{self._table.vendor} {self._table.server}"
-        resource = Resource(name=self._name, unit=SEATS, cells=(cell,), scope=scope, origin=origin)
+            words, remedy = f"headroom {kept} leaves nothing of {usage.total} seats", "lower headroom"
+            if not kept:
+                words, remedy = (
+                    "the server has no seat of it",
+                    "renew the licence, or see why the server does not have it",
+                )
+            return Answer(findings=(self._finding(words, remedy, severity="error"),))
+        resource = self._resource(min(usage.total, MAX_AMOUNT) - kept, scope)
         findings = (self._told(usage), *self._locked(feature.locks), *self._ending(usage.expires))
         return Answer(resources=(resource,), findings=findings)
+
+    def _resource(self, seats: int, scope: Scope) -> Resource:
+        origin = f"{self._table.vendor} {self._table.server}"
+        return Resource(name=self._name, unit=SEATS, cells=(Cell(key="0", capacity=seats),), scope=scope, origin=origin)
 
     def _scope(self, locks: tuple[str, ...] | None) -> Scope | None:
         """Return who shares the seats, `None` where the locks do not tell."""

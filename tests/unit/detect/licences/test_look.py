@@ -19,6 +19,7 @@ import prefect_slots.detect.licences
 from prefect_slots.detect.licences.look import query_here
 from prefect_slots.detect.licences.query import Desk
 from prefect_slots.detect.survey import Survey, survey
+from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import Declarations, DeclaredLicense, GpuRules, HostRules, LicenseServer
 from prefect_slots.model.resource import Scope
 
@@ -60,7 +61,7 @@ def seats(found: Survey) -> dict[str, int]:
 
 def test_seats_that_a_server_counts_stand_beside_declared_ones(tool: MakeTool):
     found = look([table(tool(text=TEXT), "1@a", "aa", "bb", "cc", headroom=1)], DeclaredLicense(feature="dd", seats=5))
-    assert seats(found) == {"license.aa": 8, "license.cc": 1, "license.dd": 5}
+    assert seats(found) == {"license.aa": 8, "license.bb": MAX_AMOUNT, "license.cc": 1, "license.dd": 5}
     assert found.inventory["license.aa"].scope is Scope.FLEET
     assert found.inventory.unknown == set()
     assert {finding.subject: finding.severity for finding in found.findings} == {

@@ -58,12 +58,18 @@ def test_where_nothing_is_left_that_is_an_error_and_known(total: int, headroom: 
     answer = judge(Counted(total=total, used=0), replace(TABLE, headroom=headroom))
     assert (answer.resources, answer.unknown) == ((), set())
     assert told(answer) == [("error", problem)]
+    assert answer.findings[0].remedy
 
 
-def test_what_is_not_counted_is_a_remark_and_gets_no_limit():
+def test_of_what_is_not_counted_there_is_as_much_as_can_be_asked_for():
     answer = judge(Unlimited())
-    assert (answer.resources, answer.unknown) == ((), set())
-    assert told(answer) == [("info", "the server does not count it, so it gets no limit")]
+    assert [(each.name, each.capacity, each.scope) for each in answer.resources] == [
+        ("license.ansys", 2**31 - 1, Scope.FLEET)
+    ]
+    assert answer.unknown == set()
+    assert told(answer) == [("info", "the server does not count it, so nobody waits for it")]
+    assert judge(Unlimited(), TABLE, "HOSTNAME=gpu-1").resources[0].scope is Scope.WORKER
+    assert judge(Unlimited(), replace(TABLE, headroom=2, scope=Scope.WORKER)).resources[0].scope is Scope.WORKER
 
 
 @pytest.mark.parametrize(
