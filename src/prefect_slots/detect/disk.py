@@ -59,7 +59,8 @@ def query_disk(root: Path, folder: str) -> DiskReading:
         OSError: if the folder does not exist or may not be entered.
     """
     place = root / folder.lstrip("/")
-    state = os.statvfs(place)
+    # A file, too, lies on a disk that has something free, but nobody can write into it.
+    state = os.statvfs(f"{place}/.")
     try:
         mounts = (root / "proc/self/mountinfo").read_text(errors="replace")
     except OSError:

@@ -74,11 +74,15 @@ def _prefix(value: str) -> str:
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError(f"'{value}' depends on where a process starts; write an absolute path")
+    if "\0" in value:
+        raise ValueError("no folder has a NUL character in its name")
     return str(PurePosixPath(value))
 
 
 def _stable_name(value: str) -> str:
-    if not value.startswith("/dev/") or any(sign in str(PurePosixPath(value).parent) for sign in "*?["):
+    path = PurePosixPath(value)
+    below = path.parts[:2] == ("/", "dev") and len(path.parts) > 2 and ".." not in path.parts
+    if not below or any(sign in str(path.parent) for sign in "*?["):
         raise ValueError(f"'{value}' is no name under /dev; write one such as '/dev/serial/by-id/usb-FTDI_*'")
     if _UNSTABLE.search(value):
         raise ValueError(

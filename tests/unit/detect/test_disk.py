@@ -108,3 +108,5 @@ def test_a_folder_that_is_not_there_is_unknown_and_not_empty(tmp_path: Path):
     answer = DiskDetector(SPACE).detect(Scene(root=tmp_path))
     assert (answer.resources, answer.unknown) == ((), {"scratch"})
     assert answer.findings[0].problem == "/scratch cannot be measured: No such file or directory"
+    (tmp_path / "scratch").write_text("a file")
+    assert "Not a directory" in DiskDetector(SPACE).detect(Scene(root=tmp_path)).findings[0].problem
