@@ -66,6 +66,20 @@ class UnknownResource(SlotsError, LookupError):
 
 
 @dataclass(eq=False, repr=False)
+class NotFoundYet(SlotsError, LookupError):
+    """The configuration says where to look for a resource, and so far it was not found, or is there no more."""
+
+    name: str
+    machine: str
+
+    def __str__(self) -> str:
+        return (
+            f"machine '{self.machine}' has no '{self.name}' now, although its configuration says where to look for it. "
+            "See `prefect-slots detect --explain`, and run `prefect-slots register` once it is there; a worker does so."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class Impossible(SlotsError):
     """The machine can never give this, however long one waits. Prefect is told not to retry it."""
 

@@ -35,6 +35,7 @@ REMEDIES = {
     "Impossible": "Ask for less",
     "LimitMissing": "`prefect-slots register` makes it",
     "NameTaken": "Give this machine its own name",
+    "NotFoundYet": "See `prefect-slots detect --explain`",
     "NotRegistered": "Run `prefect-slots register`",
     "OutOfOrder": "Ask for everything in the outer `requires`",
     "ServerRefused": "Set PREFECT_API_KEY",

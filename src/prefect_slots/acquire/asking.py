@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prefect_slots.errors import NotFoundYet, UnknownResource
+
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from prefect_slots.ledger.registry import Registered
@@ -64,3 +67,11 @@ class Waiting:
     """The request stands in the queue."""
 
     reason: str
+
+
+def missing(name: str, registered: Registered, looked_for: Collection[str]) -> NotFoundYet | UnknownResource:
+    """Return the error of a request for what the machine does not have: one to try again, or one for good."""
+    machine = registered.machine or ""
+    if name in looked_for:
+        return NotFoundYet(name=name, machine=machine)
+    return UnknownResource(name=name, known=registered.names, machine=machine)

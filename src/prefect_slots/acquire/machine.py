@@ -17,14 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.asking import Ask, Held, Waiting
+from prefect_slots.acquire.asking import Ask, Held, Waiting, missing
 from prefect_slots.errors import (
     GrantClosed,
     Impossible,
     LedgerUnreadable,
     NotRegistered,
     OutOfOrder,
-    UnknownResource,
     WaitTimeout,
 )
 from prefect_slots.ledger import leases, registry, spending
@@ -130,6 +129,7 @@ class Machine:
 
         Raises:
             UnknownResource, Impossible, OutOfOrder, GrantClosed: it can never be granted; nothing is enqueued.
+            NotFoundYet: it cannot be granted now; nothing is enqueued.
         """
         registered = await self.registered(url)
         if url is not None:
@@ -138,7 +138,7 @@ class Machine:
         alternatives = ask.requirement.alternatives
         unknown = [_first_unknown(alternative, registered.names) for alternative in alternatives]
         if all(unknown):
-            raise UnknownResource(name=unknown[0] or "", known=registered.names, machine=registered.machine or "")
+            raise missing(unknown[0] or "", registered, self._settings.declarations.looked_for)
         await self._watching_others.before(ask.requirement)
         self._asked[ask.id] = (ask, started)
         self._wakes[ask.id] = self._loop.create_future()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prefect_slots.model.resource import Scope
+from prefect_slots.model.resource import Scope, license_resource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,3 +154,9 @@ class Declarations:
     watched: tuple[Watched, ...] = ()
     detectors: tuple[DetectorRules, ...] = ()
     source: str = "defaults"
+
+    @property
+    def looked_for(self) -> frozenset[str]:
+        """The resources that the configuration does not count itself: it says where to look for them."""
+        seats = (license_resource(name) for table in self.license_servers for name, _ in table.features)
+        return frozenset((*seats, *(watched.name for watched in self.watched)))

@@ -6,6 +6,7 @@ import functools
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -13,7 +14,8 @@ import pytest
 from tests.processes import SharedMachine
 
 from prefect_slots import current_grant, requires
-from prefect_slots.errors import Impossible, InvalidRequirement, UnknownResource, WaitTimeout
+from prefect_slots.acquire.engine import close_engine
+from prefect_slots.errors import Impossible, InvalidRequirement, NotFoundYet, UnknownResource, WaitTimeout
 
 
 def own_amounts(*_: Any, **__: Any) -> dict[str, int]:
@@ -144,6 +146,22 @@ def test_what_the_machine_has_not_is_told_with_what_is_close(machine: SharedMach
     with pytest.raises(UnknownResource, match="no resource 'scaner': did you mean scanner"), requires(scaner=1):
         pass
     assert machine.traces().keys() == {"owner"}
+
+
+def test_what_is_looked_for_and_not_there_is_no_mistake_of_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedMachine(tmp_path, '[gpus]\ndetect = false\n[resources.scratch]\ndisk = "/no/such/folder"\n')
+    for name, value in shared.settings.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(NotFoundYet, match=r"no 'scratch' now, although .* `prefect-slots detect --explain`"):
+            requires(scratch=1).__enter__()
+        with pytest.raises(UnknownResource, match="no resource 'scratsh'"):
+            requires(scratsh=1).__enter__()
+        assert shared.traces().keys() == {"owner"}
+    finally:
+        close_engine()
 
 
 def test_more_than_the_largest_card_is_impossible_and_names_it(machine: SharedMachine) -> None:
