@@ -153,8 +153,7 @@ class SlotPool(concurrent.futures.Executor):
         """
         del chunksize
         until = deadline(timeout)
-        plan, calls = Plan(fn, requires, task_timeout), zip(*iterables)  # noqa: B905 - as `Executor.map`
-        futures = [self.enqueue(*plan.order(args, {})) for args in calls]
+        futures = Plan(fn, requires, task_timeout).submit_all(self.enqueue, iterables)
         results = results_of(futures, until)
         if not progress:
             return results

@@ -298,6 +298,13 @@ def test_a_map_that_takes_too_long_is_cancelled(pool: SlotPool, tmp_path: Path) 
     until(lambda: "0 running, 0 waiting" in repr(pool), what="the end of both")
 
 
+def test_a_map_that_cannot_be_submitted_whole_leaves_nothing_behind(pool: SlotPool, tmp_path: Path) -> None:
+    assert calls.is_gone(calls.map_and_break_off(pool, tmp_path))
+    with pytest.raises(TypeError, match="pickle"):
+        pool.map(calls.hold, [tmp_path] * 3, ["0", "1", threading.Lock()], requires={"scanner": 1})
+    until(lambda: "0 running, 0 waiting" in repr(pool), what="the end of both")
+
+
 @pytest.mark.usefixtures("machine")
 def test_it_goes_with_asyncio(tmp_path: Path) -> None:
     async def main() -> list[int]:
