@@ -139,16 +139,17 @@ def _requires(wanted: requires | any_of | Mapping[str, Any] | None) -> requires 
     if not isinstance(wanted, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequirement(key="", value=repr(wanted), reason="write requires=dict(gpu_mem=8)")
     try:
-        return _declared(tuple(wanted.items()))
+        # With the types, or `True`, which is no amount, would be found where `1` was given before.
+        return _declared(tuple((name, type(value), value) for name, value in wanted.items()))
     except TypeError:  # a value that is not hashable: a mapping of licences
         return requires(**wanted)
 
 
 @lru_cache(maxsize=256)
-def _declared(items: tuple[tuple[str, Any], ...]) -> requires:
+def _declared(items: tuple[tuple[str, type[Any], Any], ...]) -> requires:
     from prefect_slots.requiring.declared import requires
 
-    return requires(**dict(items))
+    return requires(**{name: value for name, _, value in items})
 
 
 def _decoration(function: Callable[..., Any]) -> requires | None:

@@ -73,6 +73,9 @@ class SlotPool(concurrent.futures.Executor):
     ) -> None:
         if max_workers is not None and max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, or None: {max_workers}")
+        for name, seconds in (("idle_seconds", idle_seconds), ("turn_seconds", turn_seconds)):
+            if not seconds >= 0:
+                raise ValueError(f"{name} must be at least 0: {seconds}")
         self.name = uuid.uuid4().hex
         self.idle_seconds = idle_seconds
         self.turn_seconds = turn_seconds

@@ -99,6 +99,8 @@ def _private(path: str, flags: int) -> int:
 
 def _place(said: bytes, env: Mapping[str, str]) -> Path | None:
     base, below = (env["XDG_CACHE_HOME"], "") if env.get("XDG_CACHE_HOME") else (env.get("HOME", ""), ".cache")
+    if not _CODE:
+        return None  # no source to be seen: an upgrade would go unnoticed
     with suppress(OSError):
         # With `sudo`, the home may be somebody else's, who could not write in what we make there.
         if base.startswith("/") and Path(base).stat().st_uid == os.geteuid():

@@ -141,6 +141,18 @@ def test_what_can_never_be_granted_fails_at_once(pool: SlotPool) -> None:
     assert pool.submit(calls.double, 1, requires={"gpu_mem": 24}).result(30) == 2
 
 
+def test_what_is_no_amount_is_none_after_its_equal_was_one_too(pool: SlotPool) -> None:
+    assert pool.submit(calls.double, 1, requires={"scanner": 1}).result(30) == 2
+    with pytest.raises(InvalidRequirement, match="scanner"):
+        pool.submit(calls.double, 1, requires={"scanner": True})
+
+
+@pytest.mark.parametrize("wrong", [{"idle_seconds": -1}, {"turn_seconds": float("nan")}])
+def test_no_time_is_less_than_none(machine: SharedMachine, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SlotPool(**wrong)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_wait_may_be_limited(pool: SlotPool, machine: SharedMachine, tmp_path: Path) -> None:
     held = pool.submit(calls.hold, tmp_path, "held", requires={"scanner": 1})
     calls.begun(tmp_path, "held")
