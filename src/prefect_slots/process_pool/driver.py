@@ -79,7 +79,7 @@ class Driver(threading.Thread):
     def _next(self) -> Job | None:
         while True:
             try:
-                return self._jobs.get(timeout=self._pool.idle_seconds)
+                return self._jobs.get(timeout=min(self._pool.idle_seconds, threading.TIMEOUT_MAX))
             except queue.Empty:
                 if self._pool.may_leave(self):
                     return None

@@ -77,8 +77,7 @@ class InnerPool(concurrent.futures.Executor):
         """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
         del chunksize
         until = deadline(timeout)
-        plan, calls = Plan(fn, requires, task_timeout), zip(*iterables)  # noqa: B905 - as `Executor.map`
-        return results_of([self.enqueue(*plan.order(args, {})) for args in calls], until)
+        return results_of(Plan(fn, requires, task_timeout).submit_all(self.enqueue, iterables), until)
 
     def reason(self, future: TaskFuture) -> str:
         """Say why a task waits; the ledger's own words stay with the pool."""

@@ -6,7 +6,7 @@ the decoration stays: it is then a request within that grant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from prefect_slots.requiring.wrapping import DECLARED, arguments_of, site_of
 if TYPE_CHECKING:
     from prefect_slots.acquire.asking import Parent
     from prefect_slots.model.requirement import Requirement
+    from prefect_slots.process_pool.task import TaskFuture
     from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.declared import requires
 
@@ -102,6 +103,24 @@ class Plan:
             order = self._with_amounts(self._asked, arguments_of(self._function, args, kwargs))
         return order, pack((self._called, args, kwargs))
 
+    def submit_all(
+        self, enqueue: Callable[[Order, Packed], TaskFuture], iterables: Iterable[Iterable[Any]]
+    ) -> list[TaskFuture]:
+        """Submit the calls of a map; if one cannot be, those before it are cancelled: nobody could have their results.
+
+        Raises:
+            Exception: as `order` and `enqueue` do, and whatever an iterable raises.
+        """
+        futures: list[TaskFuture] = []
+        try:
+            for args in zip(*iterables):  # noqa: B905 - as `Executor.map`
+                futures.append(enqueue(*self.order(args, {})))  # noqa: PERF401 - known one by one, for whoever fails
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return futures
+
     def _with_amounts(self, asked: requires, arguments: Mapping[str, Any]) -> Order:
         amounts = asked.amounts_of(arguments)
         return replace(self._common, requirement=asked.requirement(amounts), amounts=tuple(amounts))
@@ -120,16 +139,17 @@ def _requires(wanted: requires | any_of | Mapping[str, Any] | None) -> requires 
     if not isinstance(wanted, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequirement(key="", value=repr(wanted), reason="write requires=dict(gpu_mem=8)")
     try:
-        return _declared(tuple(wanted.items()))
+        # With the types, or `True`, which is no amount, would be found where `1` was given before.
+        return _declared(tuple((name, type(value), value) for name, value in wanted.items()))
     except TypeError:  # a value that is not hashable: a mapping of licences
         return requires(**wanted)
 
 
 @lru_cache(maxsize=256)
-def _declared(items: tuple[tuple[str, Any], ...]) -> requires:
+def _declared(items: tuple[tuple[str, type[Any], Any], ...]) -> requires:
     from prefect_slots.requiring.declared import requires
 
-    return requires(**dict(items))
+    return requires(**{name: value for name, _, value in items})
 
 
 def _decoration(function: Callable[..., Any]) -> requires | None:

@@ -73,6 +73,9 @@ class SlotPool(concurrent.futures.Executor):
     ) -> None:
         if max_workers is not None and max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, or None: {max_workers}")
+        for name, seconds in (("idle_seconds", idle_seconds), ("turn_seconds", turn_seconds)):
+            if not seconds >= 0:
+                raise ValueError(f"{name} must be at least 0: {seconds}")
         self.name = uuid.uuid4().hex
         self.idle_seconds = idle_seconds
         self.turn_seconds = turn_seconds
@@ -153,8 +156,7 @@ class SlotPool(concurrent.futures.Executor):
         """
         del chunksize
         until = deadline(timeout)
-        plan, calls = Plan(fn, requires, task_timeout), zip(*iterables)  # noqa: B905 - as `Executor.map`
-        futures = [self.enqueue(*plan.order(args, {})) for args in calls]
+        futures = Plan(fn, requires, task_timeout).submit_all(self.enqueue, iterables)
         results = results_of(futures, until)
         if not progress:
             return results

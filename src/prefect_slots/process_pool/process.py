@@ -25,6 +25,7 @@ from prefect_slots.process_pool.wire import Wire
 
 _ENDING_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.002
+_LONGEST_WAIT: Final = 86400.0
 _BEGIN: Final = """\
 import sys
 sys.path[:] = {path!r}
@@ -85,9 +86,10 @@ class Process:
         return psutil.Process(self.pid).create_time()
 
     def speaks(self, seconds: float | None) -> list[int]:
-        """Return the descriptors of the connections on which it has said something; none if time is up first."""
-        # A thousandth more, or what is left of one would be waited for in a circle.
-        return [file for file, _ in self._poll.poll(None if seconds is None else seconds * 1000 + 1)]
+        """Return the descriptors of the connections on which it has said something; none if time is up, or a day."""
+        # A thousandth more, or what is left of one would be waited for in a circle; a month is more than `poll` can.
+        wait = None if seconds is None else min(seconds, _LONGEST_WAIT) * 1000 + 1
+        return [file for file, _ in self._poll.poll(wait)]
 
     def kill(self) -> None:
         """Kill it and what it has started; `end` must follow."""

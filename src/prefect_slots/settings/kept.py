@@ -25,6 +25,21 @@ FILES: Final = 16
 _OTHERS_MAY_WRITE: Final = 0o022
 
 
+def _code() -> list[tuple[str, int, int]]:
+    code: list[tuple[str, int, int]] = []
+    for folder in (*model.__path__, Path(__file__).parent):
+        for file in Path(folder).glob("*.py"):
+            # An editor's lock is a link to nowhere.
+            with suppress(OSError):
+                status = file.stat()
+                code.append((str(file), status.st_mtime_ns, status.st_size))
+    return sorted(code)
+
+
+# Looked at once: after an upgrade, a process that still runs the old code must not speak for the new.
+_CODE: Final = _code()
+
+
 def said(path: Path | None, raw: bytes, env: Mapping[str, str]) -> bytes:
     """Return all that settings are made of: a file, variables, and the code that checks them."""
     variables = sorted(
@@ -34,12 +49,7 @@ def said(path: Path | None, raw: bytes, env: Mapping[str, str]) -> bytes:
     )
     # A folder's name may begin with `~`.
     home = os.environ.get("HOME")
-    return repr((str(path), raw, variables, home, sys.version, _code())).encode("utf-8", "surrogateescape")
-
-
-def _code() -> list[tuple[str, int, int]]:
-    files = [file for folder in (*model.__path__, Path(__file__).parent) for file in Path(folder).glob("*.py")]
-    return sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    return repr((str(path), raw, variables, home, sys.version, _CODE)).encode("utf-8", "surrogateescape")
 
 
 def find(said: bytes, env: Mapping[str, str]) -> Settings | None:
@@ -48,12 +58,14 @@ def find(said: bytes, env: Mapping[str, str]) -> Settings | None:
     if place is None:
         return None
     # Torn, of another version or gone: whatever is wrong with it, the settings are checked again.
-    with suppress(Exception), place.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_MAY_WRITE:
-            made_of, settings = pickle.load(file)
-            if made_of == said and isinstance(settings, Settings):
-                return settings
+    with suppress(Exception):
+        if not _is_ours(place.parent.stat()):
+            return None
+        with place.open("rb") as file:
+            if _is_ours(os.fstat(file.fileno())):
+                made_of, settings = pickle.load(file)
+                if made_of == said and isinstance(settings, Settings):
+                    return settings
     return None
 
 
@@ -66,6 +78,8 @@ def keep(said: bytes, settings: Settings, env: Mapping[str, str]) -> None:
     begun = place.with_name(f"{place.name}.{threading.get_native_id()}")
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_ours(place.parent.stat()):
+            return
         with open(begun, "wb", opener=_private) as file:
             pickle.dump((said, settings), file)
         begun.replace(place)
@@ -74,12 +88,19 @@ def keep(said: bytes, settings: Settings, env: Mapping[str, str]) -> None:
             begun.unlink()
 
 
+def _is_ours(status: os.stat_result) -> bool:
+    """Tell whether nobody else can have written there: what is read runs as code, and a link there leads elsewhere."""
+    return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_MAY_WRITE
+
+
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
 def _place(said: bytes, env: Mapping[str, str]) -> Path | None:
     base, below = (env["XDG_CACHE_HOME"], "") if env.get("XDG_CACHE_HOME") else (env.get("HOME", ""), ".cache")
+    if not _CODE:
+        return None  # no source to be seen: an upgrade would go unnoticed
     with suppress(OSError):
         # With `sudo`, the home may be somebody else's, who could not write in what we make there.
         if base.startswith("/") and Path(base).stat().st_uid == os.geteuid():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ def begun(folder: Path, name: str) -> int:
     return int(file.read_text())
 
 
+def names_that_break_off(folder: Path) -> Iterator[str]:
+    """Yield the name of a call to hold, and fail once that runs."""
+    yield "held"
+    begun(folder, "held")
+    raise ValueError("no more names")
+
+
 def release(folder: Path, *names: str) -> None:
     for name in names:
         (folder / f"{name}.go").touch()
@@ -106,6 +114,17 @@ def inner_sum(pool: Any, depth: int, needs: dict[str, Any]) -> int:
 def submit_and_leave(pool: Any, folder: Path) -> int:
     pool.submit(hold, folder, "inner")
     return begun(folder, "inner")
+
+
+def map_and_break_off(pool: Any, folder: Path) -> int:
+    """Fail in the middle of a map; return the process of its first call, once that has ended."""
+    try:
+        pool.map(hold, [folder] * 2, names_that_break_off(folder))
+    except ValueError:
+        pid = begun(folder, "held")
+        until(lambda: is_gone(pid), what="the end of the map's first call")
+        return pid
+    raise AssertionError("the map did not fail")
 
 
 def submit_and_hold(pool: Any, folder: Path) -> str:

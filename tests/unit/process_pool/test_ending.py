@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -59,6 +60,20 @@ def test_a_task_that_runs_too_long_is_killed(pool: SlotPool, machine: SharedMach
         held.result(30)
     assert pool.submit(calls.double, 1, requires={"scanner": 1}, timeout=30).result(30) == 2
     machine.until_empty(but=("owner",))
+
+
+def test_a_limit_may_be_longer_than_the_system_waits_at_once(pool: SlotPool, machine: SharedMachine) -> None:
+    month = pool.submit(calls.double, 1, requires={"scanner": 1}, timeout=31 * 86400)
+    assert month.result(30) == 2
+    machine.until_empty(but=("owner",))
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_process_may_be_idle_for_ever() -> None:
+    with SlotPool(1, idle_seconds=math.inf) as pool:
+        first = pool.submit(calls.process).result(30)
+        until(lambda: "0 running, 0 waiting, 1 processes" in repr(pool), what="an idle process")
+        assert pool.submit(calls.process).result(30) == first
 
 
 def test_only_running_counts_against_the_limit(pool: SlotPool, tmp_path: Path) -> None:

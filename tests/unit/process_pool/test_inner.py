@@ -60,6 +60,10 @@ def test_errors_and_large_results_come_through(pool: SlotPool) -> None:
     assert pool.submit(outer).result(30) == ("deep down", 3_000_000, [0, 2, 4])
 
 
+def test_a_map_that_cannot_be_submitted_whole_leaves_nothing_behind(pool: SlotPool, tmp_path: Path) -> None:
+    assert calls.is_gone(pool.submit(calls.map_and_break_off, pool, tmp_path).result(60))
+
+
 def test_what_was_submitted_ends_with_who_submitted_it(pool: SlotPool, tmp_path: Path) -> None:
     pid = pool.submit(calls.submit_and_leave, pool, tmp_path).result(30)
     until(lambda: calls.is_gone(pid), what="the end of what nobody waits for")

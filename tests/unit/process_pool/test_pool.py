@@ -141,6 +141,18 @@ def test_what_can_never_be_granted_fails_at_once(pool: SlotPool) -> None:
     assert pool.submit(calls.double, 1, requires={"gpu_mem": 24}).result(30) == 2
 
 
+def test_what_is_no_amount_is_none_after_its_equal_was_one_too(pool: SlotPool) -> None:
+    assert pool.submit(calls.double, 1, requires={"scanner": 1}).result(30) == 2
+    with pytest.raises(InvalidRequirement, match="scanner"):
+        pool.submit(calls.double, 1, requires={"scanner": True})
+
+
+@pytest.mark.parametrize("wrong", [{"idle_seconds": -1}, {"turn_seconds": float("nan")}])
+def test_no_time_is_less_than_none(machine: SharedMachine, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SlotPool(**wrong)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_wait_may_be_limited(pool: SlotPool, machine: SharedMachine, tmp_path: Path) -> None:
     held = pool.submit(calls.hold, tmp_path, "held", requires={"scanner": 1})
     calls.begun(tmp_path, "held")
@@ -295,6 +307,13 @@ def test_a_map_that_takes_too_long_is_cancelled(pool: SlotPool, tmp_path: Path) 
     results = pool.map(calls.hold, [tmp_path] * 2, ["0", "1"], timeout=0.2, requires={"scanner": 1})
     with pytest.raises(TimeoutError):
         next(results)
+    until(lambda: "0 running, 0 waiting" in repr(pool), what="the end of both")
+
+
+def test_a_map_that_cannot_be_submitted_whole_leaves_nothing_behind(pool: SlotPool, tmp_path: Path) -> None:
+    assert calls.is_gone(calls.map_and_break_off(pool, tmp_path))
+    with pytest.raises(TypeError, match="pickle"):
+        pool.map(calls.hold, [tmp_path] * 3, ["0", "1", threading.Lock()], requires={"scanner": 1})
     until(lambda: "0 running, 0 waiting" in repr(pool), what="the end of both")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,41 @@ def test_a_file_that_others_may_write_is_not_believed(home: Path):
     assert load_settings(env=env, cwd=home).max_overtakes == 99
     file.chmod(0o666)
     assert load_settings(env=env, cwd=home) == expected
+
+
+def test_a_folder_that_others_may_write_in_is_left_alone(home: Path):
+    env = {"HOME": str(home)}
+    expected = load_settings(env=env, cwd=home)
+    (file,) = files(home)
+    said = kept.said(None, b"", env)
+    file.write_bytes(pickle.dumps((said, Settings(max_overtakes=99))))
+    file.parent.chmod(0o777)
+    theirs = home / "theirs"
+    theirs.write_text("precious")
+    file.with_name(f"{file.name}.{threading.get_native_id()}").symlink_to(theirs)
+    assert load_settings(env=env, cwd=home) == expected
+    assert theirs.read_text() == "precious"
+
+
+UPGRADED = """\
+import sys
+from pathlib import Path
+from prefect_slots.settings import kept
+then = kept.said(None, b"", {})
+Path(kept.__file__).with_name("load.py").write_text("raise SystemExit('upgraded')")
+print(kept.said(None, b"", {}) == then, "load.py" in then.decode(), ".#" in then.decode())
+"""
+
+
+def test_what_a_process_says_is_of_the_code_that_it_runs(tmp_path: Path):
+    package = tmp_path / "prefect_slots"
+    shutil.copytree(Path(kept.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    # As an editor leaves it beside a file that is being written.
+    (package / "settings" / ".#load.py").symlink_to("somebody@somewhere")
+    command = [sys.executable, "-c", UPGRADED]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    out = subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert out.split() == ["True", "True", "False"]
 
 
 def test_however_many_differ_few_are_kept(home: Path):
