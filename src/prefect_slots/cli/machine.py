@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
@@ -52,7 +54,8 @@ def detect(
         prefect-slots detect --json | jq .resources
     """
     settings = load_settings(config)
-    seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
+    with redirect_stdout(sys.stderr):  # what a detector of another package prints is no part of the answer
+        seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
     others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
     if json:
         print_json({
@@ -92,7 +95,8 @@ def register(
     coordination = coordinate(settings.coordination, os.environ)
     ledger = open_ledger(settings)
     try:
-        done = _register(ledger, settings, coordination, name=name, dry_run=dry_run, prune=prune, adopt=adopt)
+        with redirect_stdout(sys.stderr):
+            done = _register(ledger, settings, coordination, name=name, dry_run=dry_run, prune=prune, adopt=adopt)
     finally:
         ledger.close()
     if json:

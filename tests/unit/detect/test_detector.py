@@ -115,6 +115,20 @@ def test_a_name_that_nothing_installed_has_is_told(toy: Path):
     assert finding == "warning: [detectors.fgpa]: there is none"
 
 
+@pytest.mark.parametrize("command", [["detect"], ["register", "--dry-run"]])
+def test_what_one_prints_is_no_part_of_what_programs_read(toy: Path, command: list[str]):
+    (toy / "toy_fpga.py").write_text(TOY + "print('loading firmware')\n")
+    (toy / "prefect-slots.toml").write_text("[gpus]\ndetect = false\n")
+    state = {"PREFECT_SLOTS_STATE_DIR": str(toy / "state"), "PREFECT_SLOTS_COORDINATION": "local"}
+    env = {**os.environ, **state, "PYTHONPATH": os.pathsep.join([str(toy), os.environ.get("PYTHONPATH", "")])}
+    child = subprocess.run(
+        [sys.executable, "-m", "prefect_slots", *command, "--json"],
+        env=env, cwd=toy, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "resources" in json.loads(child.stdout)
+    assert "loading firmware" in child.stderr
+
+
 class Told:
     """Answers what it was given, or raises it."""
 
