@@ -13,18 +13,21 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.text import Text
 
 from prefect_slots.acquire.coordination import Coordination, coordinate
 from prefect_slots.acquire.registering import Registration, register_everywhere, register_here
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Config, Json, print_json
 from prefect_slots.detect.survey import survey
+from prefect_slots.ledger import registry
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.observe.status import machine_status
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings, load_settings
 from prefect_slots.watching.others_now import others_now
+from prefect_slots.worker.upkeep import changes
 
 _REFRESH_SECONDS = 0.5
 
@@ -95,6 +98,7 @@ def register(
     coordination = coordinate(settings.coordination, os.environ)
     ledger = open_ledger(settings)
     try:
+        before = ledger.read(registry.registered)
         with redirect_stdout(sys.stderr):
             done = _register(ledger, settings, coordination, name=name, dry_run=dry_run, prune=prune, adopt=adopt)
     finally:
@@ -105,6 +109,9 @@ def register(
     console = Console()
     if done.limits is not None:
         console.print(tables.limits_table(done.limits))
+    else:
+        for news in changes(before, done.registered):
+            console.print(Text(news))
     console.print(tables.findings(done.findings, explain=False))
     where = f"on {coordination.url}" if coordination.url else "in the local ledger (no Prefect server is configured)"
     verb = "would be registered" if dry_run else "is registered"
