@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -54,6 +56,10 @@ command = COMMAND
 feature = "aa"
 [resources.scanner]
 capacity = 1
+[resources.encoder]
+encoder_sessions = SEATS
+[resources.scale]
+devices = ["SCALES/*"]
 """
 CARD = FakeDevice(uuid="GPU-a", reserved=0)
 
@@ -73,17 +79,21 @@ class Shrinking:
         self.outsiders(0)
         self.card_users()
         self.aa = f"aa-{self.box.name}"
+        # Instruments lie below /dev, where only shared memory is for everybody to write in.
+        self.scales = Path(tempfile.mkdtemp(prefix="scales-", dir="/dev/shm"))
         self.needs = {
             "gpu_mem": {"gpu_mem": 20},
             "mem": {"mem": 6},
             "cpus": {"cpus": 2},
             "scanner": {"scanner": 1},
+            "encoder": {"encoder": 2},
+            "scale": {"scale": 1},
             **{name: {"license": {name: 2}} for name in (self.box.matlab, f"ansys-{self.box.name}", self.aa)},
         }
 
     @property
     def everything(self) -> dict[str, object]:
-        plain = {"gpu_mem": 20, "mem": 6, "cpus": 2, "scanner": 1}
+        plain = {"gpu_mem": 20, "mem": 6, "cpus": 2, "scanner": 1, "encoder": 2, "scale": 1}
         return {**plain, "license": {name: 2 for name in self.needs if name not in plain}}
 
     def card_users(self, *processes: FakeProcess) -> None:
@@ -95,9 +105,14 @@ class Shrinking:
     def outsiders(self, seats: int) -> None:
         self.tool.play(text=f"Users of aa:  (Total of 2 licenses issued;  Total of {seats} licenses in use)\n")
 
-    def register(self, *, cpus: int, mem: str, seats: int) -> None:
+    def register(self, *, cpus: int, mem: str, seats: int, scales: bool) -> None:
+        scale = self.scales / "usb-scale-1"
+        if scales:
+            scale.touch()
+        else:
+            scale.unlink()
         text = CONFIG.replace("{name}", self.box.name).replace("COMMAND", json.dumps(list(self.tool.command)))
-        for word, value in (("CPUS", str(cpus)), ("MEM", mem), ("SEATS", str(seats))):
+        for word, value in (("CPUS", str(cpus)), ("MEM", mem), ("SEATS", str(seats)), ("SCALES", str(self.scales))):
             text = text.replace(word, value)
         self.box.config.write_text(text)
         env = {**os.environ, **self.box.env}
@@ -160,10 +175,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def scene(prefect_server: PrefectServer, tmp_path: Path, library: Path) -> Shrinking:
+def scene(prefect_server: PrefectServer, tmp_path: Path, library: Path) -> Iterator[Shrinking]:
     made = Shrinking(tmp_path, prefect_server, library)
-    made.register(cpus=2, mem="8GiB", seats=3)
-    return made
+    try:
+        made.register(cpus=2, mem="8GiB", seats=3, scales=True)
+        yield made
+    finally:
+        shutil.rmtree(made.scales)
 
 
 @pytest.fixture
@@ -197,7 +215,7 @@ def test_whatever_shrinks_under_who_waits_for_it_nobody_is_refused_and_all_are_s
     holder.enter(**scene.everything)
     waiters = {name: fork(**needs) for name, needs in scene.needs.items()}
     until(lambda: box.rows("ticket") == len(waiters), 60, what="all of them waiting")
-    scene.register(cpus=1, mem="4GiB", seats=1)
+    scene.register(cpus=1, mem="4GiB", seats=1, scales=False)
     scene.set_limit(f"license:{box.matlab}", 1)
     scene.outsiders(2)
     scene.look_at_seats()
@@ -222,7 +240,7 @@ def test_whatever_shrinks_under_who_waits_for_it_nobody_is_refused_and_all_are_s
         assert box.rows("holding") == 0
         scene.card_users()
     scene.set_limit(f"license:{box.matlab}", 2)
-    scene.register(cpus=2, mem="8GiB", seats=3)
+    scene.register(cpus=2, mem="8GiB", seats=3, scales=True)
     scene.give_back_by_hand(by_hand)
     scene.outsiders(0)
     scene.look_at_seats()

@@ -23,7 +23,19 @@ def build(folder: Path) -> Path:
         library.parent.mkdir()
         # The binding loads it by its name; without this name inside, a library loaded by path is not taken for it.
         named = "-Wl,-soname,libnvidia-ml.so.1"
-        command = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", named, *extra, "-o", str(library)]
+        command = [
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-pthread",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            named,
+            *extra,
+            "-o",
+            str(library),
+        ]
         subprocess.run([*command, str(SOURCE)], check=True)
     return folder
 

@@ -11,6 +11,7 @@
  * Every call before init returns 1 (uninitialized), as the real library does. Built with -DOLD_DRIVER it lacks the third
  * version of the process calls and the second of the memory call, as drivers before R510 do.
  */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,11 +101,12 @@ static char *read_text(void) {
     return text;
 }
 
-int nvmlInitWithFlags(unsigned int flags) {
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static int read_machine(void) {
     char *text = read_text(), *lines = NULL;
     struct device *latest = NULL;
     int init_error = 0;
-    (void)flags;
     card_count = count_error = 0;
     for (char *line = strtok_r(text, "\n", &lines); line; line = strtok_r(NULL, "\n", &lines)) {
         char *fields = NULL, *word = strtok_r(line, "\t", &fields);
@@ -119,11 +121,25 @@ int nvmlInitWithFlags(unsigned int flags) {
         } else abort();
     }
     free(text);
-    if (!init_error) initialized++;
     return init_error;
 }
 
-int nvmlShutdown(void) { return initialized ? (initialized--, OK) : UNINITIALIZED; }
+/* Several threads may use the real library at once, and it counts who does: what one of them reads stays as it is. */
+int nvmlInitWithFlags(unsigned int flags) {
+    (void)flags;
+    pthread_mutex_lock(&gate);
+    int init_error = initialized ? OK : read_machine();
+    if (!init_error) initialized++;
+    pthread_mutex_unlock(&gate);
+    return init_error;
+}
+
+int nvmlShutdown(void) {
+    pthread_mutex_lock(&gate);
+    int result = initialized ? (initialized--, OK) : UNINITIALIZED;
+    pthread_mutex_unlock(&gate);
+    return result;
+}
 
 const char *nvmlErrorString(int code) {
     /* The binding's own words where the library has none, so that both doubles say the same. */

@@ -136,6 +136,11 @@ class Resource:
 Severity: TypeAlias = Literal["info", "warning", "error"]
 
 
+def printable(text: str) -> str:
+    """Return text that quotes a driver, a server or a variable as it may go to a terminal: with escapes."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """Something a probe or a check wants a person to know; what cannot be printed of it is written as escapes.
@@ -154,7 +159,7 @@ class Finding:
     def __post_init__(self) -> None:
         # It may quote a driver, a server or a variable, and goes to terminals and logs.
         for name in ("subject", "problem", "remedy"):
-            object.__setattr__(self, name, UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], getattr(self, name)))
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,6 +185,7 @@ _NEEDED: Final = {
     "missing": "is missing",
     "string_type": "text in quotes is needed",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
     "int_type": "a whole number is needed",
     "int_parsing": "a whole number is needed",
     "int_from_float": "a whole number is needed",

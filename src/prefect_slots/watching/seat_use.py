@@ -21,7 +21,7 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.resource import Scope, Stale, license_resource
+from prefect_slots.model.resource import Scope, Stale, license_resource, printable
 from prefect_slots.watching.outsiders import Fleet, beyond, remembered, settled
 from prefect_slots.watching.users import Users
 
@@ -64,7 +64,7 @@ def _told(table: LicenseServer, resource: str, name: str, reading: Reading, lag:
     if feature is not None and isinstance(feature.usage, Unknown):
         feature, why = None, feature.usage.reason
     asked_at = (time.monotonic() if reading.asked_at is None else reading.asked_at) + lag
-    return SeatsSeen(resource=resource, table=table, feature=feature, why=why, asked_at=asked_at)
+    return SeatsSeen(resource=resource, table=table, feature=feature, why=printable(why), asked_at=asked_at)
 
 
 def note_seats(

@@ -400,7 +400,7 @@ MISTAKES = [
     ('[resources.s]\ndisk = "scratch"\n', 2, "resources.s.disk", ["absolute path"]),
     ("[resources.s]\nencoder_sessions = 8\ncapacity = 8\n", 3, "resources.s.capacity", ["remove capacity"]),
     ("[resources.s]\nencoder_sessions = 0\n", 2, "resources.s.encoder_sessions", ["above zero"]),
-    ("[resources.s]\ndevices = []\n", 2, "resources.s.devices", []),
+    ("[resources.s]\ndevices = []\n", 2, "resources.s.devices", ["must not be empty"]),
     ('[resources.s]\ndevices = ["/dev/ttyUSB0"]\n', 2, "resources.s.devices[1]", ["plugged in first", "by-id"]),
     ('[resources.s]\ndevices = ["/dev/video*"]\n', 2, "resources.s.devices[1]", ["plugged in first"]),
     ('[resources.s]\ndevices = ["/dev/*/by-id/a"]\n', 2, "resources.s.devices[1]", ["no name under /dev"]),

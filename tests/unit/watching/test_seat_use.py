@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.licence_tools import Tool
 from tests.processes import member
 
+from prefect_slots.detect.licences.query import Desk
 from prefect_slots.detect.licences.usage import Checkout, Counted, Feature
 from prefect_slots.ledger import outside, registry
 from prefect_slots.ledger.owner import Owner
@@ -22,7 +26,7 @@ from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope, Stale
 from prefect_slots.watching.outsiders import Fleet
-from prefect_slots.watching.seat_use import SeatsSeen, note_seats
+from prefect_slots.watching.seat_use import SeatsSeen, ask_servers, note_seats
 from prefect_slots.watching.users import Users
 
 NAME, CELL = "license.aa", CellId("license.aa", 0)
@@ -145,6 +149,14 @@ def test_more_than_there_is_blocks_all_of_it(seats: Seats):
     assert seats.foreign == 10
     seats.note(Feature(name="aa", usage=Counted(total=10, used=10**30)))
     assert seats.foreign == 10
+
+
+def test_a_servers_words_reach_no_terminal_raw(tmp_path: Path):
+    tool = Tool(tmp_path / "tool", text="Error getting status: \x1b[31mNo such feature exists.\n\x1b]0;aa\x07\n")
+    (told,) = ask_servers((replace(TABLE, command=tool.command),), dict(os.environ), Desk())
+    assert told.feature is None
+    assert told.why
+    assert told.why.isprintable()
 
 
 def test_no_name_is_written(seats: Seats, tmp_path: Path, caplog: pytest.LogCaptureFixture):
