@@ -60,6 +60,9 @@ capacity = 1
 encoder_sessions = SEATS
 [resources.scale]
 devices = ["SCALES/*"]
+[resources.scratch]
+disk = "SCALES"
+capacity = SEATS
 """
 CARD = FakeDevice(uuid="GPU-a", reserved=0)
 
@@ -88,12 +91,13 @@ class Shrinking:
             "scanner": {"scanner": 1},
             "encoder": {"encoder": 2},
             "scale": {"scale": 1},
+            "scratch": {"scratch": 2},
             **{name: {"license": {name: 2}} for name in (self.box.matlab, f"ansys-{self.box.name}", self.aa)},
         }
 
     @property
     def everything(self) -> dict[str, object]:
-        plain = {"gpu_mem": 20, "mem": 6, "cpus": 2, "scanner": 1, "encoder": 2, "scale": 1}
+        plain = {"gpu_mem": 20, "mem": 6, "cpus": 2, "scanner": 1, "encoder": 2, "scale": 1, "scratch": 2}
         return {**plain, "license": {name: 2 for name in self.needs if name not in plain}}
 
     def card_users(self, *processes: FakeProcess) -> None:
