@@ -230,12 +230,12 @@ class SlotPool(concurrent.futures.Executor):
         if order.patience is not None and order.requirement is not None:
             task.alarm = engine().later(order.patience, partial(self._expired, task))
 
-        with self._lock:
+        def add() -> list[Act]:
             if self._closed and within is None:
                 raise RuntimeError("cannot submit to a pool that is shut down")
-            acts = self._board.add(task)
-            drivers = self._taken(acts)
-        self._do(acts, drivers)
+            return self._board.add(task)
+
+        self._act(add)
         return task.future
 
     def _under(self, order: Order, within: Task | None) -> Using:
@@ -314,16 +314,9 @@ class SlotPool(concurrent.futures.Executor):
     def _act(self, note: Callable[[], list[Act]]) -> None:
         with self._left:
             acts = note()
-            drivers = self._taken(acts)
+            starts = [(act.job, act.seat) for act in acts if isinstance(act, Run)]
+            drivers = [(job, self._driver(job) if seat is None else cast("Driver", seat)) for job, seat in starts]
             self._left.notify_all()
-        self._do(acts, drivers)
-
-    def _taken(self, acts: Iterable[Act]) -> list[tuple[Job, Driver]]:
-        """Return the jobs that are to be done, each with its driver, new ones noted; the lock is held."""
-        starts = ((act.job, act.seat) for act in acts if isinstance(act, Run))
-        return [(job, self._driver(job) if seat is None else cast("Driver", seat)) for job, seat in starts]
-
-    def _do(self, acts: Iterable[Act], drivers: Iterable[tuple[Job, Driver]]) -> None:
         for job, driver in drivers:
             silence(job.task)
             if driver.ident is None:
