@@ -3,7 +3,7 @@
 from prefect.concurrency.sync import concurrency
 from prefect.events.clients import PrefectEventsClient
 
-from prefect_slots.acquire.request import acquire
+from prefect_slots.acquire.client import acquire
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.requiring import requires
 from prefect_slots.settings import load_settings

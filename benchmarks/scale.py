@@ -16,11 +16,11 @@ from typing import Final
 from benchmarks.case import OURS, Bar, Measured, Run, pick
 from benchmarks.crew import clock
 from benchmarks.numbers import summary
-from prefect_slots.ledger import registry, rows
+from prefect_slots.ledger import book, registry
 from prefect_slots.ledger.folder import open_folder
 from prefect_slots.ledger.owner import Owner
+from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import Asked, Queued, Shape, Ticket
 from prefect_slots.model.requirement import declare
@@ -52,7 +52,7 @@ class Queue:
         self._enqueue(tx)
         for _ in range(tickets):
             # As the scheduler would have it where nothing fits; to ask it ten thousand times takes minutes.
-            rows.write(tx, Queued(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)
+            book.write(tx, Queued(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)
 
     def _enqueue(self, tx: Transaction) -> None:
         tx.apply(Asked(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)

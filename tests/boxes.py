@@ -18,7 +18,7 @@ import httpx
 from tests.polling import until
 from tests.prefect_server import send
 
-from prefect_slots.acquire.registering import register_everywhere, register_here
+from prefect_slots.acquire.registration import register_everywhere, register_here
 from prefect_slots.cli.machine import open_ledger
 from prefect_slots.settings import load_settings
 

@@ -12,9 +12,9 @@ from tests.boxes import Box
 from tests.polling import until
 
 from prefect_slots import requires
+from prefect_slots.acquire.client import machine_at
 from prefect_slots.acquire.engine import close_engine, engine
-from prefect_slots.acquire.request import machine_at
-from prefect_slots.requiring.place import current_place
+from prefect_slots.requiring.target import current_place
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tests.boxes import Box
 import prefect_slots.limits.gateway  # pyright: ignore[reportUnusedImport] # noqa: F401
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine
-from prefect_slots.ledger.points import Point, install
+from prefect_slots.ledger.failpoints import Point, install
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])

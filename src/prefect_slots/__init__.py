@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from prefect_slots.process_pool.pool import SlotPool
+    from prefect_slots.pool.pool import SlotPool
     from prefect_slots.requiring import Grant, any_of, current_grant, requires
     from prefect_slots.task_runner.runner import SlotTaskRunner
 
@@ -17,7 +17,7 @@ __all__ = ["Grant", "SlotPool", "SlotTaskRunner", "any_of", "current_grant", "re
 
 _HOMES: Final = {
     "Grant": "prefect_slots.requiring",
-    "SlotPool": "prefect_slots.process_pool.pool",
+    "SlotPool": "prefect_slots.pool.pool",
     "SlotTaskRunner": "prefect_slots.task_runner.runner",
     "any_of": "prefect_slots.requiring",
     "current_grant": "prefect_slots.requiring",

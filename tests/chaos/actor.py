@@ -24,8 +24,8 @@ from tests.records import clock, held
 
 from prefect_slots import Grant, requires
 from prefect_slots.errors import OutOfOrder, SlotsError, WaitTimeout
-from prefect_slots.ledger import points
-from prefect_slots.ledger.points import Point
+from prefect_slots.ledger import failpoints
+from prefect_slots.ledger.failpoints import Point
 
 _DRAWN_OUTSIDE = ("gpu_mem", "mem", "cpus", "license", "scanner")
 
@@ -65,7 +65,7 @@ class Actor:
         self._stop = Path(part.stop)
         if part.dies_at is not None:
             self._point, self._left = Point(part.dies_at[0]), part.dies_at[1]
-            points.install(self._die)
+            failpoints.install(self._die)
         signal.signal(signal.SIGINT, self._interrupted)
         if part.tidy:
             signal.signal(signal.SIGTERM, self._ended)

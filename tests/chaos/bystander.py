@@ -9,9 +9,9 @@ import faulthandler
 import signal
 import sys
 
+from prefect_slots.acquire.client import Place, machine_at
 from prefect_slots.acquire.engine import close_engine, engine
-from prefect_slots.acquire.request import Place, machine_at
-from prefect_slots.requiring.place import current_place
+from prefect_slots.requiring.target import current_place
 
 
 async def _look_after(place: Place) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
 
-from prefect_slots.ledger.points import Point
+from prefect_slots.ledger.failpoints import Point
 
 
 class Act(StrEnum):

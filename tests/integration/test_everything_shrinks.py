@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from tests.boxes import Box
 from tests.card_scene import stranger
 from tests.forked import Forked
-from tests.licence_tools import Tool
+from tests.license_tools import Tool
 from tests.nvml_stub.library import build, environment
 from tests.nvml_stub.machines import GIB, FakeDevice, FakeProcess, Machine
 from tests.polling import until
@@ -31,7 +31,7 @@ from tests.programs import Start, started
 
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.settings import Settings
-from prefect_slots.watching.watcher import Watching
+from prefect_slots.usage.monitor import Watching
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 

@@ -18,8 +18,8 @@ from tests.prefect_server import PrefectServer
 from tests.processes import member
 from tests.programs import started
 
-from prefect_slots.acquire import probing
-from prefect_slots.acquire.standing import Standing
+from prefect_slots.leases import foreign
+from prefect_slots.leases.session import Standing
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.gateway import Gateway
@@ -96,7 +96,7 @@ def test_other_machines_seats_are_counted_here_only_while_people_outside_use_sea
         with member(here.state) as (ledger, _):
             gateway = await Gateway.open(ledger.id, url=here.url)
             try:
-                await probing.note_foreign_use(ledger, gateway, {resource})
+                await foreign.note_foreign_use(ledger, gateway, {resource})
             finally:
                 await gateway.close()
             (row,) = ledger.read(lambda tx: tx.all("SELECT foreign_use FROM cell WHERE resource=?", resource))

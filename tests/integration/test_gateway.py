@@ -17,9 +17,9 @@ from tests.polling import until_async
 from tests.prefect_server import PrefectServer
 
 from prefect_slots.errors import LimitMissing, ServerRefused
+from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
-from prefect_slots.limits.server import check_server
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 

@@ -11,9 +11,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from tests.prefect_server import PrefectServer
 
 from prefect_slots.errors import ServerRefused, ServerUnreachable
+from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.registration import register
-from prefect_slots.limits.server import check_server
 from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Scope
 

@@ -20,7 +20,7 @@ from tests.polling import until
 from tests.prefect_server import PrefectServer
 
 from prefect_slots import requires
-from prefect_slots.ledger.points import Point
+from prefect_slots.ledger.failpoints import Point
 from prefect_slots.limits.naming import mirror_of
 
 pytestmark = [

@@ -24,10 +24,10 @@ from tests.http_stub import HttpStub, Reply, http_stub
 from tests.polling import until_async
 from tests.prefect_server import PrefectServer
 
+from prefect_slots.limits.client import Server
 from prefect_slots.limits.events import Announcer, Releases
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
-from prefect_slots.limits.server import Server
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 

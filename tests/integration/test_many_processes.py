@@ -16,7 +16,7 @@ from tests.polling import until
 from tests.processes import ROOT, Puppet, SharedMachine
 
 from prefect_slots import requires
-from prefect_slots.acquire import machine as machine_module
+from prefect_slots.acquire import session as machine_module
 from prefect_slots.acquire.engine import close_engine
 
 CONTEND = """

@@ -17,7 +17,7 @@ import pytest
 from tests.polling import until
 from tests.processes import ROOT, SharedMachine
 from tests.unit.local_machine import machine
-from tests.unit.process_pool import calls
+from tests.unit.pool import calls
 
 from prefect_slots import SlotPool, requires
 from prefect_slots.errors import TaskDied
@@ -32,7 +32,7 @@ def square(number: int, seconds: float) -> tuple[int, int]:
 
 def task_processes() -> list[int]:
     children = psutil.Process().children()
-    return [child.pid for child in children if "prefect_slots.process_pool.child" in " ".join(_command(child))]
+    return [child.pid for child in children if "prefect_slots.pool.child" in " ".join(_command(child))]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -88,7 +88,7 @@ POOL = """
 import sys
 from pathlib import Path
 from prefect_slots import SlotPool
-from tests.unit.process_pool import calls
+from tests.unit.pool import calls
 with SlotPool() as pool:
     folder = Path(sys.argv[1])
     futures = [pool.submit(calls.hold, folder, name, requires=dict(license="ansys")) for name in ("a", "b", "c")]

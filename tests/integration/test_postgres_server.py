@@ -10,10 +10,10 @@ import pytest
 from tests.postgres import Postgres, has_postgres
 from tests.prefect_server import PrefectServer
 
+from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import Busy
 from prefect_slots.limits.registration import register
-from prefect_slots.limits.server import check_server
 from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Scope
 

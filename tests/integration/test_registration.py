@@ -18,10 +18,10 @@ from tests.prefect_server import PrefectServer
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
 from prefect_slots.limits.claim import read_claim
+from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import mirror_of
 from prefect_slots.limits.registration import RegistrationReport, read_all, register
-from prefect_slots.limits.server import Server
 from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Scope
 

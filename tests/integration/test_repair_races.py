@@ -17,11 +17,11 @@ from tests.prefect_server import PrefectServer
 from tests.processes import member
 from tests.programs import Start, started
 
-from prefect_slots.acquire.repairing import Repaired, reconcile
+from prefect_slots.leases.reconcile import Repaired, reconcile
 from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway, Late
 from prefect_slots.limits.outcome import ExistingLimit
-from prefect_slots.limits.server import Server
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
@@ -99,16 +99,16 @@ def used_by_others(box: Box, limit: str, method: str) -> None:
 STOPS_BEFORE_RELEASING = """
 import os, signal, sys
 from prefect_slots import requires
-from prefect_slots.ledger import points
-from prefect_slots.ledger.points import Point
+from prefect_slots.ledger import failpoints
+from prefect_slots.ledger.failpoints import Point
 def stop(point):
     if point is Point.CELLS_FREED:
-        points.install(None)
+        failpoints.install(None)
         os.kill(os.getpid(), signal.SIGSTOP)
 with requires(license={sys.argv[1]: 1}):
     print(1, flush=True)
     sys.stdin.readline()
-    points.install(stop)
+    failpoints.install(stop)
 sys.stdin.readline()
 """
 

@@ -17,8 +17,8 @@ from tests.polling import until
 from tests.prefect_server import PrefectServer
 from tests.programs import Start, started
 
-from prefect_slots.acquire.standing import PATIENT_REFUSALS
 from prefect_slots.cli.machine import open_ledger
+from prefect_slots.leases.session import PATIENT_REFUSALS
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.settings import load_settings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.boxes import Box
-from tests.licence_tools import Tool
+from tests.license_tools import Tool
 from tests.polling import until
 from tests.prefect_server import PrefectServer
 from tests.workers import Worker, deploy, post, state_of, trigger, work_pool

@@ -13,11 +13,11 @@ import tests.nvml_stub.machines as fake
 from tests.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
 
 from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.cards import interpret_nvml
-from prefect_slots.detect.nvml import DeviceReading
-from prefect_slots.detect.surroundings import Surroundings
-from prefect_slots.detect.use import foreign_use
+from prefect_slots.detect.gpu.nvidia import interpret_nvml
+from prefect_slots.detect.gpu.nvidia_query import DeviceReading
+from prefect_slots.detect.gpu.usage import foreign_use
 from prefect_slots.model.declaration import GpuRules
+from prefect_slots.system.container import Surroundings
 
 HOST_MIB = 65536
 OWN = 100

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from prefect_slots.detect.nvml import NvmlReading
-from prefect_slots.detect.use import UseReading
+from prefect_slots.detect.gpu.nvidia_query import NvmlReading
+from prefect_slots.detect.gpu.usage import UseReading
 
 GIB = 2**30
 MIB = 2**20

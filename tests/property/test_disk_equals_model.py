@@ -12,9 +12,9 @@ from tests.processes import member
 from tests.property.effort import effort
 from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
 
-from prefect_slots.ledger.rows import read_book
+from prefect_slots.ledger.book import read_book
+from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Undivided
 from prefect_slots.model.book import Asked, Book, CellState, Change, Changed, Event, Left, Resumed

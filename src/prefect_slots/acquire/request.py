@@ -1,268 +1,77 @@
-"""One request from the caller's thread or task: safe against interruption at any point.
-
-The caller may be stopped by Ctrl-C, by Prefect's task timeout, or by cancellation of its task; whatever it was doing,
-its ticket is ended in the engine, which is not interrupted.
-"""
+"""What a request is, and what becomes of it: asked, waiting, held."""
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextlib
-import logging
-import threading
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-import psutil
-
-from prefect_slots.acquire.asking import Ask, Held, Waiting
-from prefect_slots.acquire.coordination import Coordination
-from prefect_slots.acquire.engine import Engine, engine, running_engine
-from prefect_slots.acquire.machine import Machine
+from prefect_slots.errors import NotFoundYet, UnknownResource
 
 if TYPE_CHECKING:
-    from prefect_slots.settings import Settings
+    from collections.abc import Collection
+    from pathlib import Path
 
-T = TypeVar("T")
-# Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python.
-_SLICE_SECONDS: Final = 0.25
-_log = logging.getLogger("prefect_slots")
+    from prefect_slots.ledger.registry import Registered
+    from prefect_slots.model.book import Holding
+    from prefect_slots.model.requirement import Requirement
 
 
-class Hooks(Protocol):
-    """Told, in the caller's own context, that it waits and that it goes on."""
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The grant that encloses a request, and the ledger it stands in: another machine's grant encloses nothing here."""
 
-    def waiting(self, reason: str) -> None:
-        """The request stands in the queue; called once, with the reason."""
+    ledger: str
+    grant: str
 
-    def resumed(self) -> None:
-        """The request that waited was granted."""
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        id: New for every request; the ticket's, then the grant's.
+        expected: Seconds for which it will be held, by the asker's word; `None` is not known.
+        timeout: Seconds of waiting, or `None` for no limit.
+        label: Who asks, for people: the function and where it is called.
+        parent: The grant that encloses the request.
+        run: For whom it asks: runs are served in turn. Empty means the process.
+        apart: Whether task processes of this one are to use what is granted, and it does not itself.
+    """
+
+    id: str
+    requirement: Requirement
+    priority: int = 0
+    expected: float | None = None
+    timeout: float | None = None
+    label: str = ""
+    parent: Parent | None = None
+    run: str = ""
+    apart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What was granted: exact cells, how long it took, and which of the alternatives it is."""
+
+    id: str
+    holdings: tuple[Holding, ...]
+    registered: Registered
+    ledger_id: str
+    folder: Path
+    waited: float
+    chosen: int = 0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a request goes: a state folder and who coordinates."""
+class Waiting:
+    """The request stands in the queue."""
 
-    folder: Path
-    coordination: Coordination
-    settings: Settings
+    reason: str
 
 
-def machine_at(running: Engine, place: Place) -> Machine:
-    """Return this process's part in that ledger; call it in the engine's thread."""
-    machine = _known_machine(running, place)
-    if machine is None:
-        machine = Machine(place.folder, place.settings)
-        running.parts[_key(place)] = machine
-        running.at_close(machine.close)
-    return machine
-
-
-def _known_machine(running: Engine, place: Place) -> Machine | None:
-    known = running.parts.get(_key(place))
-    return known if isinstance(known, Machine) else None
-
-
-def _key(place: Place) -> str:
-    return f"{place.folder}|{place.coordination.url or ''}"
-
-
-async def _ask(running: Engine, place: Place, ask: Ask) -> Held | Waiting:
-    return await machine_at(running, place).ask(ask, place.coordination.url)
-
-
-async def _wait(running: Engine, place: Place, ticket: str) -> Held:
-    return await machine_at(running, place).wait(ticket)
-
-
-def _leave(running: Engine, place: Place, ticket: str) -> str | None:
-    machine = _known_machine(running, place)
-    return machine.leave(ticket) if machine is not None else None
-
-
-def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[str | None] | None:
-    """Start ending a ticket in any state; `None` if the engine has ended, and with it all that it asked for."""
-    try:
-        return running.call(partial(_leave, running, place, ticket))
-    except RuntimeError:
-        return None
-
-
-def _answer(future: concurrent.futures.Future[T]) -> T:
-    while True:
-        try:
-            return future.result(_SLICE_SECONDS)
-        except concurrent.futures.TimeoutError:
-            if future.done():
-                return future.result()
-
-
-def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
-    future = running.submit(work)
-    try:
-        return _answer(future)
-    except concurrent.futures.CancelledError:
-        if running.at_exit:
-            # The program has ended and this is one of its daemon threads: there is nobody to tell.
-            threading.Event().wait()
-        raise
-    except BaseException:
-        future.cancel()
-        raise
-
-
-def acquire(place: Place, ask: Ask, hooks: Hooks) -> Held:
-    """Return a grant, waiting for it as long as `ask.timeout` allows.
-
-    Raises:
-        SlotsError: see `Machine.ask` and `Machine.wait`.
-    """
-    running = engine()
-    try:
-        answer = _result(running, _ask(running, place, ask))
-        if isinstance(answer, Waiting):
-            hooks.waiting(answer.reason)
-            answer = _result(running, _wait(running, place, ask.id))
-            hooks.resumed()
-        return answer
-    except BaseException:
-        _forget(running, place, ask.id)
-        raise
-
-
-async def acquire_async(place: Place, ask: Ask, hooks: Hooks) -> Held:
-    """Return a grant without blocking the caller's event loop; otherwise as `acquire`."""
-    running = engine()
-    try:
-        answer = await asyncio.wrap_future(running.submit(_ask(running, place, ask)))
-        if isinstance(answer, Waiting):
-            hooks.waiting(answer.reason)
-            answer = await asyncio.wrap_future(running.submit(_wait(running, place, ask.id)))
-            hooks.resumed()
-        return answer
-    except BaseException:
-        _forget(running, place, ask.id)
-        raise
-
-
-def release(place: Place, grant: str) -> str | None:
-    """Give a grant back; returns once its cells are free and the next ticket is woken.
-
-    Returns:
-        A limit of which others could, for a while, take what the grant held; `None` if all went well.
-    """
-    running = running_engine()
-    leaving = _forget(running, place, grant) if running else None
-    # The collector may end a generator in the engine's own thread, in the middle of anything: it must not wait there.
-    if leaving is not None and running is not None and not running.is_current:
-        return _answer(leaving)
-    return None
-
-
-async def release_async(place: Place, grant: str) -> str | None:
-    """Give a grant back as `release` does; shielded, so that a cancelled task gives back too."""
-    running = running_engine()
-    leaving = _forget(running, place, grant) if running else None
-    if leaving is None:
-        return None
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None  # a coroutine that is closed after its loop has ended can wait for nothing any more
-    return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
-
-
-async def _note_command(running: Engine, place: Place, pid: int, started: float) -> None:
-    machine_at(running, place).note_command(pid, started)
-
-
-def note_command(place: Place, pid: int) -> None:
-    """Note the one process that this one runs under its grants; one that has ended already is not noted.
-
-    Raises:
-        LedgerUnreadable: it is not noted.
-    """
-    with contextlib.suppress(psutil.Error):
-        _result(engine(), _note_command(engine(), place, pid, psutil.Process(pid).create_time()))
-
-
-def note_serving(place: Place, pid: int, started: float, grant: str) -> None:
-    """Start noting which grant a task process of this one serves from now on, and wait for nothing."""
-    running = running_engine()
-    machine = _known_machine(running, place) if running else None
-    if running is not None and machine is not None:
-        with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
-            running.call(partial(machine.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
-
-
-def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
-    if not noting.cancelled() and noting.exception() is not None:
-        _log.debug("whose memory a process uses is not noted: %s", noting.exception())
-
-
-def was_ended(place: Place, grant: str) -> bool:
-    """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
-    return _looked(place, lambda machine: machine.was_ended(grant), otherwise=False)
-
-
-async def _complete(running: Engine, place: Place, ask: Ask, hooks: Hooks) -> Held:
-    answer = await _ask(running, place, ask)
-    if isinstance(answer, Waiting):
-        hooks.waiting(answer.reason)
-        answer = await _wait(running, place, ask.id)
-        hooks.resumed()
-    return answer
-
-
-def begin(place: Place, ask: Ask, hooks: Hooks) -> concurrent.futures.Future[Held]:
-    """Start a request and return its grant to come; `forget` ends it in any state.
-
-    What is called when it comes, and `hooks`, run in the engine's thread and must wait for nothing.
-    """
-    running = engine()
-    return running.submit(_complete(running, place, ask, hooks))
-
-
-def forget(place: Place, ticket: str) -> None:
-    """Start ending a request or its grant, whatever state it is in, and wait for nothing."""
-    running = running_engine()
-    leaving = _forget(running, place, ticket) if running else None
-    if leaving is not None:
-        leaving.add_done_callback(_log_failure)
-
-
-def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
-    if not leaving.cancelled() and leaving.exception() is not None:
-        _log.warning("a grant could not be given back yet and is tried again: %s", leaving.exception())
-
-
-def may_go_on(place: Place, grant: str, ticket: str | None) -> bool:
-    """Tell whether a grant may serve another task of its shape; see `Machine.may_go_on`."""
-    return _looked(place, lambda machine: machine.may_go_on(grant, ticket), otherwise=False)
-
-
-def reason(place: Place, ticket: str) -> str:
-    """Say why a request waits now; empty if it does not."""
-    return _looked(place, lambda machine: machine.reason(ticket), otherwise="")
-
-
-def _looked(place: Place, look: Callable[[Machine], T], otherwise: T) -> T:
-    running = running_engine()
-    machine = _known_machine(running, place) if running else None
-    if running is None or machine is None:
-        return otherwise
-    return look(machine) if running.is_current else _answer(running.call(partial(look, machine)))
-
-
-async def _descriptor(running: Engine, place: Place) -> int:
-    return machine_at(running, place).descriptor
-
-
-def owner_descriptor(place: Place) -> int:
-    """Return the locked file that proves this process alive; a child that inherits it keeps the grants alive."""
-    running = engine()
-    return _result(running, _descriptor(running, place))
+def missing(name: str, registered: Registered, looked_for: Collection[str]) -> NotFoundYet | UnknownResource:
+    """Return the error of a request for what the machine does not have: one to try again, or one for good."""
+    machine = registered.machine or ""
+    if name in looked_for:
+        return NotFoundYet(name=name, machine=machine)
+    return UnknownResource(name=name, known=registered.names, machine=machine)

@@ -13,12 +13,12 @@ _COMMANDS: Final = {
     "detect": ("machine:detect", "Show what this machine has, as detected and declared."),
     "register": ("machine:register", "Make the Prefect server's limits equal what this machine has."),
     "status": ("machine:status", "Show who holds what since when, and who waits for what and why."),
-    "doctor": ("doctoring:doctor", "Look for what is wrong with this machine, and say what to do about it."),
-    "run": ("running:run", "Run a command under a grant: `run --gpu-mem 8 -- python train.py`."),
+    "doctor": ("doctor:doctor", "Look for what is wrong with this machine, and say what to do about it."),
+    "run": ("run:run", "Run a command under a grant: `run --gpu-mem 8 -- python train.py`."),
     "worker": None,
-    "demo": ("showing:demo", "Watch real flow runs share two cards and a licence."),
+    "demo": ("demo:demo", "Watch real flow runs share two cards and a licence."),
 }
-_WORKER_START: Final = ("working:start", "Register this machine, then run `prefect worker start`.")
+_WORKER_START: Final = ("worker:start", "Register this machine, then run `prefect worker start`.")
 
 
 def add_to(app: App, tokens: Sequence[str]) -> None:

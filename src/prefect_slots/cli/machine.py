@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prefect_slots.acquire.coordination import Coordination, coordinate
-from prefect_slots.acquire.registering import Registration, register_everywhere, register_here
+from prefect_slots.acquire.registration import Registration, register_everywhere, register_here
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Config, Json, print_json
 from prefect_slots.detect.survey import survey
@@ -26,8 +26,8 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.observe.status import machine_status
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings, load_settings
-from prefect_slots.watching.others_now import others_now
-from prefect_slots.worker.upkeep import changes
+from prefect_slots.usage.snapshot import others_now
+from prefect_slots.worker.refresh import changes
 
 _REFRESH_SECONDS = 0.5
 

@@ -21,11 +21,11 @@ from prefect_slots.model.resource import GPU_MEM
 if TYPE_CHECKING:
     from prefect_slots.detect.answer import Sight
     from prefect_slots.detect.survey import Survey
+    from prefect_slots.doctor.checks import Finding as DoctorFinding
     from prefect_slots.limits.registration import RegistrationReport
     from prefect_slots.model.resource import Finding, Inventory
-    from prefect_slots.observe.findings import Finding as DoctorFinding
     from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
-    from prefect_slots.watching.others_now import OthersUse
+    from prefect_slots.usage.snapshot import OthersUse
 
 _UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "error": "bold red"}

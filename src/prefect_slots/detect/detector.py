@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from prefect_slots.detect.answer import Answer, check_answer
-from prefect_slots.detect.binding import Nvml, load_nvml
+from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, Finding, check_resource_name
 

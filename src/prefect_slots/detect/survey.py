@@ -13,11 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect.amd import AmdDetector
 from prefect_slots.detect.answer import Answer, Sight
-from prefect_slots.detect.apple import AppleDetector
-from prefect_slots.detect.binding import Nvml, load_nvml
-from prefect_slots.detect.cards import interpret_nvml
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.detector import (
     Detector,
@@ -30,18 +26,22 @@ from prefect_slots.detect.detector import (
 )
 from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
+from prefect_slots.detect.gpu.amd import AmdDetector
+from prefect_slots.detect.gpu.apple import AppleDetector
+from prefect_slots.detect.gpu.intel import IntelDetector
+from prefect_slots.detect.gpu.nvidia import interpret_nvml
+from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
-from prefect_slots.detect.intel import IntelDetector
-from prefect_slots.detect.licences.look import look_at_licences
-from prefect_slots.detect.licences.query import DESK, Desk
-from prefect_slots.detect.lookout import LOOKOUT, NVIDIA, Hanging, Look, Lookout
-from prefect_slots.detect.nvml import query_nvml
-from prefect_slots.detect.surroundings import query_surroundings
+from prefect_slots.detect.licenses.client import DESK, Desk
+from prefect_slots.detect.licenses.look import look_at_licences
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource, license_resource
+from prefect_slots.system.container import query_surroundings
+from prefect_slots.system.threads import LOOKOUT, NVIDIA, Hanging, Look, Lookout
 
 SHIPPED: Final[Mapping[str, Detector]] = {
     "amd": AmdDetector(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from prefect_slots.ledger.tables import Tables
+from prefect_slots.ledger.sql import Tables
 
 LEASE_SECONDS: Final = 300.0
 """The life that is asked for at every call and every renewal."""

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger.folder import share
-from prefect_slots.ledger.locker import locker
+from prefect_slots.system.locks import locker
 
 FILE: Final = "ledger.sqlite3"
 CREATION_LOCK: Final = "creation.lock"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect_slots.ledger.tables import Tables
+from prefect_slots.ledger.sql import Tables
 from prefect_slots.model.book import CellId
 
 _COLUMNS = "held, resource, number, label, declared, peak, looks, together, over, warned, signals"

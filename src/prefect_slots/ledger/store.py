@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema
-from prefect_slots.ledger.points import Point, reached
+from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.transaction import Decide, Plan, Transaction
 from prefect_slots.ledger.wakeup import wake
 from prefect_slots.model.book import Ended

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from prefect_slots.ledger import leases, rows
+from prefect_slots.ledger import book, leases
 from prefect_slots.ledger.owner import Owner, boot_clock, is_dead
-from prefect_slots.ledger.tables import Asker, Tables
+from prefect_slots.ledger.sql import Asker, Tables
 from prefect_slots.model.book import (
     Asked,
     Book,
@@ -114,7 +114,7 @@ class Transaction(Tables):
         """
         waiting = self.all("SELECT id FROM ticket WHERE owner=?", owner)
         for (ticket,) in waiting:
-            rows.write(self, Dequeued(ticket=ticket), None)
+            book.write(self, Dequeued(ticket=ticket), None)
         if waiting:
             self.apply(Changed())
         for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
@@ -154,13 +154,13 @@ class Transaction(Tables):
     def apply(self, event: Event, asker: Asker | None = None) -> None:
         """Decide on `event` and write the changes; `asker` goes with `Asked`."""
         if isinstance(event, Asked) and event.ticket.run:
-            event = replace(event, tails=rows.tails(self, event.ticket.run, event.shape.priority))
+            event = replace(event, tails=book.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
         again = True
         while again:
             decision = self._decide(self.book(), event, self.moment)
             for change in decision.changes:
-                rows.write(self, change, asker)
+                book.write(self, change, asker)
                 if isinstance(change, Granted):
                     granted.append(change.grant.id)
             event, again = Changed(), decision.again
@@ -217,7 +217,7 @@ class Transaction(Tables):
             ticket,
         )
         if row is not None:
-            shape = rows.shape_of(ticket, *row[:6])
+            shape = book.shape_of(ticket, *row[:6])
             old = Ticket(id=ticket, seq=row[6], turn=row[8], run=row[9])
             self.apply(Resumed(shape=shape, ticket=old, overtaken=row[7]))
 
@@ -254,7 +254,7 @@ class Transaction(Tables):
 
     def book(self) -> Book:
         """Return the cells, the grants and the front of each line."""
-        return rows.read_book(self)
+        return book.read_book(self)
 
     def grant(self, grant: str) -> Grant:
         """Return one grant.
@@ -262,4 +262,4 @@ class Transaction(Tables):
         Raises:
             LookupError: if it is gone.
         """
-        return rows.read_grant(self, grant)
+        return book.read_grant(self, grant)

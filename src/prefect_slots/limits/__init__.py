@@ -1,12 +1,11 @@
 """Prefect's global concurrency limits: the only package, besides the worker, that talks to a Prefect server.
 
 naming        resources to limit names; knows no Prefect
-jitter        pauses that differ between processes, without the user's random numbers
 outcome       what an answer means: busy, too large, unknown
 transport     HTTP that never repeats a change whose answer was lost
-server        one kept-alive client of one server, and its errors in our words
+client        one kept-alive client of one server, and its errors in our words
 gateway       occupy, release, renew, look up
-planning      which limits to create, change or leave; pure
+plan          which limits to create, change or leave; pure
 claim         the Prefect Variable by which one ledger owns a machine name
 registration  makes the server's limits equal what this machine has
 events        tells others what was taken and given back, and hears it from them

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from prefect_slots.errors import ConfigError
-from prefect_slots.limits.server import Server
+from prefect_slots.limits.client import Server
 
 _LONGEST: Final = 4900  # Prefect refuses a Variable whose JSON is longer than 5,000 characters.
 _PACKED: Final = "packed"

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn
 from uuid import UUID, uuid4
 
 from prefect_slots.errors import ServerRefused, SlotsError
-from prefect_slots.limits import jitter
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
 from prefect_slots.limits.transport import without_password
 from prefect_slots.model.resource import Stale
+from prefect_slots.system import clock
 
 if TYPE_CHECKING:
     from prefect.events import Event
     from prefect.events.clients import PrefectEventSubscriber
 
-    from prefect_slots.limits.server import Server
+    from prefect_slots.limits.client import Server
 
 _EVENT: Final = "prefect.concurrency-limit"
 _STALE: Final = "prefect-slots.resource.stale"
@@ -344,7 +344,7 @@ class _Pauses:
         if self._connected_at is not None and time.monotonic() - self._connected_at > self._longest:
             self._next = _PAUSE_SECONDS[0]
         self._connected_at = None
-        await asyncio.sleep(jitter.around(self._next))
+        await asyncio.sleep(clock.around(self._next))
         self._next = min(self._next * 2, self._longest)
 
 

@@ -15,9 +15,9 @@ from uuid import UUID
 import httpx
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable
+from prefect_slots.limits.client import REQUEST_SECONDS, Database, Server, detail_of
 from prefect_slots.limits.naming import mirror_of, tag_of
 from prefect_slots.limits.outcome import Busy, ExistingLimit, OccupiedLease, TakenLimit, TooLarge, UnknownOutcome
-from prefect_slots.limits.server import REQUEST_SECONDS, Database, Server, detail_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

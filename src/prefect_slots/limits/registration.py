@@ -13,14 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
-from prefect_slots.limits import jitter
 from prefect_slots.limits.claim import Claim, read_claim, write_claim
+from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import existing_limit, read_limit
 from prefect_slots.limits.naming import specs, split_mirror
 from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
-from prefect_slots.limits.planning import Action, Entry, RegistrationPlan, numbers_of, plan
-from prefect_slots.limits.server import Server
+from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, numbers_of, plan
 from prefect_slots.model.limit import LimitSpec, Stock
+from prefect_slots.system import clock
 
 _PAGE: Final = 200  # Prefect returns at most this many limits per request.
 _ROUNDS: Final = 12
@@ -108,7 +108,7 @@ async def register(
             return await _one_round(server, wish, done, words)
         except ReadAgain:
             # Two that go on in step would be in each other's way at every limit.
-            await asyncio.sleep(jitter.between(0, _PAUSE_SECONDS))
+            await asyncio.sleep(clock.between(0, _PAUSE_SECONDS))
     raise ServerUnreachable(url=server.url, cause=f"the limits of '{machine}' kept changing while they were registered")
 
 

@@ -3,6 +3,4 @@
 status    who holds which cell since when, who waits for what and why
 timeline  who held which card when, as rows and laid out as a picture
 picture   boxes, lines and words as SVG and PNG
-facts     what was looked at to tell what is wrong
-findings  what is wrong, and what to do about it
 """

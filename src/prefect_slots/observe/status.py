@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_slots.ledger import outside, registry, spending
+from prefect_slots.ledger import registry, spending, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Undivided
@@ -131,7 +131,7 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
         holder = Holder(grant=grant, label=label, pid=pid, amount=amount, since=since, drawn=drawn, peak=peak)
         holders.setdefault((resource, number), []).append(holder)
         held[resource, number] = held.get((resource, number), 0) + (0 if holder.drawn else amount)
-    shown = outside.read(tx)
+    shown = usage.read(tx)
     cells = tuple(
         CellStatus(
             resource=resource.name,
@@ -168,7 +168,7 @@ def _free(cell: registry.RegisteredCell, held: int) -> int:
     return max(0, cell.capacity - cell.foreign - held)
 
 
-def _outside(seen: outside.Outside | None) -> OutsideStatus | None:
+def _outside(seen: usage.Outside | None) -> OutsideStatus | None:
     if seen is None:
         return None
     return OutsideStatus(used=seen.used, seen_at=seen.seen_at, misses=seen.misses, why=seen.why)

@@ -1,12 +1,12 @@
 """`requires(...)`: what a task needs, as a decorator, a `with` block or an `async with` block.
 
-declared     the `requires` object: one declaration, three uses
-alternatives `any_of`: what would do instead, in order of preference
-wrapping     the four kinds of functions, Prefect tasks and flows
-grant        what the holder sees: devices, environment, how long it waited
-current      the grant of this thread, task or child process
-place        settings and state folder, read once per environment
-prefect_run  the Prefect run around a request: its logger, its state, its attempt
+decorator     the `requires` object: one declaration, three uses
+alternatives  `any_of`: what would do instead, in order of preference
+wrappers      the four kinds of functions, Prefect tasks and flows
+grant         what the holder sees: devices, environment, how long it waited
+context       the grant of this thread, task or child process
+target        settings and state folder, read once per environment
+prefect_run   the Prefect run around a request: its logger, its state, its attempt
 
 Not called `requires`: a submodule of that name would take the place of the name that users import.
 """
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from prefect_slots.requiring.alternatives import any_of
-    from prefect_slots.requiring.current import current_grant
-    from prefect_slots.requiring.declared import requires
+    from prefect_slots.requiring.context import current_grant
+    from prefect_slots.requiring.decorator import requires
     from prefect_slots.requiring.grant import Device, Grant
 
 __all__ = ["Device", "Grant", "any_of", "current_grant", "requires"]
@@ -28,13 +28,13 @@ _HOMES: Final = {
     "Device": "grant",
     "Grant": "grant",
     "any_of": "alternatives",
-    "current_grant": "current",
-    "requires": "declared",
+    "current_grant": "context",
+    "requires": "decorator",
 }
 
 
 def __getattr__(name: str) -> object:
-    # A pool's task process needs `current` alone, and must not pay for the rest.
+    # A pool's task process needs `context` alone, and must not pay for the rest.
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

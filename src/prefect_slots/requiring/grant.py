@@ -15,8 +15,8 @@ from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.asking import Held
-    from prefect_slots.acquire.request import Place
+    from prefect_slots.acquire.client import Place
+    from prefect_slots.acquire.request import Held
 
 # How ROCm names a card: NVIDIA's UUIDs hold dashes.
 _AMD: Final = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)

@@ -23,7 +23,7 @@ from prefect_slots.scheduling.fairness import (
     set_aside,
 )
 from prefect_slots.scheduling.placement import Placed, Pool, place
-from prefect_slots.scheduling.waiting import WaitGraph
+from prefect_slots.scheduling.wait_graph import WaitGraph
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from prefect_slots.model.book import (
 from prefect_slots.scheduling.admission import admit
 from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
 from prefect_slots.scheduling.placement import Placed, Pool, grant_pool, machine_pool, place
-from prefect_slots.scheduling.turns import next_turn, turn_of_return
+from prefect_slots.scheduling.round_robin import next_turn, turn_of_return
 
 FRONT: Final = 4
 """How many tickets that do not reserve a view should show of each line."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from prefect_slots.model.book import Book, Grant, Nesting
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import Scope
-from prefect_slots.scheduling.ordering import strictly_after
+from prefect_slots.scheduling.canonical_order import strictly_after
 from prefect_slots.scheduling.placement import grant_pool, place
 
 

@@ -20,9 +20,9 @@ from pydantic_settings import EnvSettingsSource
 
 from prefect_slots.errors import ConfigError, nearest
 from prefect_slots.model.book import TOKEN
-from prefect_slots.settings.contradictions import contradictions
+from prefect_slots.settings.checks import contradictions
 from prefect_slots.settings.declarations import declarations_of
-from prefect_slots.settings.locate import KeyPath, key_lines, line_of
+from prefect_slots.settings.lines import KeyPath, key_lines, line_of
 from prefect_slots.settings.schema import ConfigFile, SettingsTable, SettingVariables
 from prefect_slots.settings.values import CONFIG_VARIABLE, ENV_PREFIX, WORKER_ID, Settings
 

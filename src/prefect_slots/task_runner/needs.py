@@ -11,8 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_slots.requiring.alternatives import any_of, combined
-from prefect_slots.requiring.declared import requires
-from prefect_slots.requiring.wrapping import DECLARED
+from prefect_slots.requiring.decorator import requires
+from prefect_slots.requiring.wrappers import DECLARED
 
 if TYPE_CHECKING:
     from prefect import Task

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import StateDetails
 from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Pending, Running
 
-from prefect_slots.process_pool.task import TaskFuture
+from prefect_slots.pool.task import TaskFuture
 from prefect_slots.task_runner.needs import Needs
 
 if TYPE_CHECKING:

@@ -21,15 +21,15 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import SlotsError, TaskDied
-from prefect_slots.process_pool.inner import InnerPool, pool_named
-from prefect_slots.process_pool.order import Order
-from prefect_slots.process_pool.pool import SlotPool
-from prefect_slots.process_pool.task import is_urgent
-from prefect_slots.process_pool.wire import pack
-from prefect_slots.requiring import current
-from prefect_slots.task_runner import needs, remote, telling, upstream
+from prefect_slots.pool.nested import InnerPool, pool_named
+from prefect_slots.pool.pool import SlotPool
+from prefect_slots.pool.submission import Order
+from prefect_slots.pool.task import is_urgent
+from prefect_slots.pool.wire import pack
+from prefect_slots.requiring import context
+from prefect_slots.task_runner import child, needs, telling, upstream
 from prefect_slots.task_runner.context import SentContext
-from prefect_slots.task_runner.news import News
+from prefect_slots.task_runner.forwarding import News
 from prefect_slots.task_runner.run import Run, SlotFuture
 
 if TYPE_CHECKING:
@@ -201,9 +201,9 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         if arguments is None:
             return None, None
         asked, task = run.needs
-        call = pack((remote.perform, (task, run.task_run, arguments, run.sent), {}))
+        call = pack((child.perform, (task, run.task_run, arguments, run.sent), {}))
         if asked is None:
-            return Order(parent=current.enclosing(), label=_label(run.task_run)), call
+            return Order(parent=context.enclosing(), label=_label(run.task_run)), call
         amounts = asked.amounts_of(arguments)
         order = Order(
             requirement=asked.requirement(amounts),
@@ -211,7 +211,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             priority=asked.priority,
             expected=asked.expected_seconds,
             patience=asked.timeout,
-            parent=current.enclosing(),
+            parent=context.enclosing(),
             label=_label(run.task_run),
             run=str(run.task_run.flow_run_id or ""),
         )
@@ -262,14 +262,14 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         """Return the pool, made when first needed; within a task it is that of the flow above."""
         with self._lock:
             if self._pool is None:
-                self._pool = pool_named(remote.Here.pool) if remote.Here.pool else self._new_pool()
+                self._pool = pool_named(child.Here.pool) if child.Here.pool else self._new_pool()
             return self._pool
 
     def _new_pool(self) -> SlotPool:
         self._news = self._news or News()
         env = get_current_settings().to_environment_variables(exclude_unset=True)
         user = cloudpickle.dumps((self.initializer, self.initargs))
-        return SlotPool(self.max_workers, initializer=remote.prepare, initargs=(env, self._news.address, user))
+        return SlotPool(self.max_workers, initializer=child.prepare, initargs=(env, self._news.address, user))
 
     def _cancel_waiting(self) -> None:
         with self._lock:

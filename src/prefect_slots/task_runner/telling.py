@@ -10,7 +10,7 @@ from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_slots.requiring.prefect_run import AWAITING, propose
-from prefect_slots.task_runner.remote import by_engine
+from prefect_slots.task_runner.child import by_engine
 from prefect_slots.task_runner.run import Run
 
 if TYPE_CHECKING:

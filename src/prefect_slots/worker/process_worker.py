@@ -14,7 +14,7 @@ from prefect.logging.loggers import get_worker_logger
 from prefect.workers.process import ProcessWorker
 
 from prefect_slots.settings import load_settings
-from prefect_slots.worker.upkeep import Upkeep
+from prefect_slots.worker.refresh import Upkeep
 
 
 class SlotsProcessWorker(ProcessWorker):

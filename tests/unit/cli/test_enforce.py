@@ -10,10 +10,10 @@ from cyclopts import App
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_slots.acquire.engine import close_engine
-from prefect_slots.cli import working
+from prefect_slots.cli import worker
 from prefect_slots.settings import Settings
-from prefect_slots.worker import wrapper
-from prefect_slots.worker.upkeep import Upkeep
+from prefect_slots.worker import start as worker_start
+from prefect_slots.worker.refresh import Upkeep
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ def test_the_flag_wins_over_the_file_and_is_no_flag_of_prefects(
         started.append((tuple(flags), settings.enforce))
         return 7
 
-    monkeypatch.setattr(wrapper, "start", start)
+    monkeypatch.setattr(worker_start, "start", start)
     (tmp_path / "prefect-slots.toml").write_text(f'[settings]\nenforce = "{written}"\n')
     monkeypatch.chdir(tmp_path)
     app = App(result_action="return_value")
-    app.default(working.start)
+    app.default(worker.start)
     assert app(["--pool", "p", *typed, "--limit", "5"]) == 7
     assert started == [(("--pool", "p", "--limit", "5"), meant)]
 

@@ -14,13 +14,13 @@ from tests.nvml_stub.double import NvmlDouble
 from tests.nvml_stub.library import build, environment
 from tests.nvml_stub.machines import Machine, Observe, Observed, Read
 
-from prefect_slots.detect.nvml import query_nvml
-from prefect_slots.detect.use import query_use
+from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.usage import query_use
 
 CHILD = """
 import pickle, sys
-from prefect_slots.detect.nvml import query_nvml
-from prefect_slots.detect.use import query_use
+from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.usage import query_use
 sys.stdout.buffer.write(pickle.dumps((query_nvml(), query_use())))
 """
 

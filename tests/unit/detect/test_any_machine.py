@@ -19,8 +19,8 @@ from tests.nvml_stub.double import NvmlDouble
 from tests.nvml_stub.library import environment
 from tests.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
 
-from prefect_slots.detect.nvml import query_nvml
-from prefect_slots.detect.use import query_use
+from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.usage import query_use
 
 CALLS = ["handle", "uuid", "name", "v1", "v2", "mode", "mig", "slots", "ids", "processes", "graphics", "virtualization"]
 CODES = st.just(0) | st.sampled_from([0, 0, 3, 4, 6, 13, 15, 18, 25, 999])
@@ -37,8 +37,8 @@ PROCESSES = st.lists(
 # Reads one machine after the other, each written as its length in one line and its text.
 CHILD = """
 import os, pickle, sys
-from prefect_slots.detect.nvml import query_nvml
-from prefect_slots.detect.use import query_use
+from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.usage import query_use
 while line := sys.stdin.buffer.readline():
     os.environ["NVML_STUB"] = sys.stdin.buffer.read(int(line)).decode()
     answer = pickle.dumps((query_nvml(), query_use()))

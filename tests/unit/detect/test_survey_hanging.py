@@ -14,12 +14,12 @@ from tests.nvml_stub.library import environment
 from tests.nvml_stub.machines import FakeDevice, Machine
 
 from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.binding import Nvml
 from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene
-from prefect_slots.detect.lookout import Lookout
+from prefect_slots.detect.gpu.nvml import Nvml
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.model.declaration import Declarations, GpuRules, HostRules
 from prefect_slots.model.resource import Cell, Resource
+from prefect_slots.system.threads import Lookout
 
 HOST = HostRules(cpus=1, mem_mib=64)
 BOARD = Resource(name="fpga", unit="boards", cells=(Cell(key="a", capacity=1),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.detect.test_surroundings import plug
+from tests.unit.system.test_container import plug
 
 from prefect_slots.detect.detector import Scene
 from prefect_slots.detect.tpu import TpuDetector

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from prefect_slots.ledger.owner import Owner
+from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.tables import Asker
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.model.book import Asked, Nesting, Shape, Ticket
 from prefect_slots.model.requirement import declare

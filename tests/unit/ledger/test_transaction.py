@@ -11,7 +11,7 @@ from tests.unit.ledger.members import INVENTORY, Member, Pair
 
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.tables import Asker
+from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.model.book import Asked, Returned, Shape, Ticket
 from prefect_slots.model.requirement import declare
@@ -238,7 +238,7 @@ def test_the_history_tells_who_held_what(members: Pair) -> None:
 
 
 def test_the_history_is_bounded(members: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_slots.ledger.rows.HISTORY", 3)
+    monkeypatch.setattr("prefect_slots.ledger.book.HISTORY", 3)
     one, _ = members
     tickets = [one.ask(matlab=1) for _ in range(6)]
     for ticket in tickets:

@@ -11,9 +11,9 @@ import pytest
 from tests.http_stub import HttpStub, Reply, http_stub
 
 from prefect_slots.errors import LimitMissing, ServerRefused, ServerUnreachable
+from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
-from prefect_slots.limits.server import check_server
 
 INCREMENT = "POST /api/v2/concurrency_limits/increment-with-lease"
 RELEASE = "POST /api/v2/concurrency_limits/decrement-with-lease"

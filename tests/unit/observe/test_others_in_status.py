@@ -12,11 +12,11 @@ from rich.console import Console
 from tests.processes import member
 
 from prefect_slots.cli.tables import status_view
-from prefect_slots.ledger import outside, registry, spending
-from prefect_slots.ledger.outside import Outside
+from prefect_slots.ledger import registry, spending, usage
 from prefect_slots.ledger.spending import Spent
+from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.tables import Asker
+from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.book import Asked, CellId, Shape, Ticket
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
@@ -42,8 +42,8 @@ def shown(ledger: Ledger) -> str:
 
 
 def see(ledger: Ledger, seen: Outside, blocked: int) -> None:
-    ledger.transact(lambda tx: outside.write(tx, seen))
-    ledger.transact(lambda tx: outside.block(tx, CARD, blocked))
+    ledger.transact(lambda tx: usage.write(tx, seen))
+    ledger.transact(lambda tx: usage.block(tx, CARD, blocked))
 
 
 def test_both_witnesses_make_less_free_and_are_told_apart(ledger: Ledger):

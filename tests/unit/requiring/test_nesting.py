@@ -15,7 +15,7 @@ from tests.processes import ROOT, Puppet, SharedMachine
 
 from prefect_slots import current_grant, requires
 from prefect_slots.errors import GrantClosed, OutOfOrder
-from prefect_slots.requiring import current
+from prefect_slots.requiring import context
 
 HERE = Path(__file__).name
 
@@ -196,5 +196,5 @@ def test_a_token_of_another_ledger_or_of_nobody_is_no_grant(
 
 
 def test_the_environment_of_a_grant_names_it() -> None:
-    assert current.enclosing() is None
+    assert context.enclosing() is None
     assert "PREFECT_SLOTS_GRANT" not in {name for name, value in os.environ.items() if value}

@@ -30,7 +30,7 @@ def load(name: str, env: Mapping[str, str] | None = None) -> Settings:
 
 
 def test_there_are_the_examples_that_the_documentation_names():
-    assert NAMES == ["demo.toml", "instruments.toml", "licences.toml", "shared-host.toml", "workstation.toml"]
+    assert NAMES == ["demo.toml", "instruments.toml", "licenses.toml", "shared-host.toml", "workstation.toml"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,7 +61,7 @@ def test_the_demo_is_two_cards_two_seats_and_a_small_host():
 
 
 def test_the_licences_are_three_servers_beside_declared_seats():
-    found = load("licences.toml").declarations
+    found = load("licenses.toml").declarations
     assert [(server.vendor, server.server, server.features) for server in found.license_servers] == [
         ("flexnet", "27000@lic1", (("ansys", "aa_r"),)),
         ("rlm", "5053@lic3", (("converge", "converge_super"),)),

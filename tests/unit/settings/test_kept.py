@@ -124,8 +124,8 @@ import sys
 from pathlib import Path
 from prefect_slots.settings import kept
 then = kept.said(None, b"", {})
-Path(kept.__file__).with_name("load.py").write_text("raise SystemExit('upgraded')")
-print(kept.said(None, b"", {}) == then, "load.py" in then.decode(), ".#" in then.decode())
+Path(kept.__file__).with_name("file.py").write_text("raise SystemExit('upgraded')")
+print(kept.said(None, b"", {}) == then, "file.py" in then.decode(), ".#" in then.decode())
 """
 
 
@@ -133,7 +133,7 @@ def test_what_a_process_says_is_of_the_code_that_it_runs(tmp_path: Path):
     package = tmp_path / "prefect_slots"
     shutil.copytree(Path(kept.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     # As an editor leaves it beside a file that is being written.
-    (package / "settings" / ".#load.py").symlink_to("somebody@somewhere")
+    (package / "settings" / ".#file.py").symlink_to("somebody@somewhere")
     command = [sys.executable, "-c", UPGRADED]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     out = subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,165 @@
+"""Survey the machine, write the ledger, and make the server's limits equal it.
+
+The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first. A
+licence server or a driver may take its time: the survey runs beside the loop, which renews leases meanwhile, and no
+exit waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from prefect_slots.detect.survey import Survey, survey
+from prefect_slots.ledger import registry
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import format_amount
+from prefect_slots.model.resource import GPU_MEM, Finding, sanitise_machine_name
+from prefect_slots.usage.aside import aside
+
+if TYPE_CHECKING:
+    from prefect_slots.ledger.registry import Registered
+    from prefect_slots.limits.registration import RegistrationReport
+    from prefect_slots.settings import Settings
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a registration did.
+
+    Attributes:
+        registered: The machine as the ledger now has it.
+        findings: What the survey wants people to know.
+        limits: What changed on the server; `None` without one.
+    """
+
+    registered: Registered
+    findings: tuple[Finding, ...]
+    limits: RegistrationReport | None = None
+
+
+def machine_name(settings: Settings, name: str | None = None) -> str:
+    """Return what to call this machine if it has no name yet: `name`, else the setting, else the host name."""
+    return sanitise_machine_name(name or settings.worker or socket.gethostname())
+
+
+async def look_around(settings: Settings) -> Survey:
+    """Survey this machine beside the running loop."""
+    look = partial(survey, settings.declarations, dict(os.environ), seconds=settings.detect_seconds)
+    return await aside(look, "prefect-slots survey")
+
+
+async def register_here(
+    ledger: Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
+) -> Registration:
+    """Survey this machine and write what it has into the ledger, without a server."""
+    wanted = machine_name(settings, name)
+    seen = await look_around(settings)
+
+    def write(transaction: Transaction) -> tuple[Registered, tuple[Finding, ...]]:
+        registry.name_machine(transaction, wanted)
+        registered = registry.register(transaction, seen.inventory)
+        return registered, held_in_vain(transaction)
+
+    registered, held = ledger.rehearse(write) if dry_run else ledger.transact(write)
+    return Registration(registered, (*seen.findings, *held, *_name_finding(registered.machine, wanted)))
+
+
+async def register_everywhere(
+    ledger: Ledger,
+    settings: Settings,
+    *,
+    url: str,
+    name: str | None = None,
+    adopt: bool = False,
+    prune: bool = False,
+    dry_run: bool = False,
+) -> Registration:
+    """Survey this machine, write the ledger, and make the server's limits equal it.
+
+    The machine takes its name only once the server has it, so that a name another ledger has claimed can be changed.
+
+    Raises:
+        NameTaken, LimitConflict: if another ledger or person has the machine's name or a limit's, unless `adopt`.
+        ServerUnreachable, ServerRefused: if the server does not take part.
+    """
+    from prefect_slots.limits.client import Server
+    from prefect_slots.limits.registration import register
+
+    wanted = machine_name(settings, name)
+    seen = await look_around(settings)
+    write = ledger.rehearse if dry_run else ledger.transact
+    registered, held = write(lambda tx: (registry.register(tx, seen.inventory), held_in_vain(tx)))
+    machine = registered.machine or wanted
+    server = await Server.open(url)
+    try:
+        report = await register(
+            server,
+            machine=machine,
+            ledger_id=ledger.id,
+            host=socket.gethostname(),
+            stocks=registered.stocks,
+            cards=cards(registered),
+            adopt=adopt,
+            prune=prune,
+            dry_run=dry_run,
+        )
+        database = await server.database()
+    finally:
+        await server.close()
+    if not dry_run:
+
+        def write_name(transaction: Transaction) -> None:
+            registry.name_machine(transaction, machine)
+            registry.note_claim(transaction, server.url, database)
+
+        ledger.transact(write_name)
+        registered = ledger.read(registry.registered)
+    return Registration(registered, (*seen.findings, *held, *_name_finding(machine, wanted)), report)
+
+
+def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
+    """Name who holds part of a cell that is broken or gone."""
+    return tuple(
+        Finding(
+            subject=key,
+            problem=f"is {'broken' if present else 'gone'}, and '{holder}' (process {pid}) holds "
+            f"{format_amount(amount, unit)} of it",
+            remedy="end that task; nothing more is granted there",
+            severity="error",
+        )
+        for key, present, holder, pid, amount, unit in transaction.all(
+            "SELECT c.key, c.present, h.label, COALESCE(o.pid, 0), p.amount, r.unit FROM cell c "
+            "JOIN resource r ON r.name=c.resource JOIN holding p ON p.resource=c.resource AND p.number=c.number "
+            "JOIN held h ON h.id=p.held LEFT JOIN owner o ON o.id=h.owner "
+            "WHERE (c.lost OR NOT c.present) AND h.source IS NULL ORDER BY c.resource, c.number, h.granted_at"
+        )
+    )
+
+
+def cards(registered: Registered) -> dict[int, str]:
+    """Return the UUID of each card by its number."""
+    return {
+        cell.id.number: cell.key
+        for resource in registered.resources
+        if resource.name == GPU_MEM
+        for cell in resource.cells
+        if cell.present
+    }
+
+
+def _name_finding(machine: str | None, wanted: str) -> tuple[Finding, ...]:
+    if machine == wanted:
+        return ()
+    return (
+        Finding(
+            subject=wanted,
+            problem=f"this ledger is registered as '{machine}', so that name is used and not '{wanted}'",
+            remedy="give a second machine a state folder of its own, or leave the name out",
+            severity="info",
+        ),
+    )

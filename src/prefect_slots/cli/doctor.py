@@ -1,0 +1,94 @@
+"""`doctor`: what is wrong with this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
+
+from prefect_slots.acquire.coordination import coordinate
+from prefect_slots.cli import tables
+from prefect_slots.cli.app import FAILED, Config, Json, print_json
+from prefect_slots.doctor.checks import Finding, judge
+from prefect_slots.doctor.examine import examine
+from prefect_slots.doctor.facts import Facts, Severity
+from prefect_slots.doctor.fix import mend
+from prefect_slots.errors import SlotsError
+from prefect_slots.settings import load_settings
+
+
+def doctor(
+    *,
+    fix: Annotated[
+        bool,
+        Parameter(negative="", help="Give back what the dead have left, and make the server's counts true."),
+    ] = False,
+    config: Config = None,
+    json: Json = False,
+) -> int:
+    """Look for what is wrong: versions, settings, state folder, ledger, cards, server, limits.
+
+    Changes nothing, unless told to; `--fix` disturbs nothing that is held. Ends with 1 if anything found is an error;
+    notes and warnings do not count.
+
+    Examples:
+        prefect-slots doctor
+
+        prefect-slots doctor --fix
+
+        prefect-slots doctor --json | jq '.findings[] | select(.severity == "error")'
+    """
+    facts = asyncio.run(examine(config, os.environ))
+    findings = judge(facts)
+    mended: tuple[Finding, ...] = ()
+    if fix:
+        failed = _mend(facts, config)
+        after = (*judge(asyncio.run(examine(config, os.environ))), *failed)
+        wrong = {finding.about for finding in after if _is_wrong(finding)}
+        mended = tuple(finding for finding in findings if _is_wrong(finding) and finding.about not in wrong)
+        findings = after
+    if json:
+        data = {"findings": findings, "mended": mended} if fix else {"findings": findings}
+        counts = {severity.value: _count(findings, severity) for severity in Severity}
+        print_json({**{key: [asdict(each) for each in value] for key, value in data.items()}, "counts": counts})
+    else:
+        console = Console()
+        console.print(tables.doctor_table(findings))
+        for finding in mended:
+            console.print(Text(f"Mended: {finding.about}: {finding.found}"), soft_wrap=True)
+        console.print(_summary(findings))
+    return FAILED if _count(findings, Severity.ERROR) else 0
+
+
+def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:
+    """Mend what can be mended; return what went wrong."""
+    if facts.ledger is None or facts.folder is None:
+        return ()
+    try:
+        settings = load_settings(config)
+        url = coordinate(settings.coordination, os.environ).url if facts.claimed else None
+        asyncio.run(mend(Path(facts.folder.path), settings, url, facts.mirrors))
+    except SlotsError as error:
+        return (Finding(about="mending", severity=Severity.ERROR, found=str(error), remedy="see the other findings"),)
+    return ()
+
+
+def _is_wrong(finding: Finding) -> bool:
+    return finding.severity in (Severity.WARNING, Severity.ERROR)
+
+
+def _count(findings: tuple[Finding, ...], severity: Severity) -> int:
+    return sum(finding.severity is severity for finding in findings)
+
+
+def _summary(findings: tuple[Finding, ...]) -> str:
+    errors, warnings = _count(findings, Severity.ERROR), _count(findings, Severity.WARNING)
+    if not errors and not warnings:
+        return "Nothing is wrong."
+    return f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}."

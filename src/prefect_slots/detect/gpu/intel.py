@@ -1,0 +1,181 @@
+"""Intel's cards, as the kernel's drivers tell in sysfs; Intel's own `xpu-smi`, where it is, adds what they do not.
+
+A card is known by its place on the bus. The driver `xe` tells the memory of each of a card's tiles, Intel's own build
+of `i915` that of a card, the kernel's `i915` none. Graphics that are built into a processor have no memory of their
+own and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.detector import Scene
+from prefect_slots.model.amount import MIB, bytes_available, format_amount
+from prefect_slots.model.declaration import GpuRules
+from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
+from prefect_slots.system.commands import run_command
+from prefect_slots.system.drm import query_drm, text_of
+
+INTEL: Final = "0x8086"
+_BUILT_IN: Final = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")
+_PROGRAM: Final = "xpu-smi"
+_SECONDS: Final = 5.0
+# What oneAPI reads; the numbers in them are given by its run time, and a device may be a part of a card.
+_VARIABLES: Final = ("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntelReading:
+    """What was read of one card; `total` is `None` where nothing tells its memory."""
+
+    address: str
+    driver: str = ""
+    name: str = ""
+    total: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What it is known by."""
+        return f"INTEL-{self.address}"
+
+
+class IntelDetector:
+    """Finds Intel's cards with memory of their own, as cells of `gpu_mem`."""
+
+    resources = frozenset({GPU_MEM})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Read sysfs, and ask `xpu-smi` for names and for memory that sysfs does not tell."""
+        cards = tuple(query_intel(scene.root))
+        told = query_xpu_smi(scene.env) if cards else {}
+        return interpret_intel(cards, told, scene.gpus, scene.env)
+
+
+def query_intel(root: Path) -> Iterator[IntelReading]:
+    """Yield the cards by their place on the bus, without what is built into a processor.
+
+    Raises:
+        OSError: if the list of cards exists and cannot be read.
+    """
+    for address, card in query_drm(root, INTEL).items():
+        if not _BUILT_IN.fullmatch(address):
+            driver = card / "device/driver"
+            name = driver.readlink().name if driver.is_symlink() else ""
+            yield IntelReading(address=address, driver=name, total=_memory(card))
+
+
+def _memory(card: Path) -> int | None:
+    tiles = sorted((card / "device").glob("tile[0-9]*/physical_vram_size_bytes"))
+    texts = [text_of(path) for path in tiles or (card / "lmem_total_bytes", card / "device/lmem_total_bytes")]
+    told = [int(text, 0) for text in texts if re.fullmatch(r"[0-9]+|0x[0-9a-fA-F]+", text)]
+    # Of a card one of whose tiles does not answer the whole is not known.
+    if not told or (tiles and len(told) < len(tiles)):
+        return None
+    return sum(told) if tiles else told[0]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What `xpu-smi` tells of a card."""
+
+    address: str
+    name: str
+    total: int | None
+
+
+def query_xpu_smi(env: Mapping[str, str]) -> dict[str, Described]:
+    """Ask for every card; return what is told by its place on the bus, nothing where the program does not answer."""
+    program = shutil.which(_PROGRAM, path=env.get("PATH"))
+    if program is None:
+        return {}
+    told: dict[str, Described] = {}
+    for number in parse_discovery(run_command((program, "discovery", "-j"), env=env, timeout=_SECONDS).text):
+        output = run_command((program, "discovery", "-d", str(number), "-j"), env=env, timeout=_SECONDS)
+        described = parse_device(output.text)
+        if described is not None:
+            told[described.address] = described
+    return told
+
+
+def parse_discovery(text: str) -> tuple[int, ...]:
+    """Return the numbers of the cards that `xpu-smi discovery -j` lists; none for anything else."""
+    listed = _object(text).get("device_list")
+    if not isinstance(listed, list):
+        return ()
+    entries: list[Any] = listed  # pyright: ignore[reportUnknownVariableType]
+    return tuple(
+        entry["device_id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("device_id"), int)
+    )
+
+
+def parse_device(text: str) -> Described | None:
+    """Read what `xpu-smi discovery -d N -j` tells of a card; `None` for anything else."""
+    told = _object(text)
+    address = told.get("pci_bdf_address")
+    if not isinstance(address, str) or not address:
+        return None
+    memory = str(told.get("memory_physical_size_byte", ""))
+    total = int(memory) if re.fullmatch(r"[1-9][0-9]{0,18}", memory) else None
+    return Described(address.lower(), str(told.get("device_name", "")), total)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        read: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def interpret_intel(
+    cards: tuple[IntelReading, ...], told: Mapping[str, Described], rules: GpuRules, env: Mapping[str, str]
+) -> Answer:
+    """Judge what the cards offer as `gpu_mem`."""
+    findings: list[Finding] = []
+    cells: list[Cell] = []
+    unknown: set[str] = set()
+    sights: list[Sight] = []
+    for index, card in enumerate(cards):
+        described = told.get(card.address)
+        name = (described.name if described else "") or card.name or "Intel card"
+        total = card.total or (described.total if described else None)
+        if rules.excludes(card.key):
+            continue
+        if not total:
+            problem = f"nothing tells its memory: its driver '{card.driver or 'none'}' does not, nor does {_PROGRAM}"
+            remedy = f"install {_PROGRAM}, or declare the card under [[gpus.card]]"
+            findings.append(Finding(subject=card.key, problem=problem, remedy=remedy))
+            unknown.add(card.key)
+            sights.append(Sight(resource=GPU_MEM, key=card.key, unit=MIB, label=name, why=problem))
+            continue
+        mib = bytes_available(total) - rules.headroom_mib
+        if mib <= 0:
+            kept = format_amount(rules.headroom_mib, MIB)
+            problem = f"headroom {kept} leaves nothing of {format_amount(bytes_available(total), MIB)}"
+            findings.append(Finding(subject=card.key, problem=problem, remedy="lower it"))
+            continue
+        cells.append(Cell(key=card.key, capacity=mib, label=name, index=index))
+    if cells:
+        findings.extend(_hidden(variable, env[variable]) for variable in _VARIABLES if env.get(variable))
+    resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(cells), origin="sysfs" if not told else "sysfs, xpu-smi")
+    return Answer(
+        resources=(resource,) if cells else (),
+        findings=tuple(findings),
+        unknown_cells=frozenset(unknown),
+        sights=tuple(sights),
+    )
+
+
+def _hidden(variable: str, value: str) -> Finding:
+    return Finding(
+        subject=GPU_MEM,
+        problem=f"{variable}={value!r} may hide cards from tasks, and which cards it means is not known here",
+        remedy="leave them out with [gpus] exclude, and unset it",
+    )

@@ -1,0 +1,260 @@
+"""What NVIDIA's cards that were read offer: cells, what is unknown, and what a person should know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.gpu import nvml
+from prefect_slots.detect.gpu.cuda_visible import VARIABLE, Device, Visible, interpret_visible
+from prefect_slots.detect.gpu.nvidia_query import DeviceReading, NvmlReading
+from prefect_slots.detect.gpu.nvml import Failure, failure_of
+from prefect_slots.model.amount import MIB, Undivided, bytes_available, format_amount
+from prefect_slots.model.declaration import GpuRules
+from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource, Severity
+from prefect_slots.system.container import Surroundings
+
+_MPS_VARIABLE: Final = "NVML_MPS_DEVICE_ENUMERATION"
+_NOWHERE_SPECIAL: Final = Surroundings()
+
+
+def interpret_nvml(
+    reading: NvmlReading,
+    rules: GpuRules,
+    env: Mapping[str, str],
+    host_mib: Callable[[], int],
+    around: Surroundings = _NOWHERE_SPECIAL,
+) -> Answer:
+    """Judge what the cards that were read offer as `gpu_mem`.
+
+    Args:
+        reading: What `query_nvml` saw.
+        rules: Which cards to leave out, and what to keep free on each.
+        env: The environment of the tasks to come, for `CUDA_VISIBLE_DEVICES`.
+        host_mib: Gives the host's memory in MiB, for a card that has none of its own; may raise `OSError` or
+            `ValueError`.
+        around: Where this process runs.
+    """
+    if reading.failure is not None and reading.state == "absent":
+        return _none_here(reading.failure, around)
+    if reading.failure is not None:
+        problem = f"NVIDIA's cards cannot be read: {reading.failure.words}"
+        finding = Finding(subject=GPU_MEM, problem=problem, remedy=reading.failure.remedy, severity="error")
+        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+    devices = tuple(
+        Device(
+            index=card.index,
+            uuid=card.uuid,
+            name=card.name,
+            instances=tuple(instance.uuid for instance in card.instances or () if instance.uuid is not None),
+            legacy_names=tuple(
+                (instance.legacy_name, instance.uuid)
+                for instance in card.instances or ()
+                if instance.uuid is not None and instance.legacy_name is not None
+            ),
+        )
+        for card in reading.cards
+    )
+    if env.get(_MPS_VARIABLE) == "1":
+        problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
+        finding = Finding(subject=GPU_MEM, problem=problem, remedy="unset it", severity="error")
+        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+    sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
+    for card in reading.cards:
+        sorting.card(card)
+    return sorting.answer(reading)
+
+
+def _none_here(failure: Failure, around: Surroundings) -> Answer:
+    """Judge a driver that is not there: mostly there is no card either, but there are signs of the contrary."""
+    finding = Finding(subject=GPU_MEM, problem=f"no NVIDIA card here ({failure.words})", severity="info")
+    if around.wsl_library and failure.code == nvml.LIBRARY_NOT_FOUND:
+        problem = "Windows' NVIDIA driver lies in /usr/lib/wsl/lib, where the loader does not look"
+        remedy = "add that folder to /etc/ld.so.conf.d and run ldconfig, or `wsl --update`"
+        finding = Finding(subject=GPU_MEM, problem=problem, remedy=remedy, severity="error")
+        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+    if around.nvidia_cards:
+        problem = f"{around.nvidia_cards} NVIDIA on the PCI bus, but no driver answers ({failure.words})"
+        remedy = "load its driver (`nvidia-smi`); start a container with `--gpus all`"
+        finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
+    elif around.tegra:
+        problem = f"this is a Jetson, and its NVML does not answer ({failure.words})"
+        remedy = "JetPack 6 and later have NVML; on older ones declare the card under [[gpus.card]]"
+        finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
+    return Answer(findings=(finding,))
+
+
+class _Sorting:
+    """Sorts devices into cells, cells that cannot be read now, and findings."""
+
+    def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int], *, mps: bool) -> None:
+        self._rules = rules
+        self._visible = visible
+        self._host_mib = host_mib
+        self._mps = mps
+        self._cells: list[Cell] = []
+        self._findings: list[Finding] = list(visible.findings)
+        self._sights: list[Sight] = []
+        self._nameless: list[Failure] = []
+        self._unknown = False
+        self._unknown_cells: set[str] = set()
+        self._lost_cells: set[str] = set()
+
+    def answer(self, reading: NvmlReading) -> Answer:
+        uuids = {
+            device.uuid
+            for card in reading.cards
+            for device in (card, *(card.instances or ()))
+            if device.uuid is not None
+        }
+        for prefix in self._rules.exclude:
+            if not self._unknown and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
+                self._say(prefix, "[gpus] exclude names no card of this machine", "see `nvidia-smi -L` for the UUIDs")
+        resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(self._cells), origin="nvml")
+        return Answer(
+            resources=(resource,) if self._cells else (),
+            findings=tuple(self._findings),
+            unknown=frozenset({GPU_MEM} if self._unknown else ()),
+            unknown_cells=frozenset(self._unknown_cells),
+            # Only if all that cannot even be told apart are broken: else one that works may be among them.
+            lost=frozenset({GPU_MEM} if self._nameless and all(map(_is_lost, self._nameless)) else ()),
+            lost_cells=frozenset(self._lost_cells),
+            sights=tuple(self._sights),
+        )
+
+    def card(self, card: DeviceReading) -> None:
+        if card.uuid is not None and self._rules.excludes(card.uuid):
+            self._leave_out(card, card.uuid, "left out by [gpus] exclude")
+            return
+        concerned = card.index in self._visible.cards or not self._visible.complete
+        nameless = next((d.failure for d in (card, *(card.instances or ())) if d.uuid is None), None)
+        if concerned and nameless is not None:
+            # Which registered cell this is cannot be told, so none may be taken for gone.
+            self._unknown = True
+            self._nameless.append(nameless)
+            self._failed(f"card {card.index}", nameless)
+        if concerned and card.failure is not None and card.instances is not None:
+            # The card is known, its instances are not.
+            self._unknown = True
+            self._nameless.append(card.failure)
+        if card.uuid is None:
+            return
+        if card.index not in self._visible.cards:
+            self._leave_out(card, card.uuid, f"hidden by {VARIABLE}")
+            return
+        if card.failure is not None:
+            self._lost(card, card.uuid, card.failure)
+        elif card.compute_mode == nvml.PROHIBITED:
+            self._leave_out(card, card.uuid, "its compute mode is PROHIBITED")
+            self._say(card.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
+        else:
+            self._usable(card, card.uuid)
+
+    def _usable(self, card: DeviceReading, uuid: str) -> None:
+        alone = card.compute_mode == nvml.EXCLUSIVE_PROCESS and not self._mps
+        if alone:
+            self._say(
+                uuid,
+                "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time, so each request takes it whole",
+                "`nvidia-smi -c DEFAULT` lets tasks share it",
+                severity="info",
+            )
+        if card.mig_changing:
+            self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
+        if card.instances is None:
+            self._add(card, uuid, card.index, alone=alone)
+            return
+        self._leave_out(card, uuid, "in MIG mode: its instances are offered instead")
+        if not card.instances:
+            self._say(
+                uuid,
+                "it is in MIG mode and has no instance, so it offers no slot",
+                "`nvidia-smi mig -cgi ... -C` makes one",
+            )
+        for instance in card.instances:
+            if instance.uuid is None:
+                continue
+            if self._rules.excludes(instance.uuid):
+                self._leave_out(instance, instance.uuid, "left out by [gpus] exclude")
+            elif instance.uuid not in self._visible.instances:
+                self._leave_out(instance, instance.uuid, f"hidden by {VARIABLE}")
+            elif instance.failure is not None:
+                self._lost(instance, instance.uuid, instance.failure)
+            else:
+                self._add(instance, instance.uuid, card.index, alone=alone)
+
+    def _add(self, device: DeviceReading, uuid: str, index: int, *, alone: bool) -> None:
+        """Make a cell of what the driver and the headroom leave of the device's memory."""
+        kept = self._rules.headroom_mib
+        taken: list[str] = []
+        if device.memory is None:
+            try:
+                mib = self._host_mib()
+            except (OSError, ValueError) as error:
+                self._lost(device, uuid, failure_of(error))
+                return
+            found = mib
+            taken.append("the host's memory, as its cgroups leave it")
+            self._say(
+                uuid,
+                "it shares the host's memory: gpu_mem and mem count the same bytes",
+                "set [gpus] headroom and [host] mem_headroom so that both fit",
+                severity="warning" if kept == 0 else "info",
+            )
+        else:
+            found = bytes_available(device.memory.total)
+            mib = bytes_available(device.memory.total - (device.memory.reserved or 0))
+            if device.memory.reserved:
+                taken.append(f"less {format_amount(found - mib, MIB)} that the driver keeps")
+            if device.memory.reserved is None and kept == 0:
+                self._say(
+                    uuid,
+                    "this driver does not tell how much memory it keeps for itself",
+                    'set [gpus] headroom = "1GiB", or upgrade the driver to R510 or later',
+                )
+        if kept:
+            taken.append(f"less {format_amount(kept, MIB)} headroom")
+        if alone:
+            taken.append("one holder at a time (EXCLUSIVE_PROCESS)")
+        offered = mib - kept if mib > kept else None
+        self._sights.append(
+            Sight(
+                resource=GPU_MEM,
+                key=uuid,
+                label=device.name,
+                unit=MIB,
+                found=found,
+                offered=offered,
+                why=", ".join(taken),
+            )
+        )
+        if offered is None:
+            self._say(
+                uuid, f"headroom {format_amount(kept, MIB)} leaves nothing of {format_amount(mib, MIB)}", "lower it"
+            )
+            return
+        capacity = Undivided(offered) if alone else offered
+        self._cells.append(Cell(key=uuid, capacity=capacity, label=device.name, index=index))
+
+    def _leave_out(self, device: DeviceReading, uuid: str, why: str) -> None:
+        found = None if device.memory is None else bytes_available(device.memory.total)
+        self._sights.append(Sight(resource=GPU_MEM, key=uuid, label=device.name, unit=MIB, found=found, why=why))
+
+    def _lost(self, device: DeviceReading, uuid: str, failure: Failure) -> None:
+        self._failed(uuid, failure)
+        self._unknown_cells.add(uuid)
+        if _is_lost(failure):
+            self._lost_cells.add(uuid)
+        self._leave_out(device, uuid, f"cannot be read: {failure.words}")
+
+    def _failed(self, subject: str, failure: Failure) -> None:
+        self._say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
+
+    def _say(self, subject: str, problem: str, remedy: str = "", *, severity: Severity = "warning") -> None:
+        self._findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))
+
+
+def _is_lost(failure: Failure) -> bool:
+    return failure.code == nvml.GPU_IS_LOST

@@ -1,0 +1,272 @@
+"""What is used of each card now, and by whom: ours or others'.
+
+`query_use` only reads; everything else is pure. What cannot be told is `None` and never zero: where process ids mean
+nothing (WSL, containers, virtual cards), or the driver does not tell a process's memory, nobody's use is called ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from prefect_slots.detect.gpu import nvml as nvml_api
+from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, lacks, load_nvml, text_of
+from prefect_slots.system.container import Surroundings
+
+_MIB: Final = 2**20
+_LISTS: Final = ("Compute", "Graphics", "MPSCompute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceUse:
+    """What was read of one card or MIG instance.
+
+    Attributes:
+        used: Bytes that are not free, of those that the device's cell counts; `None` where it has no memory of its own
+            or does not tell.
+        processes: Bytes of each process by its id, `None` for one whose memory is not told; `None` altogether where the
+            processes are not told.
+        why: Why something is `None`.
+    """
+
+    uuid: str
+    used: int | None
+    processes: Mapping[int, int | None] | None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseReading:
+    """What NVML said: every card and instance whose UUID could be read, or why it said nothing."""
+
+    devices: tuple[DeviceUse, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignUse:
+    """What others use of a card in MiB, rounded up; `None`, and why, where that cannot be told."""
+
+    mib: int | None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A process of this machine, by its parent and its program's name."""
+
+    parent: int
+    name: str
+
+
+def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
+    """Read what is used of every card. Never raises: a card that fails is left out or says why."""
+    try:
+        nvml = load()
+        nvml.nvmlInit()
+    except Exception as error:
+        return UseReading(failure=failure_of(error))
+    try:
+        count = nvml.nvmlDeviceGetCount()
+        return UseReading(devices=tuple(use for index in range(count) for use in _read_card(nvml, index)))
+    except Exception as error:
+        return UseReading(failure=failure_of(error))
+    finally:
+        with suppress(Exception):
+            nvml.nvmlShutdown()
+
+
+def _read_card(nvml: Nvml, index: int) -> Iterator[DeviceUse]:
+    with suppress(Exception):
+        card = nvml.nvmlDeviceGetHandleByIndex(index)
+        virtual = _is_virtual(nvml, card)
+        if not ask(nvml.nvmlDeviceGetMigMode, card, otherwise=[0, 0])[0]:
+            yield _read_device(nvml, card, virtual=virtual)
+            return
+        for slot in range(nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
+            with suppress(Exception):
+                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, slot)
+                yield _read_device(nvml, instance, virtual=virtual)
+
+
+def _is_virtual(nvml: Nvml, card: object) -> bool:
+    try:
+        return nvml.nvmlDeviceGetVirtualizationMode(card) in nvml_api.VIRTUAL
+    except Exception as error:
+        return not lacks(error)
+
+
+def _read_device(nvml: Nvml, device: object, *, virtual: bool) -> DeviceUse:
+    uuid, why = text_of(nvml.nvmlDeviceGetUUID(device)), ""
+    used: int | None = None
+    try:
+        memory = nvml_api.read_memory(nvml, device)
+        used = None if memory is None else memory[2]
+    except Exception as error:
+        why = f"its memory cannot be read: {failure_of(error).words}"
+    if virtual:
+        return DeviceUse(uuid=uuid, used=used, processes=None, why=why or "a virtual card does not tell its processes")
+    try:
+        return DeviceUse(uuid=uuid, used=used, processes=_read_processes(nvml, device), why=why)
+    except Exception as error:
+        why = why or f"its processes cannot be read: {failure_of(error).words}"
+        return DeviceUse(uuid=uuid, used=used, processes=None, why=why)
+
+
+def _read_processes(nvml: Nvml, device: object) -> dict[int, int | None]:
+    """Read all lists; a process that draws and computes stands in two of them, each time with all it uses."""
+    found: dict[int, int | None] = {}
+    for kind in _LISTS:
+        for entry in _list(nvml, device, kind):
+            used = None if entry.usedGpuMemory is None else int(entry.usedGpuMemory)
+            known = found.get(entry.pid)
+            found[entry.pid] = used if known is None else max(known, used or 0)
+    return found
+
+
+def _list(nvml: Nvml, device: object, kind: str) -> list[Any]:
+    # The calls without a version raise an error outside NVMLError on drivers without the third.
+    for version in ("v3", "v2"):
+        try:
+            return getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses_{version}")(device)
+        except Exception as error:
+            if error_code(error) != nvml_api.FUNCTION_NOT_FOUND:
+                if kind != "Compute" and lacks(error):
+                    return []
+                raise
+    if kind == "MPSCompute":
+        # Drivers older than the call have no clients of MPS in a list of their own.
+        return []
+    raise LookupError("this driver is too old to tell them")
+
+
+def query_processes() -> dict[int, Process]:
+    """Return this machine's processes, as far as they may be read, by id."""
+    return {
+        process.pid: Process(parent=process.info["ppid"] or 0, name=process.info["name"] or "")
+        for process in psutil.process_iter(["ppid", "name"])
+    }
+
+
+def query_lineage(pids: Iterable[int]) -> dict[int, Process]:
+    """Return these processes and their ancestors, as far as they may be read, by id."""
+    found: dict[int, Process] = {}
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                found[pid] = Process(parent=process.ppid() or 0, name=process.name())
+                waiting.append(found[pid].parent)
+    return found
+
+
+def query_variable(name: str, pids: Iterable[int]) -> dict[int, str]:
+    """Return the value of an environment variable in each of these processes that has it and may be read."""
+    found: dict[int, str] = {}
+    for pid in pids:
+        with suppress(psutil.Error, OSError):
+            value = _environment(pid).get(name)
+            if value:
+                found[pid] = value
+    return found
+
+
+def _environment(pid: int) -> Mapping[str, str]:
+    if not psutil.LINUX:
+        return psutil.Process(pid).environ()
+    # Of many processes every few seconds: psutil takes five times as long for each.
+    text = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    return {key: value for key, _, value in (entry.partition("=") for entry in text.split("\0"))}
+
+
+def family(roots: Iterable[int], processes: Mapping[int, Process]) -> frozenset[int]:
+    """Return the given process ids and those of all their descendants."""
+    children: dict[int, list[int]] = {}
+    for pid, process in processes.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found.add(pid)
+            waiting.extend(children.get(pid, ()))
+    return frozenset(found)
+
+
+def named(names: Collection[str], processes: Mapping[int, Process]) -> frozenset[int]:
+    """Return the ids of the processes whose programs are called that: a desktop's own, for example."""
+    return frozenset(pid for pid, process in processes.items() if process.name in names)
+
+
+def foreign_use(
+    device: DeviceUse, *, own: Collection[int], ignored: Collection[int] = (), around: Surroundings
+) -> ForeignUse:
+    """Tell what others use of a card.
+
+    Args:
+        device: What was read.
+        own: Ids of the processes that hold something of the card by a grant; see `family`.
+        ignored: Ids of processes that are not counted, because a headroom covers them.
+        around: Where this process runs.
+    """
+    why = around.why_pids_mislead or ("" if device.processes is not None else device.why)
+    if why or device.processes is None:
+        if device.used is not None and not own:
+            # Whoever they are, they are not ours.
+            return ForeignUse(mib=_rounded_up(device.used))
+        return ForeignUse(mib=None, why=why or device.why)
+    others = {pid: used for pid, used in device.processes.items() if pid not in own and pid not in ignored}
+    if device.used is None:
+        # Its memory is the host's, or cannot be read: what the others say of themselves is all there is.
+        counted, why = others, device.why
+    else:
+        counted = {pid: used for pid, used in device.processes.items() if pid not in others}
+        why = ""
+    amounts = [used for used in counted.values() if used is not None]
+    if why or len(amounts) < len(counted):
+        return ForeignUse(mib=None, why=why or "the driver does not tell how much each process uses")
+    total = sum(amounts)
+    return ForeignUse(mib=_rounded_up(total if device.used is None else max(0, device.used - total)))
+
+
+def _rounded_up(count: int) -> int:
+    return -(-count // _MIB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The most that was seen of late.
+
+    Attributes:
+        seen: Times and amounts that may still be the most: later ones are smaller.
+        latest: When something was last seen.
+    """
+
+    seen: tuple[tuple[float, int], ...] = ()
+    latest: float | None = None
+
+    @property
+    def mib(self) -> int | None:
+        """What to hold back; `None` before anything was seen."""
+        return self.seen[0][1] if self.seen else None
+
+
+def hold(peak: Peak, mib: int | None, now: float, *, seconds: float) -> Peak:
+    """Add what is seen now: it is held back for at least `seconds`, however little follows.
+
+    A program's memory goes up and down; a task that starts in a valley would be crushed at the next top. An unknown
+    amount changes nothing, not even the age of what was seen: the last known number stands.
+    """
+    if mib is None:
+        return peak
+    now = now if peak.latest is None else max(now, peak.latest)
+    kept = tuple((time, amount) for time, amount in peak.seen if amount > mib and time > now - seconds)
+    return Peak(seen=(*kept, (now, mib)), latest=now)

@@ -1,0 +1,160 @@
+"""Asking licence servers: one query of a server at a time, its answer kept for a while, and patience after failures.
+
+What goes wrong is part of the answer, never an exception: a server that cannot be asked leaves its features unknown.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from prefect_slots.detect.licenses.report import Reading
+from prefect_slots.detect.licenses.turns import in_turn, shared_folder
+from prefect_slots.detect.licenses.vendors import VENDORS
+from prefect_slots.model.declaration import LicenseServer
+from prefect_slots.system.commands import run_command
+from prefect_slots.system.threads import beside
+
+MAX_BACK_OFF: Final = 900.0
+"""Seconds at most between two tries of a server that fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One query: a server, and the features that are wanted of it.
+
+    Attributes:
+        poll_seconds: How long the answer stays true enough.
+        timeout: Seconds after which the server is given up.
+        checkouts: Whether to keep who holds what.
+    """
+
+    vendor: str
+    server: str
+    command: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    poll_seconds: float = 60
+    timeout: float = 10
+    checkouts: bool = False
+
+
+def questions(servers: Sequence[LicenseServer]) -> dict[Question, tuple[LicenseServer, ...]]:
+    """Return one question per server, with the tables that it answers: several may name features of one server."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[LicenseServer]] = {}
+    for server in servers:
+        groups.setdefault((server.vendor, server.server.casefold(), server.command), []).append(server)
+    asked: dict[Question, tuple[LicenseServer, ...]] = {}
+    for (vendor, _, command), group in groups.items():
+        question = Question(
+            vendor=vendor,
+            server=group[0].server,
+            command=command,
+            features=tuple(sorted({feature for table in group for _, feature in table.features})),
+            poll_seconds=min(table.poll_seconds for table in group),
+            timeout=max(table.timeout for table in group),
+            # Whoever counts what people outside use asks the same question, and the server is asked once.
+            checkouts=True,
+        )
+        asked[question] = tuple(group)
+    return asked
+
+
+def query_server(question: Question, env: Mapping[str, str]) -> Reading:
+    """Ask a server once and read its answer."""
+    vendor = VENDORS[question.vendor]
+    argv = [
+        *(question.command or (vendor.program,)),
+        *vendor.arguments(question.server, question.features),
+    ]
+    env = {**env, **vendor.env(question.server)}
+    output = run_command(argv, env=env, timeout=question.timeout, stdin=vendor.stdin(question.server))
+    reading = vendor.parse(output.text, server=question.server, checkouts=question.checkouts)
+    if output.failure is not None:
+        # An output that was cut may lack the very lines that matter.
+        return replace(reading, features=(), failure=output.failure)
+    if reading.failure is None and not reading.features:
+        how = f", and '{argv[0]}' ended with exit status {output.code}" if output.code else ""
+        return replace(reading, failure=f"it told of no feature{how}")
+    return reading
+
+
+@dataclass
+class _Counter:
+    """What is known of one server, and whose turn it is to ask it."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    reading: Reading | None = None
+    locks: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
+    next_try: float = 0.0
+    failures: int = 0
+
+
+class Desk:
+    """Where servers are asked: all queries of a process go through one of these.
+
+    Attributes:
+        folder: Where the locks are that keep a user's other processes from asking the same server meanwhile, or `None`.
+    """
+
+    def __init__(
+        self,
+        query: Callable[[Question, Mapping[str, str]], Reading] = query_server,
+        clock: Callable[[], float] = time.monotonic,
+        folder: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self._query = query
+        self._clock = clock
+        self._counters: dict[Question, _Counter] = {}
+        self._turns: dict[tuple[str, str], threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, question: Question, env: Mapping[str, str]) -> Reading:
+        """Return what the server told within `poll_seconds`, else ask it; after failures, ever more rarely."""
+        with self._lock:
+            turn = self._turns.setdefault((question.vendor, question.server.casefold()), threading.Lock())
+            counter = self._counters.setdefault(question, _Counter(turn=turn))
+        with counter.turn:
+            now = self._clock()
+            if counter.reading is not None and now < counter.next_try:
+                return _kept(counter.reading, counter.next_try - now)
+            with in_turn(self.folder, f"{question.vendor} {question.server.casefold()}", question.timeout) as is_mine:
+                asked_at = self._clock()
+                told = self._query(question, env) if is_mine else Reading(failure=_taken(question.timeout))
+            counter.reading = replace(_with_locks(told, counter.locks), asked_at=asked_at)
+            counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
+            pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
+            counter.next_try = self._clock() + max(question.poll_seconds, min(pause, MAX_BACK_OFF))
+            return counter.reading
+
+    def ask_all(self, asked: Sequence[Question], env: Mapping[str, str]) -> tuple[Reading, ...]:
+        """Ask several servers at the same time, so that the slowest one is all there is to wait for."""
+        # In threads that the end of the process does not wait for: a server may hang for minutes.
+        sent = [beside(partial(self.ask, question, env), f"licence server {question.server}") for question in asked]
+        return tuple(answer.result() for answer in sent)
+
+
+def _taken(seconds: float) -> str:
+    return f"other processes of this user have been asking it for {seconds:g} s; if one of them is stopped, continue it"
+
+
+def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:
+    """Remember what licences are locked to: where a server tells only while they are used, their scope would change."""
+    locks.update({feature.name: feature.locks for feature in reading.features if feature.locks is not None})
+    features = tuple(replace(feature, locks=locks.get(feature.name)) for feature in reading.features)
+    return replace(reading, features=features)
+
+
+def _kept(reading: Reading, seconds: float) -> Reading:
+    if reading.failure is None:
+        return reading
+    return replace(reading, failure=f"{reading.failure}; it is asked again in {seconds:.0f} s")
+
+
+DESK: Final = Desk(folder=shared_folder())
+"""The desk of this process."""

@@ -1,0 +1,333 @@
+"""What is wrong with a machine, and what to do about it: facts go in, findings come out. Pure.
+
+Facts are gathered elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, Severity, StaleFacts, Versions
+from prefect_slots.model.resource import GPU_MEM
+
+_OLDEST_CLIENT: Final = (3, 6, 17)
+_FIRST_BAD_FASTAPI: Final = (0, 151)
+_MIB: Final = 2**20
+_LITTLE_SPACE: Final = 100 * _MIB
+_NO_SPACE: Final = 4 * _MIB
+_REGISTER: Final = "run `prefect-slots register`"
+_FIX: Final = "run `prefect-slots doctor --fix`, or wait: a worker, or whoever waits, does the same"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        about: The part of the machine it concerns.
+        remedy: What to do; empty where nothing needs doing.
+    """
+
+    about: str
+    severity: Severity
+    found: str
+    remedy: str = ""
+
+
+def judge(facts: Facts) -> tuple[Finding, ...]:
+    """Return what was found, in the order in which a person would look."""
+    return (
+        *judge_versions(facts.versions),
+        *judge_settings(facts),
+        *judge_folder(facts),
+        *judge_ledger(facts),
+        *judge_cards(facts),
+        *judge_server(facts),
+        *judge_limits(facts.limits),
+        *judge_mirrors(facts.mirrors),
+        *(Finding(about=t.about, severity=t.severity, found=t.found, remedy=t.remedy) for t in facts.troubles),
+    )
+
+
+def _ok(about: str, found: str) -> Finding:
+    return Finding(about=about, severity=Severity.OK, found=found)
+
+
+def _note(about: str, found: str, remedy: str = "") -> Finding:
+    return Finding(about=about, severity=Severity.NOTE, found=found, remedy=remedy)
+
+
+def _warning(about: str, found: str, remedy: str) -> Finding:
+    return Finding(about=about, severity=Severity.WARNING, found=found, remedy=remedy)
+
+
+def _error(about: str, found: str, remedy: str) -> Finding:
+    return Finding(about=about, severity=Severity.ERROR, found=found, remedy=remedy)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def judge_versions(versions: Versions) -> Iterator[Finding]:
+    """Judge what is installed."""
+    about = "versions"
+    listed = [f"prefect-slots {versions.ours}"]
+    listed += [f"prefect {versions.client}"] if versions.client else []
+    listed += [f"server {versions.server}"] if versions.server else []
+    yield _ok(about, ", ".join(listed))
+    if versions.client is None:
+        yield _error(about, "Prefect is not installed", "install it: `pip install 'prefect>=3.6.17,<4'`")
+        return
+    client = _numbers(versions.client)
+    if client and not _OLDEST_CLIENT <= client < (4,):
+        yield _error(about, f"prefect {versions.client} is not supported", "install prefect>=3.6.17,<4")
+    if versions.server and _numbers(versions.server) < client:
+        found = f"the server ({versions.server}) is older than this client ({versions.client})"
+        yield _note(about, found, "update the server when convenient")
+    if versions.fastapi and versions.server_is_here and _numbers(versions.fastapi) >= _FIRST_BAD_FASTAPI:
+        found = f"fastapi {versions.fastapi} is installed, with which Prefect's server may not start again"
+        yield _warning(about, found, "if the server runs from here: `pip install 'fastapi<0.151'`")
+
+
+def judge_settings(facts: Facts) -> Iterator[Finding]:
+    """Judge where settings come from and what this machine is called."""
+    if facts.settings is not None:
+        yield _ok("settings", f"read from {facts.settings}" if facts.settings != "defaults" else "defaults, no file")
+    names = facts.names
+    if names is None:
+        return
+    if names.registered and names.setting and names.setting != names.registered:
+        yield _warning(
+            "name",
+            f"this ledger is registered as '{names.registered}'; the name '{names.setting}' from the settings or "
+            "WORKER_ID is not used",
+            "leave the setting out, or give a second machine a state folder of its own",
+        )
+    elif names.registered:
+        yield _ok("name", f"'{names.registered}'")
+    if names.worker_id and names.setting and names.worker_id != names.setting:
+        found = f"WORKER_ID is '{names.worker_id}', the setting `worker` is '{names.setting}'; the setting counts"
+        yield _note("name", found, "make them equal, or remove one")
+
+
+def judge_folder(facts: Facts) -> Iterator[Finding]:
+    """Judge the state folder."""
+    folder = facts.folder
+    if folder is None:
+        return
+    about = "state folder"
+    kind = f" on {folder.file_system}" if folder.file_system else ""
+    yield _ok(about, f"{folder.path}{kind}, {folder.free_bytes // _MIB} MiB free")
+    if folder.free_bytes < _NO_SPACE:
+        yield _error(about, "its disk is full, so nothing can be granted", "make room on it")
+    elif folder.free_bytes < _LITTLE_SPACE:
+        yield _warning(about, f"only {folder.free_bytes // _MIB} MiB are left on its disk", "make room on it")
+    if folder.ballast is False:
+        yield _warning(
+            about,
+            "the ballast file is gone: on a full disk, what is held could not be given back",
+            "make room on the disk; the next process lays it again",
+        )
+
+
+def judge_ledger(facts: Facts) -> Iterator[Finding]:
+    """Judge who takes part, who has died, and who waits for ever."""
+    ledger = facts.ledger
+    if ledger is None:
+        if facts.folder is not None and facts.folder.ballast is None:
+            yield _warning("ledger", "there is none yet: this machine is not registered", _REGISTER)
+        return
+    about = "ledger"
+    if ledger.machine is None:
+        yield _warning(about, f"{ledger.id}: this machine is not registered", _REGISTER)
+    else:
+        yield _ok(about, f"{ledger.id}, {_count(len(ledger.owners), 'process', 'processes')}")
+    if ledger.changed:
+        found = f"what this machine has now is not what it registered: {', '.join(ledger.changed)}"
+        yield _warning(about, found, _REGISTER)
+    for owner in ledger.owners:
+        yield from _judge_owner(owner)
+    for grant in ledger.unbacked:
+        yield _warning(
+            "grants",
+            f"{grant} goes on although the server does not count all of what it holds: others may take it",
+            "nothing, if the server is back: slots are taken again as soon as there is room",
+        )
+    for ticket in ledger.stranded:
+        yield _warning(
+            "waiting",
+            f"{ticket} is stranded: what others use, or is broken, leaves too little on every cell",
+            "end what uses the resource outside prefect-slots, or ask for less",
+        )
+    for stale in ledger.stale:
+        yield _judge_stale(stale)
+
+
+def _judge_stale(stale: StaleFacts) -> Finding:
+    cards = stale.resource == GPU_MEM
+    known = f"{stale.used}, told {_age(stale.age)} ago, stands" if stale.used else "nobody has ever told"
+    return _warning(
+        f"others' use of {stale.label or stale.resource}",
+        f"is stale: {known}; nobody has answered {_count(stale.misses, 'time')} in a row ({stale.why})",
+        "see `nvidia-smi` and the kernel log: a driver that hangs may need a reboot"
+        if cards
+        else "see whether its licence server runs and can be reached: `prefect-slots detect --explain` asks it",
+    )
+
+
+def _age(seconds: float) -> str:
+    """Return about how long that is, rounded down to the largest unit of which there are two."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
+    process = f"process {owner.pid} ({owner.program})"
+    if owner.dead:
+        left = [
+            _count(owner.grants, "grant"), _count(owner.tickets, "ticket"), _count(owner.leases, "lease"),
+        ]  # fmt: skip
+        yield _warning(
+            "processes",
+            f"{process} has died and left {', '.join(left)}",
+            _FIX,
+        )
+    elif owner.lock_file_missing:
+        yield _warning(
+            "processes",
+            f"{process} runs, but its lock file is gone; something cleans up the state folder",
+            "exclude the state folder from the cleaning of temporary files, then start the process again",
+        )
+
+
+def judge_cards(facts: Facts) -> Iterator[Finding]:
+    """Judge how processes number the cards."""
+    if not facts.cards:
+        return
+    yield _ok("cards", f"{len(facts.cards)}: {', '.join(sorted(set(facts.cards)))}")
+    if len(facts.cards) > 1 and facts.cuda_device_order != "PCI_BUS_ID":
+        alike = len(set(facts.cards)) == 1
+        shown = f"is {facts.cuda_device_order}" if facts.cuda_device_order else "is not set"
+        found = f"CUDA_DEVICE_ORDER {shown} and there are several cards"
+        remedy = "export CUDA_DEVICE_ORDER=PCI_BUS_ID where no worker does it"
+        why = "" if alike else ", of different kinds: CUDA numbers them by speed, `nvidia-smi` by place"
+        yield (_note if alike else _warning)("cards", found + why, remedy)
+
+
+def judge_server(facts: Facts) -> Iterator[Finding]:
+    """Judge the server and whose the machine's name is."""
+    about = "server"
+    if facts.mode == "off":
+        remedy = "remove `coordination` from the settings, unless these are unit tests"
+        yield _warning(about, 'coordination is "off": every request is granted at once', remedy)
+    if facts.mode == "local":
+        remedy = "set PREFECT_API_URL to share licences with other machines and to see it in Prefect's UI"
+        yield _note(about, "none takes part: this machine decides alone", remedy)
+    if facts.server is None:
+        return
+    yield _ok(about, f"{facts.server.url} answers; its database is {facts.server.database}")
+    yield from _judge_leases(facts.server.lease_storage)
+    if facts.claimed:
+        yield _ok("name on the server", "claimed by this ledger")
+    elif facts.claimed is False and facts.ledger is not None and facts.ledger.machine is not None:
+        yield _warning("name on the server", f"'{facts.ledger.machine}' is claimed by nobody", _REGISTER)
+
+
+def _judge_leases(storage: str | None) -> Iterator[Finding]:
+    about = "leases"
+    if storage is None:
+        yield _note(about, "the server does not tell where it keeps them")
+        return
+    kind = storage.rpartition(".")[2]
+    if kind != "memory":
+        yield _ok(about, f"kept in {kind if kind != 'lease_storage' else storage}")
+        return
+    keep = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem"
+    yield _warning(
+        about,
+        "the server keeps them in memory: after its restart, slots that prefect-slots held are put right by "
+        "prefect-slots, and those that other tools held stay taken",
+        f"set {keep} for the server",
+    )
+    yield _note(
+        about,
+        "whether several servers share this API cannot be seen from here; with leases in memory they must not",
+        "run one server, or keep leases where all of them look",
+    )
+
+
+def judge_limits(limits: tuple[LimitFacts, ...] | None) -> Iterator[Finding]:
+    """Judge the server's limits against what the machine has, and their counts against what the ledger holds."""
+    if limits is None:
+        return
+    found = [finding for limit in limits for finding in (*_judge_number(limit), *_judge_count(limit))]
+    if not any(finding.severity in (Severity.WARNING, Severity.ERROR) for finding in found):
+        wanted = sum(limit.new is not None for limit in limits)
+        yield _ok("limits", f"{_count(wanted, 'limit')} as registered, counting what is held")
+    yield from found
+
+
+def _judge_number(limit: LimitFacts) -> Iterator[Finding]:
+    about = f"limit {limit.name}"
+    if limit.action == "create":
+        yield _error(about, "is missing on the server, so requests for it fail", _REGISTER)
+    elif limit.action == "conflict":
+        problem, _, remedy = limit.problem.partition("; ")
+        number = "" if limit.old == limit.new else f"is {limit.old} on the server and {limit.new} here: "
+        yield _error(about, number + problem, remedy)
+    elif limit.action == "change":
+        yield _warning(about, f"is {limit.old} on the server, this machine has {limit.new}", _REGISTER)
+    elif limit.action == "orphaned":
+        yield _note(about, "belongs to nothing that this machine has", "run `prefect-slots register --prune`")
+    if limit.action in ("unchanged", "change") and limit.mirror is None:
+        yield _error(about, "has no mirror for this ledger on the server, so requests for it fail", _REGISTER)
+
+
+def _judge_count(limit: LimitFacts) -> Iterator[Finding]:
+    about = f"limit {limit.name}"
+    mirror = 0 if limit.mirror is None else limit.mirror
+    if mirror < limit.least or limit.active < mirror + limit.others:
+        counted = min(mirror, max(0, limit.active - limit.others))
+        yield _error(
+            about,
+            f"the server counts {counted} of this machine's slots, which holds {limit.least}: others may take what is "
+            "in use",
+            _FIX,
+        )
+    elif mirror > limit.most:
+        yield _warning(
+            about,
+            f"the server counts {mirror} slots of this machine, which holds {limit.most}",
+            _FIX,
+        )
+    foreign = limit.active - mirror - limit.others
+    if foreign > 0:
+        yield _note(about, f"{foreign} of {limit.old} slots are held by others than prefect-slots")
+
+
+def judge_mirrors(mirrors: Iterable[MirrorFacts]) -> Iterator[Finding]:
+    """Judge what other ledgers have left on this machine's limits."""
+    for mirror in mirrors:
+        about = f"mirror {mirror.name}"
+        uncovered = f"counts {mirror.active} slots for which the server lists no lease"
+        if mirror.former and mirror.active and not mirror.holders:
+            yield _warning(
+                about,
+                f"a former ledger of this machine {uncovered}: nobody gives them back",
+                "run `prefect-slots doctor --fix`",
+            )
+        elif mirror.former and not mirror.active:
+            yield _note(about, "is left from a former ledger of this machine", "run `prefect-slots register --prune`")
+        elif mirror.active and not mirror.holders:
+            yield _note(about, f"another machine's ledger {uncovered}", "run `prefect-slots doctor --fix` there")
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,146 @@
+"""The server's limits compared with what this machine has and holds; changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from prefect_slots.acquire.registration import cards
+from prefect_slots.detect.survey import Survey
+from prefect_slots.doctor.facts import LimitFacts, MirrorFacts
+from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger.leases import LeaseState
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits.claim import Claim
+from prefect_slots.limits.client import Server
+from prefect_slots.limits.gateway import Gateway
+from prefect_slots.limits.naming import mirror_of, split_mirror
+from prefect_slots.limits.outcome import ExistingLimit
+from prefect_slots.limits.plan import Action, Entry
+from prefect_slots.limits.registration import read_all, register
+from prefect_slots.system import clock
+
+# Grants come and go while they are compared: what differs must do so each time.
+_ROUNDS: Final = 5
+_PAUSE_SECONDS: Final = 0.3
+_SURE: Final = (LeaseState.LEASE, LeaseState.GHOST)
+_ON_ITS_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call to the server that the ledger knows; `sure` if its slots are held and not on their way."""
+
+    names: tuple[str, ...]
+    weight: int
+    sure: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One registered machine and its server.
+
+    Attributes:
+        claim: This ledger's, of the machine's name.
+    """
+
+    server: Server
+    ledger: Ledger
+    machine: str
+    seen: Survey
+    claim: Claim | None
+
+    async def run(self) -> tuple[tuple[LimitFacts, ...], tuple[MirrorFacts, ...]]:
+        """Return this machine's limits, and other ledgers' mirrors of them.
+
+        Raises:
+            ServerUnreachable, ServerRefused: if the server does not take part.
+        """
+        entries = await self._entries()
+        limits, existing = await self._limits(entries)
+        for _ in range(_ROUNDS - 1):
+            if not any(limit.drifts for limit in limits):
+                break
+            await asyncio.sleep(clock.around(_PAUSE_SECONDS))
+            limits, existing = await self._limits(entries)
+        return limits, await self._mirrors({entry.name for entry in entries}, existing)
+
+    async def _entries(self) -> tuple[Entry, ...]:
+        registered = self.ledger.rehearse(lambda tx: registry.register(tx, self.seen.inventory))
+        report = await register(
+            self.server,
+            machine=self.machine,
+            ledger_id=self.ledger.id,
+            host=socket.gethostname(),
+            stocks=registered.stocks,
+            cards=cards(registered),
+            dry_run=True,
+        )
+        return report.entries
+
+    async def _limits(self, entries: tuple[Entry, ...]) -> tuple[tuple[LimitFacts, ...], dict[str, ExistingLimit]]:
+        before = self._calls()
+        existing = await read_all(self.server)
+        after = self._calls()
+        least = _sums(call for holder, call in before.items() if call.sure and holder in after and after[holder].sure)
+        most = _sums((before | after).values())
+        found: list[LimitFacts] = []
+        for entry in entries:
+            if split_mirror(entry.name) is None:
+                counts = self._counts(entry.name, existing)
+                found.append(_facts(entry, least=least.get(entry.name, 0), most=most.get(entry.name, 0), **counts))
+            elif entry.action is Action.CONFLICT:
+                found.append(_facts(entry))
+        return tuple(found), existing
+
+    def _calls(self) -> dict[UUID, _Call]:
+        rows = self.ledger.read(lambda tx: leases.in_states(tx, *_SURE, *_ON_ITS_WAY))
+        return {row.id: _Call(row.names, row.call.weight, row.state in _SURE) for row in rows}
+
+    def _counts(self, name: str, existing: dict[str, ExistingLimit]) -> dict[str, Any]:
+        limit, mirror = existing.get(name), existing.get(mirror_of(name, self.ledger.id))
+        mirrors = [(split_mirror(each), counted.active_slots) for each, counted in existing.items()]
+        return {
+            "active": limit.active_slots if limit else 0,
+            "mirror": mirror.active_slots if mirror else None,
+            "others": sum(
+                slots for parts, slots in mirrors if parts and parts[0] == name and parts[1] != self.ledger.id
+            ),
+        }
+
+    async def _mirrors(self, names: set[str], existing: dict[str, ExistingLimit]) -> tuple[MirrorFacts, ...]:
+        former = self.claim.former if self.claim else ()
+        found: list[MirrorFacts] = []
+        for name, limit in sorted(existing.items()):
+            parts = split_mirror(name)
+            if parts is None or parts[1] == self.ledger.id or parts[0] not in names:
+                continue
+            holders = await Gateway(self.server, parts[1]).holders(parts[0]) if limit.active_slots else ()
+            found.append(
+                MirrorFacts(
+                    name=name,
+                    ledger=parts[1],
+                    active=limit.active_slots,
+                    holders=len(holders),
+                    former=parts[1] in former,
+                )
+            )
+        return tuple(found)
+
+
+def _facts(entry: Entry, **counts: Any) -> LimitFacts:
+    return LimitFacts(
+        name=entry.name, action=entry.action.value, old=entry.old, new=entry.new, problem=entry.problem, **counts
+    )
+
+
+def _sums(calls: Iterable[_Call]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for call in calls:
+        for name in call.names:
+            found[name] = found.get(name, 0) + call.weight
+    return found

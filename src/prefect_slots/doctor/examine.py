@@ -1,0 +1,329 @@
+"""Looks at everything that can be wrong with a machine, for `observe.findings` to judge; changes nothing.
+
+What cannot be looked at becomes a trouble in words, and the rest is looked at nevertheless.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from prefect_slots.acquire.coordination import Coordination, coordinate
+from prefect_slots.acquire.registration import machine_name
+from prefect_slots.detect.survey import Survey, survey
+from prefect_slots.doctor.facts import (
+    Facts,
+    Folder,
+    LedgerFacts,
+    Names,
+    OwnerFacts,
+    ServerFacts,
+    Severity,
+    StaleFacts,
+    Trouble,
+    Versions,
+)
+from prefect_slots.errors import (
+    LedgerUnreadable,
+    NameTaken,
+    ServerRefused,
+    ServerUnreachable,
+    SlotsError,
+    StateFolderUnsuitable,
+)
+from prefect_slots.ledger import registry
+from prefect_slots.ledger.folder import file_system, find_folder, read_mounts
+from prefect_slots.ledger.owner import is_dead
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.schema import BALLAST, FILE
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.amount import format_amount
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.scheduling.decide import decide
+from prefect_slots.scheduling.explain import is_stranded
+from prefect_slots.settings import Settings, load_settings
+
+_ANSWER_SECONDS: Final = 5.0
+_SEVERITIES: Final = {"info": Severity.NOTE, "warning": Severity.WARNING, "error": Severity.ERROR}
+
+
+class _Look:
+    """What was seen so far."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+        self.troubles: list[Trouble] = []
+
+    def at(self, about: str) -> _Attempt:
+        """Turn what goes wrong inside a `with` block into a trouble."""
+        return _Attempt(about, self.troubles)
+
+
+class _Attempt:
+    def __init__(self, about: str, troubles: list[Trouble]) -> None:
+        self._about = about
+        self._troubles = troubles
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        if isinstance(error, SlotsError):
+            self._troubles.append(_trouble(self._about, error))
+        elif isinstance(error, Exception):
+            found = f"looking at it failed: {type(error).__name__}: {error}"
+            self._troubles.append(Trouble(about=self._about, found=found, remedy="please report this"))
+        return isinstance(error, Exception)
+
+
+def _trouble(about: str, error: SlotsError) -> Trouble:
+    match error:
+        case ServerUnreachable():
+            remedy = (
+                "start it with `prefect server start`, correct PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local"
+            )
+            return Trouble(about=about, found=f"none answers at {error.url} ({error.cause})", remedy=remedy)
+        case ServerRefused() if error.status in (401, 403):
+            found = f"{error.url} refuses to let us in (HTTP {error.status}: {error.detail})"
+            return Trouble(about=about, found=found, remedy="set PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
+        case ServerRefused():
+            remedy = "correct PREFECT_API_URL, or see the server's log"
+            return Trouble(about=about, found=f"{error.url}: {error.detail} (HTTP {error.status})", remedy=remedy)
+        case NameTaken():
+            return Trouble(
+                about="name on the server",
+                found=f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this "
+                f"one is {error.ours}",
+                remedy="give this machine its own name (`prefect-slots register --name`); if the other one is gone for "
+                "good, `prefect-slots register --adopt`",
+            )
+        case LedgerUnreadable():
+            found, _, remedy = error.reason.partition(". ")
+            found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
+            return Trouble(about=about, found=f"{error.path}: {found}", remedy=remedy)
+        case StateFolderUnsuitable():
+            remedy = "set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk"
+            return Trouble(about=about, found=f"{error.path}: {error.reason}", remedy=remedy)
+        case _:
+            return Trouble(about=about, found=str(error), remedy="correct it")
+
+
+async def examine(config: Path | None, env: Mapping[str, str]) -> Facts:
+    """Return what can be seen of this machine, its ledger and its server. Never raises for what it finds.
+
+    Makes the state folder where there is none, to see that it can be made; makes no ledger.
+
+    Args:
+        config: The file that was named on the command line.
+        env: The environment that tasks will run in.
+    """
+    look = _Look()
+    settings: Settings | None = None
+    coordination: Coordination | None = None
+    ledger: Ledger | None = None
+    with look.at("settings"):
+        settings = load_settings(config, env=env)
+        look.seen |= {"settings": settings.source}
+    with look.at("settings"):
+        coordination = coordinate(settings.coordination if settings else "auto", env)
+        look.seen |= {"mode": coordination.mode}
+    seen = _survey(look, settings, env)
+    with look.at("state folder"):
+        if settings is not None:
+            folder = find_folder(settings.state_dir, env)
+            look.seen |= {"folder": _folder(folder)}
+            with look.at("ledger"):
+                if (folder / FILE).exists():
+                    ledger = Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
+    try:
+        registered: Registered | None = None
+        with look.at("ledger"):
+            if ledger is not None:
+                registered = ledger.read(registry.registered)
+                look.seen |= {"ledger": _ledger(ledger, registered, seen, settings)}
+        if settings is not None:
+            look.seen |= {"names": _names(settings, env, registered)}
+        url = coordination.url if coordination else None
+        if url is not None:
+            with look.at("server"):
+                await _look_at_server(look, url, settings, ledger, seen)
+    finally:
+        if ledger is not None:
+            ledger.close()
+    versions = _versions(look.seen.pop("server_version", None), url)
+    order = env.get("CUDA_DEVICE_ORDER")
+    return Facts(versions=versions, cuda_device_order=order, troubles=tuple(look.troubles), **look.seen)
+
+
+def _versions(server: str | None, url: str | None) -> Versions:
+    here = url is not None and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1", socket.gethostname())
+    return Versions(
+        ours=_version("prefect-slots") or "unknown",
+        client=_version("prefect"),
+        fastapi=_version("fastapi"),
+        server=server,
+        server_is_here=here,
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _survey(look: _Look, settings: Settings | None, env: Mapping[str, str]) -> Survey | None:
+    if settings is None:
+        return None
+    with look.at("detection"):
+        seen = survey(settings.declarations, env, seconds=settings.detect_seconds)
+        for finding in seen.findings:
+            severity = _SEVERITIES[finding.severity]
+            trouble = Trouble(about=finding.subject, found=finding.problem, remedy=finding.remedy, severity=severity)
+            look.troubles.append(trouble)
+        if GPU_MEM in seen.inventory:
+            look.seen |= {"cards": tuple(cell.label or "unnamed" for cell in seen.inventory[GPU_MEM].cells)}
+        return seen
+    return None
+
+
+def _names(settings: Settings, env: Mapping[str, str], registered: Registered | None) -> Names:
+    machine = registered.machine if registered else None
+    setting = machine_name(settings) if settings.worker else None
+    return Names(setting=setting, worker_id=env.get("WORKER_ID") or None, registered=machine)
+
+
+def _folder(folder: Path) -> Folder:
+    # Only looked at, never opened: closing the ledger's file would drop the locks that SQLite has on it.
+    return Folder(
+        path=str(folder),
+        file_system=file_system(folder, read_mounts()),
+        free_bytes=shutil.disk_usage(folder).free,
+        ballast=(folder / BALLAST).exists() if (folder / FILE).exists() else None,
+    )
+
+
+def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, settings: Settings | None) -> LedgerFacts:
+    changed: tuple[str, ...] = ()
+    if seen is not None and registered.machine is not None:
+        now = _offers(ledger.rehearse(lambda tx: registry.register(tx, seen.inventory)))
+        before = _offers(registered)
+        changed = tuple(sorted(name for name in {*now, *before} if now.get(name) != before.get(name)))
+    owners, stranded, unbacked = ledger.read(lambda tx: (_owners(tx, ledger.folder), _stranded(tx), _unbacked(tx)))
+    return LedgerFacts(
+        id=ledger.id,
+        machine=registered.machine,
+        owners=owners,
+        stranded=stranded,
+        unbacked=unbacked,
+        changed=changed,
+        stale=() if settings is None else ledger.read(lambda tx: _stale(tx, settings.stale_after)),
+    )
+
+
+def _stale(tx: Transaction, after: int) -> tuple[StaleFacts, ...]:
+    rows = tx.all(
+        "SELECT c.resource, c.number, c.label, r.unit, o.used, o.seen_at, o.misses, o.why FROM outside o "
+        "JOIN cell c ON c.resource=o.resource AND c.number=o.number JOIN resource r ON r.name=c.resource "
+        "WHERE c.present AND o.misses>=? ORDER BY 1, 2",
+        after,
+    )
+    return tuple(
+        StaleFacts(
+            resource=resource,
+            label=f"gpu {number} {label}".strip() if resource == GPU_MEM else "",
+            used="" if used is None else format_amount(used, unit),
+            age=0.0 if seen_at is None else tx.now - seen_at,
+            misses=misses,
+            why=why,
+        )
+        for resource, number, label, unit, used, seen_at, misses, why in rows
+    )
+
+
+def _unbacked(tx: Transaction) -> tuple[str, ...]:
+    return tuple(row[0] for row in tx.all("SELECT label FROM held WHERE unbacked AND NOT closed ORDER BY seq"))
+
+
+def _offers(registered: Registered) -> dict[str, object]:
+    """Return what each resource offers, without what may change at every boot."""
+    return {
+        resource.name: (resource.scope, resource.unit, [(c.key, c.capacity) for c in resource.cells if c.present])
+        for resource in registered.resources
+        if any(cell.present for cell in resource.cells)
+    }
+
+
+def _owners(tx: Transaction, folder: Path) -> tuple[OwnerFacts, ...]:
+    rows = tx.all(
+        "SELECT lock_file, pid, started, boot, program, (SELECT COUNT(*) FROM held WHERE owner=o.id AND NOT closed), "
+        "(SELECT COUNT(*) FROM ticket WHERE owner=o.id), (SELECT COUNT(*) FROM lease WHERE owner=o.id) "
+        "FROM owner o ORDER BY started"
+    )
+    return tuple(
+        OwnerFacts(
+            pid=pid,
+            program=program,
+            dead=is_dead(folder, lock_file, pid, started, boot),
+            lock_file_missing=not (folder / "owners" / lock_file).exists(),
+            grants=grants,
+            tickets=tickets,
+            leases=leases,
+        )
+        for lock_file, pid, started, boot, program, grants, tickets, leases in rows
+    )
+
+
+def _stranded(tx: Transaction) -> tuple[str, ...]:
+    book = tx.book()
+    rows = tx.all(
+        "SELECT t.id, t.label, s.requirement FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on IS NULL "
+        "ORDER BY t.seq"
+    )
+    asked = [(ticket, label, Requirement.from_data(json.loads(text))) for ticket, label, text in rows]
+    return tuple(
+        f"{label}, for {wants.describe()}," for ticket, label, wants in asked if is_stranded(book, wants, ticket)
+    )
+
+
+# The server
+
+
+async def _look_at_server(
+    look: _Look, url: str, settings: Settings | None, ledger: Ledger | None, seen: Survey | None
+) -> None:
+    from prefect_slots.doctor.counts import Comparison
+    from prefect_slots.limits.claim import read_claim
+    from prefect_slots.limits.client import Server
+
+    server = await Server.open(url, request_seconds=_ANSWER_SECONDS)
+    try:
+        info = await server.info()
+        facts = ServerFacts(url=info.url, lease_storage=info.lease_storage, database=info.database)
+        look.seen |= {"server": facts, "server_version": info.version}
+        if settings is None:
+            return
+        named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None
+        machine = named or machine_name(settings)
+        exists, claim = await read_claim(server, machine)
+        ours = ledger.id if ledger is not None else "none yet"
+        if exists and (claim is None or claim.ledger_id != ours):
+            theirs, host = (claim.ledger_id, claim.host) if claim else ("unreadable", "unknown")
+            raise NameTaken(machine=machine, theirs=theirs, ours=ours, host=host)
+        look.seen |= {"claimed": exists}
+        if ledger is not None and named is not None and seen is not None:
+            limits, mirrors = await Comparison(server, ledger, machine, seen, claim).run()
+            look.seen |= {"limits": limits, "mirrors": mirrors}
+    finally:
+        await server.close()

@@ -1,0 +1,190 @@
+"""What the ledger granted, occupied on the server: in canonical order, without waiting, all of it or none.
+
+Intent is written before each call and the lease after it, so whoever finds the rows of a dead process can give back
+what it took. What another grant handed over is not asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from enum import Enum, auto
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+from uuid import UUID
+
+from prefect_slots.errors import ServerUnreachable
+from prefect_slots.ledger import leases
+from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.limits import naming
+from prefect_slots.limits.events import Announcer
+from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
+from prefect_slots.model.book import Holding
+from prefect_slots.model.resource import Scope
+from prefect_slots.scheduling.canonical_order import calls
+from prefect_slots.system import clock
+
+if TYPE_CHECKING:
+    from prefect_slots.leases.release import GivingBack
+    from prefect_slots.limits.gateway import Gateway
+
+_PATIENCE_SECONDS: Final = 1.0
+_AWAY_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = (0.001, 0.002)
+_LATCHED_PAUSE_SECONDS: Final = 0.03
+
+
+class Why(Enum):
+    """Why a call took nothing, or nothing that is known."""
+
+    FULL = auto()
+    UNKNOWN = auto()
+    GONE = auto()  # the grant has ended meanwhile
+    AWAY = auto()
+
+
+class Refusal(NamedTuple):
+    """The first call that was not granted; what was taken before it stays recorded for the grant."""
+
+    call: Call
+    why: Why
+
+
+@lru_cache(maxsize=256)
+def calls_of(holdings: tuple[Holding, ...], registered: Registered) -> tuple[Call, ...]:
+    """Return the calls that occupy `holdings`, in canonical order."""
+    machine = registered.machine or ""
+    scopes = registered.scopes
+    placed = [(cell.resource, scopes[cell.resource], cell.number, amount) for cell, amount in holdings]
+    made: list[Call] = []
+    for group in calls(naming.units(placed, naming.cells_counted(registered.stocks))):
+        names = tuple(name for unit in group for name in naming.names_of(unit, machine))
+        made.append(Call(names, group[0].weight, fleet=any(unit.scope is Scope.FLEET for unit in group)))
+    return tuple(made)
+
+
+class Occupancy:
+    """The server's side of taking, for one process.
+
+    Attributes:
+        away_since: When the server was last found not to answer, on the boot clock; `None` once it has.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, giving_back: GivingBack, announcer: Announcer) -> None:
+        self.away_since: float | None = None
+        self._ledger = ledger
+        self._gateway = gateway
+        self._giving_back = giving_back
+        self._announcer = announcer
+
+    async def occupy(self, grant: str, wanted: Iterable[Call], there: Collection[LeaseRow]) -> Refusal | None:
+        """Occupy on the server what a grant needs and is not `there` yet.
+
+        Returns:
+            `None` when everything is occupied.
+
+        Raises:
+            LimitMissing, ServerRefused: nothing is occupied beyond what the rows tell.
+        """
+        # A call without an answer proves nothing, whoever made it.
+        made = {row.call for row in there if row.state in (LeaseState.LEASE, LeaseState.GHOST)}
+        for call in wanted:
+            if call not in made:
+                why = await self._make(grant, call)
+                if why is not None:
+                    return Refusal(call, why)
+        return None
+
+    def go_without(self, grant: str) -> None:
+        """Let a grant go on although the server does not count all of it; what a lost call took is given back."""
+        self._ledger.transact(lambda tx: leases.go_without(tx, grant))
+        self._giving_back.sweep()
+
+    async def _make(self, grant: str, call: Call) -> Why | None:
+        if self.away_since is not None and boot_clock() - self.away_since < _AWAY_SECONDS:
+            return Why.AWAY
+        holder = await self._intend(grant, call)
+        if holder is None:
+            return Why.GONE
+        reached(Point.INTENT_WRITTEN)
+        self._giving_back.in_flight.add(holder)
+        landed = False
+        try:
+            taken = await self._gateway.occupy(
+                call.names,
+                call.weight,
+                holder,
+                leases.LEASE_SECONDS,
+                late=lambda outcome: self._landed(holder, call, outcome),
+            )
+            landed = True
+            self.away_since = None
+        except (Busy, TooLarge):
+            landed = True
+            self.away_since = None
+            self._forget(holder)
+            return Why.FULL
+        except UnknownOutcome:
+            landed = True
+            self.away_since = boot_clock()
+            return Why.UNKNOWN
+        except ServerUnreachable:
+            landed = True
+            self.away_since = boot_clock()
+            self._forget(holder)
+            return Why.AWAY
+        except Exception:
+            landed = True
+            self._forget(holder)
+            raise
+        finally:
+            if landed:
+                self._giving_back.in_flight.discard(holder)
+        return None if self._record(holder, call, taken) else Why.GONE
+
+    async def _intend(self, grant: str, call: Call) -> UUID | None:
+        await self._until_nothing_of_ours_is_in_the_way(call.names)
+        while True:
+            latched, holder = self._ledger.transact(lambda tx: _intend(tx, grant, call, boot_clock()))
+            if not latched:
+                return holder
+            await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
+
+    def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
+        """Take note of an answer that came after its caller had been cancelled."""
+        self._giving_back.in_flight.discard(holder)
+        if isinstance(outcome, OccupiedLease):
+            self._record(holder, call, outcome)
+        elif not isinstance(outcome, UnknownOutcome):
+            self._forget(holder)
+        self._giving_back.sweep()
+
+    def _record(self, holder: UUID, call: Call, taken: OccupiedLease) -> bool:
+        reached(Point.LEASE_TAKEN)
+        deadline = boot_clock() + taken.seconds
+        wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
+        reached(Point.LEASE_WRITTEN)
+        self._announcer.acquired(taken, call.weight)
+        return wanted
+
+    def _forget(self, holder: UUID) -> None:
+        self._ledger.transact(lambda tx: leases.forget(tx, holder, boot_clock()), frees=True)
+
+    async def _until_nothing_of_ours_is_in_the_way(self, names: tuple[str, ...]) -> None:
+        # This machine's ledger has freed the cells already, its release is on the way to the server: asking before it
+        # arrives would be refused by ourselves.
+        until = boot_clock() + _PATIENCE_SECONDS
+        while (now := boot_clock()) < until and self._ledger.read(lambda tx, at=now: leases.in_the_way(tx, names, at)):
+            await asyncio.sleep(clock.between(*_PAUSE_SECONDS))
+
+
+def _intend(tx: Transaction, grant: str, call: Call, now: float) -> tuple[bool, UUID | None]:
+    # What is taken while a count is mended would be taken for slots that nobody holds, however long others wait.
+    if leases.are_latched(tx, call.names, now):
+        return True, None
+    return False, leases.write_intent(tx, grant, call, now)

@@ -1,0 +1,162 @@
+"""What one process does for all of its machine at the server: renewing, watching others' use, trying again, repairing.
+
+Every process that uses the server offers itself; the ledger knows who does the work, and another goes on when that one
+dies or is stopped. Nothing here waits for a slot, and a slow answer to one job keeps none of the others waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from prefect_slots.errors import LedgerUnreadable, ServerUnreachable, SlotsError
+from prefect_slots.leases import foreign, reconcile
+from prefect_slots.leases.renew import Keeping
+from prefect_slots.ledger import election, registry
+from prefect_slots.ledger.leases import MEND
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.limits import naming
+from prefect_slots.limits.events import Releases
+from prefect_slots.model.resource import Scope
+from prefect_slots.system import clock
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+
+ROLE: Final = "steward"
+BEAT_SECONDS: Final = 1.0
+_log = logging.getLogger("prefect_slots")
+
+
+class Steward:
+    """This process's offer to look after the machine.
+
+    Args:
+        refresh_seconds: How often everything is compared that nothing else has drawn attention to.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, keeping: Keeping, url: str, *, refresh_seconds: float) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._keeping = keeping
+        keeping.forgotten = self._suspect
+        self._releases = Releases(url, lambda: self._heeded)
+        self._heeded: frozenset[str] = frozenset()
+        self._listening: asyncio.Task[NoReturn] | None = None
+        self._refresh_seconds = refresh_seconds
+        self._nudged = asyncio.Event()
+        self._nudged_now = False
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._wanted_again: set[str] = set()
+        self._answering_since: float | None = None
+        self._suspicious = False
+        self._compared_at = -refresh_seconds
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def nudge(self) -> None:
+        """Look at once whether there is something to do."""
+        self._nudged.set()
+
+    async def close(self) -> None:
+        """Stop; another process goes on."""
+        tasks: list[asyncio.Task[Any]] = [self._task, *self._jobs.values()]
+        if self._listening is not None:
+            tasks.append(self._listening)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._is_elected():
+                    self._listen()
+                    self._start_jobs()
+            except LedgerUnreadable as error:
+                _log.debug("trying again: %s", error)
+            # Not `wait_for`, which loses a cancellation that comes with a nudge: the process would not end.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(clock.between(0.7, 1.0) * BEAT_SECONDS):
+                    await self._nudged.wait()
+            self._nudged_now = self._nudged.is_set()
+            self._nudged.clear()
+
+    def _is_elected(self) -> bool:
+        now = boot_clock()
+        if self._ledger.read(lambda tx: election.held_by_other(tx, ROLE, now)):
+            return False
+        return self._ledger.transact(lambda tx: election.take(tx, ROLE, now))
+
+    def _start_jobs(self) -> None:
+        for name, job in (
+            ("renew", self._keeping.renew),
+            ("back", self._keeping.back),
+            ("resume", self._resume),
+            ("compare", self._compare),
+        ):
+            if name not in self._jobs:
+                task = asyncio.get_running_loop().create_task(self._do(job))
+                self._jobs[name] = task
+                task.add_done_callback(lambda _, ended=name: self._ended(ended))
+            elif self._nudged_now:
+                self._wanted_again.add(name)
+
+    def _ended(self, name: str) -> None:
+        self._jobs.pop(name, None)
+        if name in self._wanted_again:
+            self._wanted_again.discard(name)
+            self.nudge()
+
+    def _listen(self) -> None:
+        """Hear of releases by others that somebody here may wait for; that saves waiting for the next look."""
+        self._heeded = self._ledger.read(_shared)
+        if self._heeded and self._listening is None:
+            listening = self._releases.run(lambda _: self.nudge(), self.nudge)
+            self._listening = asyncio.get_running_loop().create_task(listening)
+
+    async def _do(self, job: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await job()
+        except ServerUnreachable as away:
+            self._answering_since = None
+            _log.debug("looking after the machine: %s", away)
+        except SlotsError as failed:
+            _log.debug("looking after the machine: %s", failed)
+
+    def _suspect(self) -> None:
+        self._suspicious = True
+        self.nudge()
+
+    async def _resume(self) -> None:
+        await foreign.resume_refused(self._ledger, self._gateway)
+
+    async def _compare(self) -> None:
+        """Compare what the server counts with what is held here: all now and then, and what is suspicious at once."""
+        now = boot_clock()
+        due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
+        used_by_others = self._ledger.read(foreign.watched)
+        mending = self._suspicious or self._ledger.read(lambda tx: tx.meta(MEND)) is not None
+        if not (due or used_by_others or mending):
+            return
+        resources = set(self._ledger.read(registry.registered).names) if due else used_by_others
+        await foreign.note_foreign_use(self._ledger, self._gateway, resources)
+        answering_since = self._answering_since = self._answering_since or now
+        if due:
+            self._compared_at = now
+            mending = mending or await reconcile.is_suspicious(self._ledger, self._gateway)
+        if mending:
+            self._suspicious = False
+            await reconcile.reconcile(self._ledger, self._gateway, answering_since=answering_since)
+
+
+def _shared(tx: Transaction) -> frozenset[str]:
+    """Return the limits that others use too: the fleet's, and this machine's own where somebody does."""
+    registered = registry.registered(tx)
+    foreign = tx.one("SELECT 1 FROM cell WHERE foreign_use AND present") is not None
+    specs = naming.specs(registered.machine, registered.stocks) if registered.machine else ()
+    return frozenset(spec.name for spec in specs if foreign or spec.scope is Scope.FLEET)

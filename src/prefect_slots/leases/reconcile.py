@@ -1,0 +1,283 @@
+"""Repair: the server's counts of this machine's part, made true by difference.
+
+A server that keeps its leases in memory forgets them at a restart and still counts their slots. The mirror limits say
+how much of each limit the server counts for this ledger, the tag route which of our leases it still knows, and the
+ledger who really holds what. What nobody holds is taken off limit and mirror together; a count is never set outright,
+which would erase what others hold.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from prefect_slots.errors import LimitMissing
+from prefect_slots.leases.release import SETTLED_SECONDS
+from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger.leases import LAPSING_SECONDS, MEND, LeaseRow, LeaseState
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.limits import naming
+from prefect_slots.limits.outcome import UnknownOutcome
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+
+REPOSSESSED_SECONDS: Final = 35.0
+"""How long after its deadline the server may still take a lapsed lease back: two rounds of its service, and some."""
+_STOPPED_SECONDS: Final = 60.0  # a request of a living process is answered or given up before that
+_COUNTED: Final = (LeaseState.LEASE, LeaseState.GHOST)
+_log = logging.getLogger("prefect_slots")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What was done to one limit.
+
+    Attributes:
+        change: Slots added to the server's count; negative where it counted what nobody holds.
+    """
+
+    limit: str
+    change: int
+
+    def __str__(self) -> str:
+        if self.change < 0:
+            return f"{self.limit}: {-self.change} taken off, which the server counted for this machine and nobody holds"
+        return f"{self.limit}: {self.change} added, which this machine holds and the server did not count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What the server says of one limit.
+
+    Attributes:
+        used: By anybody.
+        ours: Of that, by this ledger: the mirror's count.
+        listed: Our leases that the server knows, by our holder id.
+    """
+
+    used: int
+    ours: int
+    listed: frozenset[UUID]
+
+
+def limits_of(tx: Transaction) -> tuple[str, ...]:
+    """Return the limits that this machine occupies slots of, in canonical form and without mirrors."""
+    registered = registry.registered(tx)
+    if registered.machine is None:
+        return ()
+    return tuple(spec.name for spec in naming.specs(registered.machine, registered.stocks))
+
+
+async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
+    """Tell whether the server may count this machine's part wrongly; keeps nobody from taking or giving back.
+
+    What is taken and given back meanwhile may be counted or not; a difference beyond that is suspicious. So is what
+    a former repair or a lapsed lease has left in the ledger, which only a repair clears away.
+
+    Raises:
+        ServerUnreachable, ServerRefused: if the server does not take part.
+    """
+    if ledger.read(lambda tx: leases.in_states(tx, LeaseState.REPAIR, LeaseState.LAPSED)):
+        return True
+    for name in ledger.read(limits_of):
+        before = ledger.read(lambda tx, limit=name: _weights(tx, limit))
+        mirror, limit = await gateway.read(gateway.mirror(name)), await gateway.read(name)
+        after = ledger.read(lambda tx, limit=name: _weights(tx, limit))
+        if limit is None or mirror is None or not limit.active or not mirror.active:
+            continue
+        sure = sum(
+            weight for holder, (weight, is_sure) in before.items() if is_sure and after.get(holder) == (weight, True)
+        )
+        possible = sum(weight for weight, _ in (before | after).values())
+        if not sure <= mirror.active_slots <= possible or limit.active_slots < sure:
+            return True
+    return False
+
+
+def _weights(tx: Transaction, limit: str) -> dict[UUID, tuple[int, bool]]:
+    """Return what each row takes of a limit, and whether it surely does."""
+    rows = leases.in_states(tx, LeaseState.INTENT, LeaseState.RELEASING, *_COUNTED)
+    return {row.id: (row.call.weight, row.state in _COUNTED) for row in rows if limit in row.names}
+
+
+async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float) -> tuple[Repaired, ...]:
+    """Make the server's counts of this machine's part true; nothing that is held is disturbed.
+
+    Limits that something of ours is on its way to are left for the next time.
+
+    The server takes lapsed leases back only while it runs; `answering_since` is since when it is known to answer, on
+    the boot clock.
+
+    Raises:
+        ServerUnreachable, ServerRefused: what was done until then stays done.
+    """
+    latched = ledger.transact(lambda tx: _latch(tx, boot_clock(), answering_since))
+    if latched is None:
+        return ()
+    holder, names = latched
+    reached(Point.LATCHED)
+    settled = True
+    try:
+        # Before the server lists them: what is given back meanwhile is no stray.
+        known = ledger.read(lambda tx: {UUID(row[0]) for row in tx.all("SELECT id FROM lease")})
+        counts = {name: count for name in names if (count := await _read(gateway, name)) is not None}
+        # A release of a stray whose answer is lost is not repeated either before it has settled.
+        settled = False
+        strays = await _release_strays(gateway, counts, known)
+        settled = True
+        if strays:
+            return ()
+        superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, boot_clock()))
+        done: list[Repaired] = []
+        for name, slots in superfluous.items():
+            if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
+                return tuple(done)
+            reached(Point.REPAIR_WRITTEN)
+            settled = False
+            await gateway.subtract(name, slots)
+            settled = True
+            reached(Point.REPAIRED)
+            done.append(_told(Repaired(limit=name, change=-slots)))
+        for (name, is_mirror), slots in lacking.items():
+            if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
+                return tuple(done)
+            counted = gateway.mirror(name) if is_mirror else name
+            settled = False
+            await gateway.add(counted, slots)
+            settled = True
+            done.append(_told(Repaired(limit=counted, change=slots)))
+        ledger.transact(lambda tx: _done(tx, names), frees=True)
+        return tuple(done)
+    except UnknownOutcome as lost:
+        _log.debug("a repair may or may not have been applied: %s", lost)
+        return ()
+    finally:
+        ledger.transact(lambda tx: _unlatch(tx, holder, settled=settled), frees=True)
+
+
+def _told(repaired: Repaired) -> Repaired:
+    _log.warning("repaired %s", repaired)
+    return repaired
+
+
+def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
+    """Keep everybody on this machine from changing the counts of the limits on which nothing is on its way."""
+    for row in leases.in_states(tx, LeaseState.LAPSED):
+        if now > max(row.deadline or 0.0, answering_since) + REPOSSESSED_SECONDS:
+            leases.forget(tx, row.id, now)
+    for row in leases.in_states(tx, LeaseState.REPAIR):
+        never_sent = row.call.weight == 0 and now > row.sent_at + leases.LATCH_SECONDS
+        owed = SETTLED_SECONDS if not row.owner else _STOPPED_SECONDS
+        if never_sent or now > max(row.sent_at, answering_since) + owed:
+            leases.forget(tx, row.id, now)
+    waited_for = leases.in_states(tx, LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED, LeaseState.REPAIR)
+    waited_for += [row for row in leases.in_states(tx, LeaseState.LEASE) if _may_be_expired(row, now)]
+    busy = _connected(tx, {name for row in waited_for for name in row.names})
+    names = tuple(name for name in limits_of(tx) if name not in busy)
+    return (leases.latch(tx, names, now), names) if names else None
+
+
+def _may_be_expired(row: LeaseRow, now: float) -> bool:
+    return row.deadline is not None and now > row.deadline - LAPSING_SECONDS
+
+
+def _connected(tx: Transaction, names: set[str]) -> set[str]:
+    # A lease stands for all its limits at once, so what is left out takes its neighbours with it.
+    groups = [set(json.loads(row[0])) for row in tx.all("SELECT DISTINCT names FROM lease")]
+    reached_names = set(names)
+    while more := [group for group in groups if group & reached_names and not group <= reached_names]:
+        reached_names.update(*more)
+    return reached_names
+
+
+async def _read(gateway: Gateway, name: str) -> Counts | None:
+    try:
+        listed = frozenset(await gateway.holders(name))
+    except LimitMissing:
+        return None
+    limit, mirror = await gateway.read(name), await gateway.read(gateway.mirror(name))
+    if limit is None or mirror is None or not limit.active or not mirror.active:
+        return None
+    return Counts(used=limit.active_slots, ours=mirror.active_slots, listed=listed)
+
+
+async def _release_strays(gateway: Gateway, counts: Mapping[str, Counts], known: Collection[UUID]) -> bool:
+    """Give back leases that the server lists as ours and the ledger does not know; tell whether there were any."""
+    strays: dict[UUID, list[str]] = {}
+    for name, count in counts.items():
+        for holder in count.listed.difference(known):
+            strays.setdefault(holder, []).append(name)
+    for holder, names in strays.items():
+        _log.warning("giving back slots of %s that this machine took and nobody holds", ", ".join(names))
+        await gateway.release_by_holder(tuple(names), holder)
+    return bool(strays)
+
+
+def _judge(
+    tx: Transaction, counts: Mapping[str, Counts], now: float
+) -> tuple[dict[str, int], dict[tuple[str, bool], int]]:
+    """Decide what each recorded lease has become.
+
+    Returns:
+        What a limit and its mirror count too much, by limit; and what a limit or (true) its mirror counts too little.
+    """
+    rest = Counter({name: count.ours for name, count in counts.items()})
+    forgotten: list[LeaseRow] = []
+    for row in leases.in_states(tx, LeaseState.GHOST, LeaseState.LEASE, LeaseState.RELEASING):
+        ours = [name for name in row.names if name in counts]
+        if not ours:
+            continue
+        is_listed = any(row.id in counts[name].listed for name in ours)
+        if row.state is LeaseState.RELEASING and not is_listed:
+            continue  # its release, which waits for this repair, will free nothing
+        if row.state is LeaseState.LEASE and not is_listed and not _may_be_expired(row, now):
+            forgotten.append(row)
+        else:
+            rest.subtract(dict.fromkeys(ours, row.call.weight))
+    for row in forgotten:
+        ours = [name for name in row.names if name in counts]
+        if all(rest[name] >= row.call.weight for name in ours):
+            leases.become_ghost(tx, row.id)
+            rest.subtract(dict.fromkeys(ours, row.call.weight))
+        else:
+            leases.lose(tx, row.id)
+    superfluous = {name: slots for name, slots in rest.items() if slots > 0}
+    lacking: dict[tuple[str, bool], int] = {}
+    for name, count in counts.items():
+        held = count.ours - rest[name]
+        lacking[name, False] = held - max(0, count.used - superfluous.get(name, 0))
+        lacking[name, True] = held - count.ours
+        if lacking[name, False] > 0:
+            leases.note_exposed(tx, name)
+    return superfluous, {limit: slots for limit, slots in lacking.items() if slots > 0}
+
+
+def _still_latched(tx: Transaction, holder: UUID, weight: int) -> bool:
+    # A process that was stopped meanwhile decided on counts that are long out of date.
+    return bool(
+        tx.run(
+            "UPDATE lease SET weight=?, sent_at=? WHERE id=? AND owner=? AND sent_at > ?",
+            *(weight, boot_clock(), str(holder), tx.actor, boot_clock() - leases.LATCH_SECONDS),
+        )
+    )
+
+
+def _done(tx: Transaction, names: Iterable[str]) -> None:
+    if set(limits_of(tx)) <= set(names):
+        tx.run("DELETE FROM meta WHERE key=?", MEND)
+
+
+def _unlatch(tx: Transaction, holder: UUID, *, settled: bool) -> None:
+    if settled:
+        tx.run("DELETE FROM lease WHERE id=?", str(holder))
+    else:
+        tx.run("UPDATE lease SET owner='' WHERE id=?", str(holder))

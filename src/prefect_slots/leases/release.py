@@ -1,0 +1,142 @@
+"""Giving back what grants occupied on the server: each lease once, whatever becomes of the answer.
+
+Two releases of one lease subtract twice, so a release whose answer was lost is not repeated before it has settled. A
+lease whose id was lost with its answer is looked up by our holder id on the mirror limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
+from prefect_slots.ledger import leases
+from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger.leases import LAPSING_SECONDS, LEASE_SECONDS, LeaseRow
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits.events import Announcer
+from prefect_slots.limits.outcome import UnknownOutcome
+from prefect_slots.system import clock
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+
+SETTLED_SECONDS: Final = 15.0
+_LATCHED_PAUSE_SECONDS: Final = 0.02
+_log = logging.getLogger("prefect_slots")
+
+
+class GivingBack:
+    """What this process is to give back.
+
+    Attributes:
+        in_flight: Calls of this process that take, by holder id, and have not been answered: not to be settled yet.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, announcer: Announcer) -> None:
+        self.in_flight: set[UUID] = set()
+        self._ledger = ledger
+        self._gateway = gateway
+        self._announcer = announcer
+        self._under_way: dict[UUID, asyncio.Task[None]] = {}
+
+    def sweep(self) -> None:
+        """Start giving back whatever is this process's to release and not on its way."""
+        for row in self._ledger.read(leases.to_release):
+            if row.id not in self._under_way and row.id not in self.in_flight:
+                task = asyncio.get_running_loop().create_task(self._give_back(row))
+                self._under_way[row.id] = task
+                task.add_done_callback(lambda _, holder=row.id: self._under_way.pop(holder, None))
+
+    async def _give_back(self, row: LeaseRow) -> None:
+        if await self._released(row):
+            self._ledger.transact(lambda tx: leases.forget(tx, row.id, boot_clock()), frees=True)
+        else:
+            self._ledger.transact(lambda tx: leases.lapse(tx, row.id), frees=True)
+
+    async def _released(self, row: LeaseRow) -> bool:
+        """Return whether the server counts nothing for it any more; if not, that is left to the server's service."""
+        pause = 0.1
+        complained = False
+        while not _is_lapsing(row):
+            try:
+                if row.lease_id is None:
+                    return await self._settled(row)
+                if self._ledger.read(lambda tx: leases.are_latched(tx, row.names, boot_clock())):
+                    # What comes off a count while it is mended would be taken off it twice.
+                    await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
+                    continue
+                await self._gateway.release(row.lease_id)
+                reached(Point.LEASE_RELEASED)
+                self._announcer.released(row.lease_id, row.names, row.call.weight)
+                return True
+            except UnknownOutcome:
+                return await self._settled(row)
+            except ServerUnreachable:
+                pass
+            except SlotsError as refused:
+                if not complained:
+                    _log.warning("slots of %s are not taken back yet: %s", ", ".join(row.names), refused)
+                complained = True
+            await asyncio.sleep(clock.around(pause))
+            pause = min(pause * 2, 5.0)
+        return False
+
+    async def _settled(self, row: LeaseRow) -> bool:
+        """Find out what became of a call whose answer was lost, and give back what it took.
+
+        Before a call has settled it may still be applied; a release repeated before that could subtract twice.
+        """
+        sent_at = row.sent_at if row.lease_id is None else boot_clock()
+        release_is_out = row.lease_id is not None
+        answered = row.answered
+        pause = 0.2
+        while not _is_lapsing(row):
+            try:
+                listed = await self._gateway.find(row.names[0], row.id)
+                if answered is None:
+                    # Written down: whoever goes on after this process need not wait as long again.
+                    answered = boot_clock()
+                    self._note_answered(row, answered)
+                settled = boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
+                if listed and (settled or not release_is_out):
+                    answered, sent_at, release_is_out = None, boot_clock(), True
+                    self._note_answered(row, None)
+                    await self._gateway.release_by_holder(row.names, row.id)
+                    self._announcer.released(None, row.names, row.call.weight)
+                    return True
+                if settled:
+                    return True
+            except LimitMissing:
+                return True  # with the mirror went everything it could tell
+            except SlotsError as unanswered:
+                _log.debug("settling %s: %s", ", ".join(row.names), unanswered)
+            await asyncio.sleep(clock.around(pause))
+            pause = min(pause * 1.5, 3.0)
+        return False
+
+    def _note_answered(self, row: LeaseRow, now: float | None) -> None:
+        self._ledger.transact(lambda tx: leases.note_answered(tx, row.id, now), frees=True)
+
+    async def drain(self, seconds: float) -> None:
+        """Give back what is ours to release, waiting `seconds` at most; the rest stays recorded."""
+        self.sweep()
+        pending = list(self._under_way.values())
+        if pending:
+            await asyncio.wait(pending, timeout=seconds)
+
+    async def close(self) -> None:
+        """Stop; what is not given back stays recorded, for the next process of this machine."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_lapsing(row: LeaseRow) -> bool:
+    # A release that meets the server's own service at a lapsed lease would subtract a second time.
+    deadline = row.deadline if row.deadline is not None else row.sent_at + LEASE_SECONDS
+    return boot_clock() > deadline - LAPSING_SECONDS

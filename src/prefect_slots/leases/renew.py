@@ -1,0 +1,106 @@
+"""Keeping the leases of all grants of this machine alive, whoever holds them, and taking those again that were lost.
+
+A holder may be stopped, or busy in code that lets no other thread run: its leases are renewed all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from prefect_slots.errors import SlotsError
+from prefect_slots.leases.acquire import Occupancy, Why, calls_of
+from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger.leases import LEASE_SECONDS, LeaseRow, LeaseState
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.store import Ledger
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+
+_DUE_AFTER: Final = LEASE_SECONDS / 3
+_RETRY_SECONDS: Final = 5.0
+_AT_ONCE: Final = 4
+_log = logging.getLogger("prefect_slots")
+
+
+class Keeping:
+    """Renews what is due and backs what lacks a lease; driven by whoever looks after the machine.
+
+    Attributes:
+        forgotten: Told that the server no longer lists a lease that should be alive.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, occupancy: Occupancy) -> None:
+        self.forgotten: Callable[[], None] = lambda: None
+        self._ledger = ledger
+        self._gateway = gateway
+        self._occupancy = occupancy
+        self._not_before: dict[UUID, float] = {}
+        self._few = asyncio.Semaphore(_AT_ONCE)
+
+    async def renew(self) -> None:
+        """Renew every lease a third of whose life has passed."""
+        now = boot_clock()
+        rows = self._ledger.read(lambda tx: leases.in_states(tx, LeaseState.LEASE))
+        self._not_before = {row.id: self._not_before[row.id] for row in rows if row.id in self._not_before}
+        due = [
+            row
+            for row in rows
+            if row.deadline is not None
+            and row.deadline - now < LEASE_SECONDS - _DUE_AFTER
+            and self._not_before.get(row.id, 0.0) <= now
+        ]
+        await asyncio.gather(*map(self._renew, due))
+
+    async def _renew(self, row: LeaseRow) -> None:
+        async with self._few:
+            asked = boot_clock()
+            if row.deadline is None or row.lease_id is None or asked >= row.deadline:
+                # The server's own service takes a lapsed lease back; to renew it then would race with that.
+                self._ledger.transact(lambda tx: leases.lapse(tx, row.id))
+                _log.warning("the lease of %s ran out while the server was away; the task goes on", _words(row))
+                return
+            try:
+                listed = await self._gateway.renew(row.lease_id, LEASE_SECONDS)
+            except SlotsError as failed:
+                self._not_before[row.id] = boot_clock() + _RETRY_SECONDS
+                _log.debug("renewing %s: %s", _words(row), failed)
+                return
+        if listed:
+            self._ledger.transact(lambda tx: leases.extend(tx, row.id, asked + LEASE_SECONDS))
+        else:
+            self._not_before[row.id] = boot_clock() + _RETRY_SECONDS
+            _log.info("the server no longer lists the lease of %s", _words(row))
+            self.forgotten()
+
+    async def back(self) -> None:
+        """Take leases for grants that go on without; where there is no room the tasks go on, and it is tried again."""
+        lacking = self._ledger.read(
+            lambda tx: [row[0] for row in tx.all("SELECT id FROM held WHERE unbacked AND NOT closed")]
+        )
+        for held in lacking:
+            wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
+            if any(row.state is LeaseState.INTENT for row in there):
+                continue  # somebody asks for it at this moment
+            refusal = await self._occupancy.occupy(held, wanted, there)
+            if refusal is None:
+                self._ledger.transact(lambda tx, grant=held: tx.run("UPDATE held SET unbacked=0 WHERE id=?", grant))
+            elif refusal.why is Why.UNKNOWN:
+                # Else every further try could take another slot beside the one that the lost call may have taken.
+                self._occupancy.go_without(held)
+            elif refusal.why is Why.AWAY:
+                return
+
+
+def _needs(tx: registry.Transaction, grant: str) -> tuple[leases.Call, ...]:
+    if tx.one("SELECT 1 FROM held WHERE id=?", grant) is None:
+        return ()
+    return calls_of(tx.grant(grant).holdings, registry.registered(tx))
+
+
+def _words(row: LeaseRow) -> str:
+    return ", ".join(row.names)

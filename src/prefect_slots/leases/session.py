@@ -1,0 +1,173 @@
+"""This process at one Prefect server: what it takes for its grants, gives back, and does for all of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
+
+from prefect_slots.errors import ServerUnreachable, SlotsError
+from prefect_slots.leases import foreign
+from prefect_slots.leases.acquire import Occupancy, Refusal, Why, calls_of
+from prefect_slots.leases.leader import Steward
+from prefect_slots.leases.release import GivingBack
+from prefect_slots.leases.renew import Keeping
+from prefect_slots.ledger import election, leases, registry
+from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits.claim import read_claims
+from prefect_slots.limits.events import Announcer
+from prefect_slots.model.book import Grant, Returned
+from prefect_slots.model.resource import Stale
+from prefect_slots.system import clock
+from prefect_slots.usage.foreign import Fleet
+
+if TYPE_CHECKING:
+    from prefect_slots.limits.gateway import Gateway
+    from prefect_slots.settings import Settings
+
+_EXIT_SECONDS: Final = 5.0
+PATIENT_REFUSALS: Final = 10
+"""How often a ticket steps aside for the server before it may keep its cells and wait."""
+_PESSIMIST: Final = "pessimist"
+_INSISTING_PAUSE_SECONDS: Final = (0.1, 0.4)
+_HOSTS_SECONDS: Final = 600.0
+_log = logging.getLogger("prefect_slots")
+
+
+class Standing:
+    """One process at one server; made by `Standing.open`."""
+
+    def __init__(self, ledger: Ledger, gateway: Gateway, settings: Settings, url: str) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._when_away = settings.when_server_is_away
+        self._insisting: str | None = None
+        self._hosts_known: frozenset[str] = frozenset()
+        self._hosts_at = -_HOSTS_SECONDS
+        self._announcer = Announcer(gateway.server)
+        self._giving_back = GivingBack(ledger, gateway, self._announcer)
+        self._occupancy = Occupancy(ledger, gateway, self._giving_back, self._announcer)
+        self._steward = Steward(
+            ledger, gateway, Keeping(ledger, gateway, self._occupancy), url, refresh_seconds=settings.refresh_seconds
+        )
+        self.sweep = self._giving_back.sweep
+
+    @classmethod
+    async def open(cls, ledger: Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:
+        """Let this process's grants occupy limits on that server from now on. Sends nothing yet."""
+        from prefect_slots.limits.client import known_database
+        from prefect_slots.limits.gateway import Gateway
+
+        database = ledger.read(lambda tx: tx.meta("database"))
+        gateway = await Gateway.open(ledger.id, url=url, database=known_database(database))
+        ledger.plan = lambda tx, grant: calls_of(grant.holdings, registered(tx))
+        ledger.transact(lambda tx: tx.enrol_at_server())
+        return cls(ledger, gateway, settings, url)
+
+    async def occupy(
+        self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow], until: float | None
+    ) -> bool:
+        """Occupy on the server what the ledger granted and no lease is `there` for.
+
+        Returns:
+            Whether the grant may be used. If not, its ticket has stepped aside, and what was taken is being given back.
+
+        Raises:
+            LimitMissing, ServerRefused: trying again will not help.
+            ServerUnreachable: where `when_server_is_away` says so, or if this machine never registered there.
+        """
+        wanted = calls_of(grant.holdings, registered)
+        refusal = await self._occupancy.occupy(grant.id, wanted, there)
+        if refusal is not None and self._may_insist(grant.id, refusal):
+            refusal = await self._insist(grant.id, wanted, until)
+        if refusal is None:
+            return True
+        if refusal.why in (Why.AWAY, Why.UNKNOWN) and self._may_go_on_without(wanted):
+            self._occupancy.go_without(grant.id)
+            return True
+        await self._step_aside(grant, refusal)
+        return False
+
+    def _may_insist(self, grant: str, refusal: Refusal) -> bool:
+        """Tell whether a grant may keep its cells while it waits for seats: one that was sent back often enough.
+
+        Seats that come free when the cells are taken, and cells when the seats are, could keep it waiting for ever. One
+        per machine may: with more, cards would lie idle, and two machines could wait for each other.
+        """
+        if refusal.why is not Why.FULL or not refusal.call.fleet or self._insisting is not None:
+            return False
+        row = self._ledger.read(lambda tx: tx.one("SELECT refusals FROM held WHERE id=?", grant))
+        if row is None or row[0] < PATIENT_REFUSALS:
+            return False
+        return self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, boot_clock()))
+
+    async def _insist(self, grant: str, wanted: tuple[leases.Call, ...], until: float | None) -> Refusal | None:
+        self._insisting = grant
+        try:
+            while True:
+                await asyncio.sleep(clock.between(*_INSISTING_PAUSE_SECONDS))
+                still = self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, boot_clock()))
+                there = self._ledger.read(lambda tx: leases.of_grant(tx, grant))
+                refusal = await self._occupancy.occupy(grant, wanted, there)
+                given_up = not still or (until is not None and time.monotonic() > until)
+                if refusal is None or refusal.why is not Why.FULL or given_up:
+                    return refusal
+        finally:
+            self._insisting = None
+            self._ledger.transact(lambda tx: election.leave(tx, _PESSIMIST), frees=True)
+
+    def _may_go_on_without(self, wanted: tuple[leases.Call, ...]) -> bool:
+        url = self._gateway.server.url
+        if self._when_away == "fail" or not self._ledger.read(lambda tx: registry.is_claimed_at(tx, url)):
+            raise ServerUnreachable(url=url, cause="it does not answer")
+        return self._when_away == "continue" and not any(call.fleet for call in wanted)
+
+    async def _step_aside(self, grant: Grant, refusal: Refusal) -> None:
+        call = refusal.call
+        self._ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=call.names[0])))
+        self.sweep()
+        # Who would do with something else must not wait for this limit alone: it is noted what others have of it.
+        if refusal.why is Why.FULL and (not call.fleet or grant.shape.requirement.others):
+            registered = self._ledger.read(registry.registered)
+            resources = foreign.resources_behind(registered, call.names)
+            with suppress(SlotsError):
+                if await foreign.note_foreign_use(self._ledger, self._gateway, resources, shared=resources):
+                    self._ledger.transact(lambda tx: tx.resume(grant.id))
+
+    async def fleet(self, resources: Collection[str]) -> Fleet:
+        """Return what others than this ledger hold of these fleet licences, as far as the server tells."""
+        try:
+            counted = await foreign.read_fleet(self._ledger, self._gateway, resources)
+            return Fleet(counted=counted, hosts=await self._hosts())
+        except SlotsError as failed:
+            _log.debug("asking what other machines hold: %s", failed)
+            return Fleet(counted={})
+
+    async def _hosts(self) -> frozenset[str]:
+        if boot_clock() - self._hosts_at > _HOSTS_SECONDS:
+            claims = await read_claims(self._gateway.server)
+            hosts = {claim.host.partition(".")[0].casefold() for claim in claims if claim.ledger_id != self._ledger.id}
+            self._hosts_known = frozenset(hosts - {socket.gethostname().partition(".")[0].casefold()})
+            self._hosts_at = boot_clock()
+        return self._hosts_known
+
+    def tell_stale(self, stale: Stale) -> None:
+        """Emit the event `prefect-slots.resource.stale`."""
+        self._announcer.stale(stale)
+
+    async def drain(self) -> None:
+        """Give back what is this process's to release, as far as that is done in a few seconds."""
+        await self._giving_back.drain(_EXIT_SECONDS)
+
+    async def close(self) -> None:
+        """Stop, and close the connection to the server."""
+        await self._steward.close()
+        await self._giving_back.close()
+        await self._announcer.close()
+        await self._gateway.close()

@@ -1,0 +1,291 @@
+"""The book as rows: reading the view that scheduling decides on, and writing what it decides.
+
+A view shows the front of each line only, so that its cost grows with the number of shapes, not of waiters.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Final
+
+from prefect_slots.ledger import leases
+from prefect_slots.ledger.sql import Asker, Tables
+from prefect_slots.model.amount import Undivided
+from prefect_slots.model.book import (
+    Book,
+    CellId,
+    CellState,
+    Change,
+    Closed,
+    Counted,
+    Dequeued,
+    Freed,
+    Grant,
+    Granted,
+    Holding,
+    Line,
+    Nesting,
+    Place,
+    Queued,
+    Refused,
+    Reserved,
+    Shape,
+    SteppedAside,
+    Ticket,
+)
+from prefect_slots.model.requirement import Requirement
+
+FRONT: Final = 4
+HISTORY: Final = 10_000
+
+
+def read_book(tables: Tables, front: int = FRONT) -> Book:
+    """Return the cells, the grants and the front of each line: every reserver and the first `front` others."""
+    return Book(cells=_cells(tables), grants=_grants(tables), lines=_lines(tables, front))
+
+
+def _cells(tables: Tables) -> tuple[CellState, ...]:
+    # Of a cell that is broken nothing is left, and its capacity stays: who waits for it may get it back.
+    rows = tables.all(
+        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), undivided FROM cell "
+        "WHERE present ORDER BY 1, 2"
+    )
+    return _cell_states(tuple(rows))
+
+
+# What is read again and again and hardly changes is worked out once: whoever waits for a slot waits for this too.
+
+
+@lru_cache(maxsize=16)
+def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[CellState, ...]:
+    return tuple(
+        CellState(id=CellId(resource, number), capacity=Undivided(capacity) if undivided else capacity, foreign=foreign)
+        for resource, number, capacity, foreign, undivided in rows
+    )
+
+
+@lru_cache(maxsize=1024)
+def _plain_shape(requirement: str, priority: int, expected: float | None) -> Shape:
+    return Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority, expected=expected)
+
+
+def read_grant(tables: Tables, grant: str) -> Grant:
+    """Return one grant.
+
+    Raises:
+        LookupError: if it is gone.
+    """
+    found = _grants(tables, "WHERE h.id=?", grant)
+    if not found:
+        raise LookupError(f"grant {grant} is not in the ledger")
+    return found[0]
+
+
+def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ...]:
+    grants: dict[str, Grant] = {}
+    for row in tables.all(
+        "SELECT h.id, resource, number, amount, requirement, priority, expected, parent, root, source, "
+        "seq, turn, run, chosen, overtaken, ends, closed "
+        f"FROM held h JOIN holding c ON c.held=h.id {where} ORDER BY seq, resource, number",
+        *values,
+    ):
+        holding = Holding(CellId(row[1], row[2]), row[3])
+        known = grants.get(row[0])
+        if known is not None:
+            grants[row[0]] = replace(known, holdings=(*known.holdings, holding))
+            continue
+        grants[row[0]] = Grant(
+            id=row[0],
+            shape=shape_of(row[0], *row[4:10]),
+            holdings=(holding,),
+            seq=row[10],
+            turn=row[11],
+            run=row[12],
+            chosen=row[13],
+            overtaken=row[14],
+            ends=row[15],
+            closed=bool(row[16]),
+        )
+    return tuple(grants.values())
+
+
+def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
+    lines: list[Line] = []
+    for row in tables.all(
+        "SELECT key, overtakes, requirement, priority, expected, parent, root, source FROM shape ORDER BY key"
+    ):
+        select = (
+            "SELECT id, seq, turn, run, base, reserved FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved"
+        )
+        waiting = tables.all(f"{select} IS NULL ORDER BY turn, seq LIMIT ?", row[0], front + 1)
+        tickets = [_ticket(*values) for values in (*tables.all(f"{select} IS NOT NULL", row[0]), *waiting[:front])]
+        if tickets:
+            tickets.sort(key=lambda ticket: ticket.place)
+            shape = shape_of(tickets[0].id, *row[2:])
+            truncated = len(waiting) > front
+            last = _last(tables, row[0], tickets[-1].place) if truncated else None
+            lines.append(Line(shape=shape, overtakes=row[1], tickets=tuple(tickets), truncated=truncated, last=last))
+    return tuple(lines)
+
+
+def _last(tables: Tables, shape: str, shown: Place) -> Place:
+    hidden = tables.one(
+        "SELECT turn, seq FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved IS NULL "
+        "ORDER BY turn DESC, seq DESC LIMIT 1",
+        shape,
+    )
+    return max(shown, Place(*hidden)) if hidden else shown
+
+
+def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
+    """Return the last turn of a run's waiting tickets in each line of that priority, by the line's key."""
+    found = tables.all(
+        "SELECT key, (SELECT MAX(turn) FROM ticket WHERE run=? AND shape=key AND blocked_on IS NULL) AS tail "
+        "FROM shape WHERE priority=? AND parent IS NULL AND tail IS NOT NULL",
+        *(run, priority),
+    )
+    return tuple((key, tail) for key, tail in found)
+
+
+def write(tables: Tables, change: Change, asker: Asker | None) -> None:
+    """Write one change; `asker` goes with a new ticket."""
+    match change:
+        case Queued(shape=shape, ticket=ticket):
+            _queue(tables, shape, ticket, asker)
+        case Granted(grant=grant):
+            _hold(tables, grant)
+        case Dequeued(ticket=ticket):
+            _dequeue(tables, ticket)
+        case Refused(ticket=ticket):
+            _refuse(tables, ticket)
+        case Closed(grant=grant):
+            tables.run("UPDATE held SET closed=1 WHERE id=?", grant)
+        case Freed(grant=grant):
+            _free(tables, grant)
+        case SteppedAside(grant=grant, blocked_on=limit):
+            _step_aside(tables, grant, limit)
+        case Counted(shape=shape, overtakes=overtakes):
+            tables.run("UPDATE shape SET overtakes=? WHERE key=?", overtakes, shape.key)
+        case Reserved(ticket=ticket, cells=cells):
+            tables.run("UPDATE ticket SET reserved=? WHERE id=?", _dump(cells) if cells else None, ticket)
+
+
+def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) -> None:
+    _shape_row(tables, shape)
+    resumed = tables.run(
+        "UPDATE ticket SET blocked_on=NULL, turn=?, base=?, reserved=NULL WHERE id=?",
+        *(ticket.turn, ticket.base, ticket.id),
+    )
+    if not resumed:
+        if asker is None:
+            raise ValueError(f"ticket {ticket.id} is new, and nobody is named who asks")
+        tables.run(
+            "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0, ?)",
+            *(ticket.id, ticket.seq, ticket.turn, ticket.run, shape.key, ticket.base),
+            *(asker.owner, asker.label, tables.now, asker.apart),
+        )
+
+
+def _shape_row(tables: Tables, shape: Shape) -> None:
+    nesting = shape.nesting
+    tables.run(
+        "INSERT INTO shape VALUES (?, ?, ?, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
+        *(shape.key, json.dumps(shape.requirement.to_data()), shape.priority, shape.expected),
+        *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
+    )
+
+
+def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
+    row = tables.one("SELECT shape, owner, label, asked_at, refusals, apart FROM ticket WHERE id=?", ticket)
+    if row is not None:
+        tables.run("DELETE FROM ticket WHERE id=?", ticket)
+        tables.run("DELETE FROM shape WHERE key=? AND NOT EXISTS (SELECT 1 FROM ticket WHERE shape=key)", row[0])
+    return row
+
+
+def _hold(tables: Tables, grant: Grant) -> None:
+    row = _dequeue(tables, grant.id)
+    if row is None:
+        raise LookupError(f"granted ticket {grant.id} is not in the ledger")
+    _, owner, label, asked_at, refusals, apart = row
+    nesting = grant.shape.nesting
+    tables.run(
+        "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?, ?)",
+        *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
+        grant.shape.expected,
+        *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
+        *(grant.turn, grant.run, grant.chosen, grant.overtaken, grant.ends),
+        *(owner, label, asked_at, tables.now, refusals, apart),
+    )
+    for cell, amount in grant.holdings:
+        tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
+
+
+def _refuse(tables: Tables, ticket: str) -> None:
+    parent = tables.one("SELECT s.parent FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
+    row = _dequeue(tables, ticket)
+    if row is not None and parent is not None:
+        tables.run("INSERT INTO refusal VALUES (?, ?, ?)", ticket, parent[0], row[1])
+        address = tables.one("SELECT wake FROM owner WHERE id=?", row[1])
+        if row[1] == tables.actor:
+            tables.settled.append(ticket)
+        elif address is not None:
+            tables.wakes.append((address[0], ticket))
+
+
+def _free(tables: Tables, grant: str) -> None:
+    # What is taken from the machine is recorded for the timeline; a draw shows in its source's row.
+    tables.run(
+        "INSERT INTO history (held, label, pid, resource, number, amount, asked_at, granted_at, ended_at) "
+        "SELECT h.id, h.label, COALESCE(o.pid, 0), c.resource, c.number, c.amount, h.asked_at, h.granted_at, ? "
+        "FROM held h JOIN holding c ON c.held=h.id LEFT JOIN owner o ON o.id=h.owner "
+        "WHERE h.id=? AND h.source IS NULL",
+        *(tables.now, grant),
+    )
+    tables.run("DELETE FROM history WHERE id <= (SELECT MAX(id) FROM history) - ?", HISTORY)
+    _delete_held(tables, grant)
+
+
+def _delete_held(tables: Tables, grant: str) -> None:
+    leases.give_up(tables, grant)
+    tables.run("DELETE FROM held WHERE id=?", grant)
+
+
+def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
+    row = tables.one("SELECT owner, label, asked_at, refusals, apart FROM held WHERE id=?", grant.id)
+    if row is None:
+        raise LookupError(f"grant {grant.id} is not in the ledger")
+    _delete_held(tables, grant.id)
+    _shape_row(tables, grant.shape)
+    tables.run(
+        "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, 0, NULL, ?, ?, ?, ?, ?, ?, ?)",
+        *(grant.id, grant.seq, grant.turn, grant.run, grant.shape.key, *row[:3]),
+        *(limit, grant.overtaken, row[3] + 1, row[4]),
+    )
+
+
+def shape_of(
+    ticket: str,
+    requirement: str,
+    priority: int,
+    expected: float | None,
+    parent: str | None,
+    root: str | None,
+    source: str | None,
+) -> Shape:
+    """Return the shape of a ticket or grant from its columns."""
+    shape = _plain_shape(requirement, priority, expected)
+    if not (parent and root):
+        return shape
+    return replace(shape, nesting=Nesting(ticket=ticket, parent=parent, root=root, source=source))
+
+
+def _ticket(ticket: str, seq: int, turn: int, run: str, base: int, reserved: str | None) -> Ticket:
+    cells = tuple(Holding(CellId(r, n), a) for r, n, a in json.loads(reserved)) if reserved else ()
+    return Ticket(id=ticket, seq=seq, turn=turn, run=run, base=base, reserved=cells)
+
+
+def _dump(cells: tuple[Holding, ...]) -> str:
+    return json.dumps([[cell.resource, cell.number, amount] for cell, amount in cells])

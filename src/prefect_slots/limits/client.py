@@ -1,0 +1,241 @@
+"""One Prefect server: a kept-alive client of it, and its errors in our words.
+
+Used from the one event loop that opened it. Knows how to ask, not what to ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+
+import httpx
+
+from prefect_slots.errors import ServerRefused, ServerUnreachable
+from prefect_slots.limits.outcome import UnknownOutcome
+from prefect_slots.limits.transport import Unavailable, once_transport, without_password
+from prefect_slots.system import clock
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+T = TypeVar("T")
+Database = Literal["sqlite", "postgresql", "unknown"]
+
+REQUEST_SECONDS: Final = 30.0
+"""How long one answer may take before its outcome counts as unknown."""
+
+# A busy SQLite server refuses more the more often it is asked: wait a little, differently each time, and not for ever.
+_PAUSE_SECONDS: Final = (0.05, 0.2)
+_ATTEMPTS: Final = 12
+
+
+def known_database(kind: str | None) -> Database | None:
+    """Return a kind that was written down, unless it was unknown then."""
+    return "sqlite" if kind == "sqlite" else "postgresql" if kind == "postgresql" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """What a server says about itself.
+
+    Attributes:
+        lease_storage: The module that keeps leases (`prefect.server.concurrency.lease_storage.memory` loses them at a
+            restart), or `None` where the server does not tell.
+        database: `"unknown"` where neither its settings nor a harmless query tell.
+    """
+
+    url: str
+    version: str
+    lease_storage: str | None
+    database: Database
+
+
+class Server:
+    """A connection to one Prefect server; made by `Server.open`.
+
+    Attributes:
+        url: The API's address, for messages.
+    """
+
+    def __init__(self, client: PrefectClient, url: str, database: Database | None = None) -> None:
+        self._client = client
+        self._database: Database | None = database
+        self.url = url
+
+    @classmethod
+    async def open(
+        cls, url: str | None = None, *, request_seconds: float = REQUEST_SECONDS, database: Database | None = None
+    ) -> Self:
+        """Make a client with Prefect's own credentials and TLS settings. Sends nothing yet.
+
+        Args:
+            url: The API's address; by default `PREFECT_API_URL`. A temporary server is never started.
+            request_seconds: How long one answer may take.
+            database: Its kind, if that is known from before: a server that answers 503 does not tell.
+
+        Raises:
+            ServerUnreachable: if no address is known.
+        """
+        from prefect.client.orchestration import PrefectClient
+        from prefect.settings import get_current_settings
+
+        api = get_current_settings().api
+        url = url or api.url
+        if not url:
+            raise ServerUnreachable(url="(none)", cause="PREFECT_API_URL is not set")
+        verify = _tls_context(cert_file=api.ssl_cert_file, insecure=api.tls_insecure_skip_verify)
+        try:
+            transport = once_transport(url, verify=verify, http2=api.enable_http2)
+            client = PrefectClient(
+                url,
+                auth_string=api.auth_string.get_secret_value() if api.auth_string else None,
+                api_key=api.key.get_secret_value() if api.key else None,
+                httpx_settings={"transport": transport, "verify": verify, "timeout": request_seconds},
+            )
+        except httpx.InvalidURL as error:
+            raise ServerUnreachable(url=url, cause=str(error)) from error
+        await client.__aenter__()
+        return cls(client, without_password(url), database)
+
+    async def close(self) -> None:
+        """Close the connections; a request in flight then has an unknown outcome."""
+        await self._client.__aexit__(None, None, None)
+
+    async def ask(self, call: Callable[[PrefectClient], Awaitable[T]], *, expected: Collection[int] = ()) -> T:
+        """Return what one call of the client returns. It is sent again only when it was certainly not applied.
+
+        Args:
+            call: Makes one request.
+            expected: HTTP codes that mean something to the caller and pass as `httpx.HTTPStatusError`; Prefect's
+                `ObjectNotFound` and `ObjectAlreadyExists` always pass.
+
+        Raises:
+            ServerUnreachable: nothing was applied; trying again may help.
+            ServerRefused: a definite refusal that was not expected, or an answer that is not Prefect's.
+            UnknownOutcome: the change may have been applied.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return await call(self._client)
+            except Unavailable as busy:
+                if busy.may_be_applied and await self.database() != "sqlite":
+                    raise UnknownOutcome(request=busy.request, cause="HTTP 503") from busy
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code in expected:
+                    raise
+                raise self.refused(error.response) from error
+            except (httpx.TooManyRedirects, httpx.DecodingError, ValueError) as error:
+                detail = "the answer is not Prefect's; PREFECT_API_URL usually ends in /api"
+                raise ServerRefused(url=self.url, status=200, detail=detail) from error
+            await asyncio.sleep(clock.between(*_PAUSE_SECONDS))
+        raise ServerUnreachable(url=self.url, cause="HTTP 503: its database stayed busy")
+
+    def refused(self, answer: httpx.Response) -> ServerRefused:
+        """Return a definite refusal in our words."""
+        return ServerRefused(url=self.url, status=answer.status_code, detail=detail_of(answer))
+
+    async def database(self) -> Database:
+        """Return the kind of the server's database, asking at most a few times and remembering a definite answer.
+
+        The server hides its connection URL. But PostgreSQL cannot compare with a text that holds a NUL, and SQLite can:
+        looking for a variable of such a name, which changes nothing, tells them apart.
+        """
+        if self._database is None:
+            found = await self._driver() or await self._database_by_nul()
+            if found == "unknown":
+                return found
+            self._database = found
+        return self._database
+
+    async def _driver(self) -> Database | None:
+        settings = await self._settings()
+        driver = str(settings.get("server", {}).get("database", {}).get("driver") or "")
+        if driver.startswith("sqlite"):
+            return "sqlite"
+        return "postgresql" if driver.startswith("postgresql") else None
+
+    async def _database_by_nul(self) -> Database:
+        refused = 0
+        while refused < 2:
+            if await self._can_look_for("\0"):
+                return "sqlite"
+            if not await self._can_look_for("prefect-slots"):
+                return "unknown"
+            refused += 1
+        return "postgresql"
+
+    async def _can_look_for(self, name: str) -> bool:
+        look_up = {"variables": {"name": {"any_": [name]}}, "limit": 1}
+        try:
+            answer = await self._client.request("POST", "/variables/filter", json=look_up)
+            return answer.json() == []
+        except (Unavailable, ServerUnreachable, httpx.HTTPStatusError, ValueError):
+            return False
+
+    async def _settings(self) -> dict[str, Any]:
+        try:
+            answer = await self._client.request("GET", "/admin/settings")
+            found = answer.json()
+        except (httpx.HTTPStatusError, Unavailable, ServerUnreachable, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    async def info(self) -> ServerInfo:
+        """Ask the server what it is.
+
+        Raises:
+            ServerUnreachable: if it does not answer.
+            ServerRefused: if it refuses us, is no Prefect server, or is one of another major version.
+        """
+        version = str(await self.ask(lambda client: client.api_version()))
+        ours = self._client.client_version()
+        if version.partition(".")[0] != ours.partition(".")[0]:
+            detail = f"the server is Prefect {version}, this client {ours}; their major versions must match"
+            raise ServerRefused(url=self.url, status=200, detail=detail)
+        settings = await self._settings()
+        storage = settings.get("server", {}).get("concurrency", {}).get("lease_storage")
+        return ServerInfo(
+            url=self.url,
+            version=version,
+            lease_storage=str(storage) if storage else None,
+            database=await self.database(),
+        )
+
+
+async def check_server(url: str | None = None, *, request_seconds: float = 5.0) -> ServerInfo:
+    """Return what the server at `url` (by default `PREFECT_API_URL`) is, over a connection of its own.
+
+    Raises:
+        ServerUnreachable: if it does not answer within `request_seconds`.
+        ServerRefused: if it refuses us, is no Prefect server, or is one of another major version.
+    """
+    server = await Server.open(url, request_seconds=request_seconds)
+    try:
+        return await server.info()
+    finally:
+        await server.close()
+
+
+def detail_of(answer: httpx.Response) -> str:
+    """Return what a refusal says, shortened for a message."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return answer.text[:200]
+    if isinstance(body, dict):
+        body = body.get("detail") or body.get("exception_detail") or body.get("exception_message") or body
+    return str(body)[:200]
+
+
+def _tls_context(*, cert_file: str | None, insecure: bool) -> ssl.SSLContext:
+    import certifi
+
+    if insecure:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    return ssl.create_default_context(cafile=cert_file or certifi.where())

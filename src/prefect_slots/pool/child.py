@@ -1,0 +1,174 @@
+"""The task process's own program: takes calls, one at a time, until the pool closes the connection or dies.
+
+Its environment was set before it began, so that whatever a call imports finds it pinned. Little is imported here: the
+first result waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import sys
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect_slots.pool.wire import Kind, Packed, Wire, pack, unpack
+
+if TYPE_CHECKING:
+    from prefect_slots.requiring.grant import Grant
+
+_PR_SET_PDEATHSIG: Final = 1
+_TOKEN: Final = "PREFECT_SLOTS_GRANT"
+_STATE_DIR: Final = "PREFECT_SLOTS_STATE_DIR"
+
+
+class Here:
+    """What this process is, once it is a task process; set by `main`.
+
+    Attributes:
+        pool: The name of the pool it works for.
+        side: The connection on which its tasks speak to the pool.
+    """
+
+    pool: str = ""
+    side: Wire | None = None
+
+
+def main(pool: str, tasks: int, side: int, parent: int) -> None:
+    """Serve the pool whose process is `parent` over two inherited sockets."""
+    # Inherited from the thread that started it, which leaves signals to the pool's main thread.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    lifeline = Wire(socket.socket(fileno=tasks))
+    _die_with(parent, lifeline)
+    Here.pool, Here.side = pool, Wire(socket.socket(fileno=side))
+    under = _Under()
+    try:
+        while True:
+            kind, packed = lifeline.receive()
+            if kind is Kind.GRANT:
+                under.take(*pickle.loads(packed.body))
+            else:
+                lifeline.send(*perform(packed))
+    except (EOFError, OSError):
+        return
+
+
+def _die_with(parent: int, lifeline: Wire) -> None:
+    """End this process when its pool's dies, whatever it is doing: what it used is somebody else's then."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    else:
+        import select
+        import threading
+
+        def watch() -> None:
+            poll = select.poll()
+            poll.register(lifeline.fileno(), select.POLLHUP)
+            poll.poll()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+class Admitted:
+    """A function decorated with `requires`, called beneath the decoration: the pool has asked in its place."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function that was decorated."""
+        return self.function.__wrapped__(*args, **kwargs)
+
+
+def perform(packed: Packed) -> tuple[Kind, Packed]:
+    """Do what a call says, and return how it went as a message."""
+    try:
+        function, args, kwargs = unpack(packed)
+        value = function(*args, **kwargs)
+        if isinstance(value, CoroutineType):
+            import asyncio
+
+            value = asyncio.run(value)
+        return Kind.DONE, pack(value)
+    except BaseException as error:
+        return Kind.FAILED, told(error)
+
+
+def told(error: BaseException) -> Packed:
+    """Pack an exception with the text of its traceback."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    try:
+        packed = pack(error)
+        unpack(packed)
+    except Exception as unfit:
+        kind = type(error)
+        said = f"{kind.__module__}.{kind.__qualname__}: {error} (it cannot be sent itself: {unfit!r})"
+        packed = pack(pickle.PicklingError(said))
+    return Packed(pickle.dumps((text, bytes(packed.body))), packed.buffers)
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that was raised in a task process: the text of the traceback it had there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+def raised(packed: Packed) -> BaseException:
+    """Return the exception that `told` packed, with its traceback's text as its cause."""
+    text, body = pickle.loads(packed.body)
+    try:
+        error = unpack(Packed(body, packed.buffers))
+    except Exception as unknown:
+        error = unknown
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+class _Under:
+    """The grant that this process's task runs under, for what asks within it."""
+
+    def __init__(self) -> None:
+        self._born = {name: os.environ.get(name) for name in (_TOKEN, _STATE_DIR)}
+        self._held: bytes | None = None
+        self._label = ""
+        self._grant: Grant | None = None
+
+    def take(self, token: str, folder: str, held: bytes | None, label: str) -> None:
+        """Run under the grant of that token from now on; an empty one is what this process was born under."""
+        given = {_TOKEN: token, _STATE_DIR: folder} if token else self._born
+        for name, value in given.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self._grant is not None:
+            self._grant.ended = True
+        self._held, self._label, self._grant = held, label, None
+        if held is not None:
+            from prefect_slots.requiring.context import inherit
+
+            inherit(self.grant)
+
+    def grant(self) -> Grant | None:
+        """Return the grant, made only when somebody asks: most tasks never do."""
+        if self._grant is None and self._held is not None:
+            from prefect_slots.requiring.grant import Grant
+
+            held, amounts = pickle.loads(self._held)
+            self._grant = Grant(held, None, self._label, None, amounts)
+        grant = self._grant
+        return grant if grant is not None and grant.pid == os.getpid() else None

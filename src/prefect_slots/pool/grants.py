@@ -1,0 +1,173 @@
+"""Grants for a pool's tasks: asked for by the pool's own process, which holds them for the task processes.
+
+A grant serves the tasks of its line one after another for a short turn, and longer while giving it back could help
+nobody: no-op tasks then cost the ledger next to nothing, and whoever waits elsewhere waits at most a turn and a task
+longer. See `scheduling.lasting`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from prefect_slots.acquire import client
+from prefect_slots.acquire.client import Place
+from prefect_slots.acquire.request import Ask, Held
+from prefect_slots.errors import SlotsError
+from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.resource import GPU_MEM, MEM
+from prefect_slots.pool.pinning import Pin, pin_of
+from prefect_slots.pool.submission import Order
+from prefect_slots.requiring.grant import Grant
+
+if TYPE_CHECKING:
+    from prefect_slots.pool.process import Process
+
+_MEMORY: Final = (GPU_MEM, MEM)
+
+
+@dataclass(frozen=True, eq=False)
+class Using:
+    """What a task runs under.
+
+    Attributes:
+        pin: What its process is bound to.
+        token: What a request within the task draws on; empty for nothing.
+        folder: The state folder of the ledger that the token is of.
+        sent: The grant as the task's `current_grant()` shows it, pickled.
+        grant: What is to be given back when the task has ended; empty if it is another's.
+    """
+
+    pin: Pin = Pin()  # noqa: RUF009 - frozen
+    token: str = ""
+    folder: str = ""
+    sent: bytes | None = None
+    grant: str = ""
+    held: Held | None = None
+
+    @property
+    def memory(self) -> str:
+        """The grant that the task runs under, if some memory is part of it; else empty."""
+        held = self.held
+        return held.id if held is not None and any(cell.resource in _MEMORY for cell, _ in held.holdings) else ""
+
+    def lent(self) -> Using:
+        """Return the same for a task within, which gives nothing back."""
+        return replace(self, grant="")
+
+
+class Waiting:
+    """A line's request: notes why it waits."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def waiting(self, reason: str) -> None:
+        """Note the reason."""
+        self._note(reason)
+
+    def resumed(self) -> None:
+        """Note that there is none any more."""
+        self._note("")
+
+
+class Asking:
+    """What a pool asks of its machine's ledger.
+
+    Args:
+        place: Which ledger.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._asked: dict[str, concurrent.futures.Future[Held]] = {}
+
+    def ask(
+        self,
+        ticket: str,
+        order: Order,
+        requirement: Requirement,
+        note: Callable[[str], None],
+        answer: Callable[[Using | BaseException], None],
+    ) -> None:
+        """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
+        wanted = Ask(
+            id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
+            parent=order.parent, run=order.run, apart=True,
+        )  # fmt: skip
+        asked = client.begin(self._place, wanted, Waiting(note))
+        self._asked[ticket] = asked
+        asked.add_done_callback(partial(self._answered, ticket, order, answer))
+
+    def _answered(
+        self,
+        ticket: str,
+        order: Order,
+        answer: Callable[[Using | BaseException], None],
+        asked: concurrent.futures.Future[Held],
+    ) -> None:
+        self._asked.pop(ticket, None)
+        if asked.cancelled():
+            return
+        error = asked.exception()
+        if error is not None:
+            client.forget(self._place, ticket)
+            answer(error)
+            return
+        held = asked.result()
+        grant = Grant(held, self._place, order.label, None, order.amounts)
+        sent = pickle.dumps((held, order.amounts))
+        answer(Using(pin_of(grant), grant.token, str(held.folder), sent, grant.id, held))
+
+    def withdraw(self, ticket: str) -> None:
+        """End a request or grant, whatever state it is in."""
+        asked = self._asked.pop(ticket, None)
+        if asked is not None:
+            asked.cancel()
+        client.forget(self._place, ticket)
+
+    def give_back(self, using: Using) -> str | None:
+        """Give a grant back, and wait until its cells are free.
+
+        Returns:
+            A limit of which others could, for a while, take what it held; `None` if all went well.
+        """
+        return client.release(self._place, using.grant)
+
+    def note_serving(self, process: Process, before: Using, using: Using) -> None:
+        """Let the ledger know whose memory a process's is from now on; what it served before may have ended."""
+        with suppress(psutil.Error):
+            if using.memory and using.token != before.token:
+                client.note_serving(self._place, process.pid, process.started, using.memory)
+            elif before.memory and not using.memory and not before.grant:
+                client.note_serving(self._place, process.pid, process.started, "")
+
+    def was_ended(self, using: Using) -> bool:
+        """Tell whether the process was ended because it used more memory than was declared for it."""
+        with suppress(SlotsError):
+            return bool(using.memory) and client.was_ended(self._place, using.memory)
+        return False
+
+    def may_go_on(self, using: Using, ticket: str | None) -> bool:
+        """Tell whether a grant may serve another task of its line although its turn is over."""
+        return client.may_go_on(self._place, using.grant, ticket)
+
+    def reason(self, ticket: str) -> str:
+        """Say why a line waits now."""
+        return client.reason(self._place, ticket)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a task fails if others could take what it held: then each has a grant of its own."""
+        return self._place.settings.on_lease_lost == "fail" and self._place.coordination.url is not None
+
+    def lock(self) -> int:
+        """Return the lock that proves this process alive."""
+        return client.owner_descriptor(self._place)

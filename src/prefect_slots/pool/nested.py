@@ -1,0 +1,160 @@
+"""The pool as a task within it sees it: what it submits goes to the pool's own process, over the task's connection.
+
+A pool that is pickled into a task, as an argument or as a global of the task's function, is this handle there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pickle
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from prefect_slots.pool.child import Here, raised, told
+from prefect_slots.pool.submission import Order, Plan
+from prefect_slots.pool.task import Task, TaskFuture, deadline, results_of, settle
+from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
+
+if TYPE_CHECKING:
+    from prefect_slots.pool.pool import SlotPool
+    from prefect_slots.requiring.alternatives import any_of
+    from prefect_slots.requiring.decorator import requires
+
+here: WeakValueDictionary[str, SlotPool] = WeakValueDictionary()
+"""The pools of this process, by name."""
+
+
+class InnerPool(concurrent.futures.Executor):
+    """The pool, within one of its tasks. What a task has submitted ends with it."""
+
+    def __init__(self, side: Wire) -> None:
+        self._side = side
+        self._lock = threading.Lock()
+        self._futures: dict[int, TaskFuture] = {}
+        self._last = 0
+        threading.Thread(target=self._listen, name="prefect-slots-inner", daemon=True).start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A task that sends it on to another sends the pool.
+        return pool_named, (Here.pool,)
+
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> TaskFuture:
+        """Have a function called in another task process; see `SlotPool.submit`.
+
+        What it needs is drawn from this task's grant where that covers it.
+        """
+        return self.enqueue(*Plan(fn, requires, timeout).order(args, kwargs))
+
+    def enqueue(self, order: Order, call: Packed) -> TaskFuture:
+        """Have a packed call made in another task process."""
+        with self._lock:
+            self._last += 1
+            number = self._last
+            future = self._futures[number] = TaskFuture(lambda: self._cancel(number))
+        self._side.send(Kind.SUBMIT, Packed(pickle.dumps((number, order, bytes(call.body))), call.buffers))
+        return future
+
+    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
+        task_timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
+        del chunksize
+        until = deadline(timeout)
+        return results_of(Plan(fn, requires, task_timeout).submit_all(self.enqueue, iterables), until)
+
+    def reason(self, future: TaskFuture) -> str:
+        """Say why a task waits; the ledger's own words stay with the pool."""
+        del future
+        return "waits for resources beside those of the task that submitted it"
+
+    def _cancel(self, number: int) -> None:
+        with suppress(OSError):
+            self._side.send(Kind.CANCEL, Packed(pickle.dumps(number)))
+
+    def _listen(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                kind, packed = self._side.receive()
+                number, body = pickle.loads(packed.body)
+                with self._lock:
+                    future = self._futures.pop(number, None)
+                if future is not None:
+                    answer = Packed(body, packed.buffers)
+                    if kind is Kind.DONE:
+                        settle(future, unpack, answer, None)
+                    elif kind is Kind.FAILED:
+                        settle(future, unpack, None, raised(answer))
+                    else:
+                        future.cancel()
+
+
+_inner: InnerPool | None = None
+
+
+def pool_named(name: str) -> InnerPool | SlotPool:
+    """Return the pool of that name as this process sees it.
+
+    Raises:
+        RuntimeError: if this process neither has made it nor works for it.
+    """
+    global _inner
+    if name in here:
+        return here[name]
+    if name != Here.pool or Here.side is None:
+        raise RuntimeError("a SlotPool can be sent to its own tasks only")
+    if _inner is None:
+        _inner = InnerPool(Here.side)
+    return _inner
+
+
+def hear(pool: SlotPool, side: Wire, task: Task) -> None:
+    """Take all that a task has said to the pool, in the pool's process."""
+    _take(pool, side, task)
+    while side.has_more:
+        _take(pool, side, task)
+
+
+def _take(pool: SlotPool, side: Wire, task: Task) -> None:
+    kind, packed = side.receive()
+    if kind is Kind.CANCEL:
+        future = task.numbered.get(pickle.loads(packed.body))
+        if future is not None:
+            future.cancel()
+        return
+    number, order, body = pickle.loads(packed.body)
+    future = pool.enqueue(order, Packed(body, packed.buffers), _as_it_came, within=task)
+    task.numbered[number] = future
+    future.add_done_callback(lambda ended: _reply(side, number, ended))
+
+
+def _as_it_came(packed: Packed) -> Packed:
+    return packed
+
+
+def _reply(side: Wire, number: int, ended: concurrent.futures.Future[Any]) -> None:
+    if ended.cancelled():
+        kind, answer = Kind.CANCELLED, Packed(b"")
+    elif (error := ended.exception()) is not None:
+        kind, answer = Kind.FAILED, told(error)
+    else:
+        kind, answer = Kind.DONE, ended.result()
+    # The task that would have it may have ended, and its process with it.
+    with suppress(OSError):
+        side.send(kind, Packed(pickle.dumps((number, bytes(answer.body))), answer.buffers))

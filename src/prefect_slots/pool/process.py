@@ -1,0 +1,119 @@
+"""A task process as the pool sees it: started with its pin, spoken to over two sockets, ended with all it has started.
+
+It is the leader of a process group of its own, so that what a task has started ends with it. It inherits the lock that
+proves the pool alive: until it is really gone, what the pool held is not taken for free.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from prefect_slots.pool.pinning import Cores, Pin
+from prefect_slots.pool.wire import Wire
+
+_ENDING_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.002
+_LONGEST_WAIT: Final = 86400.0
+_BEGIN: Final = """\
+import sys
+sys.path[:] = {path!r}
+from prefect_slots.pool.child import main
+main({pool!r}, {tasks}, {side}, {parent})
+"""
+
+
+class Process:
+    """A running task process.
+
+    Attributes:
+        tasks: Where it takes calls.
+        side: Where its tasks speak to the pool.
+    """
+
+    def __init__(self, pool: str, pin: Pin, folder: Path | None, lock: int | None) -> None:
+        """Start it; the calling thread must live as long as it, because it dies with that thread."""
+        self._cores = Cores(folder, pin.cores)
+        pairs = (socket.socketpair(), socket.socketpair())
+        theirs = [their.fileno() for _, their in pairs]
+        begin = _BEGIN.format(
+            path=[entry for entry in sys.path if isinstance(entry, str)],  # pyright: ignore[reportUnnecessaryIsInstance]
+            pool=pool,
+            tasks=theirs[0],
+            side=theirs[1],
+            parent=os.getpid(),
+        )
+        optimised = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, *optimised, "-c", begin],
+                env=pin.environment(),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[*theirs, *([lock] if lock is not None else [])],
+                process_group=0,
+            )
+        except BaseException:
+            self._cores.give_back()
+            for ours, _ in pairs:
+                ours.close()
+            raise
+        finally:
+            for _, their in pairs:
+                their.close()
+        self.pid = self._popen.pid
+        if self._cores.numbers:
+            with suppress(OSError):
+                os.sched_setaffinity(self.pid, self._cores.numbers)
+        self.tasks, self.side = (Wire(ours) for ours, _ in pairs)
+        self._poll = select.poll()
+        for wire in (self.tasks, self.side):
+            self._poll.register(wire.fileno(), select.POLLIN)
+
+    @cached_property
+    def started(self) -> float:
+        """When it was started, a Unix time: its number alone may be another's one day."""
+        return psutil.Process(self.pid).create_time()
+
+    def speaks(self, seconds: float | None) -> list[int]:
+        """Return the descriptors of the connections on which it has said something; none if time is up, or a day."""
+        # A thousandth more, or what is left of one would be waited for in a circle; a month is more than `poll` can.
+        wait = None if seconds is None else min(seconds, _LONGEST_WAIT) * 1000 + 1
+        return [file for file, _ in self._poll.poll(wait)]
+
+    def kill(self) -> None:
+        """Kill it and what it has started; `end` must follow."""
+        # Not reaped yet, its number cannot be anybody else's.
+        if self._popen.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self) -> int:
+        """See it gone, with what it has started; return its exit code, negative for a signal."""
+        self.kill()
+        code = self._popen.wait()
+        self.tasks.close()
+        self.side.close()
+        self._cores.give_back()
+        return code
+
+    def retire(self) -> None:
+        """Let it end as a program does, within a moment; a thread of a task's may hold it up no longer."""
+        self.tasks.close()
+        until = time.monotonic() + _ENDING_SECONDS
+        # Not reaped before the rest of its group is killed: its number would be free for another group.
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > until:
+                break
+            time.sleep(_LOOK_SECONDS)
+        self.end()

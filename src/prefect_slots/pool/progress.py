@@ -1,0 +1,53 @@
+"""A map's progress on the terminal: how many are done, run and wait, and what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from prefect_slots.pool.task import TaskFuture
+
+
+class Progress:
+    """What a map's futures and its pool say at the moment at which it is drawn."""
+
+    def __init__(self, name: str, futures: Sequence[TaskFuture], reasons: Callable[[], list[str]]) -> None:
+        self._name = name
+        self._futures = futures
+        self._reasons = reasons
+
+    def __rich__(self) -> RenderableType:
+        """Draw it."""
+        done = sum(future.done() for future in self._futures)
+        running = sum(future.running() for future in self._futures)
+        failed = sum(_has_failed(future) for future in self._futures)
+        waiting = len(self._futures) - done - running
+        row = Table.grid(padding=(0, 1))
+        counts = f"{done} done, {running} running, {waiting} waiting" + (f", {failed} failed" if failed else "")
+        row.add_row(Text(self._name), ProgressBar(len(self._futures), done, width=30), Text(counts))
+        reasons = sorted(set(self._reasons())) if waiting else []
+        return Group(row, *(Text(f"  {reason}", style="dim") for reason in reasons))
+
+
+def _has_failed(future: TaskFuture) -> bool:
+    return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def shown(
+    results: Iterator[Any],
+    futures: Sequence[TaskFuture],
+    name: str,
+    reasons: Callable[[], list[str]],
+    console: Console | None = None,
+) -> Iterator[Any]:
+    """Yield the results, with their progress on standard error meanwhile."""
+    console = console or Console(stderr=True)
+    progress = Progress(name, futures, reasons)
+    with Live(progress, console=console, refresh_per_second=4):
+        yield from results

@@ -1,0 +1,364 @@
+"""The `requires` object: one declaration of needs, used as decorator, `with` or `async with`.
+
+Values are checked when it is made; a callable value is asked at each call, with the call's own arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import os
+import threading
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Token
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from prefect_slots.acquire.client import Place, acquire, acquire_async, release, release_async
+from prefect_slots.acquire.request import Ask
+from prefect_slots.errors import InvalidRequirement, LeaseLost
+from prefect_slots.model.requirement import Requirement, declare
+from prefect_slots.requiring import context
+from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
+from prefect_slots.requiring.grant import Grant
+from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_id, run_name
+from prefect_slots.requiring.target import current_place
+from prefect_slots.requiring.wrappers import wrap
+
+F = TypeVar("F", bound=Callable[..., Any])
+_log = logging.getLogger("prefect_slots")
+
+
+@dataclass(frozen=True, eq=False)
+class _Entered:
+    """A block that has begun; `frame` is where, `here` in which thread and task."""
+
+    frame: FrameType | None
+    here: tuple[int, int]
+    grant: Grant
+    token: Token[Grant | None]
+
+
+class requires:  # noqa: N801 - used as a decorator, it reads as a verb
+    """What a call needs of this machine: it runs when all of it is granted, and gives it back however it ends.
+
+    Use it as a decorator (below or above `@task`, on a `@flow` function, on any function, coroutine function or
+    generator), as `with requires(...) as grant`, or as `async with`. Inside another grant whose total covers it, the
+    request draws on that grant.
+
+    Args:
+        alternatives: What would do, in order of preference: `requires(any_of(dict(gpu_mem=8), dict(cpus=8)))`; all else
+            that is asked for belongs to each of them.
+        gpu_mem: GPU memory per card: a number of GiB, or a string with its unit (`"512MiB"`; `"8GB"` is decimal).
+        gpus: Number of cards, default 1; without `gpu_mem` whole cards; `0.25` is a quarter of one card's memory.
+        mem: System memory, as `gpu_mem`.
+        cpus: Whole number of cores.
+        license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
+        timeout: Seconds of waiting (not of running) after which `WaitTimeout` is raised; `None` waits without limit.
+        priority: Higher is served first; the default is 0. (Prefect's work queues count the other way.)
+        expected_seconds: How long the call will take once it runs, if that is known: short work may then run on what is
+            set aside for long work that cannot start before. It is a word and no limit: nothing is stopped.
+        any_of: The alternatives as a list: `any_of=[dict(gpu_mem=8), dict(cpus=8)]`.
+        **declared: Whole numbers of resources declared in `prefect-slots.toml`: `scanner=1`.
+
+    Any amount may be a callable; it is given the call's arguments that it names, and `attempt` (1, 2, ...).
+
+    Raises:
+        InvalidRequirement: at once, if a value is no amount or nothing is asked for.
+
+    Examples:
+        >>> from prefect_slots import requires
+        >>> @requires(gpu_mem=8, license={"matlab": 1})
+        ... def infer(image): ...
+    """
+
+    def __init__(
+        self,
+        alternatives: any_of | None = None,
+        /,
+        *,
+        gpu_mem: Any = None,
+        gpus: Any = None,
+        mem: Any = None,
+        cpus: Any = None,
+        license: Any = None,
+        timeout: float | None = None,
+        priority: int = 0,
+        expected_seconds: float | None = None,
+        any_of: Any = None,
+        **declared: Any,
+    ) -> None:
+        asked = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, **declared}
+        self.amounts = {name: value for name, value in asked.items() if value is not None}
+        self.timeout = checked_timeout(timeout)
+        self.priority = _checked_priority(priority)
+        self.expected_seconds = checked_expectation(expected_seconds)
+        if alternatives is not None and any_of is not None:
+            raise InvalidRequirement(key="any_of", value=repr(any_of), reason="the alternatives are given twice")
+        self.alternatives = read_alternatives(any_of if alternatives is None else alternatives)
+        every = combined(self.alternatives, self.amounts)
+        for amounts in every:
+            plain = {name: value for name, value in amounts.items() if not callable(value)}
+            if plain or not amounts:
+                declare(**plain)
+        self.asks_the_call = any(callable(value) for amounts in every for value in amounts.values())
+        self._requirement = None if self.asks_the_call else declare_any(every)
+        self._entered: list[_Entered] = []
+
+    def __repr__(self) -> str:
+        first = [] if self.alternatives is None else [repr(self.alternatives)]
+        return f"requires({', '.join([*first, *(f'{name}={value!r}' for name, value in self.amounts.items())])})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What this process has entered is not the business of a process that unpickles a decorated function.
+        return {**self.__dict__, "_entered": []}
+
+    def __call__(self, target: F) -> F:
+        """Return `target` (a function, a Prefect task or a Prefect flow) so that it runs under a grant."""
+        return wrap(self, target)
+
+    # As a block
+
+    def __enter__(self) -> Grant:
+        """Wait for the grant and return it."""
+        block = _caller(inspect.currentframe())
+        return self._enter(block, self._acquire(_site(block), {}))
+
+    def __exit__(self, kind: object, *exc: object) -> None:
+        """Give the grant back.
+
+        Raises:
+            LeaseLost: with `on_lease_lost = "fail"`, if others could take its slots meanwhile.
+        """
+        grant = self._leave(_caller(inspect.currentframe()))
+        lost = _release(grant)
+        if kind is None:
+            _insist(grant, lost)
+
+    async def __aenter__(self) -> Grant:
+        """Wait for the grant without blocking the event loop, and return it."""
+        block = _caller(inspect.currentframe())
+        return self._enter(block, await self._acquire_async(_site(block), {}))
+
+    async def __aexit__(self, kind: object, *exc: object) -> None:
+        """Give the grant back.
+
+        Raises:
+            LeaseLost: with `on_lease_lost = "fail"`, if others could take its slots meanwhile.
+        """
+        grant = self._leave(_caller(inspect.currentframe()))
+        lost = await _release_async(grant)
+        if kind is None:
+            _insist(grant, lost)
+
+    def _enter(self, block: FrameType | None, grant: Grant) -> Grant:
+        self._entered.append(_Entered(block, _here(), grant, context.enter(grant)))
+        return grant
+
+    def _leave(self, block: FrameType | None) -> Grant:
+        # One object may be entered by several threads and generators at once, which end in any order, a generator
+        # even in another thread: the block's own frame tells. Behind an `ExitStack` only thread and task can.
+        here = _here()
+        entered = self._entered[::-1]
+        by_frame = (entry for entry in entered if entry.frame is block)
+        by_place = (entry for entry in entered if entry.here == here)
+        entry = next(chain(by_frame, by_place, entered), None)
+        if entry is None:
+            raise RuntimeError(f"{self!r} is left, and was not entered")
+        self._entered.remove(entry)
+        context.leave(entry.token)
+        return entry.grant
+
+    # Around a call
+
+    @contextmanager
+    def granted(self, site: str, arguments: Mapping[str, Any]) -> Generator[Grant]:
+        """Hold the grant for one call."""
+        grant = self._acquire(site, arguments)
+        try:
+            yield grant
+        except BaseException:
+            _release(grant)
+            raise
+        _insist(grant, _release(grant))
+
+    @asynccontextmanager
+    async def granted_async(self, site: str, arguments: Mapping[str, Any]) -> AsyncGenerator[Grant]:
+        """Hold the grant for one call of a coroutine."""
+        grant = await self._acquire_async(site, arguments)
+        try:
+            yield grant
+        except BaseException:
+            await _release_async(grant)
+            raise
+        _insist(grant, await _release_async(grant))
+
+    def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
+        try:
+            place, label = current_place(), _label(site)
+            amounts = self.amounts_of(arguments)
+            if place is None:
+                return Grant(None, None, label, context.current_grant(), amounts)
+            held = acquire(place, self._ask(label, amounts), RunHooks(label))
+        except BaseException as error:
+            forbid_retry(error)
+            raise
+        return Grant(held, place, label, context.current_grant(), amounts)
+
+    async def _acquire_async(self, site: str, arguments: Mapping[str, Any]) -> Grant:
+        try:
+            place, label = current_place(), _label(site)
+            amounts = self.amounts_of(arguments)
+            if place is None:
+                return Grant(None, None, label, context.current_grant(), amounts)
+            held = await acquire_async(place, self._ask(label, amounts), RunHooks(label))
+        except BaseException as error:
+            forbid_retry(error)
+            raise
+        return Grant(held, place, label, context.current_grant(), amounts)
+
+    def amounts_of(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the amounts of each alternative for one call with these arguments.
+
+        Raises:
+            InvalidRequirement: if a callable amount cannot be asked.
+        """
+        return [
+            {name: _resolved(name, value, arguments) for name, value in amounts.items()}
+            for amounts in combined(self.alternatives, self.amounts)
+        ]
+
+    def requirement(self, amounts: list[dict[str, Any]]) -> Requirement:
+        """Return what a call of these `amounts` needs.
+
+        Raises:
+            InvalidRequirement: if a callable has answered what is no amount.
+        """
+        return self._requirement or declare_any(amounts)
+
+    def _ask(self, label: str, amounts: list[dict[str, Any]]) -> Ask:
+        return Ask(
+            id=uuid.uuid4().hex,
+            requirement=self.requirement(amounts),
+            priority=self.priority,
+            expected=self.expected_seconds,
+            timeout=self.timeout,
+            label=label,
+            parent=context.enclosing(),
+            run=run_id(),
+        )
+
+
+def _release(grant: Grant) -> str | None:
+    place = _ended(grant)
+    if place is not None:
+        # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
+        # and the cells are free at the latest when this process ends.
+        try:
+            return release(place, grant.id)
+        except Exception:
+            _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
+    return None
+
+
+async def _release_async(grant: Grant) -> str | None:
+    place = _ended(grant)
+    if place is not None:
+        try:
+            return await release_async(place, grant.id)
+        except Exception:
+            _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
+    return None
+
+
+def _insist(grant: Grant, lost: str | None) -> None:
+    if lost is not None and grant.place is not None and grant.place.settings.on_lease_lost == "fail":
+        raise LeaseLost(limit=lost, grant=grant.id)
+
+
+def _ended(grant: Grant) -> Place | None:
+    """Mark a grant as ended; return where to give it back, unless it is only a forked child's copy."""
+    grant.ended = True
+    return grant.place if grant.pid == os.getpid() else None
+
+
+def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
+    if not callable(value):
+        return value
+    known = {**arguments, "attempt": attempt()}
+    try:
+        parameters = inspect.signature(value).parameters
+    except (TypeError, ValueError) as error:
+        raise InvalidRequirement(
+            key=name, value=repr(value), reason=f"its parameters cannot be read: {error}"
+        ) from None
+    named = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    missing = [p.name for p in named if p.name not in known and p.default is p.empty]
+    if missing:
+        offered = ", ".join(sorted(known))
+        reason = f"the call has no argument '{missing[0]}'; a callable amount may name: {offered}"
+        raise InvalidRequirement(key=name, value=repr(value), reason=reason)
+    given = [p for p in named if p.name in known]
+    by_position = [known[p.name] for p in given if p.kind is p.POSITIONAL_ONLY]
+    return value(*by_position, **{p.name: known[p.name] for p in given if p.kind is not p.POSITIONAL_ONLY})
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """Return seconds of waiting, or `None` for no limit.
+
+    Raises:
+        InvalidRequirement: if it is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout < 0:
+        raise InvalidRequirement(key="timeout", value=repr(timeout), reason="a number of seconds, 0 or more, or None")
+    return float(timeout)
+
+
+def checked_expectation(seconds: object) -> float | None:
+    """Return the seconds that something will take, or `None` if that is not known.
+
+    Raises:
+        InvalidRequirement: if it is no number of seconds.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        reason = "a number of seconds above 0, or None"
+        raise InvalidRequirement(key="expected_seconds", value=repr(seconds), reason=reason)
+    return float(seconds)
+
+
+def _checked_priority(priority: object) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidRequirement(key="priority", value=repr(priority), reason="a whole number; higher is served first")
+    return priority
+
+
+def _here() -> tuple[int, int]:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident(), id(task) if task else 0
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    return frame.f_back if frame else None
+
+
+def _site(block: FrameType | None) -> str:
+    return f"with block ({Path(block.f_code.co_filename).name}:{block.f_lineno})" if block else "with block"
+
+
+def _label(site: str) -> str:
+    name = run_name()
+    return f"{name} {site[site.rindex('(') :]}" if name and "(" in site else site

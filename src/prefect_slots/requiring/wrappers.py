@@ -1,0 +1,180 @@
+"""Putting a grant around the four kinds of functions, Prefect tasks and flows.
+
+A wrapper must stay what Prefect takes it for: of the same kind as the function, with a code object of its own
+(Prefect's task key is a hash of it, and wrappers would share one) that says the function's own file.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+import marshal
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from prefect_slots.errors import InvalidRequirement
+from prefect_slots.requiring import context
+from prefect_slots.requiring.grant import Grant
+
+if TYPE_CHECKING:
+    from prefect_slots.requiring.decorator import requires
+
+F = TypeVar("F", bound=Callable[..., Any])
+DECLARED: Final = "__prefect_slots_requires__"
+"""Where a decorated function says what it asks for, to whoever asks in its place: a pool."""
+
+
+def wrap(asked: requires, target: F) -> F:
+    """Return `target` so that every call of it runs under a grant of what is `asked`.
+
+    Raises:
+        InvalidRequirement: if `target` is not something that can be called.
+    """
+    if isinstance(target, (staticmethod, classmethod)):
+        kind = type(target)
+        return kind(wrap(asked, target.__func__))  # pyright: ignore[reportReturnType]
+    if _is_prefect_object(target):
+        wrapped: Any = copy.copy(target)
+        wrapped.fn = wrap(asked, wrapped.fn)
+        return wrapped
+    if isinstance(target, type) or not callable(target):
+        raise InvalidRequirement(key="", value=repr(target), reason="it decorates functions, tasks and flows")
+    told_by = target if inspect.isroutine(target) or isinstance(target, functools.partial) else type(target).__call__
+    if inspect.isasyncgenfunction(told_by):
+        wrapper = _around_async_generator(asked, target)
+    elif inspect.iscoroutinefunction(told_by):
+        wrapper = _around_coroutine(asked, target)
+    elif inspect.isgeneratorfunction(told_by):
+        wrapper = _around_generator(asked, target)
+    else:
+        wrapper = _around_function(asked, target)
+    if isinstance(wrapper, FunctionType) and isinstance(target, FunctionType):
+        wrapper.__code__ = _own_code(wrapper, target)
+    setattr(wrapper, DECLARED, asked)
+    return wrapper  # pyright: ignore[reportReturnType]
+
+
+def _is_prefect_object(target: object) -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect import Flow, Task
+
+    return isinstance(target, (Task, Flow))
+
+
+def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
+    # Later versions of the format write who shares an object with whom, which differs from process to process.
+    digest = hashlib.sha256(marshal.dumps(function.__code__, 2)).hexdigest()
+    code = wrapper.__code__
+    return code.replace(
+        co_consts=(*code.co_consts, digest),
+        co_filename=function.__code__.co_filename,
+        co_firstlineno=function.__code__.co_firstlineno,
+    )
+
+
+def _around_function(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = site_of(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with asked.granted(site, arguments_of(function, args, kwargs)) as grant:
+            token = context.enter(grant)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                context.leave(token)
+
+    return call
+
+
+def _around_coroutine(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = site_of(function)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        async with asked.granted_async(site, arguments_of(function, args, kwargs)) as grant:
+            token = context.enter(grant)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                context.leave(token)
+
+    return call
+
+
+def _around_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = site_of(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with asked.granted(site, arguments_of(function, args, kwargs)) as grant:
+            return (yield from _driven(function(*args, **kwargs), grant))
+
+    return call
+
+
+def _around_async_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+    site = site_of(function)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        async with asked.granted_async(site, arguments_of(function, args, kwargs)) as grant:
+            inner = function(*args, **kwargs)
+            step: Callable[[], Any] = inner.__anext__
+            while True:
+                # Between its values the generator's consumer runs, and the grant is not the consumer's to draw on.
+                token = context.enter(grant)
+                try:
+                    value = await step()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    context.leave(token)
+                try:
+                    sent = yield value
+                except BaseException as error:
+                    step = functools.partial(inner.athrow, error)
+                else:
+                    step = functools.partial(inner.asend, sent)
+
+    return call
+
+
+def _driven(inner: Generator[Any, Any, Any], grant: Grant) -> Generator[Any, Any, Any]:
+    step: Callable[[], Any] = functools.partial(next, inner)
+    while True:
+        token = context.enter(grant)
+        try:
+            value = step()
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            context.leave(token)
+        try:
+            sent = yield value
+        except BaseException as error:
+            step = functools.partial(inner.throw, error)
+        else:
+            step = functools.partial(inner.send, sent)
+
+
+def arguments_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name, defaults included; none where they do not fit."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return {}  # the call itself will say what is wrong with its arguments
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def site_of(function: Callable[..., Any]) -> str:
+    """Return a function's name and place, for people: `"infer (tasks.py:12)"`."""
+    name = getattr(function, "__qualname__", repr(function))
+    code = getattr(function, "__code__", None)
+    return f"{name} ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})" if code else f"{name} ()"

@@ -1,0 +1,82 @@
+"""What a task process does: the run itself, by Prefect's own engine.
+
+Prefect is imported only once the flow's settings are in the environment: it reads some of them when imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import pickle
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from prefect_slots.pool import child
+
+if TYPE_CHECKING:
+    from prefect import Task
+    from prefect.client.schemas.objects import State, TaskRun
+
+
+class Here:
+    """What this process is, once it is a task process of a flow's; set by `prepare`.
+
+    Attributes:
+        pool: The flow's pool, for the tasks that a task submits.
+    """
+
+    pool: str = ""
+
+
+def prepare(env: dict[str, str], address: str, user: bytes) -> None:
+    """Make a new process one of the flow's: its settings, its way to the server, the user's own initializer."""
+    os.environ.update(env)
+    Here.pool = child.Here.pool
+    from prefect.context import SyncClientContext
+
+    from prefect_slots.task_runner.forwarding import speak_through
+
+    speak_through(address)
+    # One client for all tasks: to make one costs more than most tasks.
+    clients = ExitStack()
+    clients.enter_context(SyncClientContext.get_or_create())
+    atexit.register(clients.close)
+    initializer, initargs = pickle.loads(user)
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def perform(task: Task[..., Any], task_run: TaskRun, arguments: dict[str, Any], context: dict[str, Any]) -> State[Any]:
+    """Run a task as Prefect's own runners do, and return its final state; a crash is one of them."""
+    from prefect.context import hydrated_context
+    from prefect.engine import handle_engine_signals
+    from prefect.states import exception_to_crashed_state
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    from prefect_slots.task_runner.forwarding import flush
+
+    with hydrated_context(context):
+        try:
+            with handle_engine_signals(task_run.id):
+                return by_engine(task, task_run, arguments)
+        except BaseException as crash:
+            state: Any = run_coro_as_sync(exception_to_crashed_state(crash))
+            return state
+        finally:
+            flush()
+
+
+def by_engine(task: Task[..., Any], task_run: TaskRun, parameters: dict[str, Any], wait_for: Any = None) -> State[Any]:
+    """Have Prefect's engine run a task in this thread."""
+    from prefect.task_engine import run_task_async, run_task_sync
+
+    call: dict[str, Any] = {
+        "task": task,
+        "task_run": task_run,
+        "parameters": parameters,
+        "wait_for": wait_for,
+        "return_type": "state",
+    }
+    state: Any = asyncio.run(run_task_async(**call)) if task.isasync else run_task_sync(**call)
+    return state

@@ -1,0 +1,171 @@
+"""A machine's registration, and keeping it true: what both ways of starting a worker share.
+
+Everything here runs in the engine's thread, and the survey beside it. What is new is said once: a card that is broken
+or gone and who holds it, a number that changed, something that cannot be read any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from prefect_slots.acquire.client import machine_at
+from prefect_slots.acquire.coordination import coordinate
+from prefect_slots.acquire.engine import engine
+from prefect_slots.acquire.registration import Registration, register_everywhere
+from prefect_slots.errors import ConfigError, SlotsError
+from prefect_slots.model.amount import Undivided, format_amount
+from prefect_slots.requiring.target import place_of
+
+if TYPE_CHECKING:
+    from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
+    from prefect_slots.model.resource import Finding
+    from prefect_slots.settings import Settings
+
+Say = Callable[[int, str], None]
+"""Tells a person something; the number is a level of `logging`."""
+
+_NUMBERS: Final = re.compile(r"\d+")
+
+
+class Upkeep:
+    """Looks after one machine's registration for as long as a worker runs on it.
+
+    Args:
+        settings: Of this machine.
+        name: What to call it if it has no name yet.
+        say: Where news of it goes.
+
+    Raises:
+        ConfigError: if no Prefect server is configured.
+    """
+
+    def __init__(self, settings: Settings, name: str | None, say: Say) -> None:
+        coordination = coordinate(settings.coordination, os.environ)
+        if coordination.url is None:
+            raise ConfigError(
+                source="settings",
+                key="coordination",
+                reason="a worker needs a Prefect server; set PREFECT_API_URL and leave coordination at auto",
+            )
+        self._url = coordination.url
+        self._place = place_of(settings, coordination)
+        self._name = name
+        self._say = say
+        self._running = engine()
+        self._keeping: concurrent.futures.Future[None] | None = None
+        self._known: Registered | None = None
+        self._told: dict[tuple[str, str], str] = {}
+
+    def begin(self) -> concurrent.futures.Future[str]:
+        """Register the machine, say how, and keep it so from then on; the answer is its name.
+
+        Raises:
+            SlotsError: in the answer, if the machine cannot be registered.
+        """
+        return self._running.submit(self._begin())
+
+    def end(self) -> None:
+        """Look after it no longer; what is registered stays."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+
+    def env(self, machine: str) -> dict[str, str]:
+        """Return the variables by which a worker and its flow runs all mean the same ledger."""
+        source = self._place.settings.source
+        return {
+            "WORKER_ID": machine,
+            "PREFECT_SLOTS_STATE_DIR": str(self._place.folder),
+            "PREFECT_SLOTS_ENFORCE": self._place.settings.enforce,
+            "PREFECT_API_URL": self._url,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            **({"PREFECT_SLOTS_CONFIG": source} if source != "defaults" else {}),
+        }
+
+    async def _begin(self) -> str:
+        machine = machine_at(self._running, self._place)
+        done = await register_everywhere(machine.ledger, self._place.settings, url=self._url, name=self._name)
+        await machine.use_server(self._url)
+        name = done.registered.machine or ""
+        limits = len(done.limits.entries) if done.limits else 0
+        self._say(logging.INFO, f"{name} is registered with {limits} limits on {self._url}")
+        self._tell(done)
+        self._keeping = self._running.submit(self._keep())
+        return name
+
+    async def _keep(self) -> None:
+        machine = machine_at(self._running, self._place)
+        reaping = asyncio.get_running_loop().create_task(machine.watch())
+        try:
+            while True:
+                await asyncio.sleep(self._place.settings.refresh_seconds)
+                try:
+                    self._tell(await register_everywhere(machine.ledger, self._place.settings, url=self._url))
+                except SlotsError as error:
+                    self._fail(str(error))
+                except Exception as error:
+                    # A mistake of ours must not end what keeps the limits true, nor the reaping beside it.
+                    self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            reaping.cancel()
+
+    def _fail(self, words: str) -> None:
+        text = f"this machine could not be registered anew; what was registered stays: {words}"
+        self._tell_new({**self._told, ("", _NUMBERS.sub("#", words)): text})
+
+    def _tell(self, done: Registration) -> None:
+        if self._known is not None:
+            for news in changes(self._known, done.registered):
+                self._say(logging.WARNING, news)
+        self._known = done.registered
+        self._tell_new({_key(finding): _words(finding) for finding in done.findings if finding.severity != "info"})
+
+    def _tell_new(self, told: dict[tuple[str, str], str]) -> None:
+        for key, words in told.items():
+            if key not in self._told:
+                self._say(logging.WARNING, words)
+        for key, words in self._told.items():
+            if key not in told:
+                self._say(logging.INFO, f"no longer so: {words}")
+        self._told = told
+
+
+def _words(finding: Finding) -> str:
+    remedy = f"; {finding.remedy}" if finding.remedy else ""
+    return f"{finding.severity}: {finding.subject}: {finding.problem}{remedy}"
+
+
+def _key(finding: Finding) -> tuple[str, str]:
+    # Seconds that pass and seats that are taken do not make a new finding.
+    return finding.subject, _NUMBERS.sub("#", finding.problem)
+
+
+def changes(before: Registered, after: Registered) -> Iterator[str]:
+    """Yield, for people, what is different of each cell."""
+    known = {cell.id: cell for resource in before.resources for cell in resource.cells}
+    for resource in after.resources:
+        for cell in resource.cells:
+            words = _change(known.get(cell.id), cell, resource)
+            if words:
+                yield f"{resource.name} {cell.id.number} ({cell.label or cell.key}) {words}"
+
+
+def _change(before: RegisteredCell | None, now: RegisteredCell, resource: RegisteredResource) -> str:
+    size = format_amount(now.capacity, resource.unit)
+    if isinstance(now.capacity, Undivided):
+        size += ", for one holder at a time"
+    if not now.present:
+        return "is gone; nothing more is granted there" if before is not None and before.present else ""
+    if now.lost:
+        return "" if before is not None and before.lost else "is broken; nothing more is granted there"
+    if before is None:
+        return f"is new, with {size}"
+    if before.lost or not before.present:
+        return f"is back, with {size}"
+    same = before.capacity == now.capacity and type(before.capacity) is type(now.capacity)
+    return "" if same else f"now has {size}"

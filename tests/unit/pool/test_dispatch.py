@@ -1,0 +1,129 @@
+"""The board, played at random with a ledger that grants as it likes: nothing is lost, nor runs twice, nor too many."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_slots.model.requirement import declare
+from prefect_slots.pool.dispatch import Act, Ask, Board, Job, Line, Retire, Run, Withdraw
+from prefect_slots.pool.grants import Using
+from prefect_slots.pool.pinning import Pin
+from prefect_slots.pool.submission import Order
+from prefect_slots.pool.task import Task, TaskFuture
+from prefect_slots.pool.wire import Packed, unpack
+
+NEEDS = (None, declare(cpus=1), declare(license="ansys"))
+PINS = (Pin(), Pin(cores=1), Pin(("GPU-0",)))
+
+
+class Chair:
+    """A process, as far as a board knows one."""
+
+    def __init__(self, pin: Pin) -> None:
+        self.pin = pin
+
+
+class Game:
+    """A board, and all that it has asked for."""
+
+    def __init__(self, most: int | None, free: int) -> None:
+        self.most, self.free = most, free
+        self.board = Board(most, free)
+        self.asked: dict[str, Line] = {}
+        self.running: dict[Job, Chair] = {}
+        self.chairs: set[Chair] = set()
+        self.tasks: list[Task] = []
+        self.ended: list[Task] = []
+
+    def do(self, acts: list[Act]) -> None:
+        for act in acts:
+            match act:
+                case Ask(line=line, ticket=ticket):
+                    assert line not in self.asked.values(), "a line waits twice"
+                    self.asked[ticket] = line
+                case Withdraw(ticket=ticket):
+                    self.asked.pop(ticket, None)
+                case Run(job=job, seat=seat):
+                    assert job.task not in self.ended
+                    assert isinstance(seat, Chair | None)
+                    chair = seat or Chair(job.using.pin)
+                    assert chair not in self.running.values()
+                    assert chair.pin == job.using.pin
+                    self.chairs.add(chair)
+                    self.running[job] = chair
+                case Retire(seat=seat):
+                    assert isinstance(seat, Chair)
+                    assert seat not in self.running.values()
+                    self.chairs.remove(seat)
+        counted = [job for job in self.running if not job.extra]
+        assert self.most is None or len(counted) <= self.most
+        assert sum(job.line.shape.requirement is None for job in counted) <= self.free
+        assert self.board.processes == len(self.chairs)
+        assert set(self.board.jobs.values()) == set(self.running)
+
+    def submit(self, chance: random.Random) -> None:
+        within = chance.choice([None, *(job.task for job in self.running)])
+        order = Order(requirement=chance.choice(NEEDS), priority=chance.choice([0, 1]))
+        task = Task(order=order, call=Packed(b""), read=unpack, under=Using(), within=within)
+        task.future = TaskFuture(lambda: self.do(self.board.drop(task)))
+        self.tasks.append(task)
+        self.do(self.board.add(task))
+
+    def grant(self, chance: random.Random) -> None:
+        if self.asked:
+            ticket = chance.choice(list(self.asked))
+            line = self.asked.pop(ticket)
+            self.do(self.board.granted(line, ticket, Using(pin=chance.choice(PINS), grant=ticket)))
+
+    def refuse(self, chance: random.Random) -> None:
+        if self.asked:
+            ticket = chance.choice(list(self.asked))
+            task, acts = self.board.refused(self.asked.pop(ticket), ticket)
+            if task is not None:
+                task.future.fail(LookupError())
+            self.do(acts)
+
+    def end(self, chance: random.Random) -> None:
+        if self.running:
+            job = chance.choice(list(self.running))
+            for inner in list(job.task.inner):
+                inner.future.cancel()
+            chair = self.running.pop(job)
+            self.ended.append(job.task)
+            job.task.future.succeed(None)
+            following = self.board.next_of(job) if chance.random() < 0.5 else None
+            if following is not None:
+                self.running[following] = chair
+            elif chance.random() < 0.7:
+                self.do(self.board.ended(job, chair))
+            else:
+                self.chairs.remove(chair)
+                self.do(self.board.ended(job, None))
+
+    def cancel(self, chance: random.Random) -> None:
+        waiting = self.board.waiting()
+        if waiting:
+            chance.choice(waiting).future.cancel()
+
+
+@given(st.integers(0, 2**32), st.sampled_from([None, 1, 2, 3]), st.integers(1, 3), st.integers(1, 60))
+def test_whatever_happens_every_task_ends_and_no_more_run_than_may(
+    seed: int, most: int | None, free: int, steps: int
+) -> None:
+    chance = random.Random(seed)
+    game = Game(most, free if most is None else most)
+    for _ in range(steps):
+        chance.choice([game.submit, game.submit, game.grant, game.end, game.cancel, game.refuse])(chance)
+    for _ in range(20 * len(game.tasks) + 20):
+        game.grant(chance)
+        game.end(chance)
+    assert game.board.is_empty
+    assert not game.asked
+    assert all(task.future.done() for task in game.tasks)
+    assert len(game.ended) == len(set(game.ended))
+    game.do(game.board.retire_all())
+    assert not game.chairs
+    assert not game.board.lines
