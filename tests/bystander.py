@@ -14,7 +14,7 @@ from tests.polling import until
 from prefect_slots import requires
 from prefect_slots.acquire.client import machine_at
 from prefect_slots.acquire.engine import close_engine, engine
-from prefect_slots.requiring.target import current_place
+from prefect_slots.requiring.target import current_target
 
 
 @contextmanager
@@ -32,12 +32,12 @@ def registered(box: Box) -> Generator[Box]:
 
 def watch(box: Box) -> None:
     """Let this process reap the dead from now on."""
-    running, place, url = engine(), current_place(), box.url
-    assert place is not None
+    running, target, url = engine(), current_target(), box.url
+    assert target is not None
     assert url is not None
 
     async def watching() -> None:
-        machine = machine_at(running, place)
+        machine = machine_at(running, target)
         await machine.use_server(url)
         await machine.watch()
 

@@ -9,24 +9,24 @@ import faulthandler
 import signal
 import sys
 
-from prefect_slots.acquire.client import Place, machine_at
+from prefect_slots.acquire.client import Target, machine_at
 from prefect_slots.acquire.engine import close_engine, engine
-from prefect_slots.requiring.target import current_place
+from prefect_slots.requiring.target import current_target
 
 
-async def _look_after(place: Place) -> None:
-    machine = machine_at(engine(), place)
-    assert place.coordination.url is not None
-    await machine.use_server(place.coordination.url)
+async def _look_after(target: Target) -> None:
+    machine = machine_at(engine(), target)
+    assert target.coordination.url is not None
+    await machine.use_server(target.coordination.url)
     await machine.watch()
 
 
 def main() -> None:
     """Look after the machine until told to end."""
     faulthandler.register(signal.SIGUSR1)
-    place = current_place()
-    assert place is not None
-    watching = engine().submit(_look_after(place))
+    target = current_target()
+    assert target is not None
+    watching = engine().submit(_look_after(target))
     sys.stdin.read()
     watching.cancel()
     close_engine()

@@ -44,7 +44,7 @@ class Hooks(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """Where a request goes: a state folder and who coordinates."""
 
     folder: Path
@@ -52,42 +52,42 @@ class Place:
     settings: Settings
 
 
-def machine_at(running: Engine, place: Place) -> Machine:
+def machine_at(running: Engine, target: Target) -> Machine:
     """Return this process's part in that ledger; call it in the engine's thread."""
-    machine = _known_machine(running, place)
+    machine = _known_machine(running, target)
     if machine is None:
-        machine = Machine(place.folder, place.settings)
-        running.parts[_key(place)] = machine
+        machine = Machine(target.folder, target.settings)
+        running.parts[_key(target)] = machine
         running.at_close(machine.close)
     return machine
 
 
-def _known_machine(running: Engine, place: Place) -> Machine | None:
-    known = running.parts.get(_key(place))
+def _known_machine(running: Engine, target: Target) -> Machine | None:
+    known = running.parts.get(_key(target))
     return known if isinstance(known, Machine) else None
 
 
-def _key(place: Place) -> str:
-    return f"{place.folder}|{place.coordination.url or ''}"
+def _key(target: Target) -> str:
+    return f"{target.folder}|{target.coordination.url or ''}"
 
 
-async def _ask(running: Engine, place: Place, ask: Ask) -> Held | Waiting:
-    return await machine_at(running, place).ask(ask, place.coordination.url)
+async def _ask(running: Engine, target: Target, ask: Ask) -> Held | Waiting:
+    return await machine_at(running, target).ask(ask, target.coordination.url)
 
 
-async def _wait(running: Engine, place: Place, ticket: str) -> Held:
-    return await machine_at(running, place).wait(ticket)
+async def _wait(running: Engine, target: Target, ticket: str) -> Held:
+    return await machine_at(running, target).wait(ticket)
 
 
-def _leave(running: Engine, place: Place, ticket: str) -> str | None:
-    machine = _known_machine(running, place)
+def _leave(running: Engine, target: Target, ticket: str) -> str | None:
+    machine = _known_machine(running, target)
     return machine.leave(ticket) if machine is not None else None
 
 
-def _forget(running: Engine, place: Place, ticket: str) -> concurrent.futures.Future[str | None] | None:
+def _forget(running: Engine, target: Target, ticket: str) -> concurrent.futures.Future[str | None] | None:
     """Start ending a ticket in any state; `None` if the engine has ended, and with it all that it asked for."""
     try:
-        return running.call(partial(_leave, running, place, ticket))
+        return running.call(partial(_leave, running, target, ticket))
     except RuntimeError:
         return None
 
@@ -115,7 +115,7 @@ def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def acquire(place: Place, ask: Ask, hooks: Hooks) -> Held:
+def acquire(target: Target, ask: Ask, hooks: Hooks) -> Held:
     """Return a grant, waiting for it as long as `ask.timeout` allows.
 
     Raises:
@@ -123,50 +123,50 @@ def acquire(place: Place, ask: Ask, hooks: Hooks) -> Held:
     """
     running = engine()
     try:
-        answer = _result(running, _ask(running, place, ask))
+        answer = _result(running, _ask(running, target, ask))
         if isinstance(answer, Waiting):
             hooks.waiting(answer.reason)
-            answer = _result(running, _wait(running, place, ask.id))
+            answer = _result(running, _wait(running, target, ask.id))
             hooks.resumed()
         return answer
     except BaseException:
-        _forget(running, place, ask.id)
+        _forget(running, target, ask.id)
         raise
 
 
-async def acquire_async(place: Place, ask: Ask, hooks: Hooks) -> Held:
+async def acquire_async(target: Target, ask: Ask, hooks: Hooks) -> Held:
     """Return a grant without blocking the caller's event loop; otherwise as `acquire`."""
     running = engine()
     try:
-        answer = await asyncio.wrap_future(running.submit(_ask(running, place, ask)))
+        answer = await asyncio.wrap_future(running.submit(_ask(running, target, ask)))
         if isinstance(answer, Waiting):
             hooks.waiting(answer.reason)
-            answer = await asyncio.wrap_future(running.submit(_wait(running, place, ask.id)))
+            answer = await asyncio.wrap_future(running.submit(_wait(running, target, ask.id)))
             hooks.resumed()
         return answer
     except BaseException:
-        _forget(running, place, ask.id)
+        _forget(running, target, ask.id)
         raise
 
 
-def release(place: Place, grant: str) -> str | None:
+def release(target: Target, grant: str) -> str | None:
     """Give a grant back; returns once its cells are free and the next ticket is woken.
 
     Returns:
         A limit of which others could, for a while, take what the grant held; `None` if all went well.
     """
     running = running_engine()
-    leaving = _forget(running, place, grant) if running else None
+    leaving = _forget(running, target, grant) if running else None
     # The collector may end a generator in the engine's own thread, in the middle of anything: it must not wait there.
     if leaving is not None and running is not None and not running.is_current:
         return _answer(leaving)
     return None
 
 
-async def release_async(place: Place, grant: str) -> str | None:
+async def release_async(target: Target, grant: str) -> str | None:
     """Give a grant back as `release` does; shielded, so that a cancelled task gives back too."""
     running = running_engine()
-    leaving = _forget(running, place, grant) if running else None
+    leaving = _forget(running, target, grant) if running else None
     if leaving is None:
         return None
     try:
@@ -176,24 +176,24 @@ async def release_async(place: Place, grant: str) -> str | None:
     return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
 
 
-async def _note_command(running: Engine, place: Place, pid: int, started: float) -> None:
-    machine_at(running, place).note_command(pid, started)
+async def _note_command(running: Engine, target: Target, pid: int, started: float) -> None:
+    machine_at(running, target).note_command(pid, started)
 
 
-def note_command(place: Place, pid: int) -> None:
+def note_command(target: Target, pid: int) -> None:
     """Note the one process that this one runs under its grants; one that has ended already is not noted.
 
     Raises:
         LedgerUnreadable: it is not noted.
     """
     with contextlib.suppress(psutil.Error):
-        _result(engine(), _note_command(engine(), place, pid, psutil.Process(pid).create_time()))
+        _result(engine(), _note_command(engine(), target, pid, psutil.Process(pid).create_time()))
 
 
-def note_serving(place: Place, pid: int, started: float, grant: str) -> None:
+def note_serving(target: Target, pid: int, started: float, grant: str) -> None:
     """Start noting which grant a task process of this one serves from now on, and wait for nothing."""
     running = running_engine()
-    machine = _known_machine(running, place) if running else None
+    machine = _known_machine(running, target) if running else None
     if running is not None and machine is not None:
         with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
             running.call(partial(machine.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
@@ -204,33 +204,33 @@ def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
         _log.debug("whose memory a process uses is not noted: %s", noting.exception())
 
 
-def was_ended(place: Place, grant: str) -> bool:
+def was_ended(target: Target, grant: str) -> bool:
     """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
-    return _looked(place, lambda machine: machine.was_ended(grant), otherwise=False)
+    return _looked(target, lambda machine: machine.was_ended(grant), otherwise=False)
 
 
-async def _complete(running: Engine, place: Place, ask: Ask, hooks: Hooks) -> Held:
-    answer = await _ask(running, place, ask)
+async def _complete(running: Engine, target: Target, ask: Ask, hooks: Hooks) -> Held:
+    answer = await _ask(running, target, ask)
     if isinstance(answer, Waiting):
         hooks.waiting(answer.reason)
-        answer = await _wait(running, place, ask.id)
+        answer = await _wait(running, target, ask.id)
         hooks.resumed()
     return answer
 
 
-def begin(place: Place, ask: Ask, hooks: Hooks) -> concurrent.futures.Future[Held]:
+def begin(target: Target, ask: Ask, hooks: Hooks) -> concurrent.futures.Future[Held]:
     """Start a request and return its grant to come; `forget` ends it in any state.
 
     What is called when it comes, and `hooks`, run in the engine's thread and must wait for nothing.
     """
     running = engine()
-    return running.submit(_complete(running, place, ask, hooks))
+    return running.submit(_complete(running, target, ask, hooks))
 
 
-def forget(place: Place, ticket: str) -> None:
+def forget(target: Target, ticket: str) -> None:
     """Start ending a request or its grant, whatever state it is in, and wait for nothing."""
     running = running_engine()
-    leaving = _forget(running, place, ticket) if running else None
+    leaving = _forget(running, target, ticket) if running else None
     if leaving is not None:
         leaving.add_done_callback(_log_failure)
 
@@ -240,29 +240,29 @@ def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
         _log.warning("a grant could not be given back yet and is tried again: %s", leaving.exception())
 
 
-def may_go_on(place: Place, grant: str, ticket: str | None) -> bool:
+def may_go_on(target: Target, grant: str, ticket: str | None) -> bool:
     """Tell whether a grant may serve another task of its shape; see `Machine.may_go_on`."""
-    return _looked(place, lambda machine: machine.may_go_on(grant, ticket), otherwise=False)
+    return _looked(target, lambda machine: machine.may_go_on(grant, ticket), otherwise=False)
 
 
-def reason(place: Place, ticket: str) -> str:
+def reason(target: Target, ticket: str) -> str:
     """Say why a request waits now; empty if it does not."""
-    return _looked(place, lambda machine: machine.reason(ticket), otherwise="")
+    return _looked(target, lambda machine: machine.reason(ticket), otherwise="")
 
 
-def _looked(place: Place, look: Callable[[Machine], T], otherwise: T) -> T:
+def _looked(target: Target, look: Callable[[Machine], T], otherwise: T) -> T:
     running = running_engine()
-    machine = _known_machine(running, place) if running else None
+    machine = _known_machine(running, target) if running else None
     if running is None or machine is None:
         return otherwise
     return look(machine) if running.is_current else _answer(running.call(partial(look, machine)))
 
 
-async def _descriptor(running: Engine, place: Place) -> int:
-    return machine_at(running, place).descriptor
+async def _descriptor(running: Engine, target: Target) -> int:
+    return machine_at(running, target).descriptor
 
 
-def owner_descriptor(place: Place) -> int:
+def owner_descriptor(target: Target) -> int:
     """Return the locked file that proves this process alive; a child that inherits it keeps the grants alive."""
     running = engine()
-    return _result(running, _descriptor(running, place))
+    return _result(running, _descriptor(running, target))

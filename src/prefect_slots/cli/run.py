@@ -133,14 +133,14 @@ def _run(
     from prefect_slots.requiring.decorator import checked_expectation, checked_timeout
     from prefect_slots.requiring.grant import Grant
     from prefect_slots.requiring.prefect_run import run_id
-    from prefect_slots.requiring.target import place_of
+    from prefect_slots.requiring.target import target_of
     from prefect_slots.settings import load_settings
 
     settings = load_settings(config)
     coordination = coordinate(settings.coordination, os.environ)
     if coordination.mode == "off":
         raise ConfigError(source="settings", key="coordination", reason='"off" grants nothing; use "auto" or "local"')
-    place = place_of(settings, coordination)
+    target = target_of(settings, coordination)
     label = " ".join(command)[:80]
     ask = Ask(
         id=uuid.uuid4().hex,
@@ -155,10 +155,10 @@ def _run(
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        grant = Grant(acquire(place, ask, _Say(label)), place, label, None, [amounts])
+        grant = Grant(acquire(target, ask, _Say(label)), target, label, None, [amounts])
         return _watched(
-            _spawn(command, grant.env, owner_descriptor(place), partial(note_command, place)),
-            partial(was_ended, place, grant.id),
+            _spawn(command, grant.env, owner_descriptor(target), partial(note_command, target)),
+            partial(was_ended, target, grant.id),
             label,
         )
     except KeyboardInterrupt:

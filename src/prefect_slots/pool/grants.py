@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from prefect_slots.acquire import client
-from prefect_slots.acquire.client import Place
+from prefect_slots.acquire.client import Target
 from prefect_slots.acquire.request import Ask, Held
 from prefect_slots.errors import SlotsError
 from prefect_slots.model.requirement import Requirement
@@ -82,11 +82,11 @@ class Asking:
     """What a pool asks of its machine's ledger.
 
     Args:
-        place: Which ledger.
+        target: Which ledger.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._asked: dict[str, concurrent.futures.Future[Held]] = {}
 
     def ask(
@@ -102,7 +102,7 @@ class Asking:
             id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
             parent=order.parent, run=order.run, apart=True,
         )  # fmt: skip
-        asked = client.begin(self._place, wanted, Waiting(note))
+        asked = client.begin(self._target, wanted, Waiting(note))
         self._asked[ticket] = asked
         asked.add_done_callback(partial(self._answered, ticket, order, answer))
 
@@ -118,11 +118,11 @@ class Asking:
             return
         error = asked.exception()
         if error is not None:
-            client.forget(self._place, ticket)
+            client.forget(self._target, ticket)
             answer(error)
             return
         held = asked.result()
-        grant = Grant(held, self._place, order.label, None, order.amounts)
+        grant = Grant(held, self._target, order.label, None, order.amounts)
         sent = pickle.dumps((held, order.amounts))
         answer(Using(pin_of(grant), grant.token, str(held.folder), sent, grant.id, held))
 
@@ -131,7 +131,7 @@ class Asking:
         asked = self._asked.pop(ticket, None)
         if asked is not None:
             asked.cancel()
-        client.forget(self._place, ticket)
+        client.forget(self._target, ticket)
 
     def give_back(self, using: Using) -> str | None:
         """Give a grant back, and wait until its cells are free.
@@ -139,35 +139,35 @@ class Asking:
         Returns:
             A limit of which others could, for a while, take what it held; `None` if all went well.
         """
-        return client.release(self._place, using.grant)
+        return client.release(self._target, using.grant)
 
     def note_serving(self, process: Process, before: Using, using: Using) -> None:
         """Let the ledger know whose memory a process's is from now on; what it served before may have ended."""
         with suppress(psutil.Error):
             if using.memory and using.token != before.token:
-                client.note_serving(self._place, process.pid, process.started, using.memory)
+                client.note_serving(self._target, process.pid, process.started, using.memory)
             elif before.memory and not using.memory and not before.grant:
-                client.note_serving(self._place, process.pid, process.started, "")
+                client.note_serving(self._target, process.pid, process.started, "")
 
     def was_ended(self, using: Using) -> bool:
         """Tell whether the process was ended because it used more memory than was declared for it."""
         with suppress(SlotsError):
-            return bool(using.memory) and client.was_ended(self._place, using.memory)
+            return bool(using.memory) and client.was_ended(self._target, using.memory)
         return False
 
     def may_go_on(self, using: Using, ticket: str | None) -> bool:
         """Tell whether a grant may serve another task of its line although its turn is over."""
-        return client.may_go_on(self._place, using.grant, ticket)
+        return client.may_go_on(self._target, using.grant, ticket)
 
     def reason(self, ticket: str) -> str:
         """Say why a line waits now."""
-        return client.reason(self._place, ticket)
+        return client.reason(self._target, ticket)
 
     @property
     def is_strict(self) -> bool:
         """Whether a task fails if others could take what it held: then each has a grant of its own."""
-        return self._place.settings.on_lease_lost == "fail" and self._place.coordination.url is not None
+        return self._target.settings.on_lease_lost == "fail" and self._target.coordination.url is not None
 
     def lock(self) -> int:
         """Return the lock that proves this process alive."""
-        return client.owner_descriptor(self._place)
+        return client.owner_descriptor(self._target)

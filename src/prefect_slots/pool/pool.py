@@ -28,7 +28,7 @@ from prefect_slots.pool.submission import Order, Plan
 from prefect_slots.pool.supervisor import Driver
 from prefect_slots.pool.task import Task, TaskFuture, deadline, fail_elsewhere, is_urgent, results_of, silence
 from prefect_slots.pool.wire import Packed, Wire, pack, unpack
-from prefect_slots.requiring.target import current_place
+from prefect_slots.requiring.target import current_target
 
 if TYPE_CHECKING:
     from prefect_slots.requiring.alternatives import any_of
@@ -80,9 +80,9 @@ class SlotPool(concurrent.futures.Executor):
         self.idle_seconds = idle_seconds
         self.turn_seconds = turn_seconds
         self.preparation = pack((initializer, tuple(initargs), {})) if initializer is not None else None
-        place = current_place()
-        self._asking = Asking(place) if place is not None else None
-        self._folder = place.folder if place is not None else None
+        target = current_target()
+        self._asking = Asking(target) if target is not None else None
+        self._folder = target.folder if target is not None else None
         self._board = Board(max_workers, max_workers or core_count())
         self._lock = threading.Lock()
         self._left = threading.Condition(self._lock)

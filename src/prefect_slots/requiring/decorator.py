@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from prefect_slots.acquire.client import Place, acquire, acquire_async, release, release_async
+from prefect_slots.acquire.client import Target, acquire, acquire_async, release, release_async
 from prefect_slots.acquire.request import Ask
 from prefect_slots.errors import InvalidRequirement, LeaseLost
 from prefect_slots.model.requirement import Requirement, declare
@@ -29,7 +29,7 @@ from prefect_slots.requiring import context
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
 from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_id, run_name
-from prefect_slots.requiring.target import current_place
+from prefect_slots.requiring.target import current_target
 from prefect_slots.requiring.wrappers import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -202,27 +202,27 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 
     def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         try:
-            place, label = current_place(), _label(site)
+            target, label = current_target(), _label(site)
             amounts = self.amounts_of(arguments)
-            if place is None:
+            if target is None:
                 return Grant(None, None, label, context.current_grant(), amounts)
-            held = acquire(place, self._ask(label, amounts), RunHooks(label))
+            held = acquire(target, self._ask(label, amounts), RunHooks(label))
         except BaseException as error:
             forbid_retry(error)
             raise
-        return Grant(held, place, label, context.current_grant(), amounts)
+        return Grant(held, target, label, context.current_grant(), amounts)
 
     async def _acquire_async(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         try:
-            place, label = current_place(), _label(site)
+            target, label = current_target(), _label(site)
             amounts = self.amounts_of(arguments)
-            if place is None:
+            if target is None:
                 return Grant(None, None, label, context.current_grant(), amounts)
-            held = await acquire_async(place, self._ask(label, amounts), RunHooks(label))
+            held = await acquire_async(target, self._ask(label, amounts), RunHooks(label))
         except BaseException as error:
             forbid_retry(error)
             raise
-        return Grant(held, place, label, context.current_grant(), amounts)
+        return Grant(held, target, label, context.current_grant(), amounts)
 
     def amounts_of(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the amounts of each alternative for one call with these arguments.
@@ -257,36 +257,36 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 
 
 def _release(grant: Grant) -> str | None:
-    place = _ended(grant)
-    if place is not None:
+    target = _ended(grant)
+    if target is not None:
         # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
         # and the cells are free at the latest when this process ends.
         try:
-            return release(place, grant.id)
+            return release(target, grant.id)
         except Exception:
             _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
     return None
 
 
 async def _release_async(grant: Grant) -> str | None:
-    place = _ended(grant)
-    if place is not None:
+    target = _ended(grant)
+    if target is not None:
         try:
-            return await release_async(place, grant.id)
+            return await release_async(target, grant.id)
         except Exception:
             _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
     return None
 
 
 def _insist(grant: Grant, lost: str | None) -> None:
-    if lost is not None and grant.place is not None and grant.place.settings.on_lease_lost == "fail":
+    if lost is not None and grant.target is not None and grant.target.settings.on_lease_lost == "fail":
         raise LeaseLost(limit=lost, grant=grant.id)
 
 
-def _ended(grant: Grant) -> Place | None:
+def _ended(grant: Grant) -> Target | None:
     """Mark a grant as ended; return where to give it back, unless it is only a forked child's copy."""
     grant.ended = True
-    return grant.place if grant.pid == os.getpid() else None
+    return grant.target if grant.pid == os.getpid() else None
 
 
 def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:

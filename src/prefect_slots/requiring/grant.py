@@ -15,7 +15,7 @@ from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.client import Place
+    from prefect_slots.acquire.client import Target
     from prefect_slots.acquire.request import Held
 
 # How ROCm names a card: NVIDIA's UUIDs hold dashes.
@@ -52,7 +52,7 @@ class Grant:
     def __init__(
         self,
         held: Held | None,
-        place: Place | None,
+        target: Target | None,
         label: str,
         parent: Grant | None,
         amounts: Sequence[Mapping[str, Any]] = ({},),
@@ -63,7 +63,7 @@ class Grant:
         self.parent = parent
         self.ended = False
         self.pid = os.getpid()
-        self.place = place
+        self.target = target
         self.chosen = dict(amounts[held.chosen if held else 0])
         self._held = held
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from prefect_slots.acquire.client import Place
+from prefect_slots.acquire.client import Target
 from prefect_slots.acquire.coordination import Coordination, coordinate
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.settings import Settings, load_settings
@@ -32,7 +32,7 @@ def current_settings() -> Settings:
     return _settings[seen]
 
 
-def current_place() -> Place | None:
+def current_target() -> Target | None:
     """Return where requests of this process go, or `None` with `coordination=off`.
 
     Raises:
@@ -40,13 +40,13 @@ def current_place() -> Place | None:
     """
     settings = current_settings()
     coordination = coordinate(settings.coordination, os.environ)
-    return None if coordination.mode == "off" else place_of(settings, coordination)
+    return None if coordination.mode == "off" else target_of(settings, coordination)
 
 
-def place_of(settings: Settings, coordination: Coordination) -> Place:
-    """Return the place of these settings, looking for a fit folder once per process."""
+def target_of(settings: Settings, coordination: Coordination) -> Target:
+    """Return the target of these settings, looking for a fit folder once per process."""
     env = os.environ
     key = (os.getpid(), settings.state_dir, env.get("XDG_STATE_HOME", ""), env.get("HOME", ""))
     if key not in _folders:
         _folders[key] = find_folder(settings.state_dir, env)
-    return Place(_folders[key], coordination, settings)
+    return Target(_folders[key], coordination, settings)

@@ -20,7 +20,7 @@ from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
 from prefect_slots.errors import ConfigError, SlotsError
 from prefect_slots.model.amount import Undivided, format_amount
-from prefect_slots.requiring.target import place_of
+from prefect_slots.requiring.target import target_of
 
 if TYPE_CHECKING:
     from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
@@ -54,7 +54,7 @@ class Upkeep:
                 reason="a worker needs a Prefect server; set PREFECT_API_URL and leave coordination at auto",
             )
         self._url = coordination.url
-        self._place = place_of(settings, coordination)
+        self._target = target_of(settings, coordination)
         self._name = name
         self._say = say
         self._running = engine()
@@ -77,19 +77,19 @@ class Upkeep:
 
     def env(self, machine: str) -> dict[str, str]:
         """Return the variables by which a worker and its flow runs all mean the same ledger."""
-        source = self._place.settings.source
+        source = self._target.settings.source
         return {
             "WORKER_ID": machine,
-            "PREFECT_SLOTS_STATE_DIR": str(self._place.folder),
-            "PREFECT_SLOTS_ENFORCE": self._place.settings.enforce,
+            "PREFECT_SLOTS_STATE_DIR": str(self._target.folder),
+            "PREFECT_SLOTS_ENFORCE": self._target.settings.enforce,
             "PREFECT_API_URL": self._url,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             **({"PREFECT_SLOTS_CONFIG": source} if source != "defaults" else {}),
         }
 
     async def _begin(self) -> str:
-        machine = machine_at(self._running, self._place)
-        done = await register_everywhere(machine.ledger, self._place.settings, url=self._url, name=self._name)
+        machine = machine_at(self._running, self._target)
+        done = await register_everywhere(machine.ledger, self._target.settings, url=self._url, name=self._name)
         await machine.use_server(self._url)
         name = done.registered.machine or ""
         limits = len(done.limits.entries) if done.limits else 0
@@ -99,13 +99,13 @@ class Upkeep:
         return name
 
     async def _keep(self) -> None:
-        machine = machine_at(self._running, self._place)
+        machine = machine_at(self._running, self._target)
         reaping = asyncio.get_running_loop().create_task(machine.watch())
         try:
             while True:
-                await asyncio.sleep(self._place.settings.refresh_seconds)
+                await asyncio.sleep(self._target.settings.refresh_seconds)
                 try:
-                    self._tell(await register_everywhere(machine.ledger, self._place.settings, url=self._url))
+                    self._tell(await register_everywhere(machine.ledger, self._target.settings, url=self._url))
                 except SlotsError as error:
                     self._fail(str(error))
                 except Exception as error:

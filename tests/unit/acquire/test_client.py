@@ -24,7 +24,7 @@ from prefect_slots.acquire.engine import Engine, engine
 from prefect_slots.acquire.request import Ask, Held
 from prefect_slots.errors import WaitTimeout
 from prefect_slots.model.requirement import declare
-from prefect_slots.requiring.target import current_place
+from prefect_slots.requiring.target import current_target
 
 
 class Quiet:
@@ -35,8 +35,8 @@ class Quiet:
         pass
 
 
-def place() -> client.Place:
-    found = current_place()
+def target() -> client.Target:
+    found = current_target()
     assert found is not None
     return found
 
@@ -67,7 +67,7 @@ def test_an_answer_that_comes_as_a_look_for_it_ends_is_not_lost(
 
     late_engine = LateEngine()
     monkeypatch.setattr(client, "engine", lambda: late_engine)
-    held = client.acquire(place(), ask(), Quiet())
+    held = client.acquire(target(), ask(), Quiet())
     assert isinstance(held, Held)
     late_engine.close()
     assert machine.traces() == {}
@@ -80,7 +80,7 @@ class Interrupted(BaseException):
 def test_a_release_that_is_interrupted_is_done_all_the_same(
     machine: SharedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = client.acquire(place(), ask(), Quiet())
+    held = client.acquire(target(), ask(), Quiet())
     hold_up = threading.Event()
     engine().call(partial(hold_up.wait, 30))
 
@@ -90,7 +90,7 @@ def test_a_release_that_is_interrupted_is_done_all_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(concurrent.futures.Future, "result", interrupted)
         with pytest.raises(Interrupted):
-            client.release(place(), held.id)
+            client.release(target(), held.id)
     hold_up.set()
     machine.until_empty(but=("owner",))
 
@@ -110,7 +110,7 @@ def test_threads_interrupted_anywhere_as_they_give_back_leave_nothing_and_keep_n
         except Interrupted:
             interrupted += 1
 
-    here = place()
+    here = target()
     for attempt in range(300):
         held = client.acquire(here, ask(timeout=20), Quiet())
         begun = threading.Event()
@@ -128,7 +128,7 @@ def test_threads_interrupted_anywhere_as_they_give_back_leave_nothing_and_keep_n
 
 
 def test_a_grant_that_nobody_holds_on_to_ends(machine: SharedMachine) -> None:
-    held = client.acquire(place(), ask(), Quiet())
+    held = client.acquire(target(), ask(), Quiet())
     assert machine.count("held") == 1
     del held
     gc.collect()
@@ -243,7 +243,7 @@ def test_a_hook_that_fails_leaves_nothing(machine: SharedMachine) -> None:
     with Puppet(machine) as other:
         other.enter(scanner=1)
         with pytest.raises(LookupError, match="waits for 1 of scanner"):
-            client.acquire(place(), ask(), Failing())
+            client.acquire(target(), ask(), Failing())
         until(lambda: machine.count("ticket") == 0)
 
 
@@ -257,16 +257,16 @@ def test_hooks_are_told_once_and_only_of_a_wait(machine: SharedMachine) -> None:
         def resumed(self) -> None:
             told.append("goes on")
 
-    client.release(place(), client.acquire(place(), ask(), Telling()).id)
+    client.release(target(), client.acquire(target(), ask(), Telling()).id)
     assert told == []
     with Puppet(machine) as other:
         other.enter(scanner=1)
         leaver = threading.Timer(0.5, other.leave)
         leaver.start()
-        held = client.acquire(place(), ask(), Telling())
+        held = client.acquire(target(), ask(), Telling())
         leaver.join()
         assert held.waited > 0.1
-        client.release(place(), held.id)
+        client.release(target(), held.id)
     assert told == ["waits for 1 of scanner; 0 free", "goes on"]
 
 
@@ -275,7 +275,7 @@ def test_a_time_out_leaves_nothing(machine: SharedMachine) -> None:
         other.enter(scanner=1)
         began = time.monotonic()
         with pytest.raises(WaitTimeout):
-            client.acquire(place(), ask(timeout=0.3), Quiet())
+            client.acquire(target(), ask(timeout=0.3), Quiet())
         assert time.monotonic() - began >= 0.3
         assert machine.count("ticket") == 0
         assert machine.count("shape") == 0
@@ -288,7 +288,7 @@ def test_a_waiting_thread_can_be_stopped_by_an_exception_from_outside(machine: S
 
     def work() -> str:
         try:
-            client.acquire(place(), ask(), Quiet())
+            client.acquire(target(), ask(), Quiet())
         except Stopped:
             return "stopped"
         return "granted"

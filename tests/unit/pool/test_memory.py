@@ -51,9 +51,9 @@ def test_a_grant_is_noted_once_however_many_tasks_it_serves(monkeypatch: pytest.
     noted: list[str] = []
     note = client.note_serving
 
-    def counted(place: client.Place, pid: int, started: float, held: str) -> None:
+    def counted(target: client.Target, pid: int, started: float, held: str) -> None:
         noted.append(held)
-        note(place, pid, started, held)
+        note(target, pid, started, held)
 
     monkeypatch.setattr(client, "note_serving", counted)
     with SlotPool(1) as pool:
