@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,19 @@ def test_map_over_a_future_of_another_kind(runner: SlotTaskRunner):
 def test_a_large_argument_and_a_class_of_the_users(runner: SlotTaskRunner):
     data = bytes(10**7)
     assert runner.submit(tasks.pair, {"a": data, "b": tasks.Photo(3)}).result() == (data, tasks.Photo(3))
+
+
+def test_the_traceback_of_a_task_that_was_made_within_a_function_shows_its_source(runner: SlotTaskRunner):
+    @task
+    def fails() -> str:
+        try:
+            raise OSError("the lens is stuck")
+        except OSError:
+            return traceback.format_exc()
+
+    shown = runner.submit(fails, {}).result()
+    assert f'  File "{__file__}", line ' in shown
+    assert 'raise OSError("the lens is stuck")' in shown
 
 
 def test_a_task_that_was_made_within_a_function(runner: SlotTaskRunner):

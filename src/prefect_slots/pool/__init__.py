@@ -10,6 +10,7 @@ process     a task process as the pool sees it
 pinning     what a process is bound to from birth: cards, cores, numbers of threads
 remains     what an ended task has left in its process, and who killed one
 wire        messages between pool and task process, large parts in shared memory
+by_value    pickles of what a task process cannot import, with its source for tracebacks
 child       the task process's own program
 nested      the pool as a task within it sees it
 progress    a map's progress on the terminal

@@ -73,10 +73,10 @@ def pack(value: object) -> Packed:
             return Packed(body, parts)
     except Exception:
         pass
-    import cloudpickle
+    from prefect_slots.pool import by_value
 
     parts.clear()
-    return Packed(cloudpickle.dumps(value, 5, buffer_callback=is_small), parts)
+    return Packed(by_value.dumps(value, is_small), parts)
 
 
 def _has_modules_by_value() -> bool:

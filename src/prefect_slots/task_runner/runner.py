@@ -12,7 +12,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-import cloudpickle
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.settings.context import get_current_settings
@@ -21,6 +20,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import SlotsError, TaskDied
+from prefect_slots.pool import by_value
 from prefect_slots.pool.nested import InnerPool, pool_named
 from prefect_slots.pool.pool import SlotPool
 from prefect_slots.pool.submission import Order
@@ -268,7 +268,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     def _new_pool(self) -> SlotPool:
         self._news = self._news or News()
         env = get_current_settings().to_environment_variables(exclude_unset=True)
-        user = cloudpickle.dumps((self.initializer, self.initargs))
+        user = by_value.dumps((self.initializer, self.initargs))
         return SlotPool(self.max_workers, initializer=child.prepare, initargs=(env, self._news.address, user))
 
     def _cancel_waiting(self) -> None:
