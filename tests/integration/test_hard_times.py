@@ -21,7 +21,7 @@ from tests.polling import until
 from tests.prefect_server import PrefectServer
 from tests.processes import ROOT, Puppet, SharedMachine, run_python
 
-from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.system import clock
 
 
 @pytest.fixture
@@ -405,4 +405,4 @@ def rebooted(box: Box) -> None:
         connection.execute("UPDATE meta SET value='before' WHERE key='boot'")
         connection.execute("UPDATE lease SET sent_at=sent_at+?, deadline=deadline+?", (days, days))
         connection.execute("UPDATE role SET beat=beat+?", (days,))
-        connection.execute("INSERT INTO rest VALUES (?, ?)", (f"license:{box.matlab}", boot_clock() + days))
+        connection.execute("INSERT INTO rest VALUES (?, ?)", (f"license:{box.matlab}", clock.boot_clock() + days))

@@ -18,10 +18,10 @@ from tests.processes import member
 from tests.programs import Start, started
 
 from prefect_slots.leases.reconcile import Repaired, reconcile
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway, Late
 from prefect_slots.limits.outcome import ExistingLimit
+from prefect_slots.system import clock
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
@@ -74,13 +74,13 @@ def repair(box: Box, happens: dict[str, Callable[[], None]]) -> tuple[Repaired, 
             assert box.url is not None
             gateway = Reader(await Server.open(box.url), ledger.id)
             gateway.when = dict(happens)
-            gives_up = boot_clock() + 30
+            gives_up = clock.boot_clock() + 30
             try:
                 done = None
                 # A steward that has just begun compares everything once, and keeps others from repairing meanwhile.
                 while done is None or (happens and len(gateway.when) == len(happens)):
-                    assert boot_clock() < gives_up, "it was to happen"
-                    done = await reconcile(ledger, gateway, answering_since=boot_clock() - 1000)
+                    assert clock.boot_clock() < gives_up, "it was to happen"
+                    done = await reconcile(ledger, gateway, answering_since=clock.boot_clock() - 1000)
                 assert not gateway.when, "all of it was to happen"
                 return done
             finally:
@@ -146,8 +146,8 @@ def test_nothing_is_taken_while_it_is_counted_what_is_held(box: Box, start: Star
 
     def ask() -> None:
         asker.ask(license={box.matlab: 1})
-        gives_up = boot_clock() + 3
-        until(lambda: box.rows("lease WHERE state IN ('intent', 'lease')") > 1 or boot_clock() > gives_up)
+        gives_up = clock.boot_clock() + 3
+        until(lambda: box.rows("lease WHERE state IN ('intent', 'lease')") > 1 or clock.boot_clock() > gives_up)
 
     assert repair(box, {f"read {limit}:{box.name}": ask}) == ()
     assert "granted" in asker.answer()
@@ -168,8 +168,8 @@ def test_what_is_given_back_while_it_is_added_is_not_counted_for_ever(box: Box, 
 
     def leave() -> None:
         holder.leave()
-        gives_up = boot_clock() + 2
-        until(lambda: box.rows("lease WHERE state='releasing'") == 0 or boot_clock() > gives_up)
+        gives_up = clock.boot_clock() + 2
+        until(lambda: box.rows("lease WHERE state='releasing'") == 0 or clock.boot_clock() > gives_up)
 
     assert repair(box, {f"read cpus:{box.name}": edit, f"add {limit}": leave}) == (Repaired(limit=limit, change=1),)
     box.assert_nothing_is_left()
@@ -184,7 +184,7 @@ def test_what_the_server_is_about_to_take_back_itself_is_left_to_it(box: Box, se
         body = {"names": [limit, mirror], "slots": 1}
         box.send("POST", "v2/concurrency_limits/increment", body)
         row = "INSERT INTO lease (id, held, owner, names, weight, fleet, state, sent_at, deadline) VALUES "
-        values = (str(uuid4()), "", "", json.dumps([limit]), 1, 1, "lapsed", 0.0, boot_clock() - seconds_past)
+        values = (str(uuid4()), "", "", json.dumps([limit]), 1, 1, "lapsed", 0.0, clock.boot_clock() - seconds_past)
         ledger.transact(lambda tx: tx.run(f"{row}(?, ?, ?, ?, ?, ?, ?, ?, ?)", *values))
     done = repair(box, {})
     if seconds_past == 5:

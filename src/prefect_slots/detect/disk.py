@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,12 +12,10 @@ from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import ScratchSpace
 from prefect_slots.model.resource import Cell, Finding, Resource
+from prefect_slots.system.mounts import IN_MEMORY, NETWORK, file_system, query_mounts
 
 GIB: Final = "GiB"
 _BYTES_PER_GIB: Final = 2**30
-_IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
-_SHARED: Final = re.compile(r"nfs4?|cifs|smb3?|lustre|gpfs|ceph|beegfs|glusterfs|fuse\.(sshfs|glusterfs|s3fs)")
-_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,37 +58,19 @@ def query_disk(root: Path, folder: str) -> DiskReading:
     place = root / folder.lstrip("/")
     # A file, too, lies on a disk that has something free, but nobody can write into it.
     state = os.statvfs(f"{place}/.")
-    try:
-        mounts = (root / "proc/self/mountinfo").read_text(errors="replace")
-    except OSError:
-        mounts = ""
-    return DiskReading(free=state.f_bavail * state.f_frsize, kind=parse_kind(mounts, folder))
-
-
-def parse_kind(mounts: str, folder: str) -> str:
-    """Return the kind of file system below `folder` by the lines of `/proc/self/mountinfo`; empty if none fits."""
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        if len(fields) > 4 and after:
-            # Spaces in a mount point are written as octal numbers.
-            mount = _ESCAPE.sub(lambda found: chr(int(found[1], 8)), fields[4])
-            inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
-            if inside and len(mount) >= len(best):
-                best, kind = mount, after.split(" ")[0]
-    return kind
+    kind = file_system(Path(folder), query_mounts(root)) or ""
+    return DiskReading(free=state.f_bavail * state.f_frsize, kind=kind)
 
 
 def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
     """Judge what the folder offers in whole GiB: the declared number, else what is free now but for the headroom."""
     findings: list[Finding] = []
     free = reading.free // _BYTES_PER_GIB - space.headroom_gib
-    if reading.kind in _IN_MEMORY:
+    if reading.kind in IN_MEMORY:
         problem = f"{space.folder} is a {reading.kind}: what is written there takes the host's memory"
         remedy = "put scratch files on a disk, or set [host] mem_headroom so that both fit"
         findings.append(Finding(subject=space.name, problem=problem, remedy=remedy))
-    elif _SHARED.fullmatch(reading.kind):
+    elif reading.kind in NETWORK:
         problem = f"{space.folder} is a {reading.kind}: other machines take of the same space"
         remedy = f'declare capacity and scope = "fleet" under [resources.{space.name}] instead of disk'
         findings.append(Finding(subject=space.name, problem=problem, remedy=remedy))

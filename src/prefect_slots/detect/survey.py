@@ -32,7 +32,7 @@ from prefect_slots.detect.gpu.intel import IntelDetector
 from prefect_slots.detect.gpu.nvidia import interpret_nvml
 from prefect_slots.detect.gpu.nvidia_query import query_nvml
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
-from prefect_slots.detect.host import ROOT, interpret_host, query_cores, query_memory
+from prefect_slots.detect.host import interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
 from prefect_slots.detect.licenses.client import DESK, Desk
 from prefect_slots.detect.licenses.look import look_at_licences
@@ -41,6 +41,7 @@ from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource, license_resource
 from prefect_slots.system.container import query_surroundings
+from prefect_slots.system.sysfs import ROOT
 from prefect_slots.system.threads import LOOKOUT, NVIDIA, Hanging, Look, Lookout
 
 SHIPPED: Final[Mapping[str, Detector]] = {

@@ -7,7 +7,7 @@ from typing import Final
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.resource import Cell, Finding, Resource
-from prefect_slots.system.pci import query_pci
+from prefect_slots.system.sysfs import query_pci
 
 TPU: Final = "tpu"
 VARIABLE: Final = "TPU_VISIBLE_CHIPS"

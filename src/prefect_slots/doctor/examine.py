@@ -40,7 +40,7 @@ from prefect_slots.errors import (
     StateFolderUnsuitable,
 )
 from prefect_slots.ledger import registry
-from prefect_slots.ledger.folder import file_system, find_folder, read_mounts
+from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.schema import BALLAST, FILE
@@ -52,6 +52,7 @@ from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_stranded
 from prefect_slots.settings import Settings, load_settings
+from prefect_slots.system.mounts import file_system, query_mounts
 
 _ANSWER_SECONDS: Final = 5.0
 _SEVERITIES: Final = {"info": Severity.NOTE, "warning": Severity.WARNING, "error": Severity.ERROR}
@@ -208,7 +209,7 @@ def _folder(folder: Path) -> Folder:
     # Only looked at, never opened: closing the ledger's file would drop the locks that SQLite has on it.
     return Folder(
         path=str(folder),
-        file_system=file_system(folder, read_mounts()),
+        file_system=file_system(folder, query_mounts()),
         free_bytes=shutil.disk_usage(folder).free,
         ballast=(folder / BALLAST).exists() if (folder / FILE).exists() else None,
     )

@@ -12,7 +12,6 @@ from prefect_slots.doctor.facts import MirrorFacts
 from prefect_slots.leases.reconcile import reconcile
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.leases import LeaseState
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.naming import split_mirror
 from prefect_slots.settings import Settings
@@ -58,10 +57,10 @@ async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Itera
 
 
 async def _until_nothing_is_left_to_do(ledger: Ledger, gateway: Gateway) -> None:
-    began = boot_clock()
+    began = clock.boot_clock()
     quiet = 0
     # A repair that gives back stray leases leaves the counts to the next one.
-    while quiet < 2 and boot_clock() < began + _LONGEST_SECONDS:
+    while quiet < 2 and clock.boot_clock() < began + _LONGEST_SECONDS:
         repaired = await reconcile(ledger, gateway, answering_since=began)
         moving = ledger.read(lambda tx: leases.in_states(tx, *_ON_ITS_WAY))
         quiet = 0 if repaired or moving else quiet + 1

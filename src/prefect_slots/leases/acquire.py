@@ -17,7 +17,6 @@ from prefect_slots.errors import ServerUnreachable
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
@@ -106,7 +105,7 @@ class Occupancy:
         self._giving_back.sweep()
 
     async def _make(self, grant: str, call: Call) -> Why | None:
-        if self.away_since is not None and boot_clock() - self.away_since < _AWAY_SECONDS:
+        if self.away_since is not None and clock.boot_clock() - self.away_since < _AWAY_SECONDS:
             return Why.AWAY
         holder = await self._intend(grant, call)
         if holder is None:
@@ -131,11 +130,11 @@ class Occupancy:
             return Why.FULL
         except UnknownOutcome:
             landed = True
-            self.away_since = boot_clock()
+            self.away_since = clock.boot_clock()
             return Why.UNKNOWN
         except ServerUnreachable:
             landed = True
-            self.away_since = boot_clock()
+            self.away_since = clock.boot_clock()
             self._forget(holder)
             return Why.AWAY
         except Exception:
@@ -150,7 +149,7 @@ class Occupancy:
     async def _intend(self, grant: str, call: Call) -> UUID | None:
         await self._until_nothing_of_ours_is_in_the_way(call.names)
         while True:
-            latched, holder = self._ledger.transact(lambda tx: _intend(tx, grant, call, boot_clock()))
+            latched, holder = self._ledger.transact(lambda tx: _intend(tx, grant, call, clock.boot_clock()))
             if not latched:
                 return holder
             await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
@@ -166,20 +165,22 @@ class Occupancy:
 
     def _record(self, holder: UUID, call: Call, taken: OccupiedLease) -> bool:
         reached(Point.LEASE_TAKEN)
-        deadline = boot_clock() + taken.seconds
+        deadline = clock.boot_clock() + taken.seconds
         wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
         reached(Point.LEASE_WRITTEN)
         self._announcer.acquired(taken, call.weight)
         return wanted
 
     def _forget(self, holder: UUID) -> None:
-        self._ledger.transact(lambda tx: leases.forget(tx, holder, boot_clock()), frees=True)
+        self._ledger.transact(lambda tx: leases.forget(tx, holder, clock.boot_clock()), frees=True)
 
     async def _until_nothing_of_ours_is_in_the_way(self, names: tuple[str, ...]) -> None:
         # This machine's ledger has freed the cells already, its release is on the way to the server: asking before it
         # arrives would be refused by ourselves.
-        until = boot_clock() + _PATIENCE_SECONDS
-        while (now := boot_clock()) < until and self._ledger.read(lambda tx, at=now: leases.in_the_way(tx, names, at)):
+        until = clock.boot_clock() + _PATIENCE_SECONDS
+        while (now := clock.boot_clock()) < until and self._ledger.read(
+            lambda tx, at=now: leases.in_the_way(tx, names, at)
+        ):
             await asyncio.sleep(clock.between(*_PAUSE_SECONDS))
 
 

@@ -17,7 +17,6 @@ from prefect_slots.leases import foreign, reconcile
 from prefect_slots.leases.renew import Keeping
 from prefect_slots.ledger import election, registry
 from prefect_slots.ledger.leases import MEND
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -87,7 +86,7 @@ class Steward:
             self._nudged.clear()
 
     def _is_elected(self) -> bool:
-        now = boot_clock()
+        now = clock.boot_clock()
         if self._ledger.read(lambda tx: election.held_by_other(tx, ROLE, now)):
             return False
         return self._ledger.transact(lambda tx: election.take(tx, ROLE, now))
@@ -137,7 +136,7 @@ class Steward:
 
     async def _compare(self) -> None:
         """Compare what the server counts with what is held here: all now and then, and what is suspicious at once."""
-        now = boot_clock()
+        now = clock.boot_clock()
         due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
         used_by_others = self._ledger.read(foreign.watched)
         mending = self._suspicious or self._ledger.read(lambda tx: tx.meta(MEND)) is not None

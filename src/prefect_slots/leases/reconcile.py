@@ -21,11 +21,11 @@ from prefect_slots.leases.release import SETTLED_SECONDS
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import LAPSING_SECONDS, MEND, LeaseRow, LeaseState
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
 from prefect_slots.limits.outcome import UnknownOutcome
+from prefect_slots.system import clock
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
@@ -120,7 +120,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
     Raises:
         ServerUnreachable, ServerRefused: what was done until then stays done.
     """
-    latched = ledger.transact(lambda tx: _latch(tx, boot_clock(), answering_since))
+    latched = ledger.transact(lambda tx: _latch(tx, clock.boot_clock(), answering_since))
     if latched is None:
         return ()
     holder, names = latched
@@ -136,7 +136,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         settled = True
         if strays:
             return ()
-        superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, boot_clock()))
+        superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, clock.boot_clock()))
         done: list[Repaired] = []
         for name, slots in superfluous.items():
             if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
@@ -266,7 +266,7 @@ def _still_latched(tx: Transaction, holder: UUID, weight: int) -> bool:
     return bool(
         tx.run(
             "UPDATE lease SET weight=?, sent_at=? WHERE id=? AND owner=? AND sent_at > ?",
-            *(weight, boot_clock(), str(holder), tx.actor, boot_clock() - leases.LATCH_SECONDS),
+            *(weight, clock.boot_clock(), str(holder), tx.actor, clock.boot_clock() - leases.LATCH_SECONDS),
         )
     )
 

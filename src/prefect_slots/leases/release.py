@@ -15,7 +15,6 @@ from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import LAPSING_SECONDS, LEASE_SECONDS, LeaseRow
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.events import Announcer
 from prefect_slots.limits.outcome import UnknownOutcome
@@ -53,7 +52,7 @@ class GivingBack:
 
     async def _give_back(self, row: LeaseRow) -> None:
         if await self._released(row):
-            self._ledger.transact(lambda tx: leases.forget(tx, row.id, boot_clock()), frees=True)
+            self._ledger.transact(lambda tx: leases.forget(tx, row.id, clock.boot_clock()), frees=True)
         else:
             self._ledger.transact(lambda tx: leases.lapse(tx, row.id), frees=True)
 
@@ -65,7 +64,7 @@ class GivingBack:
             try:
                 if row.lease_id is None:
                     return await self._settled(row)
-                if self._ledger.read(lambda tx: leases.are_latched(tx, row.names, boot_clock())):
+                if self._ledger.read(lambda tx: leases.are_latched(tx, row.names, clock.boot_clock())):
                     # What comes off a count while it is mended would be taken off it twice.
                     await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
                     continue
@@ -90,7 +89,7 @@ class GivingBack:
 
         Before a call has settled it may still be applied; a release repeated before that could subtract twice.
         """
-        sent_at = row.sent_at if row.lease_id is None else boot_clock()
+        sent_at = row.sent_at if row.lease_id is None else clock.boot_clock()
         release_is_out = row.lease_id is not None
         answered = row.answered
         pause = 0.2
@@ -99,11 +98,11 @@ class GivingBack:
                 listed = await self._gateway.find(row.names[0], row.id)
                 if answered is None:
                     # Written down: whoever goes on after this process need not wait as long again.
-                    answered = boot_clock()
+                    answered = clock.boot_clock()
                     self._note_answered(row, answered)
-                settled = boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
+                settled = clock.boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
                 if listed and (settled or not release_is_out):
-                    answered, sent_at, release_is_out = None, boot_clock(), True
+                    answered, sent_at, release_is_out = None, clock.boot_clock(), True
                     self._note_answered(row, None)
                     await self._gateway.release_by_holder(row.names, row.id)
                     self._announcer.released(None, row.names, row.call.weight)
@@ -139,4 +138,4 @@ class GivingBack:
 def _is_lapsing(row: LeaseRow) -> bool:
     # A release that meets the server's own service at a lapsed lease would subtract a second time.
     deadline = row.deadline if row.deadline is not None else row.sent_at + LEASE_SECONDS
-    return boot_clock() > deadline - LAPSING_SECONDS
+    return clock.boot_clock() > deadline - LAPSING_SECONDS

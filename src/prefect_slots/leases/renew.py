@@ -15,8 +15,8 @@ from prefect_slots.errors import SlotsError
 from prefect_slots.leases.acquire import Occupancy, Why, calls_of
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.leases import LEASE_SECONDS, LeaseRow, LeaseState
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.system import clock
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
@@ -44,7 +44,7 @@ class Keeping:
 
     async def renew(self) -> None:
         """Renew every lease a third of whose life has passed."""
-        now = boot_clock()
+        now = clock.boot_clock()
         rows = self._ledger.read(lambda tx: leases.in_states(tx, LeaseState.LEASE))
         self._not_before = {row.id: self._not_before[row.id] for row in rows if row.id in self._not_before}
         due = [
@@ -58,7 +58,7 @@ class Keeping:
 
     async def _renew(self, row: LeaseRow) -> None:
         async with self._few:
-            asked = boot_clock()
+            asked = clock.boot_clock()
             if row.deadline is None or row.lease_id is None or asked >= row.deadline:
                 # The server's own service takes a lapsed lease back; to renew it then would race with that.
                 self._ledger.transact(lambda tx: leases.lapse(tx, row.id))
@@ -67,13 +67,13 @@ class Keeping:
             try:
                 listed = await self._gateway.renew(row.lease_id, LEASE_SECONDS)
             except SlotsError as failed:
-                self._not_before[row.id] = boot_clock() + _RETRY_SECONDS
+                self._not_before[row.id] = clock.boot_clock() + _RETRY_SECONDS
                 _log.debug("renewing %s: %s", _words(row), failed)
                 return
         if listed:
             self._ledger.transact(lambda tx: leases.extend(tx, row.id, asked + LEASE_SECONDS))
         else:
-            self._not_before[row.id] = boot_clock() + _RETRY_SECONDS
+            self._not_before[row.id] = clock.boot_clock() + _RETRY_SECONDS
             _log.info("the server no longer lists the lease of %s", _words(row))
             self.forgotten()
 

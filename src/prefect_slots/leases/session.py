@@ -17,7 +17,6 @@ from prefect_slots.leases.leader import Steward
 from prefect_slots.leases.release import GivingBack
 from prefect_slots.leases.renew import Keeping
 from prefect_slots.ledger import election, leases, registry
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.claim import read_claims
@@ -105,14 +104,14 @@ class Standing:
         row = self._ledger.read(lambda tx: tx.one("SELECT refusals FROM held WHERE id=?", grant))
         if row is None or row[0] < PATIENT_REFUSALS:
             return False
-        return self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, boot_clock()))
+        return self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, clock.boot_clock()))
 
     async def _insist(self, grant: str, wanted: tuple[leases.Call, ...], until: float | None) -> Refusal | None:
         self._insisting = grant
         try:
             while True:
                 await asyncio.sleep(clock.between(*_INSISTING_PAUSE_SECONDS))
-                still = self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, boot_clock()))
+                still = self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, clock.boot_clock()))
                 there = self._ledger.read(lambda tx: leases.of_grant(tx, grant))
                 refusal = await self._occupancy.occupy(grant, wanted, there)
                 given_up = not still or (until is not None and time.monotonic() > until)
@@ -150,11 +149,11 @@ class Standing:
             return Fleet(counted={})
 
     async def _hosts(self) -> frozenset[str]:
-        if boot_clock() - self._hosts_at > _HOSTS_SECONDS:
+        if clock.boot_clock() - self._hosts_at > _HOSTS_SECONDS:
             claims = await read_claims(self._gateway.server)
             hosts = {claim.host.partition(".")[0].casefold() for claim in claims if claim.ledger_id != self._ledger.id}
             self._hosts_known = frozenset(hosts - {socket.gethostname().partition(".")[0].casefold()})
-            self._hosts_at = boot_clock()
+            self._hosts_at = clock.boot_clock()
         return self._hosts_known
 
     def tell_stale(self, stale: Stale) -> None:

@@ -7,47 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.errors import StateFolderUnsuitable
-
-_NETWORK: Final = frozenset({
-    "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "9p", "ceph", "fuse.ceph",
-    "glusterfs", "fuse.glusterfs", "fuse.sshfs", "sshfs", "lustre", "gpfs", "beegfs", "pvfs2", "orangefs", "ocfs2",
-    "gfs2", "panfs", "wekafs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
-})  # fmt: skip
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
-
-
-def parse_mounts(text: str) -> dict[str, str]:
-    """Return the file system type of each mount point in the text of `/proc/self/mountinfo`; later mounts win."""
-    types: dict[str, str] = {}
-    for line in text.splitlines():
-        before, dash, after = line.partition(" - ")
-        fields = before.split()
-        if dash and len(fields) > 4 and after.split():
-            # The kernel escapes white space and backslashes only; other characters stand as they are.
-            types[_OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[4])] = after.split()[0]
-    return types
-
-
-def file_system(path: Path, mounts: Mapping[str, str]) -> str | None:
-    """Return the type of the file system that `path` (absolute, resolved) lies on, if the mounts tell."""
-    for parent in (path, *path.parents):
-        if str(parent) in mounts:
-            return mounts[str(parent)]
-    return None
-
-
-def read_mounts() -> dict[str, str]:
-    """Return this process's mounts, or nothing where the system does not tell."""
-    try:
-        return parse_mounts(Path("/proc/self/mountinfo").read_text(errors="replace"))
-    except OSError:
-        return {}
+from prefect_slots.system.mounts import NETWORK, file_system, query_mounts
 
 
 def default_folders(env: Mapping[str, str], uid: int) -> tuple[Path, ...]:
@@ -79,7 +43,7 @@ def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
     """
     folder = folder.expanduser().resolve()
     kind = file_system(folder, mounts)
-    if kind in _NETWORK:
+    if kind in NETWORK:
         raise StateFolderUnsuitable(
             path=str(folder), reason=f"it is on a network file system ({kind}), where file locks cannot be trusted"
         )
@@ -115,7 +79,7 @@ def find_folder(configured: Path | None, env: Mapping[str, str]) -> Path:
     Raises:
         StateFolderUnsuitable: if the configured one, or every default, is unfit.
     """
-    mounts = read_mounts()
+    mounts = query_mounts()
     if configured is not None:
         return open_folder(configured, mounts)
     problems: list[StateFolderUnsuitable] = []

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import sys
-import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +17,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-
-def boot_id() -> str:
-    """Return what differs after every boot of this machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{psutil.boot_time():.0f}"
-
-
-def boot_clock() -> float:
-    """Return seconds that also pass while the machine sleeps, equal in all its processes."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime(clock)
+from prefect_slots.system import clock
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class Owner:
             id=owner_id,
             pid=pid,
             started=psutil.Process(pid).create_time(),
-            boot=boot_id(),
+            boot=clock.boot_id(),
             lock_file=path.name,
             program=" ".join(sys.argv)[:200] or sys.executable,
             descriptor=descriptors[0],
@@ -93,7 +80,7 @@ def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -
     try:
         descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return boot != boot_id() or not _runs(pid, started)
+        return boot != clock.boot_id() or not _runs(pid, started)
     except OSError:
         return False
     try:

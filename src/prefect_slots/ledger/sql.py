@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.system import clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Tables:
         self.settled: list[str] = []
         self.spare: list[str] = []
         self.now = time.time()
-        self.moment = boot_clock()
+        self.moment = clock.boot_clock()
 
     def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return all rows."""

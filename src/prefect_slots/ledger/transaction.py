@@ -15,7 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from prefect_slots.ledger import book, leases
-from prefect_slots.ledger.owner import Owner, boot_clock, is_dead
+from prefect_slots.ledger.owner import Owner, is_dead
 from prefect_slots.ledger.sql import Asker, Tables
 from prefect_slots.model.book import (
     Asked,
@@ -32,6 +32,7 @@ from prefect_slots.model.book import (
     Ticket,
 )
 from prefect_slots.model.requirement import Requirement
+from prefect_slots.system import clock
 
 
 class Decide(Protocol):
@@ -82,7 +83,7 @@ class Transaction(Tables):
 
     def _start_clock_anew(self) -> None:
         # Times of the boot clock that were written before lie in a future that may be weeks away.
-        now = boot_clock()
+        now = clock.boot_clock()
         self.run("DELETE FROM role")
         self.run("DELETE FROM rest")
         self.run("UPDATE held SET ends=NULL")
@@ -171,7 +172,7 @@ class Transaction(Tables):
     def _hand_over(self, granted: Iterable[str]) -> None:
         if self._plan is None or not self.spare:
             return
-        now = boot_clock()
+        now = clock.boot_clock()
         for ticket in granted:
             grant = self.grant(ticket)
             if grant.shape.pool is None:

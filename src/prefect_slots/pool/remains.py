@@ -37,32 +37,3 @@ def holds_memory(pid: int, root: Path = _ROOT) -> bool:
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") > _KEPT_BYTES
     except (OSError, ValueError, IndexError):
         return False
-
-
-def oom_kills(root: Path = _ROOT) -> int:
-    """Return how many processes the kernel has killed for want of memory, in this process's cgroup if it tells.
-
-    That the number has risen when a task's process was killed is a best guess at why: another process of the cgroup
-    may have been the one.
-    """
-    from prefect_slots.detect.host import ancestors, parse_membership
-
-    try:
-        path = parse_membership((root / "proc/self/cgroup").read_text()).unified
-    except (OSError, ValueError):
-        path = None
-    for folder in ancestors(root / "sys/fs/cgroup", path) if path is not None else ():
-        counted = _counter(folder / "memory.events")
-        if counted is not None:
-            return counted
-    return _counter(root / "proc/vmstat") or 0
-
-
-def _counter(file: Path) -> int | None:
-    try:
-        for line in file.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except (OSError, ValueError):
-        return None
-    return None

@@ -21,6 +21,7 @@ from prefect_slots.pool.grants import Asking, Using
 from prefect_slots.pool.process import Process
 from prefect_slots.pool.task import Task, settle
 from prefect_slots.pool.wire import Kind, Packed, pack
+from prefect_slots.system.cgroups import oom_kills
 
 if TYPE_CHECKING:
     from prefect_slots.pool.pool import SlotPool
@@ -151,7 +152,7 @@ class Driver(threading.Thread):
 
     def _start(self, task: Task, using: Using) -> Outcome | None:
         """Start the process and prepare it; return how the task ended, if that failed."""
-        self._kills = remains.oom_kills()
+        self._kills = oom_kills()
         self._process = self._pool.new_process(self.pin)
         self._using = self._noted = _FIRST
         preparation = self._pool.preparation
@@ -221,7 +222,7 @@ class Driver(threading.Thread):
         if code >= 0:
             return TaskDied(task=task.order.label, pid=pid, exit_code=code)
         over_declared = self._asking is not None and self._asking.was_ended(self._noted)
-        out_of_memory = -code == signal.SIGKILL and not over_declared and remains.oom_kills() > self._kills
+        out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
         return TaskDied(
             task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
         )

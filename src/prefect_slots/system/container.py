@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.system.pci import query_pci
+from prefect_slots.system.sysfs import query_pci, text_of
 
 _NVIDIA: Final = "0x10de"
 # The kernel gives its first pid namespace this number, on every machine since 3.8.
@@ -52,16 +52,17 @@ class Surroundings:
 
 def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
     """Look where a process with that environment runs. Never raises."""
-    release = _text(root / "proc/sys/kernel/osrelease").lower()
+    release = text_of(root / "proc/sys/kernel/osrelease").lower()
     try:
         namespace = str((root / "proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""
+    compatible = text_of(root / "proc/device-tree/compatible")
     return Surroundings(
         wsl="microsoft" in release,
         wsl_library=(root / _WSL_LIBRARY).exists(),
         own_pids=namespace != _FIRST_NAMESPACE,
-        tegra=(root / "etc/nv_tegra_release").exists() or "nvidia,tegra" in _text(root / "proc/device-tree/compatible"),
+        tegra=(root / "etc/nv_tegra_release").exists() or "nvidia,tegra" in compatible,
         nvidia_cards=sum(
             device.vendor == _NVIDIA and device.draws and device.driver != "vfio-pci" for device in query_pci(root)
         ),
@@ -72,15 +73,8 @@ def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
 def _has_mps(root: Path, folder: str, *, own_pids: bool) -> bool:
     """Tell whether the control daemon of MPS answers in that folder: its pipe outlives it when it is killed."""
     pipe = root / folder.lstrip("/")
-    daemon = _text(pipe / "nvidia-cuda-mps-control.pid").strip()
+    daemon = text_of(pipe / "nvidia-cuda-mps-control.pid")
     try:
         return (pipe / "control").exists() and (own_pids or not daemon or (root / "proc" / daemon).exists())
     except OSError:
         return False
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -10,11 +10,11 @@ from typing import Final
 from prefect_slots.detect.gpu.drm_usage import query_drm_use
 from prefect_slots.detect.gpu.nvml import Failure
 from prefect_slots.detect.gpu.usage import Process, UseReading, family, query_lineage, query_use, query_variable
-from prefect_slots.detect.host import ROOT
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.container import Surroundings, query_surroundings
+from prefect_slots.system.sysfs import ROOT
 from prefect_slots.usage.attribution import Belonging, Part, grants_named
 
 _SETTLING_SECONDS: Final = 2.0

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from prefect_slots.errors import LedgerUnreadable, SlotsError
 from prefect_slots.ledger import election, spending
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, Stale, license_resource
@@ -119,7 +118,7 @@ class Watching:
         return looks
 
     def _is_elected(self) -> bool:
-        now = boot_clock()
+        now = clock.boot_clock()
         if self._ledger.read(lambda tx: election.held_by_other(tx, ROLE, now)):
             return False
         return self._ledger.transact(lambda tx: election.take(tx, ROLE, now))

@@ -6,48 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from prefect_slots.detect.detector import Scene
-from prefect_slots.detect.disk import DiskDetector, DiskReading, interpret_disk, parse_kind
+from prefect_slots.detect.disk import DiskDetector, DiskReading, interpret_disk
 from prefect_slots.model.declaration import ScratchSpace
 
 GIB = 2**30
 SPACE = ScratchSpace(name="scratch", folder="/scratch")
-
-MOUNTS = """\
-22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-28 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-31 28 0:30 / /dev/shm rw - tmpfs tmpfs rw
-40 28 0:40 / /big\\040disk rw master:1 - xfs /dev/sdb rw
-41 28 0:41 / /net rw - nfs4 filer:/export rw
-42 41 0:42 / /net/fast rw - ext4 /dev/sdc rw
-43 28 0:43 / /net/fast rw - xfs /dev/sdd rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("folder", "kind"),
-    [
-        ("/scratch", "ext4"),
-        ("/", "ext4"),
-        ("/dev/shm", "tmpfs"),
-        ("/dev/shm/x", "tmpfs"),
-        ("/dev/shmx", "ext4"),
-        ("/big disk/x", "xfs"),
-        ("/net/x", "nfs4"),
-        ("/net/fast", "xfs"),
-    ],
-)
-def test_the_innermost_and_latest_mount_tells_the_kind(folder: str, kind: str):
-    assert parse_kind(MOUNTS, folder) == kind
-
-
-@settings(deadline=None)
-@given(text=st.text())
-def test_any_text_is_read_without_an_error(text: str):
-    assert parse_kind(text, "/scratch") in ("", *text.split(" "))
 
 
 def test_whole_gib_that_are_free_are_offered_less_the_headroom():

@@ -12,14 +12,14 @@ from tests.processes import member
 
 from prefect_slots.leases.leader import ROLE, Steward
 from prefect_slots.ledger import election
-from prefect_slots.ledger.owner import boot_clock
+from prefect_slots.system import clock
 
 
 @pytest.mark.parametrize("steps", range(6))
 def test_who_is_nudged_as_it_ends_still_ends(tmp_path: Path, steps: int) -> None:
     async def scenario() -> None:
         with member(tmp_path) as (elected, _), member(tmp_path) as (ledger, _):
-            assert elected.transact(lambda tx: election.take(tx, ROLE, boot_clock()))
+            assert elected.transact(lambda tx: election.take(tx, ROLE, clock.boot_clock()))
             # Another process has been elected, so that it asks no server.
             nobody = cast("Any", SimpleNamespace())
             steward = Steward(ledger, nobody, nobody, "http://127.0.0.1:9/api", refresh_seconds=30)

@@ -14,40 +14,7 @@ import pytest
 from tests.processes import ROOT, member
 
 from prefect_slots.errors import StateFolderUnsuitable
-from prefect_slots.ledger.folder import default_folders, file_system, find_folder, open_folder, parse_mounts
-
-MOUNTS = r"""
-22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
-30 22 0:26 / /sys rw,nosuid - sysfs sysfs rw
-48 22 0:45 / /home rw,relatime shared:25 - nfs4 server:/export/home rw,vers=4.2
-49 48 0:46 / /home/local rw - xfs /dev/sdb1 rw
-50 22 0:47 / /mnt/two\040words\134back rw shared:30 master:2 - cifs //server/share rw
-51 22 0:48 / /srv/données rw - fuse.sshfs host:/data rw
-52 22 0:49 / /auto rw - autofs systemd-1 rw
-53 52 0:50 / /auto rw - nfs server:/auto rw
-not a mount at all
-60 22 0:51 / /half -
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/var/lib/x", "ext4"),
-        ("/home/me/.local/state", "nfs4"),
-        ("/home/local/me", "xfs"),
-        ("/homestead", "ext4"),
-        (r"/mnt/two words\back/x", "cifs"),
-        ("/srv/données/x", "fuse.sshfs"),
-        ("/auto/x", "nfs"),
-    ],
-)
-def test_the_innermost_and_latest_mount_tells_the_file_system(path: str, kind: str) -> None:
-    assert file_system(Path(path), parse_mounts(MOUNTS)) == kind
-
-
-def test_without_mounts_nothing_is_known() -> None:
-    assert file_system(Path("/anywhere"), {}) is None
+from prefect_slots.ledger.folder import default_folders, find_folder, open_folder
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "lustre", "9p"])

@@ -9,9 +9,9 @@ from tests.unit.ledger.members import Member, Pair
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.leases import FLEET_HANDOVERS, LAPSING_SECONDS, Call, LeaseRow, LeaseState
-from prefect_slots.ledger.owner import boot_clock
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.model.book import Grant, Returned
+from prefect_slots.system import clock
 
 FLEET, HERE = "license:matlab", "license:matlab:m1"
 
@@ -32,9 +32,9 @@ def members(members: Pair) -> Pair:
 
 def lease(one: Member, grant: str, *, weight: int = 2, life: float = 300.0) -> UUID:
     def write(tx: Transaction) -> UUID:
-        holder = leases.write_intent(tx, grant, Call((FLEET, HERE), weight, fleet=True), boot_clock())
+        holder = leases.write_intent(tx, grant, Call((FLEET, HERE), weight, fleet=True), clock.boot_clock())
         assert holder is not None
-        assert leases.write_lease(tx, holder, uuid4(), boot_clock() + life)
+        assert leases.write_lease(tx, holder, uuid4(), clock.boot_clock() + life)
         return holder
 
     return one.ledger.transact(write)
@@ -58,7 +58,7 @@ def test_a_lease_that_is_just_what_the_next_needs_becomes_its(members: Pair) -> 
     passed = row(other, holder)
     assert (passed.held, passed.owner, passed.state) == (second, other.owner.id, LeaseState.LEASE)
     assert to_release(one, other) == []
-    assert not other.ledger.read(lambda tx: leases.in_the_way(tx, (FLEET,), boot_clock()))
+    assert not other.ledger.read(lambda tx: leases.in_the_way(tx, (FLEET,), clock.boot_clock()))
 
 
 def test_a_lease_of_another_weight_goes_back(members: Pair) -> None:
@@ -120,7 +120,7 @@ def test_the_fleet_s_leases_change_hands_so_often_and_then_others_get_a_turn(mem
     other.ask(matlab=2)
     one.leave(held)
     assert to_release(one) == [holder]
-    now = boot_clock()
+    now = clock.boot_clock()
     one.ledger.transact(lambda tx: leases.forget(tx, holder, now))
     assert one.ledger.read(lambda tx: leases.in_the_way(tx, (FLEET, HERE), now + 0.01)), "others may be faster"
     assert not one.ledger.read(lambda tx: leases.in_the_way(tx, (FLEET, HERE), now + 5)), "but not for ever"

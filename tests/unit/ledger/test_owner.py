@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.polling import until
 from tests.processes import ROOT
 
 from prefect_slots.ledger.folder import open_folder
-from prefect_slots.ledger.owner import Owner, boot_clock, boot_id, is_dead
+from prefect_slots.ledger.owner import Owner, is_dead
 
 Start = Callable[[str], tuple[subprocess.Popen[str], int, Owner]]
 
@@ -178,17 +177,3 @@ def test_a_forked_child_does_not_keep_a_dead_parent_alive(folder: Path, start: S
     assert Path(f"/proc/{forked}").exists()
     assert dead(folder, owner)
     os.kill(forked, signal.SIGKILL)
-
-
-def test_boot_id_is_the_same_in_every_process() -> None:
-    code = "from prefect_slots.ledger.owner import boot_id; print(boot_id())"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == boot_id()
-
-
-def test_the_boot_clock_is_the_same_in_every_process() -> None:
-    code = "from prefect_slots.ledger.owner import boot_clock; print(boot_clock())"
-    before = boot_clock()
-    theirs = float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True))
-    assert before < theirs < boot_clock()
-    awake = time.monotonic()
-    assert boot_clock() >= awake, "it counts the time asleep as well"

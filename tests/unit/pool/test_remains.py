@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_slots.pool.remains import holds_device, holds_memory, oom_kills
+from prefect_slots.pool.remains import holds_device, holds_memory
 
 
 @pytest.mark.parametrize("device", ["/dev/nvidia0", "/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/renderD128"])
@@ -30,18 +30,3 @@ def test_memory_of_its_own_is_seen(tmp_path: Path) -> None:
     statm.write_text(f"{9 * pages} {pages} {pages // 2} 1 0 0 0")
     assert not holds_memory(7, tmp_path)
     assert not holds_memory(8, tmp_path)
-
-
-def test_the_nearest_cgroup_s_counter_is_read_else_the_host_s(tmp_path: Path) -> None:
-    assert oom_kills(tmp_path) == 0
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/vmstat").write_text("nr_free_pages 1\noom_kill 5\n")
-    assert oom_kills(tmp_path) == 5
-    (tmp_path / "proc/self/cgroup").write_text("0::/system.slice/worker.service\n")
-    group = tmp_path / "sys/fs/cgroup/system.slice"
-    group.mkdir(parents=True)
-    (group / "memory.events").write_text("low 0\nhigh 9\noom 3\noom_kill 2\noom_group_kill 0\n")
-    assert oom_kills(tmp_path) == 2
-    (group / "worker.service").mkdir()
-    (group / "worker.service/memory.events").write_text("oom_kill 1\n")
-    assert oom_kills(tmp_path) == 1

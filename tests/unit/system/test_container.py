@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefect_slots.system.container import Surroundings, query_surroundings
-from prefect_slots.system.pci import PciDevice, query_pci
+from prefect_slots.system.sysfs import PciDevice, query_pci
 
 
 def put(root: Path, files: dict[str, str]) -> Path:

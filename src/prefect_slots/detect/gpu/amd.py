@@ -21,7 +21,7 @@ from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
-from prefect_slots.system.drm import query_drm, text_of
+from prefect_slots.system.sysfs import query_drm, text_of
 
 AMD: Final = "0x1002"
 _ROCR: Final = "ROCR_VISIBLE_DEVICES"

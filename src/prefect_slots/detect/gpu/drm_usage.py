@@ -17,7 +17,7 @@ from typing import Final
 from prefect_slots.detect.gpu.amd import AMD, query_amd
 from prefect_slots.detect.gpu.intel import INTEL, query_intel
 from prefect_slots.detect.gpu.usage import DeviceUse
-from prefect_slots.system.drm import query_drm, text_of
+from prefect_slots.system.sysfs import query_drm, text_of
 
 _NODES: Final = "/dev/dri/"
 _NODE: Final = re.compile(r"(?:card|renderD)[0-9]+")

@@ -21,7 +21,7 @@ from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
 from prefect_slots.system.commands import run_command
-from prefect_slots.system.drm import query_drm, text_of
+from prefect_slots.system.sysfs import query_drm, text_of
 
 INTEL: Final = "0x8086"
 _BUILT_IN: Final = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")

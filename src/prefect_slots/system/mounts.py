@@ -1,0 +1,41 @@
+"""Mounted file systems, as `/proc/self/mountinfo` lists them, and the kinds that are special."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from prefect_slots.system.sysfs import ROOT, text_of
+
+# Their file locks cannot be trusted, and other machines take of the same space.
+NETWORK: Final = frozenset({
+    "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "9p", "ceph", "fuse.ceph",
+    "glusterfs", "fuse.glusterfs", "fuse.sshfs", "sshfs", "lustre", "gpfs", "beegfs", "pvfs2", "orangefs", "ocfs2",
+    "gfs2", "panfs", "wekafs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
+})  # fmt: skip
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+
+def parse_mounts(text: str) -> dict[str, str]:
+    """Return the file system type of each mount point in the text of `/proc/self/mountinfo`; later mounts win."""
+    types: dict[str, str] = {}
+    for line in text.splitlines():
+        before, dash, after = line.partition(" - ")
+        fields = before.split()
+        if dash and len(fields) > 4 and after.split():
+            # The kernel escapes white space and backslashes only; other characters stand as they are.
+            types[_OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[4])] = after.split()[0]
+    return types
+
+
+def file_system(path: Path, mounts: Mapping[str, str]) -> str | None:
+    """Return the type of the file system below `path` (absolute, resolved); `None` if no mount tells."""
+    return next((mounts[str(parent)] for parent in (path, *path.parents) if str(parent) in mounts), None)
+
+
+def query_mounts(root: Path = ROOT) -> dict[str, str]:
+    """Return this process's mounts; empty where the system does not tell."""
+    return parse_mounts(text_of(root / "proc/self/mountinfo"))
