@@ -4,7 +4,7 @@ pool        the executor that people use
 submission  what one submitted call asks for
 task        a submitted task and its future, which can be cancelled while it runs
 dispatch    who does what next: tasks, grants and processes, decided under one lock
-grants      grants for lines of tasks of one shape, asked for in the ledger
+grants      grants for queues of tasks of one shape, asked for in the ledger
 supervisor  one thread per task process: starts it, gives it tasks, sees its end
 process     a task process as the pool sees it
 pinning     what a process is bound to from birth: cards, cores, numbers of threads

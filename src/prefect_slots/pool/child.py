@@ -24,7 +24,7 @@ _TOKEN: Final = "PREFECT_SLOTS_GRANT"
 _STATE_DIR: Final = "PREFECT_SLOTS_STATE_DIR"
 
 
-class Here:
+class ChildContext:
     """What this process is, once it is a task process; set by `main`.
 
     Attributes:
@@ -42,7 +42,7 @@ def main(pool: str, tasks: int, side: int, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     lifeline = Wire(socket.socket(fileno=tasks))
     _die_with(parent, lifeline)
-    Here.pool, Here.side = pool, Wire(socket.socket(fileno=side))
+    ChildContext.pool, ChildContext.side = pool, Wire(socket.socket(fileno=side))
     under = _Under()
     try:
         while True:

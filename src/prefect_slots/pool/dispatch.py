@@ -1,6 +1,6 @@
-"""Who does what next: tasks in lines, grants and processes, decided under one lock, with no I/O and no clock.
+"""Who does what next: tasks in queues, grants and processes, decided under one lock, with no I/O and no clock.
 
-Tasks of one shape stand in one line, and at most one ticket waits in the ledger for a whole line: its grant goes to the
+Tasks of one shape stand in one queue, and at most one ticket waits in the ledger for a queue: its grant goes to the
 first task, and the next is asked for at once. So a thousand tasks of one kind do not stand before another pool's one.
 Each method returns what is then to be done, by the caller, outside the lock.
 
@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from prefect_slots.pool.grants import Using
+from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.task import Task
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect_slots.model.requirement import Requirement
 
 
-class Seat(Protocol):
+class Worker(Protocol):
     """A task process as the board sees it."""
 
     @property
@@ -45,11 +45,11 @@ class Shape:
 
 
 @dataclass(eq=False)
-class Line:
+class Queue:
     """The waiting tasks of one shape, oldest first.
 
     Attributes:
-        ticket: By which the line waits in the ledger, if it does.
+        ticket: By which the queue waits in the ledger, if it does.
         reason: Why it waits, once that is known.
         running: How many of its tasks run.
     """
@@ -67,21 +67,21 @@ class Job:
 
     Attributes:
         extra: It runs although all processes are taken.
-        since: When its process began to serve its line without a break.
+        since: When its process began to serve its queue without a break.
     """
 
     task: Task
-    line: Line
-    using: Using
+    queue: Queue
+    grant: PoolGrant
     extra: bool
     since: float = 0.0
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask for a grant for the first task of a line."""
+    """Ask for a grant for the first task of a queue."""
 
-    line: Line
+    queue: Queue
     ticket: str
 
 
@@ -93,24 +93,24 @@ class Withdraw:
 
 
 @dataclass(frozen=True)
-class Run:
+class Start:
     """Have a job done, by an idle process or a new one."""
 
     job: Job
-    seat: Seat | None
+    worker: Worker | None
 
 
 @dataclass(frozen=True)
 class Retire:
     """End an idle process: its place is needed."""
 
-    seat: Seat
+    worker: Worker
 
 
-Act = Ask | Withdraw | Run | Retire
+Act = Ask | Withdraw | Start | Retire
 
 
-class Board:
+class Dispatcher:
     """The pool's state; every method is called with the pool's lock held.
 
     Args:
@@ -120,8 +120,8 @@ class Board:
     """
 
     def __init__(self, most: int | None, most_free: int) -> None:
-        self.lines: dict[Shape, Line] = {}
-        self.idle: dict[Pin, list[Seat]] = {}
+        self.queues: dict[Shape, Queue] = {}
+        self.idle: dict[Pin, list[Worker]] = {}
         self.jobs: dict[Task, Job] = {}
         self.processes = 0
         self._most = most
@@ -132,165 +132,165 @@ class Board:
     @property
     def is_empty(self) -> bool:
         """Whether no task waits or runs."""
-        return not self.jobs and not any(line.tasks for line in self.lines.values())
+        return not self.jobs and not any(queue.tasks for queue in self.queues.values())
 
     def add(self, task: Task) -> list[Act]:
         """A task was submitted."""
         order = task.order
         shape = Shape(order.requirement, order.priority, order.expected, order.parent, task.within)
-        line = self.lines.get(shape)
-        if line is None:
-            line = self.lines[shape] = Line(shape)
-        task.line = line
-        line.tasks.append(task)
+        queue = self.queues.get(shape)
+        if queue is None:
+            queue = self.queues[shape] = Queue(shape)
+        task.queue = queue
+        queue.tasks.append(task)
         if task.within is not None:
             task.within.inner.add(task)
-        return self._look(line)
+        return self._look(queue)
 
     def drop(self, task: Task) -> list[Act]:
         """A waiting task was cancelled, or has waited too long."""
-        line = task.line
-        if line is None or task not in line.tasks:
+        queue = task.queue
+        if queue is None or task not in queue.tasks:
             return []
-        line.tasks.remove(task)
+        queue.tasks.remove(task)
         self._forget(task)
-        return self._look(line)
+        return self._look(queue)
 
-    def granted(self, line: Line, ticket: str, using: Using) -> list[Act]:
-        """The ledger granted what a line asked for."""
-        if line.ticket != ticket:
+    def granted(self, queue: Queue, ticket: str, grant: PoolGrant) -> list[Act]:
+        """The ledger granted what a queue asked for."""
+        if queue.ticket != ticket:
             return []  # withdrawn meanwhile, and so is the grant
-        line.ticket = None
-        line.reason = ""
+        queue.ticket = None
+        queue.reason = ""
         # All processes may have been taken since it asked. To hold on to the grant while waiting for one would be to
         # hold while waiting, which can deadlock.
-        acts = self._start(line, using) if self._has_room(line) else None
-        return [*(acts or [Withdraw(ticket)]), *self._look(line)]
+        acts = self._start(queue, grant) if self._has_room(queue) else None
+        return [*(acts or [Withdraw(ticket)]), *self._look(queue)]
 
-    def refused(self, line: Line, ticket: str) -> tuple[Task | None, list[Act]]:
-        """The ledger refused what a line asked for; return the task to fail, too."""
-        if line.ticket != ticket:
+    def refused(self, queue: Queue, ticket: str) -> tuple[Task | None, list[Act]]:
+        """The ledger refused what a queue asked for; return the task to fail, too."""
+        if queue.ticket != ticket:
             return None, []
-        line.ticket = None
-        task = line.tasks.popleft() if line.tasks else None
+        queue.ticket = None
+        task = queue.tasks.popleft() if queue.tasks else None
         if task is not None:
             self._forget(task)
-        return task, self._look(line)
+        return task, self._look(queue)
 
     def next_of(self, job: Job) -> Job | None:
-        """Return the line's next task for the process and the grant that `job` has had, if there is one."""
-        task = self._pop(job.line)
+        """Return the queue's next task for the process and the grant that `job` has had, if there is one."""
+        task = self._pop(job.queue)
         if task is None:
             return None
         self._forget(job.task)
         del self.jobs[job.task]
-        following = Job(task, job.line, job.using, job.extra, job.since)
+        following = Job(task, job.queue, job.grant, job.extra, job.since)
         self.jobs[task] = following
         return following
 
-    def ended(self, job: Job, seat: Seat | None) -> list[Act]:
-        """A job is done, its grant is given back, and `seat` is idle or gone."""
+    def ended(self, job: Job, worker: Worker | None) -> list[Act]:
+        """A job is done, its grant is given back, and `worker` is idle or gone."""
         del self.jobs[job.task]
         self._forget(job.task)
-        job.line.running -= 1
+        job.queue.running -= 1
         if job.task.within is not None:
             job.task.within.lent -= 1
         if not job.extra:
             self._running -= 1
-            self._running_free -= job.line.shape.requirement is None
-        if seat is None:
+            self._running_free -= job.queue.shape.requirement is None
+        if worker is None:
             self.processes -= 1
         else:
-            self.idle.setdefault(seat.pin, []).append(seat)
-        # Other lines first: whoever has just run has had its turn.
-        self.lines[job.line.shape] = self.lines.pop(job.line.shape)
+            self.idle.setdefault(worker.pin, []).append(worker)
+        # Other queues first: whoever has just run has had its turn.
+        self.queues[job.queue.shape] = self.queues.pop(job.queue.shape)
         return self._look_at_all()
 
-    def retired(self, seat: Seat) -> bool:
+    def retired(self, worker: Worker) -> bool:
         """An idle process wants to end; return whether it may: it may have been given a job just now."""
-        idle = self.idle.get(seat.pin, [])
-        if seat not in idle:
+        idle = self.idle.get(worker.pin, [])
+        if worker not in idle:
             return False
-        idle.remove(seat)
+        idle.remove(worker)
         if not idle:
-            del self.idle[seat.pin]
+            del self.idle[worker.pin]
         self.processes -= 1
         return True
 
     def retire_all(self) -> list[Act]:
         """End every idle process."""
-        seats = [seat for idle in self.idle.values() for seat in idle]
+        workers = [worker for idle in self.idle.values() for worker in idle]
         self.idle.clear()
-        self.processes -= len(seats)
-        return [Retire(seat) for seat in seats]
+        self.processes -= len(workers)
+        return [Retire(worker) for worker in workers]
 
     def waiting(self) -> list[Task]:
         """Return the tasks that wait."""
-        return [task for line in self.lines.values() for task in line.tasks]
+        return [task for queue in self.queues.values() for task in queue.tasks]
 
     def _look_at_all(self) -> list[Act]:
         acts: list[Act] = []
-        for line in list(self.lines.values()):
-            acts.extend(self._look(line))
+        for queue in list(self.queues.values()):
+            acts.extend(self._look(queue))
         return acts
 
-    def _look(self, line: Line) -> list[Act]:
+    def _look(self, queue: Queue) -> list[Act]:
         """Start what may start, ask for what is to be asked for, and withdraw what nobody wants any more."""
         acts: list[Act] = []
-        if line.shape.requirement is None:
-            while line.tasks and self._has_room(line):
-                acts.extend(self._start(line, line.tasks[0].under) or [])
-        elif line.tasks and line.ticket is None and self._has_room(line):
-            line.ticket = uuid.uuid4().hex
-            acts.append(Ask(line, line.ticket))
-        elif not line.tasks and line.ticket is not None:
-            acts.append(Withdraw(line.ticket))
-            line.ticket = None
-        if not line.tasks and line.ticket is None and not line.running:
-            self.lines.pop(line.shape, None)
+        if queue.shape.requirement is None:
+            while queue.tasks and self._has_room(queue):
+                acts.extend(self._start(queue, queue.tasks[0].under) or [])
+        elif queue.tasks and queue.ticket is None and self._has_room(queue):
+            queue.ticket = uuid.uuid4().hex
+            acts.append(Ask(queue, queue.ticket))
+        elif not queue.tasks and queue.ticket is not None:
+            acts.append(Withdraw(queue.ticket))
+            queue.ticket = None
+        if not queue.tasks and queue.ticket is None and not queue.running:
+            self.queues.pop(queue.shape, None)
         return acts
 
-    def _has_room(self, line: Line) -> bool:
-        return self._is_first_inner(line) or (
+    def _has_room(self, queue: Queue) -> bool:
+        return self._is_first_inner(queue) or (
             (self._most is None or self._running < self._most)
-            and (line.shape.requirement is not None or self._running_free < self._most_free)
+            and (queue.shape.requirement is not None or self._running_free < self._most_free)
         )
 
     @staticmethod
-    def _is_first_inner(line: Line) -> bool:
-        return line.shape.within is not None and line.shape.within.lent == 0
+    def _is_first_inner(queue: Queue) -> bool:
+        return queue.shape.within is not None and queue.shape.within.lent == 0
 
-    def _start(self, line: Line, using: Using) -> list[Act] | None:
-        task = self._pop(line)
+    def _start(self, queue: Queue, grant: PoolGrant) -> list[Act] | None:
+        task = self._pop(queue)
         if task is None:
             return None
-        extra = self._is_first_inner(line)
-        line.running += 1
+        extra = self._is_first_inner(queue)
+        queue.running += 1
         if task.within is not None:
             task.within.lent += 1
         if not extra:
             self._running += 1
-            self._running_free += line.shape.requirement is None
-        job = Job(task, line, using, extra)
+            self._running_free += queue.shape.requirement is None
+        job = Job(task, queue, grant, extra)
         self.jobs[task] = job
         acts: list[Act] = []
-        idle = self.idle.get(using.pin)
-        seat = idle.pop() if idle else None
+        idle = self.idle.get(grant.pin)
+        worker = idle.pop() if idle else None
         if idle is not None and not idle:
-            del self.idle[using.pin]
-        if seat is None:
+            del self.idle[grant.pin]
+        if worker is None:
             if self._most is not None and self.processes >= self._most and self.idle:
                 others = next(iter(self.idle.values()))
                 evicted = others[0]
                 self.retired(evicted)
                 acts.append(Retire(evicted))
             self.processes += 1
-        acts.append(Run(job, seat))
+        acts.append(Start(job, worker))
         return acts
 
-    def _pop(self, line: Line) -> Task | None:
-        while line.tasks:
-            task = line.tasks.popleft()
+    def _pop(self, queue: Queue) -> Task | None:
+        while queue.tasks:
+            task = queue.tasks.popleft()
             if task.future.begin():
                 return task
             self._forget(task)

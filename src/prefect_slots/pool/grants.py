@@ -1,6 +1,6 @@
 """Grants for a pool's tasks: asked for by the pool's own process, which holds them for the task processes.
 
-A grant serves the tasks of its line one after another for a short turn, and longer while giving it back could help
+A grant serves the tasks of its queue one after another for a short turn, and longer while giving it back could help
 nobody: no-op tasks then cost the ledger next to nothing, and whoever waits elsewhere waits at most a turn and a task
 longer. See `scheduling.lasting`.
 """
@@ -34,7 +34,7 @@ _MEMORY: Final = (GPU_MEM, MEM)
 
 
 @dataclass(frozen=True, eq=False)
-class Using:
+class PoolGrant:
     """What a task runs under.
 
     Attributes:
@@ -42,14 +42,14 @@ class Using:
         token: What a request within the task draws on; empty for nothing.
         folder: The state folder of the ledger that the token is of.
         sent: The grant as the task's `current_grant()` shows it, pickled.
-        grant: What is to be given back when the task has ended; empty if it is another's.
+        id: What is to be given back when the task has ended; empty if it is another's.
     """
 
     pin: Pin = Pin()  # noqa: RUF009 - frozen
     token: str = ""
     folder: str = ""
     sent: bytes | None = None
-    grant: str = ""
+    id: str = ""
     held: Held | None = None
 
     @property
@@ -58,13 +58,13 @@ class Using:
         held = self.held
         return held.id if held is not None and any(cell.resource in _MEMORY for cell, _ in held.holdings) else ""
 
-    def lent(self) -> Using:
+    def lent(self) -> PoolGrant:
         """Return the same for a task within, which gives nothing back."""
-        return replace(self, grant="")
+        return replace(self, id="")
 
 
 class Waiting:
-    """A line's request: notes why it waits."""
+    """A queue's request: notes why it waits."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
@@ -78,7 +78,7 @@ class Waiting:
         self._note("")
 
 
-class Asking:
+class GrantClient:
     """What a pool asks of its machine's ledger.
 
     Args:
@@ -95,7 +95,7 @@ class Asking:
         order: Order,
         requirement: Requirement,
         note: Callable[[str], None],
-        answer: Callable[[Using | BaseException], None],
+        answer: Callable[[PoolGrant | BaseException], None],
     ) -> None:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
         wanted = Ask(
@@ -110,7 +110,7 @@ class Asking:
         self,
         ticket: str,
         order: Order,
-        answer: Callable[[Using | BaseException], None],
+        answer: Callable[[PoolGrant | BaseException], None],
         asked: concurrent.futures.Future[Held],
     ) -> None:
         self._asked.pop(ticket, None)
@@ -124,7 +124,7 @@ class Asking:
         held = asked.result()
         grant = Grant(held, self._target, order.label, None, order.amounts)
         sent = pickle.dumps((held, order.amounts))
-        answer(Using(pin_of(grant), grant.token, str(held.folder), sent, grant.id, held))
+        answer(PoolGrant(pin_of(grant), grant.token, str(held.folder), sent, grant.id, held))
 
     def withdraw(self, ticket: str) -> None:
         """End a request or grant, whatever state it is in."""
@@ -133,34 +133,34 @@ class Asking:
             asked.cancel()
         client.forget(self._target, ticket)
 
-    def give_back(self, using: Using) -> str | None:
+    def give_back(self, grant: PoolGrant) -> str | None:
         """Give a grant back, and wait until its cells are free.
 
         Returns:
             A limit of which others could, for a while, take what it held; `None` if all went well.
         """
-        return client.release(self._target, using.grant)
+        return client.release(self._target, grant.id)
 
-    def note_serving(self, process: Process, before: Using, using: Using) -> None:
+    def note_serving(self, process: Process, before: PoolGrant, grant: PoolGrant) -> None:
         """Let the ledger know whose memory a process's is from now on; what it served before may have ended."""
         with suppress(psutil.Error):
-            if using.memory and using.token != before.token:
-                client.note_serving(self._target, process.pid, process.started, using.memory)
-            elif before.memory and not using.memory and not before.grant:
+            if grant.memory and grant.token != before.token:
+                client.note_serving(self._target, process.pid, process.started, grant.memory)
+            elif before.memory and not grant.memory and not before.id:
                 client.note_serving(self._target, process.pid, process.started, "")
 
-    def was_ended(self, using: Using) -> bool:
+    def was_ended(self, grant: PoolGrant) -> bool:
         """Tell whether the process was ended because it used more memory than was declared for it."""
         with suppress(SlotsError):
-            return bool(using.memory) and client.was_ended(self._target, using.memory)
+            return bool(grant.memory) and client.was_ended(self._target, grant.memory)
         return False
 
-    def may_go_on(self, using: Using, ticket: str | None) -> bool:
-        """Tell whether a grant may serve another task of its line although its turn is over."""
-        return client.may_go_on(self._target, using.grant, ticket)
+    def may_go_on(self, grant: PoolGrant, ticket: str | None) -> bool:
+        """Tell whether a grant may serve another task of its queue although its turn is over."""
+        return client.may_go_on(self._target, grant.id, ticket)
 
     def reason(self, ticket: str) -> str:
-        """Say why a line waits now."""
+        """Say why a queue waits now."""
         return client.reason(self._target, ticket)
 
     @property

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from prefect_slots.pool.child import Here, raised, told
-from prefect_slots.pool.submission import Order, Plan
+from prefect_slots.pool.child import ChildContext, raised, told
+from prefect_slots.pool.submission import Order, Submission
 from prefect_slots.pool.task import Task, TaskFuture, deadline, results_of, settle
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
@@ -39,7 +39,7 @@ class InnerPool(concurrent.futures.Executor):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A task that sends it on to another sends the pool.
-        return pool_named, (Here.pool,)
+        return pool_named, (ChildContext.pool,)
 
     def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -54,7 +54,7 @@ class InnerPool(concurrent.futures.Executor):
 
         What it needs is drawn from this task's grant where that covers it.
         """
-        return self.enqueue(*Plan(fn, requires, timeout).order(args, kwargs))
+        return self.enqueue(*Submission(fn, requires, timeout).order(args, kwargs))
 
     def enqueue(self, order: Order, call: Packed) -> TaskFuture:
         """Have a packed call made in another task process."""
@@ -77,7 +77,7 @@ class InnerPool(concurrent.futures.Executor):
         """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
         del chunksize
         until = deadline(timeout)
-        return results_of(Plan(fn, requires, task_timeout).submit_all(self.enqueue, iterables), until)
+        return results_of(Submission(fn, requires, task_timeout).submit_all(self.enqueue, iterables), until)
 
     def reason(self, future: TaskFuture) -> str:
         """Say why a task waits; the ledger's own words stay with the pool."""
@@ -117,10 +117,10 @@ def pool_named(name: str) -> InnerPool | SlotPool:
     global _inner
     if name in here:
         return here[name]
-    if name != Here.pool or Here.side is None:
+    if name != ChildContext.pool or ChildContext.side is None:
         raise RuntimeError("a SlotPool can be sent to its own tasks only")
     if _inner is None:
-        _inner = InnerPool(Here.side)
+        _inner = InnerPool(ChildContext.side)
     return _inner
 
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import WaitTimeout
 from prefect_slots.pool import nested
-from prefect_slots.pool.dispatch import Act, Ask, Board, Job, Line, Retire, Run, Withdraw
-from prefect_slots.pool.grants import Asking, Using
+from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Job, Queue, Retire, Start, Withdraw
+from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.pinning import Pin, core_count
 from prefect_slots.pool.process import Process
-from prefect_slots.pool.submission import Order, Plan
-from prefect_slots.pool.supervisor import Driver
+from prefect_slots.pool.submission import Order, Submission
+from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import Task, TaskFuture, deadline, fail_elsewhere, is_urgent, results_of, silence
 from prefect_slots.pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.requiring.target import current_target
@@ -81,14 +81,14 @@ class SlotPool(concurrent.futures.Executor):
         self.turn_seconds = turn_seconds
         self.preparation = pack((initializer, tuple(initargs), {})) if initializer is not None else None
         target = current_target()
-        self._asking = Asking(target) if target is not None else None
+        self._grants = GrantClient(target) if target is not None else None
         self._folder = target.folder if target is not None else None
-        self._board = Board(max_workers, max_workers or core_count())
+        self._dispatcher = Dispatcher(max_workers, max_workers or core_count())
         self._lock = threading.Lock()
         self._left = threading.Condition(self._lock)
-        self._drivers: set[Driver] = set()
+        self._supervisors: set[Supervisor] = set()
         self._closed = False
-        self._unclaimed = Using()
+        self._unclaimed = PoolGrant()
         nested.here[self.name] = self
         engine()  # its end at exit must come after this pool's
         self._at_exit = partial(_shut_down, weakref.ref(self))
@@ -96,8 +96,8 @@ class SlotPool(concurrent.futures.Executor):
 
     def __repr__(self) -> str:
         with self._lock:
-            running, waiting = len(self._board.jobs), len(self._board.waiting())
-        return f"<SlotPool {running} running, {waiting} waiting, {self._board.processes} processes>"
+            running, waiting = len(self._dispatcher.jobs), len(self._dispatcher.waiting())
+        return f"<SlotPool {running} running, {waiting} waiting, {self._dispatcher.processes} processes>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Within a task the pool is spoken to over the task's own process.
@@ -131,7 +131,7 @@ class SlotPool(concurrent.futures.Executor):
             InvalidRequirement: if `requires` is no requirement.
             RuntimeError: if the pool is shut down.
         """
-        return self.enqueue(*Plan(fn, requires, timeout).order(args, kwargs))
+        return self.enqueue(*Submission(fn, requires, timeout).order(args, kwargs))
 
     def map(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -156,7 +156,7 @@ class SlotPool(concurrent.futures.Executor):
         """
         del chunksize
         until = deadline(timeout)
-        futures = Plan(fn, requires, task_timeout).submit_all(self.enqueue, iterables)
+        futures = Submission(fn, requires, task_timeout).submit_all(self.enqueue, iterables)
         results = results_of(futures, until)
         if not progress:
             return results
@@ -174,13 +174,13 @@ class SlotPool(concurrent.futures.Executor):
         """
         with self._lock:
             self._closed = True
-            waiting, running = self._board.waiting(), list(self._board.jobs)
+            waiting, running = self._dispatcher.waiting(), list(self._dispatcher.jobs)
         for task in [*(waiting if cancel_futures or kill else ()), *(running if kill else ())]:
             task.future.cancel()
         self._act(self._end_idle)
         if wait:
             with self._left:
-                self._left.wait_for(lambda: not self._drivers and self._board.is_empty)
+                self._left.wait_for(lambda: not self._supervisors and self._dispatcher.is_empty)
             atexit.unregister(self._at_exit)
 
     def __exit__(
@@ -203,27 +203,27 @@ class SlotPool(concurrent.futures.Executor):
     def reasons(self) -> list[str]:
         """Say what the tasks that wait wait for, as the ledger sees it now."""
         with self._lock:
-            lines = [line for line in self._board.lines.values() if line.tasks]
-        return [self._why(line) for line in lines]
+            queues = [queue for queue in self._dispatcher.queues.values() if queue.tasks]
+        return [self._why(queue) for queue in queues]
 
     def reason(self, future: TaskFuture) -> str:
         """Say what one task waits for; empty if it does not wait."""
         with self._lock:
-            line = next((task.line for task in self._board.waiting() if task.future is future), None)
-        return self._why(line) if line is not None else ""
+            queue = next((task.queue for task in self._dispatcher.waiting() if task.future is future), None)
+        return self._why(queue) if queue is not None else ""
 
-    def _why(self, line: Line) -> str:
-        if self._asking is None or line.ticket is None or line.shape.requirement is None:
+    def _why(self, queue: Queue) -> str:
+        if self._grants is None or queue.ticket is None or queue.shape.requirement is None:
             return "waits for a free process"
-        return self._asking.reason(line.ticket) or f"waits its turn for {line.shape.requirement.describe()}"
+        return self._grants.reason(queue.ticket) or f"waits its turn for {queue.shape.requirement.describe()}"
 
-    # What drivers and inner pools call
+    # What supervisors and inner pools call
 
     def enqueue(
         self, order: Order, call: Packed, read: Callable[[Packed], Any] = unpack, within: Task | None = None
     ) -> TaskFuture:
-        """Put a task into its line."""
-        if self._asking is None and order.requirement is not None:
+        """Put a task into its queue."""
+        if self._grants is None and order.requirement is not None:
             order = Order(limit=order.limit, label=order.label)
         task = Task(order=order, call=call, read=read, under=self._under(order, within), within=within)
         task.future = TaskFuture(partial(self._cancelled, task))
@@ -233,44 +233,44 @@ class SlotPool(concurrent.futures.Executor):
         def add() -> list[Act]:
             if self._closed and within is None:
                 raise RuntimeError("cannot submit to a pool that is shut down")
-            return self._board.add(task)
+            return self._dispatcher.add(task)
 
         self._act(add)
         return task.future
 
-    def _under(self, order: Order, within: Task | None) -> Using:
+    def _under(self, order: Order, within: Task | None) -> PoolGrant:
         """Return what encloses a task that asks for nothing."""
         with self._lock:
-            outer = self._board.jobs.get(within) if within is not None else None
+            outer = self._dispatcher.jobs.get(within) if within is not None else None
         if order.parent is None or self._folder is None:
             return self._unclaimed
         token = f"{order.parent.ledger}:{order.parent.grant}"
-        if outer is not None and outer.using.token == token:
-            return outer.using.lent()
-        return Using(token=token, folder=str(self._folder))
+        if outer is not None and outer.grant.token == token:
+            return outer.grant.lent()
+        return PoolGrant(token=token, folder=str(self._folder))
 
     def following(self, job: Job, *, turn_is_over: bool) -> Job | None:
         """Return the next task for the process and the grant of a job that has ended, if they may serve it."""
         if turn_is_over:
-            if not (job.line.tasks and self._asking is not None and job.using.grant):
+            if not (job.queue.tasks and self._grants is not None and job.grant.id):
                 return None
-            if not self._asking.may_go_on(job.using, job.line.ticket):
+            if not self._grants.may_go_on(job.grant, job.queue.ticket):
                 return None
         with self._lock:
-            following = self._board.next_of(job)
+            following = self._dispatcher.next_of(job)
         if following is not None:
             if turn_is_over:
                 following.since = 0.0
             silence(following.task)
         return following
 
-    def finished(self, job: Job, driver: Driver | None) -> None:
-        """Note that a job has ended and that its driver, if it still has a process, is idle."""
-        if self._asking is not None and job.using.grant:
-            self._asking.withdraw(job.using.grant)
+    def finished(self, job: Job, supervisor: Supervisor | None) -> None:
+        """Note that a job has ended and that its supervisor, if it still has a process, is idle."""
+        if self._grants is not None and job.grant.id:
+            self._grants.withdraw(job.grant.id)
 
         def end() -> list[Act]:
-            acts = self._board.ended(job, driver)
+            acts = self._dispatcher.ended(job, supervisor)
             return [*acts, *self._end_idle()]
 
         self._act(end)
@@ -278,22 +278,22 @@ class SlotPool(concurrent.futures.Executor):
     @property
     def is_strict(self) -> bool:
         """Whether each task has a grant of its own, and fails if others could take what it held."""
-        return self._asking is not None and self._asking.is_strict
+        return self._grants is not None and self._grants.is_strict
 
-    def may_leave(self, driver: Driver) -> bool:
-        """Tell whether an idle driver may end."""
+    def may_leave(self, supervisor: Supervisor) -> bool:
+        """Tell whether an idle supervisor may end."""
         with self._lock:
-            return self._board.retired(driver)
+            return self._dispatcher.retired(supervisor)
 
-    def left(self, driver: Driver) -> None:
-        """Note that a driver and its process have ended."""
+    def left(self, supervisor: Supervisor) -> None:
+        """Note that a supervisor and its process have ended."""
         with self._left:
-            self._drivers.discard(driver)
+            self._supervisors.discard(supervisor)
             self._left.notify_all()
 
     def new_process(self, pin: Pin) -> Process:
         """Start a process; it dies with the calling thread."""
-        lock = self._asking.lock() if self._asking is not None else None
+        lock = self._grants.lock() if self._grants is not None else None
         return Process(self.name, pin, self._folder, lock)
 
     def hear(self, side: Wire, task: Task) -> None:
@@ -314,55 +314,57 @@ class SlotPool(concurrent.futures.Executor):
     def _act(self, note: Callable[[], list[Act]]) -> None:
         with self._left:
             acts = note()
-            starts = [(act.job, act.seat) for act in acts if isinstance(act, Run)]
-            drivers = [(job, self._driver(job) if seat is None else cast("Driver", seat)) for job, seat in starts]
+            starts = [(act.job, act.worker) for act in acts if isinstance(act, Start)]
+            supervisors = [
+                (job, self._supervisor(job) if worker is None else cast("Supervisor", worker)) for job, worker in starts
+            ]
             self._left.notify_all()
-        for job, driver in drivers:
+        for job, supervisor in supervisors:
             silence(job.task)
-            if driver.ident is None:
-                driver.start()
+            if supervisor.ident is None:
+                supervisor.start()
             else:
-                driver.give(job)
+                supervisor.give(job)
         for act in acts:
             match act:
-                case Ask(line=line, ticket=ticket):
-                    self._ask(line, ticket)
-                case Withdraw(ticket=ticket) if self._asking is not None:
-                    self._asking.withdraw(ticket)
-                case Retire(seat=Driver() as idle):
+                case Ask(queue=queue, ticket=ticket):
+                    self._ask(queue, ticket)
+                case Withdraw(ticket=ticket) if self._grants is not None:
+                    self._grants.withdraw(ticket)
+                case Retire(worker=Supervisor() as idle):
                     idle.give(None)
                 case _:
                     pass
 
-    def _driver(self, job: Job) -> Driver:
-        driver = Driver(self, job, self._asking)
-        self._drivers.add(driver)
-        return driver
+    def _supervisor(self, job: Job) -> Supervisor:
+        supervisor = Supervisor(self, job, self._grants)
+        self._supervisors.add(supervisor)
+        return supervisor
 
     def _end_idle(self) -> list[Act]:
-        if self._closed and self._board.is_empty:
-            return self._board.retire_all()
+        if self._closed and self._dispatcher.is_empty:
+            return self._dispatcher.retire_all()
         return []
 
-    def _ask(self, line: Any, ticket: str) -> None:
+    def _ask(self, queue: Any, ticket: str) -> None:
         with self._lock:
-            head = line.tasks[0] if line.tasks and line.ticket == ticket else None
-        if head is None or self._asking is None:
+            head = queue.tasks[0] if queue.tasks and queue.ticket == ticket else None
+        if head is None or self._grants is None:
             return
 
-        def answer(told: Using | BaseException) -> None:
-            if isinstance(told, Using):
-                self._act(partial(self._board.granted, line, ticket, told))
+        def answer(told: PoolGrant | BaseException) -> None:
+            if isinstance(told, PoolGrant):
+                self._act(partial(self._dispatcher.granted, queue, ticket, told))
             else:
-                self._refused(line, ticket, told)
+                self._refused(queue, ticket, told)
 
-        self._asking.ask(ticket, head.order, line.shape.requirement, partial(setattr, line, "reason"), answer)
+        self._grants.ask(ticket, head.order, queue.shape.requirement, partial(setattr, queue, "reason"), answer)
 
-    def _refused(self, line: Any, ticket: str, error: BaseException) -> None:
+    def _refused(self, queue: Any, ticket: str, error: BaseException) -> None:
         refused: list[Task] = []
 
         def note() -> list[Act]:
-            task, acts = self._board.refused(line, ticket)
+            task, acts = self._dispatcher.refused(queue, ticket)
             refused.extend([task] if task is not None else [])
             return [*acts, *self._end_idle()]
 
@@ -373,19 +375,19 @@ class SlotPool(concurrent.futures.Executor):
 
     def _cancelled(self, task: Task) -> None:
         silence(task)
-        self._act(lambda: [*self._board.drop(task), *self._end_idle()])
+        self._act(lambda: [*self._dispatcher.drop(task), *self._end_idle()])
         with self._lock:
-            drivers = list(self._drivers)
-        for driver in drivers:
-            driver.kill(task)
+            supervisors = list(self._supervisors)
+        for supervisor in supervisors:
+            supervisor.kill(task)
 
     def _expired(self, task: Task) -> None:
-        requirement, line = task.order.requirement, task.line
-        if requirement is None or line is None or task not in line.tasks:
+        requirement, queue = task.order.requirement, task.queue
+        if requirement is None or queue is None or task not in queue.tasks:
             return
         wanted, seconds = requirement.describe(), task.order.patience or 0.0
-        error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(line))
-        self._act(lambda: [*self._board.drop(task), *self._end_idle()])
+        error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(queue))
+        self._act(lambda: [*self._dispatcher.drop(task), *self._end_idle()])
         fail_elsewhere(task.future, error)
 
 

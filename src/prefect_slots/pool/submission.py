@@ -52,7 +52,7 @@ class Order:
     run: str = ""
 
 
-class Plan:
+class Submission:
     """What the calls of one function ask for, worked out once for all of them where no argument matters.
 
     Args:

@@ -17,7 +17,7 @@ from prefect_slots.model.resource import MEM
 from prefect_slots.pool import remains
 from prefect_slots.pool.child import raised
 from prefect_slots.pool.dispatch import Job
-from prefect_slots.pool.grants import Asking, Using
+from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.process import Process
 from prefect_slots.pool.task import Task, settle
 from prefect_slots.pool.wire import Kind, Packed, pack
@@ -26,7 +26,7 @@ from prefect_slots.system.cgroups import oom_kills
 if TYPE_CHECKING:
     from prefect_slots.pool.pool import SlotPool
 
-_FIRST: Final = Using()
+_FIRST: Final = PoolGrant()
 
 
 class Outcome(NamedTuple):
@@ -36,22 +36,22 @@ class Outcome(NamedTuple):
     error: BaseException | None
 
 
-class Driver(threading.Thread):
+class Supervisor(threading.Thread):
     """The thread of one task process.
 
     Attributes:
         pin: What the process is bound to.
     """
 
-    def __init__(self, pool: SlotPool, job: Job, asking: Asking | None) -> None:
-        super().__init__(name=f"prefect-slots-pool-{job.using.pin}", daemon=True)
-        self.pin = job.using.pin
+    def __init__(self, pool: SlotPool, job: Job, grants: GrantClient | None) -> None:
+        super().__init__(name=f"prefect-slots-pool-{job.grant.pin}", daemon=True)
+        self.pin = job.grant.pin
         self._pool = pool
-        self._asking = asking
+        self._grants = grants
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs.put(job)
         self._process: Process | None = None
-        self._using = self._noted = _FIRST
+        self._grant = self._noted = _FIRST
         self._killing = threading.Lock()
         self._task: Task | None = None
         self._until: float | None = None
@@ -92,7 +92,7 @@ class Driver(threading.Thread):
             outcome = outcome or self._answer(job.task)
             self._pool.end_inner(job.task)
             following: Job | None = None
-            if self._pool.is_strict and job.using.grant:
+            if self._pool.is_strict and job.grant.id:
                 outcome = self._insist(job, outcome)
             elif self._process is not None:
                 following = self._pool.following(job, turn_is_over=self._turn_is_over(job))
@@ -102,7 +102,7 @@ class Driver(threading.Thread):
             if following is None:
                 break
             job, outcome = following, ahead
-        if self._process is not None and self._is_soiled(self._process.pid, job.using):
+        if self._process is not None and self._is_soiled(self._process.pid, job.grant):
             self._retire()
         self._pool.finished(job, self if self._process is not None else None)
         return self._process is not None
@@ -111,16 +111,16 @@ class Driver(threading.Thread):
         return time.monotonic() - job.since > self._pool.turn_seconds
 
     def _insist(self, job: Job, outcome: Outcome) -> Outcome:
-        lost = self._asking.give_back(job.using) if self._asking is not None else None
+        lost = self._grants.give_back(job.grant) if self._grants is not None else None
         if lost is not None and outcome.error is None:
-            return Outcome(None, LeaseLost(limit=lost, grant=job.using.grant))
+            return Outcome(None, LeaseLost(limit=lost, grant=job.grant.id))
         return outcome
 
-    def _is_soiled(self, pid: int, using: Using) -> bool:
+    def _is_soiled(self, pid: int, grant: PoolGrant) -> bool:
         """Whether a task has left in its process what its grant will no longer cover."""
-        if using.held is None:
+        if grant.held is None:
             return False
-        asked_memory = any(cell.resource == MEM for cell, _ in using.held.holdings)
+        asked_memory = any(cell.resource == MEM for cell, _ in grant.held.holdings)
         return remains.holds_device(pid) or (asked_memory and remains.holds_memory(pid))
 
     def _retire(self) -> None:
@@ -138,10 +138,10 @@ class Driver(threading.Thread):
             return Outcome(None, CancelledError())
         is_fresh = self._process is None
         try:
-            failed = self._start(task, job.using) if is_fresh else None
+            failed = self._start(task, job.grant) if is_fresh else None
             if failed is not None:
                 return failed
-            self._send(task, job.using)
+            self._send(task, job.grant)
         except ConnectionError:
             died = self._death(task)
             return Outcome(None, died) if is_fresh else self._begin(job)
@@ -150,16 +150,16 @@ class Driver(threading.Thread):
         self._watch(task)
         return None
 
-    def _start(self, task: Task, using: Using) -> Outcome | None:
+    def _start(self, task: Task, grant: PoolGrant) -> Outcome | None:
         """Start the process and prepare it; return how the task ended, if that failed."""
         self._kills = oom_kills()
         self._process = self._pool.new_process(self.pin)
-        self._using = self._noted = _FIRST
+        self._grant = self._noted = _FIRST
         preparation = self._pool.preparation
         if preparation is None:
             return None
         self._process.tasks.send(Kind.CALL, preparation)
-        self._note(using)
+        self._note(grant)
         self._watch(task)
         outcome = self._answer(task)
         if outcome.error is None:
@@ -167,20 +167,20 @@ class Driver(threading.Thread):
         self._retire()
         return outcome
 
-    def _send(self, task: Task, using: Using) -> None:
+    def _send(self, task: Task, grant: PoolGrant) -> None:
         assert self._process is not None
-        if using is not self._using:
-            told = (using.token, using.folder, using.sent, task.order.label)
+        if grant is not self._grant:
+            told = (grant.token, grant.folder, grant.sent, task.order.label)
             self._process.tasks.send(Kind.GRANT, pack(told))
-            self._using = using
+            self._grant = grant
         self._process.tasks.send(Kind.CALL, task.call)
-        self._note(using)
+        self._note(grant)
 
-    def _note(self, using: Using) -> None:
+    def _note(self, grant: PoolGrant) -> None:
         """Have noted whose memory the process's is, once it has been told what to do: that must not wait for it."""
-        if using is not self._noted and self._asking is not None and self._process is not None:
-            self._asking.note_serving(self._process, self._noted, using)
-            self._noted = using
+        if grant is not self._noted and self._grants is not None and self._process is not None:
+            self._grants.note_serving(self._process, self._noted, grant)
+            self._noted = grant
 
     def _watch(self, task: Task) -> None:
         """Let a task that runs now be killed when it is cancelled or its time is over."""
@@ -221,7 +221,7 @@ class Driver(threading.Thread):
         pid, code = self._process.pid, self._end()
         if code >= 0:
             return TaskDied(task=task.order.label, pid=pid, exit_code=code)
-        over_declared = self._asking is not None and self._asking.was_ended(self._noted)
+        over_declared = self._grants is not None and self._grants.was_ended(self._noted)
         out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
         return TaskDied(
             task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared

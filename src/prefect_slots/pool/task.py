@@ -15,8 +15,8 @@ from prefect_slots.pool.submission import Order
 from prefect_slots.pool.wire import Packed
 
 if TYPE_CHECKING:
-    from prefect_slots.pool.dispatch import Line
-    from prefect_slots.pool.grants import Using
+    from prefect_slots.pool.dispatch import Queue
+    from prefect_slots.pool.grants import PoolGrant
 
 # The states of a `concurrent.futures.Future`, which has no way of its own from running to cancelled.
 _PENDING: Final = "PENDING"
@@ -89,20 +89,20 @@ class Task:
         inner: The tasks that it has submitted itself and that have not ended.
         lent: How many of those run.
         numbered: The futures of all that it has submitted, by the numbers that it knows them by.
-        line: Where it waits, or was when it was started.
+        queue: Where it waits, or was when it was started.
         alarm: What ends its waiting.
     """
 
     order: Order
     call: Packed
     read: Callable[[Packed], Any]
-    under: Using
+    under: PoolGrant
     future: TaskFuture = field(init=False)
     within: Task | None = None
     inner: set[Task] = field(default_factory=set["Task"])
     lent: int = 0
     numbered: dict[int, TaskFuture] = field(default_factory=dict[int, TaskFuture])
-    line: Line | None = None
+    queue: Queue | None = None
     alarm: concurrent.futures.Future[None] | None = None
 
 

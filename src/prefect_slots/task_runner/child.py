@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
 
 
-class Here:
+class ChildContext:
     """What this process is, once it is a task process of a flow's; set by `prepare`.
 
     Attributes:
@@ -32,7 +32,7 @@ class Here:
 def prepare(env: dict[str, str], address: str, user: bytes) -> None:
     """Make a new process one of the flow's: its settings, its way to the server, the user's own initializer."""
     os.environ.update(env)
-    Here.pool = child.Here.pool
+    ChildContext.pool = child.ChildContext.pool
     from prefect.context import SyncClientContext
 
     from prefect_slots.task_runner.forwarding import speak_through

@@ -262,7 +262,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         """Return the pool, made when first needed; within a task it is that of the flow above."""
         with self._lock:
             if self._pool is None:
-                self._pool = pool_named(child.Here.pool) if child.Here.pool else self._new_pool()
+                self._pool = pool_named(child.ChildContext.pool) if child.ChildContext.pool else self._new_pool()
             return self._pool
 
     def _new_pool(self) -> SlotPool:

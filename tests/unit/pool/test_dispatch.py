@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_slots.model.requirement import declare
-from prefect_slots.pool.dispatch import Act, Ask, Board, Job, Line, Retire, Run, Withdraw
-from prefect_slots.pool.grants import Using
+from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Job, Queue, Retire, Start, Withdraw
+from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.submission import Order
 from prefect_slots.pool.task import Task, TaskFuture
@@ -31,8 +31,8 @@ class Game:
 
     def __init__(self, most: int | None, free: int) -> None:
         self.most, self.free = most, free
-        self.board = Board(most, free)
-        self.asked: dict[str, Line] = {}
+        self.dispatcher = Dispatcher(most, free)
+        self.asked: dict[str, Queue] = {}
         self.running: dict[Job, Chair] = {}
         self.chairs: set[Chair] = set()
         self.tasks: list[Task] = []
@@ -41,47 +41,47 @@ class Game:
     def do(self, acts: list[Act]) -> None:
         for act in acts:
             match act:
-                case Ask(line=line, ticket=ticket):
-                    assert line not in self.asked.values(), "a line waits twice"
-                    self.asked[ticket] = line
+                case Ask(queue=queue, ticket=ticket):
+                    assert queue not in self.asked.values(), "a queue waits twice"
+                    self.asked[ticket] = queue
                 case Withdraw(ticket=ticket):
                     self.asked.pop(ticket, None)
-                case Run(job=job, seat=seat):
+                case Start(job=job, worker=worker):
                     assert job.task not in self.ended
-                    assert isinstance(seat, Chair | None)
-                    chair = seat or Chair(job.using.pin)
+                    assert isinstance(worker, Chair | None)
+                    chair = worker or Chair(job.grant.pin)
                     assert chair not in self.running.values()
-                    assert chair.pin == job.using.pin
+                    assert chair.pin == job.grant.pin
                     self.chairs.add(chair)
                     self.running[job] = chair
-                case Retire(seat=seat):
-                    assert isinstance(seat, Chair)
-                    assert seat not in self.running.values()
-                    self.chairs.remove(seat)
+                case Retire(worker=worker):
+                    assert isinstance(worker, Chair)
+                    assert worker not in self.running.values()
+                    self.chairs.remove(worker)
         counted = [job for job in self.running if not job.extra]
         assert self.most is None or len(counted) <= self.most
-        assert sum(job.line.shape.requirement is None for job in counted) <= self.free
-        assert self.board.processes == len(self.chairs)
-        assert set(self.board.jobs.values()) == set(self.running)
+        assert sum(job.queue.shape.requirement is None for job in counted) <= self.free
+        assert self.dispatcher.processes == len(self.chairs)
+        assert set(self.dispatcher.jobs.values()) == set(self.running)
 
     def submit(self, chance: random.Random) -> None:
         within = chance.choice([None, *(job.task for job in self.running)])
         order = Order(requirement=chance.choice(NEEDS), priority=chance.choice([0, 1]))
-        task = Task(order=order, call=Packed(b""), read=unpack, under=Using(), within=within)
-        task.future = TaskFuture(lambda: self.do(self.board.drop(task)))
+        task = Task(order=order, call=Packed(b""), read=unpack, under=PoolGrant(), within=within)
+        task.future = TaskFuture(lambda: self.do(self.dispatcher.drop(task)))
         self.tasks.append(task)
-        self.do(self.board.add(task))
+        self.do(self.dispatcher.add(task))
 
     def grant(self, chance: random.Random) -> None:
         if self.asked:
             ticket = chance.choice(list(self.asked))
-            line = self.asked.pop(ticket)
-            self.do(self.board.granted(line, ticket, Using(pin=chance.choice(PINS), grant=ticket)))
+            queue = self.asked.pop(ticket)
+            self.do(self.dispatcher.granted(queue, ticket, PoolGrant(pin=chance.choice(PINS), id=ticket)))
 
     def refuse(self, chance: random.Random) -> None:
         if self.asked:
             ticket = chance.choice(list(self.asked))
-            task, acts = self.board.refused(self.asked.pop(ticket), ticket)
+            task, acts = self.dispatcher.refused(self.asked.pop(ticket), ticket)
             if task is not None:
                 task.future.fail(LookupError())
             self.do(acts)
@@ -94,17 +94,17 @@ class Game:
             chair = self.running.pop(job)
             self.ended.append(job.task)
             job.task.future.succeed(None)
-            following = self.board.next_of(job) if chance.random() < 0.5 else None
+            following = self.dispatcher.next_of(job) if chance.random() < 0.5 else None
             if following is not None:
                 self.running[following] = chair
             elif chance.random() < 0.7:
-                self.do(self.board.ended(job, chair))
+                self.do(self.dispatcher.ended(job, chair))
             else:
                 self.chairs.remove(chair)
-                self.do(self.board.ended(job, None))
+                self.do(self.dispatcher.ended(job, None))
 
     def cancel(self, chance: random.Random) -> None:
-        waiting = self.board.waiting()
+        waiting = self.dispatcher.waiting()
         if waiting:
             chance.choice(waiting).future.cancel()
 
@@ -120,10 +120,10 @@ def test_whatever_happens_every_task_ends_and_no_more_run_than_may(
     for _ in range(20 * len(game.tasks) + 20):
         game.grant(chance)
         game.end(chance)
-    assert game.board.is_empty
+    assert game.dispatcher.is_empty
     assert not game.asked
     assert all(task.future.done() for task in game.tasks)
     assert len(game.ended) == len(set(game.ended))
-    game.do(game.board.retire_all())
+    game.do(game.dispatcher.retire_all())
     assert not game.chairs
-    assert not game.board.lines
+    assert not game.dispatcher.queues
