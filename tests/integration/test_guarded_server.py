@@ -14,7 +14,7 @@ from prefect_slots.errors import ServerRefused, ServerUnreachable
 from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.registration import register
-from prefect_slots.model.limit import Stock
+from prefect_slots.model.registered import Stock
 from prefect_slots.model.resource import Scope
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.xdist_group("server")]

@@ -22,7 +22,7 @@ from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import mirror_of
 from prefect_slots.limits.registration import RegistrationReport, read_all, register
-from prefect_slots.model.limit import Stock
+from prefect_slots.model.registered import Stock
 from prefect_slots.model.resource import Scope
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]

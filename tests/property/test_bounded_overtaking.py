@@ -96,7 +96,7 @@ def test_where_everybody_keeps_his_word_the_first_in_line_starts_when_it_could_h
             if isinstance(change, Granted):
                 assert step.now <= promised.get(change.grant.id, step.now), f"{change.grant} is late: {step}"
         tickets = [ticket for _, ticket in waiting(step.after).values()]
-        first = min(tickets, key=lambda ticket: ticket.place, default=None)
+        first = min(tickets, key=lambda ticket: ticket.slot, default=None)
         if first is not None and first.reserved and first.id not in promised:
             promised[first.id] = _could_start(step.after, step.now, first.reserved)
 

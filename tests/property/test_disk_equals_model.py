@@ -16,7 +16,7 @@ from prefect_slots.ledger.book import read_book
 from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import Asked, Book, CellState, Change, Changed, Event, Left, Resumed
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.interleavings import ask, cells
@@ -67,11 +67,11 @@ class DiskLedger:
             tx.run("DELETE FROM cell")
             for cell in cells:
                 tx.run(
-                    "INSERT INTO cell (resource, number, key, label, capacity, foreign_use, outside, undivided) "
+                    "INSERT INTO cell (resource, number, key, label, capacity, foreign_use, outside, exclusive) "
                     "VALUES (?, ?, ?, '', ?, ?, ?, ?)",
                     *(cell.id.resource, cell.id.number, f"key-{cell.id.number}", cell.capacity),
                     *(cell.foreign // 2, cell.foreign - cell.foreign // 2),
-                    isinstance(cell.capacity, Undivided),
+                    isinstance(cell.capacity, Exclusive),
                 )
             tx.apply(Changed())
 

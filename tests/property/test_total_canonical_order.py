@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.effort import effort
 
-from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.canonical_order import calls, canonical_key, strictly_after
 from prefect_slots.testing.strategies import limit_units

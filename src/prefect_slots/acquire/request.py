@@ -35,7 +35,7 @@ class Ask:
         label: Who asks, for people: the function and where it is called.
         parent: The grant that encloses the request.
         run: For whom it asks: runs are served in turn. Empty means the process.
-        apart: Whether task processes of this one are to use what is granted, and it does not itself.
+        for_children: Whether task processes of this one are to use what is granted, and it does not itself.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Ask:
     label: str = ""
     parent: Parent | None = None
     run: str = ""
-    apart: bool = False
+    for_children: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

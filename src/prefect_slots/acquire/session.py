@@ -226,7 +226,10 @@ class Machine:
         expected = None if ask.expected is None else rounded_up(ask.expected)
         shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
-        tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=self._owner.id, label=ask.label, apart=ask.apart))
+        tx.apply(
+            Asked(shape=shape, ticket=ticket),
+            Asker(owner=self._owner.id, label=ask.label, for_children=ask.for_children),
+        )
         if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
             raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)

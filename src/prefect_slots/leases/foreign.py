@@ -19,9 +19,9 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
 from prefect_slots.model.book import Changed
-from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
-from prefect_slots.scheduling.foreign import CellUse, spread
+from prefect_slots.scheduling.placement import CellUse, spread
 
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.sql import Asker, Tables
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import (
     Book,
     CellId,
@@ -27,11 +27,11 @@ from prefect_slots.model.book import (
     Holding,
     Line,
     Nesting,
-    Place,
     Queued,
     Refused,
     Reserved,
     Shape,
+    Slot,
     SteppedAside,
     Ticket,
 )
@@ -49,7 +49,7 @@ def read_book(tables: Tables, front: int = FRONT) -> Book:
 def _cells(tables: Tables) -> tuple[CellState, ...]:
     # Of a cell that is broken nothing is left, and its capacity stays: who waits for it may get it back.
     rows = tables.all(
-        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), undivided FROM cell "
+        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive FROM cell "
         "WHERE present ORDER BY 1, 2"
     )
     return _cell_states(tuple(rows))
@@ -61,8 +61,8 @@ def _cells(tables: Tables) -> tuple[CellState, ...]:
 @lru_cache(maxsize=16)
 def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[CellState, ...]:
     return tuple(
-        CellState(id=CellId(resource, number), capacity=Undivided(capacity) if undivided else capacity, foreign=foreign)
-        for resource, number, capacity, foreign, undivided in rows
+        CellState(id=CellId(resource, number), capacity=Exclusive(capacity) if exclusive else capacity, foreign=foreign)
+        for resource, number, capacity, foreign, exclusive in rows
     )
 
 
@@ -122,21 +122,21 @@ def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
         waiting = tables.all(f"{select} IS NULL ORDER BY turn, seq LIMIT ?", row[0], front + 1)
         tickets = [_ticket(*values) for values in (*tables.all(f"{select} IS NOT NULL", row[0]), *waiting[:front])]
         if tickets:
-            tickets.sort(key=lambda ticket: ticket.place)
+            tickets.sort(key=lambda ticket: ticket.slot)
             shape = shape_of(tickets[0].id, *row[2:])
             truncated = len(waiting) > front
-            last = _last(tables, row[0], tickets[-1].place) if truncated else None
+            last = _last(tables, row[0], tickets[-1].slot) if truncated else None
             lines.append(Line(shape=shape, overtakes=row[1], tickets=tuple(tickets), truncated=truncated, last=last))
     return tuple(lines)
 
 
-def _last(tables: Tables, shape: str, shown: Place) -> Place:
+def _last(tables: Tables, shape: str, shown: Slot) -> Slot:
     hidden = tables.one(
         "SELECT turn, seq FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved IS NULL "
         "ORDER BY turn DESC, seq DESC LIMIT 1",
         shape,
     )
-    return max(shown, Place(*hidden)) if hidden else shown
+    return max(shown, Slot(*hidden)) if hidden else shown
 
 
 def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
@@ -184,7 +184,7 @@ def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) ->
         tables.run(
             "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0, ?)",
             *(ticket.id, ticket.seq, ticket.turn, ticket.run, shape.key, ticket.base),
-            *(asker.owner, asker.label, tables.now, asker.apart),
+            *(asker.owner, asker.label, tables.now, asker.for_children),
         )
 
 
@@ -198,7 +198,7 @@ def _shape_row(tables: Tables, shape: Shape) -> None:
 
 
 def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
-    row = tables.one("SELECT shape, owner, label, asked_at, refusals, apart FROM ticket WHERE id=?", ticket)
+    row = tables.one("SELECT shape, owner, label, asked_at, refusals, for_children FROM ticket WHERE id=?", ticket)
     if row is not None:
         tables.run("DELETE FROM ticket WHERE id=?", ticket)
         tables.run("DELETE FROM shape WHERE key=? AND NOT EXISTS (SELECT 1 FROM ticket WHERE shape=key)", row[0])
@@ -209,7 +209,7 @@ def _hold(tables: Tables, grant: Grant) -> None:
     row = _dequeue(tables, grant.id)
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
-    _, owner, label, asked_at, refusals, apart = row
+    _, owner, label, asked_at, refusals, for_children = row
     nesting = grant.shape.nesting
     tables.run(
         "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?, ?)",
@@ -217,7 +217,7 @@ def _hold(tables: Tables, grant: Grant) -> None:
         grant.shape.expected,
         *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
         *(grant.turn, grant.run, grant.chosen, grant.overtaken, grant.ends),
-        *(owner, label, asked_at, tables.now, refusals, apart),
+        *(owner, label, asked_at, tables.now, refusals, for_children),
     )
     for cell, amount in grant.holdings:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
@@ -254,7 +254,7 @@ def _delete_held(tables: Tables, grant: str) -> None:
 
 
 def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
-    row = tables.one("SELECT owner, label, asked_at, refusals, apart FROM held WHERE id=?", grant.id)
+    row = tables.one("SELECT owner, label, asked_at, refusals, for_children FROM held WHERE id=?", grant.id)
     if row is None:
         raise LookupError(f"grant {grant.id} is not in the ledger")
     _delete_held(tables, grant.id)

@@ -10,7 +10,7 @@ import uuid
 from typing import Final
 
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.resource import Inventory, Scope
@@ -35,7 +35,7 @@ def registered(transaction: Transaction) -> Registered:
     """Return what the ledger has registered."""
     cells: dict[str, list[RegisteredCell]] = {}
     for row in transaction.all(
-        "SELECT resource, number, key, label, position, capacity, foreign_use + outside, present, undivided, lost "
+        "SELECT resource, number, key, label, position, capacity, foreign_use + outside, present, exclusive, lost "
         "FROM cell ORDER BY 1, 2"
     ):
         cells.setdefault(row[0], []).append(
@@ -44,7 +44,7 @@ def registered(transaction: Transaction) -> Registered:
                 key=row[2],
                 label=row[3],
                 position=row[4],
-                capacity=Undivided(row[5]) if row[8] else row[5],
+                capacity=Exclusive(row[5]) if row[8] else row[5],
                 foreign=row[6],
                 present=bool(row[7]),
                 lost=bool(row[9]),
@@ -109,12 +109,12 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
         )
         for cell in resource.cells:
             transaction.run(
-                "INSERT INTO cell (resource, number, key, label, position, capacity, undivided) VALUES (?, "
+                "INSERT INTO cell (resource, number, key, label, position, capacity, exclusive) VALUES (?, "
                 "(SELECT COALESCE(MAX(number) + 1, 0) FROM cell WHERE resource=?), ?, ?, ?, ?, ?) "
                 "ON CONFLICT (resource, key) DO UPDATE SET label=excluded.label, position=excluded.position, "
-                "capacity=excluded.capacity, undivided=excluded.undivided, present=1, lost=0",
+                "capacity=excluded.capacity, exclusive=excluded.exclusive, present=1, lost=0",
                 *(resource.name, resource.name, cell.key, cell.label, cell.index, cell.capacity),
-                isinstance(cell.capacity, Undivided),
+                isinstance(cell.capacity, Exclusive),
             )
     note_change(transaction)
     transaction.apply(Changed())

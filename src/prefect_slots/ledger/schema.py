@@ -24,7 +24,7 @@ CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
-VERSION: Final = 6
+VERSION: Final = 7
 BUSY_SECONDS: Final = 5.0
 
 _TABLES: Final = """
@@ -36,12 +36,12 @@ CREATE TABLE resource (
 
 -- A number is given once per key and never reused, so that a limit's name always means the same card.
 -- foreign_use: what others use as the server counts it. outside: what is used beyond that, as devices and licence
--- servers show it. Neither is free. undivided: one holder is all that it bears.
+-- servers show it. Neither is free. exclusive: one holder is all that it bears.
 -- lost: it is broken; its limit stays, and nothing more is granted on it.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
     capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
-    present INTEGER NOT NULL DEFAULT 1, undivided INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
+    present INTEGER NOT NULL DEFAULT 1, exclusive INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 
@@ -72,12 +72,12 @@ CREATE TABLE shape (
     overtakes INTEGER NOT NULL, parent TEXT, root TEXT, source TEXT
 ) WITHOUT ROWID;
 
--- apart: task processes of its owner use what it is granted, and the owner itself does not.
+-- for_children: task processes of its owner use what it is granted, and the owner itself does not.
 CREATE TABLE ticket (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL UNIQUE, turn INTEGER NOT NULL, run TEXT NOT NULL, shape TEXT NOT NULL,
     base INTEGER NOT NULL, reserved TEXT,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, blocked_on TEXT, overtaken INTEGER NOT NULL,
-    refusals INTEGER NOT NULL DEFAULT 0, apart INTEGER NOT NULL DEFAULT 0
+    refusals INTEGER NOT NULL DEFAULT 0, for_children INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX ticket_by_shape ON ticket (shape, turn, seq) WHERE blocked_on IS NULL AND reserved IS NULL;
 CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AND reserved IS NOT NULL;
@@ -93,7 +93,7 @@ CREATE TABLE held (
     overtaken INTEGER NOT NULL, ends REAL, closed INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL, label TEXT NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
     unbacked INTEGER NOT NULL DEFAULT 0, lost TEXT, refusals INTEGER NOT NULL DEFAULT 0,
-    apart INTEGER NOT NULL DEFAULT 0
+    for_children INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX held_by_owner ON held (owner);
 CREATE TABLE holding (

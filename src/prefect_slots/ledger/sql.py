@@ -18,12 +18,12 @@ class Asker:
     """Who asks: written beside the ticket, shown by `status`.
 
     Attributes:
-        apart: Whether task processes of the owner are to use what is granted, and the owner itself is not.
+        for_children: Whether task processes of the owner are to use what is granted, and the owner itself is not.
     """
 
     owner: str
     label: str
-    apart: bool = False
+    for_children: bool = False
 
 
 class Tables:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from prefect_slots.model.limit import LimitSpec, LimitUnit, Stock
+from prefect_slots.model.registered import LimitSpec, LimitUnit, Stock
 from prefect_slots.model.resource import GPU_MEM, LICENSE_PREFIX, Scope, sanitise_machine_name
 
 _MIRROR_PREFIX: Final = "tag:"

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from prefect_slots.limits.naming import mirror_of, split_mirror
 from prefect_slots.limits.outcome import ExistingLimit
-from prefect_slots.model.limit import LimitSpec
+from prefect_slots.model.registered import LimitSpec
 from prefect_slots.model.resource import Scope
 
 

@@ -19,7 +19,7 @@ from prefect_slots.limits.gateway import existing_limit, read_limit
 from prefect_slots.limits.naming import specs, split_mirror
 from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
 from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, numbers_of, plan
-from prefect_slots.model.limit import LimitSpec, Stock
+from prefect_slots.model.registered import LimitSpec, Stock
 from prefect_slots.system import clock
 
 _PAGE: Final = 200  # Prefect returns at most this many limits per request.

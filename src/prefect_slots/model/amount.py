@@ -27,7 +27,7 @@ MAX_AMOUNT: Final = 2**31 - 1
 """Largest amount of one limit: Prefect's PostgreSQL column is a signed 32-bit integer."""
 
 
-class Undivided(int):
+class Exclusive(int):
     """A capacity that whoever takes any of it takes as a whole, so that nobody else fits beside its holder."""
 
 

@@ -25,7 +25,7 @@ class CellId(NamedTuple):
     number: int
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """A place in the queue; who has a lower one is ahead."""
 
     turn: int
@@ -115,9 +115,9 @@ class Ticket:
     reserved: tuple[Holding, ...] = ()
 
     @property
-    def place(self) -> Place:
+    def slot(self) -> Slot:
         """Where it stands in the queue."""
-        return Place(self.turn, self.seq)
+        return Slot(self.turn, self.seq)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +135,12 @@ class Line:
     overtakes: int = 0
     tickets: tuple[Ticket, ...] = ()
     truncated: bool = False
-    last: Place | None = None
+    last: Slot | None = None
 
     @property
-    def end(self) -> Place:
+    def end(self) -> Slot:
         """The place of the last who waits."""
-        return self.last or self.tickets[-1].place
+        return self.last or self.tickets[-1].slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +166,9 @@ class Grant:
     closed: bool = False
 
     @property
-    def place(self) -> Place:
+    def slot(self) -> Slot:
         """Where its ticket stood in the queue."""
-        return Place(self.turn, self.seq)
+        return Slot(self.turn, self.seq)
 
     @property
     def root(self) -> str:

@@ -1,12 +1,51 @@
-"""What a machine has, as its ledger knows it: resources, and their cells with the numbers that they keep."""
+"""The registered machine: its resources and their numbered cells, and the units of limits that they occupy.
+
+A `LimitUnit` is what a grant occupies of one limit, before that limit has a name on the Prefect server. The order of
+units is defined in `scheduling.canonical_order`, the spelling of names in `limits.naming`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from prefect_slots.model.book import CellId
-from prefect_slots.model.limit import Stock
 from prefect_slots.model.resource import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitUnit:
+    """`weight` slots on one place of the canonical order.
+
+    Attributes:
+        cell: The cell's number, or `None` for the resource's total on this machine (or in the fleet).
+    """
+
+    scope: Scope
+    resource: str
+    cell: int | None
+    weight: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitSpec:
+    """A limit that the server should have: its name and number of slots."""
+
+    name: str
+    limit: int
+    scope: Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stock:
+    """A registered resource as limit names need it: numbered cells and their nominal capacities.
+
+    Attributes:
+        cells: `(number, capacity)` pairs; a number is given once per cell key and never reused.
+    """
+
+    resource: str
+    scope: Scope
+    cells: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +55,7 @@ class RegisteredCell:
     Attributes:
         position: What `nvidia-smi` showed at registration, for people only.
         foreign: What others use of it, by all that is known.
-        capacity: `Undivided` where one holder is all it bears.
+        capacity: `Exclusive` where one holder is all it bears.
         lost: It is there and broken: nothing more is granted on it.
     """
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.model.amount import CORES, MIB, SEATS, Undivided, count_asked, format_amount, memory_asked
+from prefect_slots.model.amount import CORES, MIB, SEATS, Exclusive, count_asked, format_amount, memory_asked
 from prefect_slots.model.resource import (
     CPUS,
     GPU_MEM,
@@ -62,7 +62,7 @@ class Demand:
     def on(self, capacity: int) -> int:
         """Return the units that this demand takes on a cell of that nominal capacity."""
         amount = self.amount.of(capacity) if isinstance(self.amount, Share) else self.amount
-        return max(amount, int(capacity)) if isinstance(capacity, Undivided) else amount
+        return max(amount, int(capacity)) if isinstance(capacity, Exclusive) else amount
 
     def describe(self) -> str:
         """Say it for people: `"16GiB of gpu_mem on one card"`, `"1 seat of license.matlab"`."""

@@ -87,7 +87,7 @@ class Cell:
 
     Attributes:
         key: Identity across restarts: a card's UUID, else the cell's ordinal as text.
-        capacity: Nominal capacity in the resource's unit; `Undivided` where one holder is all it bears.
+        capacity: Nominal capacity in the resource's unit; `Exclusive` where one holder is all it bears.
         label: For people: a card's product name.
         index: Position that `nvidia-smi` shows today, for people only; it may change at every boot.
     """

@@ -12,7 +12,7 @@ from typing import Any
 from prefect_slots.ledger import registry, spending, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import CellId
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
@@ -163,7 +163,7 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
 
 
 def _free(cell: registry.RegisteredCell, held: int) -> int:
-    if not cell.present or cell.lost or (held and isinstance(cell.capacity, Undivided)):
+    if not cell.present or cell.lost or (held and isinstance(cell.capacity, Exclusive)):
         return 0
     return max(0, cell.capacity - cell.foreign - held)
 

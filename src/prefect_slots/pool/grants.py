@@ -100,7 +100,7 @@ class GrantClient:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
         wanted = Ask(
             id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
-            parent=order.parent, run=order.run, apart=True,
+            parent=order.parent, run=order.run, for_children=True,
         )  # fmt: skip
         asked = client.begin(self._target, wanted, Waiting(note))
         self._asked[ticket] = asked

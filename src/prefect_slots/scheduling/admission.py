@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Grant, Line, Place, Ticket
+from prefect_slots.model.book import Grant, Line, Slot, Ticket
 from prefect_slots.scheduling.backfill import Gaps
 from prefect_slots.scheduling.fairness import (
     Reservation,
@@ -85,15 +85,15 @@ def _reservations(
         The reservations; the keys of lines for which nothing at all is left; and whether a line's front ran out
         before either was so.
     """
-    waiting: list[tuple[Place, Ticket, Line]] = []
+    waiting: list[tuple[Slot, Ticket, Line]] = []
     last_shown: set[str] = set()
     for line in lines:
         number = reserving(line, max_overtakes)
         # What does not fit even an idle machine is stranded: it could never use what it reserved.
         if number and place(pool, line.shape.requirement, pool.most) is not None:
-            waiting.extend((ticket.place, ticket, line) for ticket in line.tickets[:number])
+            waiting.extend((ticket.slot, ticket, line) for ticket in line.tickets[:number])
             unserved = front(line)
-            if line.truncated and (not unserved or unserved[-1].place <= line.tickets[number - 1].place):
+            if line.truncated and (not unserved or unserved[-1].slot <= line.tickets[number - 1].slot):
                 last_shown.add(unserved[-1].id if unserved else line.tickets[-1].id)
     waiting.sort(key=lambda entry: entry[0])
     left = dict(pool.free)
@@ -118,14 +118,14 @@ def _candidates(
 ) -> Iterator[tuple[Line, Ticket, int]]:
     """Yield who may be granted, in order, with the number of reservations that each must heed."""
     by_key = {line.shape.key: line for line in lines}
-    places = [reservation.ticket.place for reservation in reservations]
+    places = [reservation.ticket.slot for reservation in reservations]
     served = Counter(reservation.shape.key for reservation in reservations)
-    heads: list[tuple[int, Place, Line, Ticket]] = []
+    heads: list[tuple[int, Slot, Line, Ticket]] = []
     for line in lines:
         # Where nothing is left over, only a gap can still be had.
         if line.shape.key not in sated or line.shape.expected is not None:
             heads.extend(
-                (-line.shape.priority, head.place, line, head) for head in line.tickets[served[line.shape.key] :][:1]
+                (-line.shape.priority, head.slot, line, head) for head in line.tickets[served[line.shape.key] :][:1]
             )
     tried = 0
     for _, at, line, head in sorted(heads, key=lambda entry: entry[:2]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
 
 _RANK: Final = {Scope.WORKER: 0, Scope.FLEET: 1}

@@ -114,7 +114,7 @@ class _Desk:
         line = self.lines.get(shape.key)
         opened = line is None
         line = line or Line(shape=shape)
-        if line.tickets and ticket.place < line.end:
+        if line.tickets and ticket.slot < line.end:
             # Who is put before others has been overtaken as often as they: they would be held up by its patience.
             counted = max(counted, overtaken(line, line.tickets[0]))
         ticket = replace(ticket, base=line.overtakes - counted, reserved=())
@@ -128,10 +128,10 @@ class _Desk:
             self.changes.append(Counted(shape=shape, overtakes=0))
         unserved = front(line)
         if line.last is not None:
-            line = replace(line, last=max(line.last, ticket.place))
-        behind_the_front = line.truncated and unserved and ticket.place > unserved[-1].place
+            line = replace(line, last=max(line.last, ticket.slot))
+        behind_the_front = line.truncated and unserved and ticket.slot > unserved[-1].slot
         if not behind_the_front:
-            tickets = tuple(sorted((*line.tickets, ticket), key=lambda waiting: waiting.place))
+            tickets = tuple(sorted((*line.tickets, ticket), key=lambda waiting: waiting.slot))
             line = replace(line, tickets=tickets)
         self.lines[shape.key] = line
 
@@ -239,7 +239,7 @@ class _Desk:
         for key, other in list(self.lines.items()):
             if key == line.shape.key or not other.tickets or other.shape.pool != line.shape.pool:
                 continue
-            if other.tickets[0].place < ticket.place and is_hurt(pool, other.shape, placed.holdings):
+            if other.tickets[0].slot < ticket.slot and is_hurt(pool, other.shape, placed.holdings):
                 self.lines[key] = replace(other, overtakes=other.overtakes + 1)
                 self.changes.append(Counted(shape=other.shape, overtakes=other.overtakes + 1))
         self._take_out(line, ticket.id)

@@ -105,7 +105,7 @@ def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
     own = next((waiting for waiting in line.tickets if waiting.id == ticket), None) if line else None
     if own is None or line is None or (line.shape.nesting and not own.reserved):
         return True
-    return other.place < own.place
+    return other.slot < own.slot
 
 
 def is_possible(book: Book, requirement: Requirement) -> bool:

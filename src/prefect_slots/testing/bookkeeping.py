@@ -64,7 +64,7 @@ def normalised(book: Book) -> Book:
             shape=line.shape,
             tickets=tuple(
                 replace(ticket, base=ticket.base - line.overtakes)
-                for ticket in sorted(line.tickets, key=lambda ticket: ticket.place)
+                for ticket in sorted(line.tickets, key=lambda ticket: ticket.slot)
             ),
         )
         for line in book.lines
@@ -178,7 +178,7 @@ class TruncatingLedger:
 
     def _shown(self, front: int) -> Book:
         waiting: dict[str, list[_Row]] = defaultdict(list)
-        for row in sorted(self._tables.rows.values(), key=lambda row: row.ticket.place):
+        for row in sorted(self._tables.rows.values(), key=lambda row: row.ticket.slot):
             if not row.aside:
                 waiting[row.shape.key].append(row)
         lines: list[Line] = []
@@ -189,9 +189,9 @@ class TruncatingLedger:
                 Line(
                     shape=rows[0].shape,
                     overtakes=self._tables.overtakes[key],
-                    tickets=tuple(sorted(shown, key=lambda ticket: ticket.place)),
+                    tickets=tuple(sorted(shown, key=lambda ticket: ticket.slot)),
                     truncated=len(others) > front,
-                    last=rows[-1].ticket.place if len(others) > front else None,
+                    last=rows[-1].ticket.slot if len(others) > front else None,
                 )
             )
         return Book(cells=self._tables.cells, grants=tuple(self._tables.grants.values()), lines=tuple(lines))

@@ -19,12 +19,12 @@ from prefect_slots.model.book import (
     Granted,
     Holding,
     Line,
-    Place,
     Queued,
     Refused,
     Reserved,
     Resumed,
     Shape,
+    Slot,
     SteppedAside,
     Ticket,
 )
@@ -191,7 +191,7 @@ def _reservations(book: Book, source: str | None, free: Mapping[CellId, int]) ->
         if ticket.reserved
     ]
     reservers: list[Ticket] = []
-    for ticket, shape in sorted(found, key=lambda entry: entry[0].place):
+    for ticket, shape in sorted(found, key=lambda entry: entry[0].slot):
         wanted = shape.requirement.resources
         if shape.nesting or any(units > 0 for cell, units in left.items() if cell.resource in wanted):
             _set_aside(left, ticket)
@@ -217,11 +217,11 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
         free = _free(book, source)
         reservations = _reservations(book, source, free)
         starts = _starts(step.now, book, book.grants, source, reservations)
-        places = [reserver.place for reserver in reservations]
+        places = [reserver.slot for reserver in reservations]
         for line in book.lines:
             if line.shape.pool == source:
                 heeding = {
-                    len(places) if line.shape.nesting and not ticket.reserved else bisect_left(places, ticket.place)
+                    len(places) if line.shape.nesting and not ticket.reserved else bisect_left(places, ticket.slot)
                     for ticket in line.tickets
                 }
                 for ahead in heeding:
@@ -235,9 +235,9 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
                     assert held_up, f"{line} waits, and {left} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
     for line in book.lines:
-        may = [ticket.place for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
+        may = [ticket.slot for ticket in line.tickets if line.overtakes - ticket.base >= max_overtakes]
         for ticket in line.tickets:
-            early = ticket.id in written and not any(place >= ticket.place for place in may)
+            early = ticket.id in written and not any(place >= ticket.slot for place in may)
             assert not early, f"{ticket} reserves after {line.overtakes - ticket.base} overtakes: {step}"
 
 
@@ -272,7 +272,7 @@ class Overtakes:
             resumed = step.event.ticket
             stands = self._stands(step, resumed)
             for ticket, (shape, place) in was.items():
-                if shape.key == step.event.shape.key and place.place > stands:
+                if shape.key == step.event.shape.key and place.slot > stands:
                     self.allowance[ticket] += self._max_overtakes
                 elif shape.key == step.event.shape.key and ticket in self._resumed:
                     self.allowance[resumed.id] += self._max_overtakes
@@ -291,7 +291,7 @@ class Overtakes:
             for cell, amount in grant.holdings:
                 amounts[cell] -= amount
             for ticket, (shape, place) in waiting(step.after).items():
-                if shape.pool == grant.shape.pool and place.place < grant.place and ticket not in excused:
+                if shape.pool == grant.shape.pool and place.slot < grant.slot and ticket not in excused:
                     reserving = bool(ticket in was and was[ticket][1].reserved)
                     reserving = reserving or (self.seen[ticket] >= self._max_overtakes and bool(place.reserved))
                     if self._is_hurt(step.after, shape, place, grant, amounts, reserving=reserving):
@@ -315,7 +315,7 @@ class Overtakes:
         for ticket, (shape, place) in waiting(then).items():
             left = dict(free)
             for reserver in reservations:
-                if reserver.place < place.place and reserver.id in in_time:
+                if reserver.slot < place.slot and reserver.id in in_time:
                     _set_aside(left, reserver)
             wanted = set(shape.requirement.resources)
             if all(left.get(cell, 0) <= 0 for cell, _ in grant.holdings if cell.resource in wanted):
@@ -323,9 +323,9 @@ class Overtakes:
         return excused
 
     @staticmethod
-    def _stands(step: Step, resumed: Ticket) -> Place:
+    def _stands(step: Step, resumed: Ticket) -> Slot:
         queued = (change.ticket for change in step.changes if isinstance(change, Queued))
-        return next((ticket.place for ticket in queued if ticket.id == resumed.id), resumed.place)
+        return next((ticket.slot for ticket in queued if ticket.id == resumed.id), resumed.slot)
 
     def check(self, book: Book) -> None:
         """Raise if somebody who waits was overtaken too often by requests that hold nothing yet."""

@@ -10,9 +10,9 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from prefect_slots.model.amount import MAX_AMOUNT, Undivided
+from prefect_slots.model.amount import MAX_AMOUNT, Exclusive
 from prefect_slots.model.book import Book, CellId, CellState
-from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.model.resource import Scope
 from prefect_slots.testing.bookkeeping import MemoryLedger
@@ -52,7 +52,7 @@ def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: i
     for name in sorted(names):
         for number, units in enumerate(draw(st.lists(st.integers(1, capacity), min_size=1, max_size=cells))):
             whole = draw(st.integers(0, 5)) == 5
-            made.append(CellState(id=CellId(name, number), capacity=Undivided(units) if whole else units))
+            made.append(CellState(id=CellId(name, number), capacity=Exclusive(units) if whole else units))
     return tuple(made)
 
 

@@ -18,7 +18,7 @@ class Part:
         pid: Of its owner; `None` if that has died and draws of others go on.
         started: When that process started.
         command: The one process that the owner runs under its grants, and when that started.
-        apart: Whether task processes of the owner's use it, and the owner itself does not.
+        for_children: Whether task processes of the owner's use it, and the owner itself does not.
         processes: Those, and when they started: the grant's own first, then who does what that has submitted.
     """
 
@@ -30,7 +30,7 @@ class Part:
     pid: int | None
     started: float
     command: tuple[int, float] | None
-    apart: bool = False
+    for_children: bool = False
     processes: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -38,7 +38,7 @@ class Part:
         """The process whose descendants use it, and itself; `None` if none does."""
         if self.processes:
             return self.processes[0][0]
-        return None if self.apart else self.pid
+        return None if self.for_children else self.pid
 
 
 def read_parts(tx: Transaction, resource: str) -> tuple[Part, ...]:
@@ -56,12 +56,13 @@ def read_parts(tx: Transaction, resource: str) -> tuple[Part, ...]:
             pid=row[5],
             started=row[6] or 0.0,
             command=(row[7], row[8]) if row[7] is not None else None,
-            apart=bool(row[9]),
+            for_children=bool(row[9]),
             processes=tuple(serving.get(row[1], ())),
         )
         for row in tx.all(
             "SELECT c.number, h.id, h.source, h.label, c.amount, o.pid, o.started, o.command, o.command_started, "
-            "h.apart FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner WHERE c.resource=?",
+            "h.for_children FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner "
+            "WHERE c.resource=?",
             resource,
         )
     )

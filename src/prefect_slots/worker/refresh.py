@@ -19,7 +19,7 @@ from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
 from prefect_slots.errors import ConfigError, SlotsError
-from prefect_slots.model.amount import Undivided, format_amount
+from prefect_slots.model.amount import Exclusive, format_amount
 from prefect_slots.requiring.target import target_of
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def changes(before: Registered, after: Registered) -> Iterator[str]:
 
 def _change(before: RegisteredCell | None, now: RegisteredCell, resource: RegisteredResource) -> str:
     size = format_amount(now.capacity, resource.unit)
-    if isinstance(now.capacity, Undivided):
+    if isinstance(now.capacity, Exclusive):
         size += ", for one holder at a time"
     if not now.present:
         return "is gone; nothing more is granted there" if before is not None and before.present else ""

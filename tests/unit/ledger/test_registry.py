@@ -10,7 +10,7 @@ from tests.unit.ledger.members import GPU, INVENTORY, SEATS, Member, Pair
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.transaction import TicketState
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import CellId, CellState
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope
 
@@ -162,9 +162,9 @@ def test_the_only_cell_of_a_resource_stays_while_it_cannot_be_read(members: Pair
     assert numbers(register(one, GPU, unknown_cells=frozenset({"0"})), "license.matlab") == {"0": (0, True)}
 
 
-def test_on_an_undivided_cell_whoever_asks_holds_it_whole(members: Pair) -> None:
+def test_on_an_exclusive_cell_whoever_asks_holds_it_whole(members: Pair) -> None:
     one, _ = members
-    whole = replace(SEATS, cells=(replace(SEATS.cells[0], capacity=Undivided(2)),))
+    whole = replace(SEATS, cells=(replace(SEATS.cells[0], capacity=Exclusive(2)),))
     assert register(one, GPU, whole).stocks[1].cells == ((0, 2),)
     first, waits = one.ask(matlab=1), one.ask(matlab=1)
     assert [amount for _, amount in one.ledger.read(lambda tx: tx.grant(first)).holdings] == [2]

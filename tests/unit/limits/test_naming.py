@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_slots.limits.naming import cells_counted, mirror_of, names_of, specs, split_mirror, tag_of, units
-from prefect_slots.model.limit import LimitSpec, LimitUnit, Stock
+from prefect_slots.model.registered import LimitSpec, LimitUnit, Stock
 from prefect_slots.model.resource import Scope, check_resource_name, sanitise_machine_name
 
 

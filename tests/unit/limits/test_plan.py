@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prefect_slots.limits.naming import mirror_of, split_mirror
 from prefect_slots.limits.outcome import ExistingLimit
 from prefect_slots.limits.plan import Action, RegistrationPlan, numbers_of, plan
-from prefect_slots.model.limit import LimitSpec
+from prefect_slots.model.registered import LimitSpec
 from prefect_slots.model.resource import Scope
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share, declare
 
 
@@ -29,8 +29,8 @@ def test_the_words_become_sorted_demands() -> None:
 
 
 @pytest.mark.parametrize(("amount", "taken"), [(1, 24), (24, 24), (25, 25), (Share(WHOLE // 2), 24)])
-def test_of_an_undivided_cell_all_is_taken_and_never_less_than_was_asked_for(amount: int | Share, taken: int) -> None:
-    assert Demand(resource="gpu_mem", amount=amount).on(Undivided(24)) == taken
+def test_of_an_exclusive_cell_all_is_taken_and_never_less_than_was_asked_for(amount: int | Share, taken: int) -> None:
+    assert Demand(resource="gpu_mem", amount=amount).on(Exclusive(24)) == taken
 
 
 def test_equal_needs_are_equal_however_they_are_spelled() -> None:

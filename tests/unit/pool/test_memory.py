@@ -72,7 +72,7 @@ def test_a_process_is_that_of_the_grant_that_it_serves_now(
         pids.append(calls.begun(tmp_path, name))
         until(lambda pid=pids[-1]: [row[1] for row in serving(machine)] == [pid], what="one process noted")
         ((held, _),) = serving(machine)
-        assert machine.all("SELECT id, apart FROM held") == [(held, 1)]
+        assert machine.all("SELECT id, for_children FROM held") == [(held, 1)]
         seen.append(held)
         calls.release(tmp_path, name)
         until(lambda: machine.count("held") == 0, what="its end")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_slots.model.limit import LimitUnit
+from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.canonical_order import calls, canonical_key, strictly_after
 

@@ -52,9 +52,9 @@ class Host:
         cores = Resource(name="cpus", unit="cores", cells=(Cell(key="0", capacity=8),), origin="host")
         ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(cores, mem))))
 
-    def hold(self, ticket: str, *, apart: bool = False, **needs: float) -> None:
+    def hold(self, ticket: str, *, for_children: bool = False, **needs: float) -> None:
         shape = Shape(requirement=declare(**needs), priority=0)
-        asker = Asker(owner=self._owner.id, label=f"{ticket} (flow.py:1)", apart=apart)
+        asker = Asker(owner=self._owner.id, label=f"{ticket} (flow.py:1)", for_children=for_children)
         self.ledger.transact(
             lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
         )
@@ -180,8 +180,8 @@ def test_grants_that_one_process_holds_at_once_are_judged_together(host: Host):
 
 
 def test_a_task_process_s_memory_is_that_of_its_grant_alone_and_its_pool_s_is_nobody_s(host: Host):
-    host.hold("greedy", apart=True, mem=0.125)
-    host.hold("modest", apart=True, mem=0.125)
+    host.hold("greedy", for_children=True, mem=0.125)
+    host.hold("modest", for_children=True, mem=0.125)
     assert host.read() == ()
     with host.process(500) as one, host.process(10) as other, host.process(1, orphan=True, under="modest") as left:
         host.serve(one, "greedy")
@@ -200,8 +200,8 @@ def test_a_task_process_s_memory_is_that_of_its_grant_alone_and_its_pool_s_is_no
 
 
 def test_a_task_process_that_serves_another_grant_is_no_more_the_old_one_s(host: Host):
-    host.hold("old", apart=True, mem=0.125)
-    host.hold("new", apart=True, mem=0.125)
+    host.hold("old", for_children=True, mem=0.125)
+    host.hold("new", for_children=True, mem=0.125)
     with host.process(200) as pid:
         host.serve(pid, "old")
         host.look()
@@ -216,7 +216,7 @@ def test_a_task_process_that_serves_another_grant_is_no_more_the_old_one_s(host:
 
 
 def test_who_does_what_a_task_has_submitted_uses_what_that_declared(host: Host):
-    host.hold("outer", apart=True, mem=0.125)
+    host.hold("outer", for_children=True, mem=0.125)
     with host.process(400) as outer, host.process(400) as inner:
         host.serve(outer, "outer")
         host.serve(inner, "outer")
@@ -228,7 +228,7 @@ def test_who_does_what_a_task_has_submitted_uses_what_that_declared(host: Host):
 
 
 def test_a_task_process_that_asks_for_more_itself_is_judged_by_both(host: Host, tmp_path: Path):
-    host.hold("task", apart=True, mem=0.125)
+    host.hold("task", for_children=True, mem=0.125)
     host.serve(os.getpid(), "task")
     host.hold("more", mem=0.5)
     with host.process(500):

@@ -23,7 +23,7 @@ USED = st.dictionaries(st.sampled_from(PIDS), st.integers(0, 40).map(lambda mib:
 def part(grant: str, pid: int | None, source: str | None, served_by: list[int] | None = None) -> Part:
     return Part(
         cell=CellId("mem", 0), grant=grant, source=source, label=grant, declared=8, pid=pid, started=0.0,
-        command=None, apart=served_by is not None, processes=tuple((each, 0.0) for each in served_by or ()),
+        command=None, for_children=served_by is not None, processes=tuple((each, 0.0) for each in served_by or ()),
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_what_belongs_to_grants_is_counted_once_and_nothing_else_is(
     pids = [pid for group in found for pid in group.pids]
     roots = {each.grant for each in parts if each.source is None}
     served = {pid for each in parts for pid, _ in each.processes}
-    holders = {each.pid for each in parts if each.source is None and not each.apart} | served
+    holders = {each.pid for each in parts if each.source is None and not each.for_children} | served
     alive = {each.grant for each in parts}
     under = {pid for pid, grant in named.items() if grant in alive} - served
     ours = {pid for pid in used if pid in under or holders.intersection(descends(pid, parents))}
@@ -82,7 +82,7 @@ def test_a_task_process_uses_what_its_own_grant_declared_whoever_its_pool_is(
     parts: tuple[Part, ...], parents: dict[int, int], named: dict[int, str], used: dict[int, int]
 ):
     known = {each.grant: each for each in parts}
-    holders = {each.pid for each in parts if not each.apart}
+    holders = {each.pid for each in parts if not each.for_children}
     found = {pid: group for group in groups(Belonging(parts, named, parents), used) for pid in group.pids}
     for each in parts:
         root = each

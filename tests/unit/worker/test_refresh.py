@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import CellId
 from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.resource import Scope
@@ -28,7 +28,7 @@ def machine(*cells: RegisteredCell) -> Registered:
     [
         ((), (CARD,), "is new, with 24GiB"),
         ((CARD,), (replace(CARD, capacity=1024),), "now has 1GiB"),
-        ((CARD,), (replace(CARD, capacity=Undivided(24576)),), "now has 24GiB, for one holder at a time"),
+        ((CARD,), (replace(CARD, capacity=Exclusive(24576)),), "now has 24GiB, for one holder at a time"),
         ((CARD,), (LOST,), "is broken; nothing more is granted there"),
         ((CARD,), (GONE,), "is gone; nothing more is granted there"),
         ((LOST,), (GONE,), "is gone; nothing more is granted there"),

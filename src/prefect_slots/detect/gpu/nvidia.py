@@ -11,7 +11,7 @@ from prefect_slots.detect.gpu import nvml
 from prefect_slots.detect.gpu.cuda_visible import VARIABLE, Device, Visible, interpret_visible
 from prefect_slots.detect.gpu.nvidia_query import DeviceReading, NvmlReading
 from prefect_slots.detect.gpu.nvml import Failure, failure_of
-from prefect_slots.model.amount import MIB, Undivided, bytes_available, format_amount
+from prefect_slots.model.amount import MIB, Exclusive, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource, Severity
 from prefect_slots.system.container import Surroundings
@@ -235,7 +235,7 @@ class _Sorting:
                 uuid, f"headroom {format_amount(kept, MIB)} leaves nothing of {format_amount(mib, MIB)}", "lower it"
             )
             return
-        capacity = Undivided(offered) if alone else offered
+        capacity = Exclusive(offered) if alone else offered
         self._cells.append(Cell(key=uuid, capacity=capacity, label=device.name, index=index))
 
     def _leave_out(self, device: DeviceReading, uuid: str, why: str) -> None:

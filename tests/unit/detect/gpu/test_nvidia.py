@@ -10,7 +10,7 @@ from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.gpu.nvidia import interpret_nvml
 from prefect_slots.detect.gpu.nvidia_query import DeviceReading, Memory, NvmlReading
 from prefect_slots.detect.gpu.nvml import Failure
-from prefect_slots.model.amount import Undivided
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import Cell, Resource
 from prefect_slots.system.container import Surroundings
@@ -131,7 +131,7 @@ def test_a_prohibited_card_offers_nothing_and_is_told():
 def test_an_exclusive_card_is_offered_to_one_holder_at_a_time():
     answer = judge(replace(A, compute_mode=3), B)
     (resource,) = answer.resources
-    assert [(cell.capacity, isinstance(cell.capacity, Undivided)) for cell in resource.cells] == [
+    assert [(cell.capacity, isinstance(cell.capacity, Exclusive)) for cell in resource.cells] == [
         (40448, True),
         (24576, False),
     ]
@@ -144,7 +144,7 @@ def test_an_exclusive_card_under_mps_is_shared():
     # The service is its one process, and all that use the card are the service's clients.
     reading = NvmlReading(state="cards", cards=(replace(B, compute_mode=3),))
     answer = interpret_nvml(reading, GpuRules(), {}, lambda: 1, Surroundings(mps=True))
-    assert not isinstance(answer.resources[0].cells[0].capacity, Undivided)
+    assert not isinstance(answer.resources[0].cells[0].capacity, Exclusive)
     assert answer.findings == ()
 
 
