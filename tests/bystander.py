@@ -12,7 +12,7 @@ from tests.boxes import Box
 from tests.polling import until
 
 from prefect_slots import requires
-from prefect_slots.acquire.client import machine_at
+from prefect_slots.acquire.client import session_at
 from prefect_slots.acquire.engine import close_engine, engine
 from prefect_slots.requiring.target import current_target
 
@@ -37,7 +37,7 @@ def watch(box: Box) -> None:
     assert url is not None
 
     async def watching() -> None:
-        machine = machine_at(running, target)
+        machine = session_at(running, target)
         await machine.use_server(url)
         await machine.watch()
 

@@ -9,13 +9,13 @@ import faulthandler
 import signal
 import sys
 
-from prefect_slots.acquire.client import Target, machine_at
+from prefect_slots.acquire.client import Target, session_at
 from prefect_slots.acquire.engine import close_engine, engine
 from prefect_slots.requiring.target import current_target
 
 
 async def _look_after(target: Target) -> None:
-    machine = machine_at(engine(), target)
+    machine = session_at(engine(), target)
     assert target.coordination.url is not None
     await machine.use_server(target.coordination.url)
     await machine.watch()

@@ -19,7 +19,7 @@ from tests.processes import member
 from tests.programs import started
 
 from prefect_slots.leases import foreign
-from prefect_slots.leases.session import Standing
+from prefect_slots.leases.session import ServerSession
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.gateway import Gateway
@@ -58,8 +58,8 @@ def seats_of(box: Box) -> str:
 
 
 @contextlib.asynccontextmanager
-async def standing_of(ledger: Ledger, url: str) -> AsyncGenerator[Standing]:
-    standing = await Standing.open(ledger, registry.Known(), Settings(), url)
+async def standing_of(ledger: Ledger, url: str) -> AsyncGenerator[ServerSession]:
+    standing = await ServerSession.open(ledger, registry.Known(), Settings(), url)
     try:
         yield standing
     finally:

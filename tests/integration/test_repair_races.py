@@ -77,7 +77,7 @@ def repair(box: Box, happens: dict[str, Callable[[], None]]) -> tuple[Repaired, 
             gives_up = clock.boot_clock() + 30
             try:
                 done = None
-                # A steward that has just begun compares everything once, and keeps others from repairing meanwhile.
+                # A leader that has just begun compares everything once, and keeps others from repairing meanwhile.
                 while done is None or (happens and len(gateway.when) == len(happens)):
                     assert clock.boot_clock() < gives_up, "it was to happen"
                     done = await reconcile(ledger, gateway, answering_since=clock.boot_clock() - 1000)

@@ -276,7 +276,7 @@ def register_at(box: Box, url: str) -> None:
 def test_a_stopped_steward_s_work_is_taken_over(server: PrefectServer, box: Box, start: Start) -> None:
     first = start()
     first.enter(cpus=1)
-    until(lambda: box.rows("role WHERE name='steward'") == 1, 20, what="the first looks after the machine")
+    until(lambda: box.rows("role WHERE name='leader'") == 1, 20, what="the first looks after the machine")
     second = start()
     second.enter(cpus=1)
     first.process.send_signal(signal.SIGSTOP)

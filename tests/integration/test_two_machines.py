@@ -18,7 +18,7 @@ from tests.prefect_server import PrefectServer
 from tests.programs import Start, started
 
 from prefect_slots.cli.machine import open_ledger
-from prefect_slots.leases.session import PATIENT_REFUSALS
+from prefect_slots.leases.session import MAX_FAIR_RETRIES
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.settings import load_settings
 
@@ -143,7 +143,7 @@ def send_back_often(box: Box, ticket: str) -> None:
     with closing(open_ledger(load_settings(env=box.env))) as ledger:
 
         def write(tx: Transaction) -> None:
-            tx.run("UPDATE ticket SET refusals=? WHERE id=?", PATIENT_REFUSALS, ticket)
+            tx.run("UPDATE ticket SET refusals=? WHERE id=?", MAX_FAIR_RETRIES, ticket)
             tx.resume(ticket)
 
         ledger.transact(write)

@@ -22,7 +22,7 @@ import psutil
 from prefect_slots.acquire.coordination import Coordination
 from prefect_slots.acquire.engine import Engine, engine, running_engine
 from prefect_slots.acquire.request import Ask, Held, Waiting
-from prefect_slots.acquire.session import Machine
+from prefect_slots.acquire.session import Session
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings
@@ -52,19 +52,19 @@ class Target:
     settings: Settings
 
 
-def machine_at(running: Engine, target: Target) -> Machine:
+def session_at(running: Engine, target: Target) -> Session:
     """Return this process's part in that ledger; call it in the engine's thread."""
-    machine = _known_machine(running, target)
-    if machine is None:
-        machine = Machine(target.folder, target.settings)
-        running.parts[_key(target)] = machine
-        running.at_close(machine.close)
-    return machine
+    session = _known_session(running, target)
+    if session is None:
+        session = Session(target.folder, target.settings)
+        running.parts[_key(target)] = session
+        running.at_close(session.close)
+    return session
 
 
-def _known_machine(running: Engine, target: Target) -> Machine | None:
+def _known_session(running: Engine, target: Target) -> Session | None:
     known = running.parts.get(_key(target))
-    return known if isinstance(known, Machine) else None
+    return known if isinstance(known, Session) else None
 
 
 def _key(target: Target) -> str:
@@ -72,16 +72,16 @@ def _key(target: Target) -> str:
 
 
 async def _ask(running: Engine, target: Target, ask: Ask) -> Held | Waiting:
-    return await machine_at(running, target).ask(ask, target.coordination.url)
+    return await session_at(running, target).ask(ask, target.coordination.url)
 
 
 async def _wait(running: Engine, target: Target, ticket: str) -> Held:
-    return await machine_at(running, target).wait(ticket)
+    return await session_at(running, target).wait(ticket)
 
 
 def _leave(running: Engine, target: Target, ticket: str) -> str | None:
-    machine = _known_machine(running, target)
-    return machine.leave(ticket) if machine is not None else None
+    session = _known_session(running, target)
+    return session.leave(ticket) if session is not None else None
 
 
 def _forget(running: Engine, target: Target, ticket: str) -> concurrent.futures.Future[str | None] | None:
@@ -119,7 +119,7 @@ def acquire(target: Target, ask: Ask, hooks: Hooks) -> Held:
     """Return a grant, waiting for it as long as `ask.timeout` allows.
 
     Raises:
-        SlotsError: see `Machine.ask` and `Machine.wait`.
+        SlotsError: see `Session.ask` and `Session.wait`.
     """
     running = engine()
     try:
@@ -177,7 +177,7 @@ async def release_async(target: Target, grant: str) -> str | None:
 
 
 async def _note_command(running: Engine, target: Target, pid: int, started: float) -> None:
-    machine_at(running, target).note_command(pid, started)
+    session_at(running, target).note_command(pid, started)
 
 
 def note_command(target: Target, pid: int) -> None:
@@ -193,10 +193,10 @@ def note_command(target: Target, pid: int) -> None:
 def note_serving(target: Target, pid: int, started: float, grant: str) -> None:
     """Start noting which grant a task process of this one serves from now on, and wait for nothing."""
     running = running_engine()
-    machine = _known_machine(running, target) if running else None
-    if running is not None and machine is not None:
+    session = _known_session(running, target) if running else None
+    if running is not None and session is not None:
         with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
-            running.call(partial(machine.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
+            running.call(partial(session.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
 
 
 def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
@@ -206,7 +206,7 @@ def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
 
 def was_ended(target: Target, grant: str) -> bool:
     """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
-    return _looked(target, lambda machine: machine.was_ended(grant), otherwise=False)
+    return _looked(target, lambda session: session.was_ended(grant), otherwise=False)
 
 
 async def _complete(running: Engine, target: Target, ask: Ask, hooks: Hooks) -> Held:
@@ -241,25 +241,25 @@ def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
 
 
 def may_go_on(target: Target, grant: str, ticket: str | None) -> bool:
-    """Tell whether a grant may serve another task of its shape; see `Machine.may_go_on`."""
-    return _looked(target, lambda machine: machine.may_go_on(grant, ticket), otherwise=False)
+    """Tell whether a grant may serve another task of its shape; see `Session.may_go_on`."""
+    return _looked(target, lambda session: session.may_go_on(grant, ticket), otherwise=False)
 
 
 def reason(target: Target, ticket: str) -> str:
     """Say why a request waits now; empty if it does not."""
-    return _looked(target, lambda machine: machine.reason(ticket), otherwise="")
+    return _looked(target, lambda session: session.reason(ticket), otherwise="")
 
 
-def _looked(target: Target, look: Callable[[Machine], T], otherwise: T) -> T:
+def _looked(target: Target, look: Callable[[Session], T], otherwise: T) -> T:
     running = running_engine()
-    machine = _known_machine(running, target) if running else None
-    if running is None or machine is None:
+    session = _known_session(running, target) if running else None
+    if running is None or session is None:
         return otherwise
-    return look(machine) if running.is_current else _answer(running.call(partial(look, machine)))
+    return look(session) if running.is_current else _answer(running.call(partial(look, session)))
 
 
 async def _descriptor(running: Engine, target: Target) -> int:
-    return machine_at(running, target).descriptor
+    return session_at(running, target).descriptor
 
 
 def owner_descriptor(target: Target) -> int:

@@ -45,14 +45,14 @@ from prefect_slots.system import clock
 from prefect_slots.usage.monitor import Watching
 
 if TYPE_CHECKING:
-    from prefect_slots.leases.session import Standing
+    from prefect_slots.leases.session import ServerSession
     from prefect_slots.settings import Settings
 
 POLL_SECONDS: Final = 0.5
 _log = logging.getLogger("prefect_slots")
 
 
-class Machine:
+class Session:
     """An owner in a machine's ledger, from the first request of a process to its end."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -72,7 +72,7 @@ class Machine:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.socket, lambda: self._wake(self._socket.receive()))
         self._registered = registry.Known()
-        self._standing: Standing | None = None
+        self._server: ServerSession | None = None
         self._asked: dict[str, tuple[Ask, float]] = {}
         self._wakes: dict[str, asyncio.Future[None]] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -90,10 +90,10 @@ class Machine:
 
     async def use_server(self, url: str) -> None:
         """Occupy limits on that server for every grant from now on."""
-        if self._standing is None:
-            from prefect_slots.leases.session import Standing
+        if self._server is None:
+            from prefect_slots.leases.session import ServerSession
 
-            self._standing = self._watching_others.server = await Standing.open(
+            self._server = self._watching_others.server = await ServerSession.open(
                 self.ledger, self._registered, self._settings, url
             )
             self._tend()
@@ -186,8 +186,8 @@ class Machine:
             raise
         reached(Point.CELLS_FREED)
         self._to_leave.discard(ticket)
-        if self._standing is not None:
-            self._standing.sweep()
+        if self._server is not None:
+            self._server.sweep()
         return lost
 
     def may_go_on(self, grant: str, ticket: str | None) -> bool:
@@ -197,7 +197,7 @@ class Machine:
         """
 
         def look(tx: Transaction) -> bool:
-            scopes = self._registered(tx).scopes if self._standing is not None else {}
+            scopes = self._registered(tx).scopes if self._server is not None else {}
             return grant_reuse.may_go_on(tx.book(), grant, ticket, scopes)
 
         return self.ledger.read(look)
@@ -245,7 +245,7 @@ class Machine:
         if grant is None:
             return None
         reached(Point.GRANTED)
-        on_server = self._standing if grant.shape.pool is None else None
+        on_server = self._server if grant.shape.pool is None else None
         until = None if ask.timeout is None else started + ask.timeout
         if on_server is not None and not await on_server.occupy(grant, registered, there, until):
             return None
@@ -345,8 +345,8 @@ class Machine:
             _log.info("reaping process %s, which died", owner)
             if self.ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True):
                 bury(self.folder, owner)
-        if self._standing is not None:
-            self._standing.sweep()
+        if self._server is not None:
+            self._server.sweep()
 
     async def watch(self) -> None:
         """Reap the dead until cancelled, for a process that waits for nothing itself."""
@@ -365,9 +365,9 @@ class Machine:
         self._tend()
         try:
             forgotten = self._withdraw()
-            if self._standing is not None:
-                await self._standing.drain()
-                await self._standing.close()
+            if self._server is not None:
+                await self._server.drain()
+                await self._server.close()
                 forgotten = self._withdraw()
         except LedgerUnreadable as error:
             _log.warning("what this process holds is given back by the next one: %s", error)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.session import Machine
+from prefect_slots.acquire.session import Session
 from prefect_slots.doctor.facts import MirrorFacts
 from prefect_slots.leases.reconcile import reconcile
 from prefect_slots.ledger import leases
@@ -42,18 +42,18 @@ async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Itera
     """
     from prefect_slots.limits.gateway import Gateway
 
-    machine = Machine(folder, settings)  # reaps the dead
+    session = Session(folder, settings)  # reaps the dead
     try:
         if url is not None:
-            await machine.use_server(url)
-            gateway = await Gateway.open(machine.ledger.id, url=url)
+            await session.use_server(url)
+            gateway = await Gateway.open(session.ledger.id, url=url)
             try:
-                await _until_nothing_is_left_to_do(machine.ledger, gateway)
+                await _until_nothing_is_left_to_do(session.ledger, gateway)
                 await _take_off_what_former_ledgers_left(gateway, mirrors)
             finally:
                 await gateway.close()
     finally:
-        await machine.close()
+        await session.close()
 
 
 async def _until_nothing_is_left_to_do(ledger: Ledger, gateway: Gateway) -> None:

@@ -29,7 +29,7 @@ from prefect_slots.scheduling.canonical_order import calls
 from prefect_slots.system import clock
 
 if TYPE_CHECKING:
-    from prefect_slots.leases.release import GivingBack
+    from prefect_slots.leases.release import Releaser
     from prefect_slots.limits.gateway import Gateway
 
 _PATIENCE_SECONDS: Final = 1.0
@@ -38,7 +38,7 @@ _PAUSE_SECONDS: Final = (0.001, 0.002)
 _LATCHED_PAUSE_SECONDS: Final = 0.03
 
 
-class Why(Enum):
+class Cause(Enum):
     """Why a call took nothing, or nothing that is known."""
 
     FULL = auto()
@@ -51,7 +51,7 @@ class Refusal(NamedTuple):
     """The first call that was not granted; what was taken before it stays recorded for the grant."""
 
     call: Call
-    why: Why
+    cause: Cause
 
 
 @lru_cache(maxsize=256)
@@ -67,18 +67,18 @@ def calls_of(holdings: tuple[Holding, ...], registered: Registered) -> tuple[Cal
     return tuple(made)
 
 
-class Occupancy:
+class Acquirer:
     """The server's side of taking, for one process.
 
     Attributes:
         away_since: When the server was last found not to answer, on the boot clock; `None` once it has.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, giving_back: GivingBack, announcer: Announcer) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, releaser: Releaser, announcer: Announcer) -> None:
         self.away_since: float | None = None
         self._ledger = ledger
         self._gateway = gateway
-        self._giving_back = giving_back
+        self._releaser = releaser
         self._announcer = announcer
 
     async def occupy(self, grant: str, wanted: Iterable[Call], there: Collection[LeaseRow]) -> Refusal | None:
@@ -94,24 +94,24 @@ class Occupancy:
         made = {row.call for row in there if row.state in (LeaseState.LEASE, LeaseState.GHOST)}
         for call in wanted:
             if call not in made:
-                why = await self._make(grant, call)
-                if why is not None:
-                    return Refusal(call, why)
+                cause = await self._make(grant, call)
+                if cause is not None:
+                    return Refusal(call, cause)
         return None
 
     def go_without(self, grant: str) -> None:
         """Let a grant go on although the server does not count all of it; what a lost call took is given back."""
         self._ledger.transact(lambda tx: leases.go_without(tx, grant))
-        self._giving_back.sweep()
+        self._releaser.sweep()
 
-    async def _make(self, grant: str, call: Call) -> Why | None:
+    async def _make(self, grant: str, call: Call) -> Cause | None:
         if self.away_since is not None and clock.boot_clock() - self.away_since < _AWAY_SECONDS:
-            return Why.AWAY
+            return Cause.AWAY
         holder = await self._intend(grant, call)
         if holder is None:
-            return Why.GONE
+            return Cause.GONE
         reached(Point.INTENT_WRITTEN)
-        self._giving_back.in_flight.add(holder)
+        self._releaser.in_flight.add(holder)
         landed = False
         try:
             taken = await self._gateway.occupy(
@@ -127,27 +127,27 @@ class Occupancy:
             landed = True
             self.away_since = None
             self._forget(holder)
-            return Why.FULL
+            return Cause.FULL
         except UnknownOutcome:
             landed = True
             self.away_since = clock.boot_clock()
-            return Why.UNKNOWN
+            return Cause.UNKNOWN
         except ServerUnreachable:
             landed = True
             self.away_since = clock.boot_clock()
             self._forget(holder)
-            return Why.AWAY
+            return Cause.AWAY
         except Exception:
             landed = True
             self._forget(holder)
             raise
         finally:
             if landed:
-                self._giving_back.in_flight.discard(holder)
-        return None if self._record(holder, call, taken) else Why.GONE
+                self._releaser.in_flight.discard(holder)
+        return None if self._record(holder, call, taken) else Cause.GONE
 
     async def _intend(self, grant: str, call: Call) -> UUID | None:
-        await self._until_nothing_of_ours_is_in_the_way(call.names)
+        await self._wait_for_own_releases(call.names)
         while True:
             latched, holder = self._ledger.transact(lambda tx: _intend(tx, grant, call, clock.boot_clock()))
             if not latched:
@@ -156,12 +156,12 @@ class Occupancy:
 
     def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
         """Take note of an answer that came after its caller had been cancelled."""
-        self._giving_back.in_flight.discard(holder)
+        self._releaser.in_flight.discard(holder)
         if isinstance(outcome, OccupiedLease):
             self._record(holder, call, outcome)
         elif not isinstance(outcome, UnknownOutcome):
             self._forget(holder)
-        self._giving_back.sweep()
+        self._releaser.sweep()
 
     def _record(self, holder: UUID, call: Call, taken: OccupiedLease) -> bool:
         reached(Point.LEASE_TAKEN)
@@ -174,7 +174,7 @@ class Occupancy:
     def _forget(self, holder: UUID) -> None:
         self._ledger.transact(lambda tx: leases.forget(tx, holder, clock.boot_clock()), frees=True)
 
-    async def _until_nothing_of_ours_is_in_the_way(self, names: tuple[str, ...]) -> None:
+    async def _wait_for_own_releases(self, names: tuple[str, ...]) -> None:
         # This machine's ledger has freed the cells already, its release is on the way to the server: asking before it
         # arrives would be refused by ourselves.
         until = clock.boot_clock() + _PATIENCE_SECONDS

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class LimitUse:
     """What the server says of one limit.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reading:
     foreign: int
 
 
-async def read(gateway: Gateway, name: str) -> Reading | None:
+async def read(gateway: Gateway, name: str) -> LimitUse | None:
     """Read a limit and this ledger's part of it; `None` if it is missing or switched off, so that it counts nothing."""
     before = await gateway.read(gateway.mirror(name))
     limit = await gateway.read(name)
@@ -51,7 +51,7 @@ async def read(gateway: Gateway, name: str) -> Reading | None:
         return None
     # Our own calls go on meanwhile; what may be ours is not called foreign.
     ours = max(before.active_slots, after.active_slots)
-    return Reading(limit=limit.limit, used=limit.active_slots, foreign=max(0, limit.active_slots - ours))
+    return LimitUse(limit=limit.limit, used=limit.active_slots, foreign=max(0, limit.active_slots - ours))
 
 
 def resources_behind(registered: Registered, names: Collection[str]) -> set[str]:
@@ -97,7 +97,7 @@ async def note_foreign_use(
     registered = ledger.read(registry.registered)
     per_cell = naming.cells_counted(registered.stocks)
     known = ledger.read(_known_here).union(shared)
-    facts: dict[tuple[str, int | None], Reading] = {}
+    facts: dict[tuple[str, int | None], LimitUse] = {}
     for stock in registered.stocks:
         if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in known):
             numbers = [number for number, _ in stock.cells] if stock.resource in per_cell else []
@@ -109,7 +109,7 @@ async def note_foreign_use(
     return ledger.transact(lambda tx: _write(tx, registered, facts))
 
 
-def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int | None], Reading]) -> bool:
+def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int | None], LimitUse]) -> bool:
     held: Counter[tuple[str, int]] = Counter()
     for resource, number, amount in tx.all(
         "SELECT resource, number, amount FROM holding c JOIN held h ON h.id=c.held WHERE h.source IS NULL"
@@ -156,7 +156,7 @@ def watched(tx: Transaction) -> set[str]:
     return {row[0] for row in rows}
 
 
-def _taken(reading: Reading | None, capacity: int) -> int:
+def _taken(reading: LimitUse | None, capacity: int) -> int:
     return 0 if reading is None else max(0, capacity - reading.limit + reading.foreign)
 
 

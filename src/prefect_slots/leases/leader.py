@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from prefect_slots.errors import LedgerUnreadable, ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign, reconcile
-from prefect_slots.leases.renew import Keeping
+from prefect_slots.leases.renew import Renewal
 from prefect_slots.ledger import election, registry
 from prefect_slots.ledger.leases import MEND
 from prefect_slots.ledger.store import Ledger
@@ -27,23 +27,23 @@ from prefect_slots.system import clock
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
 
-ROLE: Final = "steward"
+ROLE: Final = "leader"
 BEAT_SECONDS: Final = 1.0
 _log = logging.getLogger("prefect_slots")
 
 
-class Steward:
+class Leader:
     """This process's offer to look after the machine.
 
     Args:
         refresh_seconds: How often everything is compared that nothing else has drawn attention to.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, keeping: Keeping, url: str, *, refresh_seconds: float) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, renewal: Renewal, url: str, *, refresh_seconds: float) -> None:
         self._ledger = ledger
         self._gateway = gateway
-        self._keeping = keeping
-        keeping.forgotten = self._suspect
+        self._renewal = renewal
+        renewal.forgotten = self._suspect
         self._releases = Releases(url, lambda: self._heeded)
         self._heeded: frozenset[str] = frozenset()
         self._listening: asyncio.Task[NoReturn] | None = None
@@ -93,8 +93,8 @@ class Steward:
 
     def _start_jobs(self) -> None:
         for name, job in (
-            ("renew", self._keeping.renew),
-            ("back", self._keeping.back),
+            ("renew", self._renewal.renew),
+            ("back", self._renewal.back),
             ("resume", self._resume),
             ("compare", self._compare),
         ):

@@ -28,7 +28,7 @@ _LATCHED_PAUSE_SECONDS: Final = 0.02
 _log = logging.getLogger("prefect_slots")
 
 
-class GivingBack:
+class Releaser:
     """What this process is to give back.
 
     Attributes:

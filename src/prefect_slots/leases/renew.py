@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from prefect_slots.errors import SlotsError
-from prefect_slots.leases.acquire import Occupancy, Why, calls_of
+from prefect_slots.leases.acquire import Acquirer, Cause, calls_of
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.leases import LEASE_SECONDS, LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
@@ -27,18 +27,18 @@ _AT_ONCE: Final = 4
 _log = logging.getLogger("prefect_slots")
 
 
-class Keeping:
+class Renewal:
     """Renews what is due and backs what lacks a lease; driven by whoever looks after the machine.
 
     Attributes:
         forgotten: Told that the server no longer lists a lease that should be alive.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, occupancy: Occupancy) -> None:
+    def __init__(self, ledger: Ledger, gateway: Gateway, acquirer: Acquirer) -> None:
         self.forgotten: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._gateway = gateway
-        self._occupancy = occupancy
+        self._acquirer = acquirer
         self._not_before: dict[UUID, float] = {}
         self._few = asyncio.Semaphore(_AT_ONCE)
 
@@ -86,13 +86,13 @@ class Keeping:
             wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
             if any(row.state is LeaseState.INTENT for row in there):
                 continue  # somebody asks for it at this moment
-            refusal = await self._occupancy.occupy(held, wanted, there)
+            refusal = await self._acquirer.occupy(held, wanted, there)
             if refusal is None:
                 self._ledger.transact(lambda tx, grant=held: tx.run("UPDATE held SET unbacked=0 WHERE id=?", grant))
-            elif refusal.why is Why.UNKNOWN:
+            elif refusal.cause is Cause.UNKNOWN:
                 # Else every further try could take another slot beside the one that the lost call may have taken.
-                self._occupancy.go_without(held)
-            elif refusal.why is Why.AWAY:
+                self._acquirer.go_without(held)
+            elif refusal.cause is Cause.AWAY:
                 return
 
 

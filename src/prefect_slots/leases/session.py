@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign
-from prefect_slots.leases.acquire import Occupancy, Refusal, Why, calls_of
-from prefect_slots.leases.leader import Steward
-from prefect_slots.leases.release import GivingBack
-from prefect_slots.leases.renew import Keeping
+from prefect_slots.leases.acquire import Acquirer, Cause, Refusal, calls_of
+from prefect_slots.leases.leader import Leader
+from prefect_slots.leases.release import Releaser
+from prefect_slots.leases.renew import Renewal
 from prefect_slots.ledger import election, leases, registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect_slots.settings import Settings
 
 _EXIT_SECONDS: Final = 5.0
-PATIENT_REFUSALS: Final = 10
+MAX_FAIR_RETRIES: Final = 10
 """How often a ticket steps aside for the server before it may keep its cells and wait."""
 _PESSIMIST: Final = "pessimist"
 _INSISTING_PAUSE_SECONDS: Final = (0.1, 0.4)
@@ -39,8 +39,8 @@ _HOSTS_SECONDS: Final = 600.0
 _log = logging.getLogger("prefect_slots")
 
 
-class Standing:
-    """One process at one server; made by `Standing.open`."""
+class ServerSession:
+    """One process at one server; made by `ServerSession.open`."""
 
     def __init__(self, ledger: Ledger, gateway: Gateway, settings: Settings, url: str) -> None:
         self._ledger = ledger
@@ -50,12 +50,12 @@ class Standing:
         self._hosts_known: frozenset[str] = frozenset()
         self._hosts_at = -_HOSTS_SECONDS
         self._announcer = Announcer(gateway.server)
-        self._giving_back = GivingBack(ledger, gateway, self._announcer)
-        self._occupancy = Occupancy(ledger, gateway, self._giving_back, self._announcer)
-        self._steward = Steward(
-            ledger, gateway, Keeping(ledger, gateway, self._occupancy), url, refresh_seconds=settings.refresh_seconds
+        self._releaser = Releaser(ledger, gateway, self._announcer)
+        self._acquirer = Acquirer(ledger, gateway, self._releaser, self._announcer)
+        self._leader = Leader(
+            ledger, gateway, Renewal(ledger, gateway, self._acquirer), url, refresh_seconds=settings.refresh_seconds
         )
-        self.sweep = self._giving_back.sweep
+        self.sweep = self._releaser.sweep
 
     @classmethod
     async def open(cls, ledger: Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:
@@ -82,13 +82,13 @@ class Standing:
             ServerUnreachable: where `when_server_is_away` says so, or if this machine never registered there.
         """
         wanted = calls_of(grant.holdings, registered)
-        refusal = await self._occupancy.occupy(grant.id, wanted, there)
+        refusal = await self._acquirer.occupy(grant.id, wanted, there)
         if refusal is not None and self._may_insist(grant.id, refusal):
             refusal = await self._insist(grant.id, wanted, until)
         if refusal is None:
             return True
-        if refusal.why in (Why.AWAY, Why.UNKNOWN) and self._may_go_on_without(wanted):
-            self._occupancy.go_without(grant.id)
+        if refusal.cause in (Cause.AWAY, Cause.UNKNOWN) and self._may_go_on_without(wanted):
+            self._acquirer.go_without(grant.id)
             return True
         await self._step_aside(grant, refusal)
         return False
@@ -99,10 +99,10 @@ class Standing:
         Seats that come free when the cells are taken, and cells when the seats are, could keep it waiting for ever. One
         per machine may: with more, cards would lie idle, and two machines could wait for each other.
         """
-        if refusal.why is not Why.FULL or not refusal.call.fleet or self._insisting is not None:
+        if refusal.cause is not Cause.FULL or not refusal.call.fleet or self._insisting is not None:
             return False
         row = self._ledger.read(lambda tx: tx.one("SELECT refusals FROM held WHERE id=?", grant))
-        if row is None or row[0] < PATIENT_REFUSALS:
+        if row is None or row[0] < MAX_FAIR_RETRIES:
             return False
         return self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, clock.boot_clock()))
 
@@ -113,9 +113,9 @@ class Standing:
                 await asyncio.sleep(clock.between(*_INSISTING_PAUSE_SECONDS))
                 still = self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, clock.boot_clock()))
                 there = self._ledger.read(lambda tx: leases.of_grant(tx, grant))
-                refusal = await self._occupancy.occupy(grant, wanted, there)
+                refusal = await self._acquirer.occupy(grant, wanted, there)
                 given_up = not still or (until is not None and time.monotonic() > until)
-                if refusal is None or refusal.why is not Why.FULL or given_up:
+                if refusal is None or refusal.cause is not Cause.FULL or given_up:
                     return refusal
         finally:
             self._insisting = None
@@ -132,7 +132,7 @@ class Standing:
         self._ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=call.names[0])))
         self.sweep()
         # Who would do with something else must not wait for this limit alone: it is noted what others have of it.
-        if refusal.why is Why.FULL and (not call.fleet or grant.shape.requirement.others):
+        if refusal.cause is Cause.FULL and (not call.fleet or grant.shape.requirement.others):
             registered = self._ledger.read(registry.registered)
             resources = foreign.resources_behind(registered, call.names)
             with suppress(SlotsError):
@@ -162,11 +162,11 @@ class Standing:
 
     async def drain(self) -> None:
         """Give back what is this process's to release, as far as that is done in a few seconds."""
-        await self._giving_back.drain(_EXIT_SECONDS)
+        await self._releaser.drain(_EXIT_SECONDS)
 
     async def close(self) -> None:
         """Stop, and close the connection to the server."""
-        await self._steward.close()
-        await self._giving_back.close()
+        await self._leader.close()
+        await self._releaser.close()
         await self._announcer.close()
         await self._gateway.close()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.client import machine_at
+from prefect_slots.acquire.client import session_at
 from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
@@ -88,7 +88,7 @@ class Upkeep:
         }
 
     async def _begin(self) -> str:
-        machine = machine_at(self._running, self._target)
+        machine = session_at(self._running, self._target)
         done = await register_everywhere(machine.ledger, self._target.settings, url=self._url, name=self._name)
         await machine.use_server(self._url)
         name = done.registered.machine or ""
@@ -99,7 +99,7 @@ class Upkeep:
         return name
 
     async def _keep(self) -> None:
-        machine = machine_at(self._running, self._target)
+        machine = session_at(self._running, self._target)
         reaping = asyncio.get_running_loop().create_task(machine.watch())
         try:
             while True:

@@ -17,7 +17,7 @@ from tests.processes import Puppet, SharedMachine, member, run_python
 
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine, engine
-from prefect_slots.acquire.session import Machine
+from prefect_slots.acquire.session import Session
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema
 from prefect_slots.ledger.wakeup import WakeSocket
@@ -188,7 +188,7 @@ def test_a_process_is_one_owner_however_many_threads_ask(machine: SharedMachine)
         for waiting in [pool.submit(together) for _ in range(4)]:
             waiting.result(30)
     assert machine.count("owner") == 1
-    assert len([part for part in engine().parts.values() if isinstance(part, Machine)]) == 1
+    assert len([part for part in engine().parts.values() if isinstance(part, Session)]) == 1
     with closing(sqlite3.connect(machine.state / schema.FILE)) as connection:
         assert connection.execute("SELECT COUNT(*) FROM history").fetchone() == (4,)
 

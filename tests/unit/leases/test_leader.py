@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from tests.processes import member
 
-from prefect_slots.leases.leader import ROLE, Steward
+from prefect_slots.leases.leader import ROLE, Leader
 from prefect_slots.ledger import election
 from prefect_slots.system import clock
 
@@ -22,13 +22,13 @@ def test_who_is_nudged_as_it_ends_still_ends(tmp_path: Path, steps: int) -> None
             assert elected.transact(lambda tx: election.take(tx, ROLE, clock.boot_clock()))
             # Another process has been elected, so that it asks no server.
             nobody = cast("Any", SimpleNamespace())
-            steward = Steward(ledger, nobody, nobody, "http://127.0.0.1:9/api", refresh_seconds=30)
+            leader = Leader(ledger, nobody, nobody, "http://127.0.0.1:9/api", refresh_seconds=30)
             for _ in range(5):
                 await asyncio.sleep(0)
-            steward.nudge()
+            leader.nudge()
             for _ in range(steps):
                 await asyncio.sleep(0)
-            closing = asyncio.create_task(steward.close())
+            closing = asyncio.create_task(leader.close())
             done, _ = await asyncio.wait([closing], timeout=2)
             assert done == {closing}
 

@@ -6,7 +6,7 @@ from tests.unit.ledger.members import Pair
 
 from prefect_slots.ledger import election
 
-ROLE = "steward"
+ROLE = "leader"
 
 
 def test_who_is_heard_of_keeps_its_role(members: Pair) -> None:
