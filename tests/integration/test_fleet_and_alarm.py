@@ -23,7 +23,7 @@ from prefect_slots.leases.session import ServerSession
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.model.resource import Stale
+from prefect_slots.model.finding import Stale
 from prefect_slots.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]

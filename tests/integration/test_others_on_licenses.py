@@ -18,7 +18,7 @@ from prefect_slots.detect.survey import survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
-from prefect_slots.model.resource import Stale
+from prefect_slots.model.finding import Stale
 from prefect_slots.settings import Settings
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.monitor import Watching

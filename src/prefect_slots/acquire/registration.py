@@ -18,7 +18,8 @@ from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
-from prefect_slots.model.resource import GPU_MEM, Finding, sanitise_machine_name
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import GPU_MEM, sanitise_machine_name
 from prefect_slots.usage.aside import aside
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +14,12 @@ from rich.text import Text
 from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import FAILED, Config, Json, print_json
-from prefect_slots.doctor.checks import Finding, judge
+from prefect_slots.doctor.checks import judge
 from prefect_slots.doctor.examine import examine
-from prefect_slots.doctor.facts import Facts, Severity
+from prefect_slots.doctor.facts import Facts
 from prefect_slots.doctor.fix import mend
 from prefect_slots.errors import SlotsError
+from prefect_slots.model.finding import Finding
 from prefect_slots.settings import load_settings
 
 
@@ -50,20 +50,20 @@ def doctor(
     if fix:
         failed = _mend(facts, config)
         after = (*judge(asyncio.run(examine(config, os.environ))), *failed)
-        wrong = {finding.about for finding in after if _is_wrong(finding)}
-        mended = tuple(finding for finding in findings if _is_wrong(finding) and finding.about not in wrong)
+        wrong = {finding.subject for finding in after if _is_wrong(finding)}
+        mended = tuple(finding for finding in findings if _is_wrong(finding) and finding.subject not in wrong)
         findings = after
     if json:
         data = {"findings": findings, "mended": mended} if fix else {"findings": findings}
-        counts = {severity.value: _count(findings, severity) for severity in Severity}
-        print_json({**{key: [asdict(each) for each in value] for key, value in data.items()}, "counts": counts})
+        counts = {word: _count(findings, severity) for severity, word in tables.DOCTORS_WORDS.items()}
+        print_json({**{key: [_data(each) for each in value] for key, value in data.items()}, "counts": counts})
     else:
         console = Console()
         console.print(tables.doctor_table(findings))
         for finding in mended:
-            console.print(Text(f"Mended: {finding.about}: {finding.found}"), soft_wrap=True)
+            console.print(Text(f"Mended: {finding.subject}: {finding.problem}"), soft_wrap=True)
         console.print(_summary(findings))
-    return FAILED if _count(findings, Severity.ERROR) else 0
+    return FAILED if _count(findings, "error") else 0
 
 
 def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:
@@ -75,20 +75,25 @@ def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:
         url = coordinate(settings.coordination, os.environ).url if facts.claimed else None
         asyncio.run(mend(Path(facts.folder.path), settings, url, facts.mirrors))
     except SlotsError as error:
-        return (Finding(about="mending", severity=Severity.ERROR, found=str(error), remedy="see the other findings"),)
+        return (Finding(subject="mending", severity="error", problem=str(error), remedy="see the other findings"),)
     return ()
 
 
+def _data(finding: Finding) -> dict[str, str]:
+    word = tables.DOCTORS_WORDS[finding.severity]
+    return {"about": finding.subject, "severity": word, "found": finding.problem, "remedy": finding.remedy}
+
+
 def _is_wrong(finding: Finding) -> bool:
-    return finding.severity in (Severity.WARNING, Severity.ERROR)
+    return finding.severity in ("warning", "error")
 
 
-def _count(findings: tuple[Finding, ...], severity: Severity) -> int:
-    return sum(finding.severity is severity for finding in findings)
+def _count(findings: tuple[Finding, ...], severity: str) -> int:
+    return sum(finding.severity == severity for finding in findings)
 
 
 def _summary(findings: tuple[Finding, ...]) -> str:
-    errors, warnings = _count(findings, Severity.ERROR), _count(findings, Severity.WARNING)
+    errors, warnings = _count(findings, "error"), _count(findings, "warning")
     if not errors and not warnings:
         return "Nothing is wrong."
     return f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}."

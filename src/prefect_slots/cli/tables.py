@@ -21,14 +21,16 @@ from prefect_slots.model.resource import GPU_MEM
 if TYPE_CHECKING:
     from prefect_slots.detect.answer import Sight
     from prefect_slots.detect.survey import Survey
-    from prefect_slots.doctor.checks import Finding as DoctorFinding
     from prefect_slots.limits.registration import RegistrationReport
-    from prefect_slots.model.resource import Finding, Inventory
+    from prefect_slots.model.finding import Finding
+    from prefect_slots.model.resource import Inventory
     from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
     from prefect_slots.usage.snapshot import OthersUse
 
 _UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_STYLES = {"ok": "green", "info": "dim", "note": "dim", "warning": "yellow", "error": "bold red"}
+_STYLES = {"ok": "green", "info": "dim", "warning": "yellow", "error": "bold red"}
+# `doctor` says "note" where `detect` says "info"; programs read both, so that neither can change.
+DOCTORS_WORDS = {"ok": "ok", "info": "note", "warning": "warning", "error": "error"}
 
 
 def amount(value: int, unit: str) -> str:
@@ -119,7 +121,7 @@ def findings(found: Iterable[Finding], *, explain: bool) -> Group:
     return Group(*lines)
 
 
-def doctor_table(found: Iterable[DoctorFinding]) -> Table:
+def doctor_table(found: Iterable[Finding]) -> Table:
     """Show what a doctor found, and the remedies."""
     table = Table(title="What was looked at", title_justify="left")
     table.add_column("")
@@ -127,10 +129,8 @@ def doctor_table(found: Iterable[DoctorFinding]) -> Table:
     table.add_column("found", overflow="fold", ratio=3)
     table.add_column("remedy", overflow="fold", ratio=2)
     for finding in found:
-        style = _STYLES[finding.severity.value]
-        table.add_row(
-            Text(finding.severity.value, style=style), *map(Text, (finding.about, finding.found, finding.remedy))
-        )
+        word = Text(DOCTORS_WORDS[finding.severity], style=_STYLES[finding.severity])
+        table.add_row(word, *map(Text, (finding.subject, finding.problem, finding.remedy)))
     return table
 
 

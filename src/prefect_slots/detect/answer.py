@@ -8,7 +8,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from prefect_slots.model.resource import UNPRINTABLE, Finding, Resource
+from prefect_slots.model.finding import UNPRINTABLE, Finding
+from prefect_slots.model.resource import Resource
 
 
 @dataclass(frozen=True, kw_only=True)

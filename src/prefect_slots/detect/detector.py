@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol, cast
 from prefect_slots.detect.answer import Answer, check_answer
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, Finding, check_resource_name
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, check_resource_name
 
 GROUP: Final = "prefect_slots.detectors"
 

@@ -11,7 +11,8 @@ from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import ScratchSpace
-from prefect_slots.model.resource import Cell, Finding, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import Cell, Resource
 from prefect_slots.system.mounts import IN_MEMORY, NETWORK, file_system, query_mounts
 
 GIB: Final = "GiB"

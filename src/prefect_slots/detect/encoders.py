@@ -14,7 +14,8 @@ from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
 from prefect_slots.detect.gpu.nvml import NO_NVIDIA_HERE, Nvml, error_code, failure_of, lacks
 from prefect_slots.model.declaration import EncoderSessions
-from prefect_slots.model.resource import Cell, Finding, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import Cell, Resource
 
 
 @dataclass(frozen=True)

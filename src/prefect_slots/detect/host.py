@@ -16,7 +16,8 @@ import psutil
 from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.model.amount import CORES, MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import HostRules
-from prefect_slots.model.resource import CPUS, MEM, Cell, Finding, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import CPUS, MEM, Cell, Resource
 from prefect_slots.system.cgroups import core_limit, memory_limit
 from prefect_slots.system.sysfs import ROOT
 

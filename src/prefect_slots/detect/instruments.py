@@ -9,7 +9,8 @@ from pathlib import Path
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.declaration import Instruments
-from prefect_slots.model.resource import Cell, Finding, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import Cell, Resource
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ from prefect_slots.detect.licenses.look import look_at_licences
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
-from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Finding, Inventory, Resource, license_resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Inventory, Resource, license_resource
 from prefect_slots.system.container import query_surroundings
 from prefect_slots.system.sysfs import ROOT
 from prefect_slots.system.threads import LOOKOUT, NVIDIA, Hanging, Look, Lookout

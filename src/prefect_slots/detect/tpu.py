@@ -6,7 +6,8 @@ from typing import Final
 
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.detector import Scene
-from prefect_slots.model.resource import Cell, Finding, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import Cell, Resource
 from prefect_slots.system.sysfs import query_pci
 
 TPU: Final = "tpu"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, Severity, StaleFacts, Versions
+from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, StaleFacts, Versions
+from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM
 
 _OLDEST_CLIENT: Final = (3, 6, 17)
@@ -20,21 +20,6 @@ _LITTLE_SPACE: Final = 100 * _MIB
 _NO_SPACE: Final = 4 * _MIB
 _REGISTER: Final = "run `prefect-slots register`"
 _FIX: Final = "run `prefect-slots doctor --fix`, or wait: a worker, or whoever waits, does the same"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        about: The part of the machine it concerns.
-        remedy: What to do; empty where nothing needs doing.
-    """
-
-    about: str
-    severity: Severity
-    found: str
-    remedy: str = ""
 
 
 def judge(facts: Facts) -> tuple[Finding, ...]:
@@ -48,24 +33,24 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         *judge_server(facts),
         *judge_limits(facts.limits),
         *judge_mirrors(facts.mirrors),
-        *(Finding(about=t.about, severity=t.severity, found=t.found, remedy=t.remedy) for t in facts.troubles),
+        *facts.troubles,
     )
 
 
 def _ok(about: str, found: str) -> Finding:
-    return Finding(about=about, severity=Severity.OK, found=found)
+    return Finding(subject=about, severity="ok", problem=found)
 
 
 def _note(about: str, found: str, remedy: str = "") -> Finding:
-    return Finding(about=about, severity=Severity.NOTE, found=found, remedy=remedy)
+    return Finding(subject=about, severity="info", problem=found, remedy=remedy)
 
 
 def _warning(about: str, found: str, remedy: str) -> Finding:
-    return Finding(about=about, severity=Severity.WARNING, found=found, remedy=remedy)
+    return Finding(subject=about, severity="warning", problem=found, remedy=remedy)
 
 
 def _error(about: str, found: str, remedy: str) -> Finding:
-    return Finding(about=about, severity=Severity.ERROR, found=found, remedy=remedy)
+    return Finding(subject=about, severity="error", problem=found, remedy=remedy)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -268,7 +253,7 @@ def judge_limits(limits: tuple[LimitFacts, ...] | None) -> Iterator[Finding]:
     if limits is None:
         return
     found = [finding for limit in limits for finding in (*_judge_number(limit), *_judge_count(limit))]
-    if not any(finding.severity in (Severity.WARNING, Severity.ERROR) for finding in found):
+    if not any(finding.severity in ("warning", "error") for finding in found):
         wanted = sum(limit.new is not None for limit in limits)
         yield _ok("limits", f"{_count(wanted, 'limit')} as registered, counting what is held")
     yield from found

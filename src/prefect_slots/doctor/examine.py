@@ -26,9 +26,7 @@ from prefect_slots.doctor.facts import (
     Names,
     OwnerFacts,
     ServerFacts,
-    Severity,
     StaleFacts,
-    Trouble,
     Versions,
 )
 from prefect_slots.errors import (
@@ -47,6 +45,7 @@ from prefect_slots.ledger.schema import BALLAST, FILE
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
+from prefect_slots.model.finding import Finding
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
@@ -55,7 +54,6 @@ from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.mounts import file_system, query_mounts
 
 _ANSWER_SECONDS: Final = 5.0
-_SEVERITIES: Final = {"info": Severity.NOTE, "warning": Severity.WARNING, "error": Severity.ERROR}
 
 
 class _Look:
@@ -63,7 +61,7 @@ class _Look:
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
-        self.troubles: list[Trouble] = []
+        self.troubles: list[Finding] = []
 
     def at(self, about: str) -> _Attempt:
         """Turn what goes wrong inside a `with` block into a trouble."""
@@ -71,7 +69,7 @@ class _Look:
 
 
 class _Attempt:
-    def __init__(self, about: str, troubles: list[Trouble]) -> None:
+    def __init__(self, about: str, troubles: list[Finding]) -> None:
         self._about = about
         self._troubles = troubles
 
@@ -83,27 +81,39 @@ class _Attempt:
             self._troubles.append(_trouble(self._about, error))
         elif isinstance(error, Exception):
             found = f"looking at it failed: {type(error).__name__}: {error}"
-            self._troubles.append(Trouble(about=self._about, found=found, remedy="please report this"))
+            self._troubles.append(
+                Finding(severity="error", subject=self._about, problem=found, remedy="please report this")
+            )
         return isinstance(error, Exception)
 
 
-def _trouble(about: str, error: SlotsError) -> Trouble:
+def _trouble(about: str, error: SlotsError) -> Finding:
     match error:
         case ServerUnreachable():
             remedy = (
                 "start it with `prefect server start`, correct PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local"
             )
-            return Trouble(about=about, found=f"none answers at {error.url} ({error.cause})", remedy=remedy)
+            return Finding(
+                severity="error", subject=about, problem=f"none answers at {error.url} ({error.cause})", remedy=remedy
+            )
         case ServerRefused() if error.status in (401, 403):
             found = f"{error.url} refuses to let us in (HTTP {error.status}: {error.detail})"
-            return Trouble(about=about, found=found, remedy="set PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
+            return Finding(
+                severity="error", subject=about, problem=found, remedy="set PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+            )
         case ServerRefused():
             remedy = "correct PREFECT_API_URL, or see the server's log"
-            return Trouble(about=about, found=f"{error.url}: {error.detail} (HTTP {error.status})", remedy=remedy)
+            return Finding(
+                severity="error",
+                subject=about,
+                problem=f"{error.url}: {error.detail} (HTTP {error.status})",
+                remedy=remedy,
+            )
         case NameTaken():
-            return Trouble(
-                about="name on the server",
-                found=f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this "
+            return Finding(
+                severity="error",
+                subject="name on the server",
+                problem=f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this "
                 f"one is {error.ours}",
                 remedy="give this machine its own name (`prefect-slots register --name`); if the other one is gone for "
                 "good, `prefect-slots register --adopt`",
@@ -111,12 +121,12 @@ def _trouble(about: str, error: SlotsError) -> Trouble:
         case LedgerUnreadable():
             found, _, remedy = error.reason.partition(". ")
             found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
-            return Trouble(about=about, found=f"{error.path}: {found}", remedy=remedy)
+            return Finding(severity="error", subject=about, problem=f"{error.path}: {found}", remedy=remedy)
         case StateFolderUnsuitable():
             remedy = "set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk"
-            return Trouble(about=about, found=f"{error.path}: {error.reason}", remedy=remedy)
+            return Finding(severity="error", subject=about, problem=f"{error.path}: {error.reason}", remedy=remedy)
         case _:
-            return Trouble(about=about, found=str(error), remedy="correct it")
+            return Finding(severity="error", subject=about, problem=str(error), remedy="correct it")
 
 
 async def examine(config: Path | None, env: Mapping[str, str]) -> Facts:
@@ -189,10 +199,7 @@ def _survey(look: _Look, settings: Settings | None, env: Mapping[str, str]) -> S
         return None
     with look.at("detection"):
         seen = survey(settings.declarations, env, seconds=settings.detect_seconds)
-        for finding in seen.findings:
-            severity = _SEVERITIES[finding.severity]
-            trouble = Trouble(about=finding.subject, found=finding.problem, remedy=finding.remedy, severity=severity)
-            look.troubles.append(trouble)
+        look.troubles.extend(seen.findings)
         if GPU_MEM in seen.inventory:
             look.seen |= {"cards": tuple(cell.label or "unnamed" for cell in seen.inventory[GPU_MEM].cells)}
         return seen

@@ -6,27 +6,9 @@ Whatever could not be looked at is `None`, or a trouble in words.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
-
-class Severity(StrEnum):
-    """How bad it is; only an error makes `doctor` fail."""
-
-    OK = "ok"
-    NOTE = "note"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """Why something could not be looked at, or what a survey remarked."""
-
-    about: str
-    found: str
-    remedy: str
-    severity: Severity = Severity.ERROR
+from prefect_slots.model.finding import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,4 +173,4 @@ class Facts:
     mirrors: tuple[MirrorFacts, ...] = ()
     cards: tuple[str, ...] = ()
     cuda_device_order: str | None = None
-    troubles: tuple[Trouble, ...] = ()
+    troubles: tuple[Finding, ...] = ()

@@ -22,7 +22,7 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.claim import read_claims
 from prefect_slots.limits.events import Announcer
 from prefect_slots.model.book import Grant, Returned
-from prefect_slots.model.resource import Stale
+from prefect_slots.model.finding import Stale
 from prefect_slots.system import clock
 from prefect_slots.usage.foreign import Fleet
 

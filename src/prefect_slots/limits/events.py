@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 from prefect_slots.errors import ServerRefused, SlotsError
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
 from prefect_slots.limits.transport import without_password
-from prefect_slots.model.resource import Stale
+from prefect_slots.model.finding import Stale
 from prefect_slots.system import clock
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from prefect_slots.model.amount import MAX_AMOUNT
 
@@ -24,8 +24,6 @@ RESERVED: Final = frozenset({
 })  # fmt: skip
 _DECLARED: Final = re.compile(r"[a-z][a-z0-9_]*")
 _FEATURE: Final = re.compile(r"[A-Za-z0-9._-]+")
-UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What moves a terminal's cursor, or cannot be written at all: a byte of a variable that is no UTF-8."""
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 
@@ -131,54 +129,6 @@ class Resource:
     def capacity(self) -> int:
         """Sum over all cells, in the resource's unit."""
         return sum(cell.capacity for cell in self.cells)
-
-
-Severity: TypeAlias = Literal["info", "warning", "error"]
-
-
-def printable(text: str) -> str:
-    """Return text that quotes a driver, a server or a variable as it may go to a terminal: with escapes."""
-    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Something a probe or a check wants a person to know; what cannot be printed of it is written as escapes.
-
-    Attributes:
-        subject: What it is about: a resource, a card's UUID, a limit name, a file.
-        problem: What was seen.
-        remedy: What to do about it; empty where nothing needs doing.
-    """
-
-    subject: str
-    problem: str
-    remedy: str = ""
-    severity: Severity = "warning"
-
-    def __post_init__(self) -> None:
-        # It may quote a driver, a server or a variable, and goes to terminals and logs.
-        for name in ("subject", "problem", "remedy"):
-            object.__setattr__(self, name, printable(getattr(self, name)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stale:
-    """What others use of a cell has not been told for a while: what was known last stands.
-
-    Attributes:
-        resource: `"license.ansys"`, or `"gpu_mem"` with the card's `label`.
-        seen_at: When it was last told, a Unix time; `None` if never.
-        misses: How often in a row nobody answered.
-        why: In the words of whoever was asked.
-    """
-
-    machine: str
-    resource: str
-    label: str = ""
-    seen_at: float | None
-    misses: int
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

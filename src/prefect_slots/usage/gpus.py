@@ -14,7 +14,8 @@ from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.book import CellId, Changed
-from prefect_slots.model.resource import GPU_MEM, Stale
+from prefect_slots.model.finding import Stale
+from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.usage.attribution import read_parts
 from prefect_slots.usage.foreign import beyond, remembered, settled
 from prefect_slots.usage.gpu_holders import CardsSeen, Ours

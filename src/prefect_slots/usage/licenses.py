@@ -21,7 +21,8 @@ from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.resource import Scope, Stale, license_resource, printable
+from prefect_slots.model.finding import Stale, printable
+from prefect_slots.model.resource import Scope, license_resource
 from prefect_slots.usage.foreign import Fleet, beyond, remembered, settled
 from prefect_slots.usage.users import Users
 

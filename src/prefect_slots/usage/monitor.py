@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from prefect_slots.errors import LedgerUnreadable, SlotsError
 from prefect_slots.ledger import election, spending
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import Requirement
-from prefect_slots.model.resource import GPU_MEM, MEM, Stale, license_resource
+from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
 from prefect_slots.system import clock
 from prefect_slots.usage.aside import aside
 from prefect_slots.usage.attribution import Part, read_parts

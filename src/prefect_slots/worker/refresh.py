@@ -23,8 +23,8 @@ from prefect_slots.model.amount import Exclusive, format_amount
 from prefect_slots.requiring.target import target_of
 
 if TYPE_CHECKING:
+    from prefect_slots.model.finding import Finding
     from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
-    from prefect_slots.model.resource import Finding
     from prefect_slots.settings import Settings
 
 Say = Callable[[int, str], None]

@@ -28,7 +28,8 @@ from prefect_slots.model.declaration import (
     GpuRules,
     HostRules,
 )
-from prefect_slots.model.resource import Cell, Finding, Inventory, Resource, Severity
+from prefect_slots.model.finding import Finding, Severity
+from prefect_slots.model.resource import Cell, Inventory, Resource
 
 Install = Callable[[Machine], NvmlDouble]
 

@@ -23,8 +23,9 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.model.book import Asked, CellId, Shape, Ticket
 from prefect_slots.model.declaration import LicenseServer
+from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import declare
-from prefect_slots.model.resource import Cell, Inventory, Resource, Scope, Stale
+from prefect_slots.model.resource import Cell, Inventory, Resource, Scope
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
 from prefect_slots.usage.users import Users

@@ -17,7 +17,8 @@ from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import GPU_MEM, Cell, Resource
 from prefect_slots.system.commands import run_command
 
 KEY: Final = "APPLE-GPU"

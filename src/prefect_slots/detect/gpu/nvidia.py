@@ -13,7 +13,8 @@ from prefect_slots.detect.gpu.nvidia_query import DeviceReading, NvmlReading
 from prefect_slots.detect.gpu.nvml import Failure, failure_of
 from prefect_slots.model.amount import MIB, Exclusive, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.resource import GPU_MEM, Cell, Finding, Resource, Severity
+from prefect_slots.model.finding import Finding, Severity
+from prefect_slots.model.resource import GPU_MEM, Cell, Resource
 from prefect_slots.system.container import Surroundings
 
 _MPS_VARIABLE: Final = "NVML_MPS_DEVICE_ENUMERATION"

@@ -22,7 +22,7 @@ from prefect_slots.detect.licenses.report import (
     Usage,
     earliest,
 )
-from prefect_slots.model.resource import Finding
+from prefect_slots.model.finding import Finding
 
 _SHOWN: Final = 200
 

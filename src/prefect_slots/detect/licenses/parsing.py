@@ -9,7 +9,7 @@ from datetime import date
 from typing import Final
 
 from prefect_slots.detect.licenses.report import Feature, Reading, Usage, combined
-from prefect_slots.model.resource import Finding
+from prefect_slots.model.finding import Finding
 
 MAX_LINE: Final = 2000
 """Longest line that is looked at: none of the vendors prints one, and patterns take long over very long ones."""

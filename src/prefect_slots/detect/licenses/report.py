@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TypeAlias
 
-from prefect_slots.model.resource import Finding
+from prefect_slots.model.finding import Finding
 
 
 @dataclass(frozen=True, kw_only=True)

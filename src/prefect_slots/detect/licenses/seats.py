@@ -13,7 +13,8 @@ from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unkn
 from prefect_slots.errors import nearest
 from prefect_slots.model.amount import MAX_AMOUNT, SEATS
 from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.resource import Cell, Finding, Resource, Scope, Severity, license_resource
+from prefect_slots.model.finding import Finding, Severity
+from prefect_slots.model.resource import Cell, Resource, Scope, license_resource
 
 EXPIRY_WARNING_DAYS: Final = 14
 

@@ -11,7 +11,8 @@ from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown, Unlimited, Usage
 from prefect_slots.detect.licenses.seats import identities, interpret_seats
 from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.resource import Cell, Finding, Resource, Scope
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import Cell, Resource, Scope
 
 TODAY = date(2026, 11, 2)
 HERE = identities(["GPU-1.lab.example"], ["00:19:D2:AB:34:CD", "00:00:00:00:00:00"])

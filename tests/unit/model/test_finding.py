@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_slots.model.resource import Finding
+from prefect_slots.model.finding import Finding
 
 
 @pytest.mark.parametrize(
