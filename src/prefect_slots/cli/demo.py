@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from prefect_slots.cli import tables
@@ -163,9 +163,7 @@ def moment_view(moment: Moment) -> Group:
     over = sum(run.phase == "done" for run in moment.runs)
     head = Text(f"\n{len(moment.runs)} flow runs, {moment.act}", style="bold")
     head += Text(f"   {over} done   {moment.seconds:.0f} s", style="default")
-    shown = Table.grid(padding=(0, 2))
-    for _ in range(4):
-        shown.add_column(no_wrap=True, overflow="ellipsis")
+    shown = Table.grid(*(Column(no_wrap=True, overflow="ellipsis") for _ in range(4)), padding=(0, 2))
     cells = [cell for cell in moment.machine.cells if cell.resource == "gpu_mem" or "license" in cell.resource]
     for cell in cells:
         name = f"card {cell.number}" if cell.resource == "gpu_mem" else cell.resource.replace("license.", "licence ")
@@ -193,19 +191,18 @@ def _bar(cell: CellStatus) -> Text:
 
 def report_view(report: Report) -> Group:
     """Show the flow runs, the highest use of each limit, and the times."""
-    runs = Table(title=f"Flow runs, {AT_ONCE}", title_justify="left")
-    for name in ("flow run", "waited", "card", "held it", "whole run"):
-        runs.add_column(name, justify="left" if name == "flow run" else "right")
+    numbers = map(tables.number, ("waited", "card", "held it", "whole run"))
+    runs = tables.titled(f"Flow runs, {AT_ONCE}", "flow run", *numbers)
     for run in report.at_once.runs:
         runs.add_row(run.name, _seconds(run.waited), str(run.card), _seconds(run.held), _seconds(run.seconds))
-    limits = Table(title="Limits, as the server showed them", title_justify="left")
-    for name in ("limit", "slots", "most ever taken"):
-        limits.add_column(name, justify="left" if name == "limit" else "right")
+    title = "Limits, as the server showed them"
+    limits = tables.titled(title, "limit", tables.number("slots"), tables.number("most ever taken"))
     for name, use in report.uses.items():
         if use.peak:
             style = "bold red" if use.peak > use.slots else ""
             limits.add_row(name, _slots(name, use.slots), Text(_slots(name, use.peak), style=style))
-    times = Table(title="The same flow runs", title_justify="left", show_header=False)
+    times = tables.titled("The same flow runs")
+    times.show_header = False
     times.add_row(AT_ONCE, _seconds(report.at_once.seconds))
     times.add_row(f"{IN_TURN} (the pool allows one at a time)", _seconds(report.in_turn.seconds))
     times.add_row("faster", f"{report.in_turn.seconds / report.at_once.seconds:.1f} times")

@@ -9,10 +9,10 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from prefect_slots.model.amount import MAX_AMOUNT, MIB, format_amount
@@ -31,6 +31,21 @@ _UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.
 _STYLES = {"ok": "green", "info": "dim", "warning": "yellow", "error": "bold red"}
 # `doctor` says "note" where `detect` says "info"; programs read both, so that neither can change.
 DOCTORS_WORDS = {"ok": "ok", "info": "note", "warning": "warning", "error": "error"}
+
+
+def titled(title: str, *columns: Column | str) -> Table:
+    """Return an empty table with its title on the left."""
+    return Table(*columns, title=title, title_justify="left")
+
+
+def number(header: str, **options: Any) -> Column:
+    """Return a column of numbers or durations, aligned on the right."""
+    return Column(header, justify="right", **options)
+
+
+def folded(header: str, **options: Any) -> Column:
+    """Return a column of text that is broken into lines, never cut."""
+    return Column(header, overflow="fold", **options)
 
 
 def amount(value: int, unit: str) -> str:
@@ -56,15 +71,14 @@ def place(resource: str, number: int, cells: int) -> str:
 def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -> Group:
     """Show what was found, declared, is offered and is used by others of each place; with `explain` also why."""
     used = {(use.resource, use.key): use for use in others}
-    table = Table(title="What this machine has", title_justify="left")
-    table.add_column("resource", no_wrap=True)
-    table.add_column("cell", overflow="fold", min_width=len("GPU-00000000"))
-    for name in ("found", "declared", "offered", "others use"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = titled(
+        "What this machine has",
+        Column("resource", no_wrap=True),
+        Column("cell", overflow="fold", min_width=len("GPU-00000000")),
+        *(number(name, no_wrap=True) for name in ("found", "declared", "offered", "others use")),
+    )
     # Beside the table, not in it: a path would be broken into a narrow column.
-    reasons = Table.grid(padding=(0, 1))
-    reasons.add_column(no_wrap=True, style="bold")
-    reasons.add_column(overflow="fold")
+    reasons = Table.grid(Column(no_wrap=True, style="bold"), Column(overflow="fold"), padding=(0, 1))
     counts = Counter(sight.resource for sight in survey.sights)
     keys = [sight.key for sight in survey.sights]
     shown = ""
@@ -123,11 +137,7 @@ def findings(found: Iterable[Finding], *, explain: bool) -> Group:
 
 def doctor_table(found: Iterable[Finding]) -> Table:
     """Show what a doctor found, and the remedies."""
-    table = Table(title="What was looked at", title_justify="left")
-    table.add_column("")
-    table.add_column("about", overflow="fold")
-    table.add_column("found", overflow="fold", ratio=3)
-    table.add_column("remedy", overflow="fold", ratio=2)
+    table = titled("What was looked at", "", folded("about"), folded("found", ratio=3), folded("remedy", ratio=2))
     for finding in found:
         word = Text(DOCTORS_WORDS[finding.severity], style=_STYLES[finding.severity])
         table.add_row(word, *map(Text, (finding.subject, finding.problem, finding.remedy)))
@@ -136,9 +146,7 @@ def doctor_table(found: Iterable[Finding]) -> Table:
 
 def limits_table(report: RegistrationReport) -> Table:
     """Show what a registration did, or would do, to the server's limits."""
-    table = Table(title="Limits on the server", title_justify="left")
-    for name in ("limit", "was", "is", "", "held"):
-        table.add_column(name, justify="right" if name in ("was", "is", "held") else "left")
+    table = titled("Limits on the server", "limit", number("was"), number("is"), "", number("held"))
     for entry in report.entries:
         old = "" if entry.old is None else str(entry.old)
         new = "" if entry.new is None else str(entry.new)
@@ -148,36 +156,24 @@ def limits_table(report: RegistrationReport) -> Table:
 
 def status_view(status: MachineStatus, now: float | None = None) -> Group:
     """Show a machine: its cells and their holders, then who waits and why."""
-    counts: dict[str, int] = {}
+    counts = Counter(cell.resource for cell in status.cells)
+    numbers = map(number, ("held", "free", "of"))
+    others, by = number("others", overflow="fold"), folded("by", ratio=1)
+    table = titled(status.machine or "not registered", "cell", *numbers, others, by, number("since"))
     for cell in status.cells:
-        counts[cell.resource] = counts.get(cell.resource, 0) + 1
-    table = Table(title=f"{status.machine or 'not registered'}", title_justify="left")
-    table.add_column("cell")
-    table.add_column("held", justify="right")
-    table.add_column("free", justify="right")
-    table.add_column("of", justify="right")
-    table.add_column("others", justify="right", overflow="fold")
-    table.add_column("by", overflow="fold", ratio=1)
-    table.add_column("since", justify="right")
-    for cell in status.cells:
-        first = True
-        for holder in cell.holders or (None,):
-            who = Text("") if holder is None else _holder(holder, cell)
-            since = "" if holder is None else ago(holder.since, now)
-            if first:
-                name = place(cell.resource, cell.number, counts[cell.resource])
-                gone = " (gone)" if not cell.present else " (lost)" if cell.lost else ""
-                numbers = (amount(n, cell.unit) for n in (cell.held, cell.free, cell.capacity))
-                table.add_row(name + gone, *numbers, _others(cell, now), who, since)
-            else:
-                table.add_row("", "", "", "", "", who, since)
-            first = False
+        name = place(cell.resource, cell.number, counts[cell.resource])
+        gone = " (gone)" if not cell.present else " (lost)" if cell.lost else ""
+        amounts = (amount(n, cell.unit) for n in (cell.held, cell.free, cell.capacity))
+        first = (name + gone, *amounts, _others(cell, now))
+        for holder in cell.holders:
+            table.add_row(*first, _holder(holder, cell), ago(holder.since, now))
+            first = ("",) * len(first)
+        if not cell.holders:
+            table.add_row(*first)
     if not status.waiting:
         return Group(table, Text("nobody waits", style="dim"))
-    waiting = Table(title=f"{len(status.waiting)} waiting", title_justify="left")
-    waiting.add_column("who", overflow="fold", ratio=1)
-    waiting.add_column("for", justify="right")
-    waiting.add_column("why", overflow="fold", ratio=2)
+    title = f"{len(status.waiting)} waiting"
+    waiting = titled(title, folded("who", ratio=1), number("for"), folded("why", ratio=2))
     for waiter in status.waiting:
         waiting.add_row(waiter.label, ago(waiter.since, now), waiter.reason)
     return Group(table, waiting)
