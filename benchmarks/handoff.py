@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tests.boxes import Box
+from tests.support.boxes import Box
 
 from benchmarks.case import BOUND, OURS, PREFECT, RAW, Bar, Measured, Run, pick
 from benchmarks.crew import Ask, Crew, Worker, crew

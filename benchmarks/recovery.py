@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from tests.polling import until
+from tests.support.polling import until
 
 from benchmarks.case import OURS, PREFECT, Bar, Measured, Run, pick
 from benchmarks.crew import Ask, Crew, Started, Worker, clock, crew

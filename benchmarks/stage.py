@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from tests.boxes import Box
-from tests.polling import until
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
 
 from benchmarks.case import Run
 from benchmarks.crew import clock

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from tests.chaos.witness import ALL_GIVEN_BACK, DIED, FAILED, FLEET, OUT_OF_ORDER, TIMED_OUT, Witness
-from tests.records import clock, held
+from tests.support.records import clock, held
 
 from prefect_slots import Grant, requires
 from prefect_slots.errors import OutOfOrder, SlotsError, WaitTimeout

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.chaos.judge import Records
-from tests.stress import clock
+from tests.support.stress import clock
 
 AUDIT = "audit.json"
 _EVERY_SECONDS = 2.0

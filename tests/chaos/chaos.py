@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.boxes import Box
 from tests.chaos.auditor import AUDIT
 from tests.chaos.breaker import Breaker
 from tests.chaos.judge import Records
@@ -20,9 +19,10 @@ from tests.chaos.scene import CONFIG, Machine, end_at_once
 from tests.chaos.server import BreakableServer
 from tests.chaos.verdict import Verdict, unexplained
 from tests.chaos.witness import Log
-from tests.polling import until
-from tests.postgres import Postgres
-from tests.stress import clock
+from tests.support.boxes import Box
+from tests.support.polling import until
+from tests.support.postgres import Postgres
+from tests.support.stress import clock
 
 PROCESSES = 3
 SETTLING_SECONDS = 120.0

@@ -14,7 +14,7 @@ from tests.chaos.plan import Act, Decision
 from tests.chaos.scene import FLOATING, SEATS, Machine
 from tests.chaos.server import BreakableServer
 from tests.chaos.witness import FLEET, Log, Witness
-from tests.stress import clock
+from tests.support.stress import clock
 
 from prefect_slots.limits.naming import split_mirror
 

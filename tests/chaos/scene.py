@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.boxes import Box
 from tests.chaos.actor import Part
 from tests.chaos.plan import fates
 from tests.chaos.witness import FLEET, note_end
+from tests.support.boxes import Box
 
 FLOATING = "float"
 SEATS = 3

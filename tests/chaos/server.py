@@ -10,7 +10,7 @@ from threading import RLock
 from typing import Any
 
 import httpx
-from tests.prefect_server import PrefectServer
+from tests.support.prefect_server import PrefectServer
 
 
 class BreakableServer(PrefectServer):

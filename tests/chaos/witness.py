@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.stress import clock
+from tests.support.stress import clock
 
 HELD = "+"  # id, [[place, amount], ...], seconds waited
 GIVEN_BACK = "-"  # id

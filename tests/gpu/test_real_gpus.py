@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.nvml_stub.battery import judged, laws
-from tests.nvml_stub.machines import MIB, Observed
-from tests.polling import until
+from tests.support.nvml_stub.battery import judged, laws
+from tests.support.nvml_stub.machines import MIB, Observed
+from tests.support.polling import until
 
 from prefect_slots.detect.gpu.nvidia_query import query_nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, foreign_use, query_use

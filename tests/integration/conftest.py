@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
-from tests.boxes import Box
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots import SlotTaskRunner
 from prefect_slots.acquire.engine import close_engine

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tests.boxes import Box
-from tests.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine

@@ -10,12 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.card_scene import CardScene, stranger
-from tests.nvml_stub.library import build
-from tests.nvml_stub.machines import GIB, FakeProcess
-from tests.polling import until
-from tests.processes import Puppet
-from tests.watcher import watched
+from tests.support.card_scene import CardScene, stranger
+from tests.support.nvml_stub.library import build
+from tests.support.nvml_stub.machines import GIB, FakeProcess
+from tests.support.polling import until
+from tests.support.processes import Puppet
+from tests.support.watcher import watched
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boxes import Box
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from PIL import Image
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots.observe.timeline import Span, stacked
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
-from tests.boxes import Box, line
-from tests.http_stub import Reply, http_stub
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.processes import Puppet, SharedMachine
+from tests.support.boxes import Box, line
+from tests.support.http_stub import Reply, http_stub
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Puppet, SharedMachine
 
 from prefect_slots.cli.machine import open_ledger
 from prefect_slots.limits.naming import mirror_of

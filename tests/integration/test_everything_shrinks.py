@@ -18,16 +18,16 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
-from tests.boxes import Box
-from tests.card_scene import stranger
-from tests.forked import Forked
-from tests.license_tools import Tool
-from tests.nvml_stub.library import build, environment
-from tests.nvml_stub.machines import GIB, FakeDevice, FakeProcess, Machine
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.processes import member
-from tests.programs import Start, started
+from tests.support.boxes import Box
+from tests.support.card_scene import stranger
+from tests.support.forked import Forked
+from tests.support.license_tools import Tool
+from tests.support.nvml_stub.library import build, environment
+from tests.support.nvml_stub.machines import GIB, FakeDevice, FakeProcess, Machine
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import member
+from tests.support.programs import Start, started
 
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.settings import Settings

@@ -13,10 +13,10 @@ import pytest
 from prefect.events import Event
 from prefect.events.clients import PrefectEventSubscriber
 from prefect.events.filters import EventFilter, EventNameFilter
-from tests.boxes import Box
-from tests.prefect_server import PrefectServer
-from tests.processes import member
-from tests.programs import started
+from tests.support.boxes import Box
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import member
+from tests.support.programs import started
 
 from prefect_slots.leases import foreign
 from prefect_slots.leases.session import ServerSession

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
-from tests.lossy_proxy import lossy_proxy
-from tests.polling import until_async
-from tests.prefect_server import PrefectServer
+from tests.support.lossy_proxy import lossy_proxy
+from tests.support.polling import until_async
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.errors import LimitMissing, ServerRefused
 from prefect_slots.limits.client import check_server

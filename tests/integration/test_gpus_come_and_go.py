@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tests.nvml_stub.machines as fake
-from tests.boxes import Box, tell
-from tests.nvml_stub.library import build, environment
-from tests.nvml_stub.machines import GIB, FakeDevice, Machine
-from tests.polling import until
+import tests.support.nvml_stub.machines as fake
+from tests.support.boxes import Box, tell
+from tests.support.nvml_stub.library import build, environment
+from tests.support.nvml_stub.machines import GIB, FakeDevice, Machine
+from tests.support.polling import until
 
 A = FakeDevice(uuid="GPU-a", reserved=0)
 B = FakeDevice(uuid="GPU-b", reserved=0)

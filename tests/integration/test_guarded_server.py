@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
-from tests.prefect_server import PrefectServer
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.errors import ServerRefused, ServerUnreachable
 from prefect_slots.limits.client import check_server

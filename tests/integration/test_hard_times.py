@@ -14,12 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.boxes import Box
-from tests.bystander import registered, take_everything, watch
-from tests.forked import Forked
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.processes import ROOT, Puppet, SharedMachine, run_python
+from tests.support.boxes import Box
+from tests.support.bystander import registered, take_everything, watch
+from tests.support.forked import Forked
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import ROOT, Puppet, SharedMachine, run_python
 
 from prefect_slots.system import clock
 
@@ -282,7 +282,7 @@ CROWD = """
 import os, sys
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine
-from tests.stress import recorded
+from tests.support.stress import recorded
 
 with requires(scanner=1):
     pass

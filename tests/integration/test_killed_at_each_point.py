@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.boxes import Box
-from tests.bystander import everything, registered, take_everything, watch
-from tests.forked import Forked, Needs
-from tests.polling import until
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.bystander import everything, registered, take_everything, watch
+from tests.support.forked import Forked, Needs
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots import requires
 from prefect_slots.ledger.failpoints import Point

@@ -20,9 +20,9 @@ from prefect.events import Event
 from prefect.events.clients import PrefectEventSubscriber
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
-from tests.http_stub import HttpStub, Reply, http_stub
-from tests.polling import until_async
-from tests.prefect_server import PrefectServer
+from tests.support.http_stub import HttpStub, Reply, http_stub
+from tests.support.polling import until_async
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.events import Announcer, Releases

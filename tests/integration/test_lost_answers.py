@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.boxes import Box
-from tests.bystander import registered
-from tests.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
-from tests.polling import until
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.bystander import registered
+from tests.support.lossy_proxy import LossyProxy, lossy_proxy_in_a_thread
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots import requires
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import ROOT, Puppet, SharedMachine
+from tests.support.polling import until
+from tests.support.processes import ROOT, Puppet, SharedMachine
 
 from prefect_slots import requires
 from prefect_slots.acquire import session as machine_module

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.boxes import Box, line, tell
-from tests.polling import until
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box, line, tell
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.card_scene import CardScene, stranger
-from tests.nvml_stub.library import build
-from tests.nvml_stub.machines import GIB, UNTOLD, FakeProcess
-from tests.polling import until
-from tests.processes import Puppet
+from tests.support.card_scene import CardScene, stranger
+from tests.support.nvml_stub.library import build
+from tests.support.nvml_stub.machines import GIB, UNTOLD, FakeProcess
+from tests.support.polling import until
+from tests.support.processes import Puppet
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
-from tests.license_tools import Tool
-from tests.processes import Puppet, SharedMachine, member
+from tests.support.license_tools import Tool
+from tests.support.processes import Puppet, SharedMachine, member
 
 from prefect_slots.detect.licenses.client import DESK
 from prefect_slots.detect.survey import survey

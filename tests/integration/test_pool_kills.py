@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.polling import until
-from tests.processes import ROOT, SharedMachine
+from tests.support.polling import until
+from tests.support.processes import ROOT, SharedMachine
 from tests.unit.local_machine import machine
 from tests.unit.pool import calls
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.card_scene import CardScene
-from tests.nvml_stub.library import build
-from tests.nvml_stub.machines import GIB, FakeProcess
-from tests.polling import until
-from tests.processes import ROOT
-from tests.watcher import watched
+from tests.support.card_scene import CardScene
+from tests.support.nvml_stub.library import build
+from tests.support.nvml_stub.machines import GIB, FakeProcess
+from tests.support.polling import until
+from tests.support.processes import ROOT
+from tests.support.watcher import watched
 
 # The pool's own process uses more than its tasks, which is no grant's.
 POOL = """

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.boxes import Box
-from tests.processes import ROOT
-from tests.records import overlaps
+from tests.support.boxes import Box
+from tests.support.processes import ROOT
+from tests.support.records import overlaps
 
 
 def play(folder: Path, tasks: int, commands: int) -> None:
@@ -26,7 +26,7 @@ def play(folder: Path, tasks: int, commands: int) -> None:
     names = [box.matlab, f"ansys-{box.name}"]
     pools = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.pooled", str(seed + n), str(tasks), str(folder), *names],
+            [sys.executable, "-m", "tests.support.pooled", str(seed + n), str(tasks), str(folder), *names],
             env=env,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -37,7 +37,7 @@ def play(folder: Path, tasks: int, commands: int) -> None:
     runs: list[subprocess.Popen[bytes]] = []
     for n in range(commands):
         record, holdings = folder / f"run-{n}.jsonl", json.dumps([[f"license.{names[1]}", 2], ["scanner", 1]])
-        command = [sys.executable, "-m", "tests.pooled", str(record), holdings, "0.05"]
+        command = [sys.executable, "-m", "tests.support.pooled", str(record), holdings, "0.05"]
         asked = ["--license", f"{names[1]}=2", "--resource", "scanner=1"]
         runs.append(
             subprocess.Popen([sys.executable, "-m", "prefect_slots", "run", *asked, "--", *command], env=env, cwd=ROOT)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from tests.postgres import Postgres, has_postgres
-from tests.prefect_server import PrefectServer
+from tests.support.postgres import Postgres, has_postgres
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway

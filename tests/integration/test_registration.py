@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
-from tests.lossy_proxy import lossy_proxy
-from tests.prefect_server import PrefectServer
+from tests.support.lossy_proxy import lossy_proxy
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
 from prefect_slots.limits.claim import read_claim

@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from tests.boxes import Box, line, tell
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.processes import member
-from tests.programs import Start, started
+from tests.support.boxes import Box, line, tell
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import member
+from tests.support.programs import Start, started
 
 from prefect_slots.leases.reconcile import Repaired, reconcile
 from prefect_slots.limits.client import Server

@@ -20,9 +20,9 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.tasks import task_input_hash
-from tests.boxes import Box
-from tests.polling import until, until_async
-from tests.prefect_server import PrefectServer
+from tests.support.boxes import Box
+from tests.support.polling import until, until_async
+from tests.support.prefect_server import PrefectServer
 
 from prefect_slots import current_grant, requires
 from prefect_slots.acquire.engine import close_engine

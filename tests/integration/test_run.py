@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.processes import ROOT, Puppet, SharedMachine
+from tests.support.processes import ROOT, Puppet, SharedMachine
 
 RUN = (sys.executable, "-m", "prefect_slots", "run")
 PYTHON = sys.executable

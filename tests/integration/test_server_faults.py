@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.boxes import Box
-from tests.moody_proxy import moody_proxy
-from tests.polling import until
-from tests.postgres import Postgres, has_postgres
-from tests.prefect_server import PrefectServer, send
-from tests.programs import Start, started
+from tests.support.boxes import Box
+from tests.support.moody_proxy import moody_proxy
+from tests.support.polling import until
+from tests.support.postgres import Postgres, has_postgres
+from tests.support.prefect_server import PrefectServer, send
+from tests.support.programs import Start, started
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from prefect import flow, task
-from tests.boxes import Box, line
-from tests.bystander import registered, take_everything, watch
-from tests.forked import Forked
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.workers import Worker, deploy, state_of, trigger, work_pool
+from tests.support.boxes import Box, line
+from tests.support.bystander import registered, take_everything, watch
+from tests.support.forked import Forked
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.workers import Worker, deploy, state_of, trigger, work_pool
 
 from prefect_slots import requires
 

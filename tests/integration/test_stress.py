@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tests.boxes import Box
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.records import clock, overlaps
+from tests.support.boxes import Box
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.records import clock, overlaps
 
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine
@@ -40,7 +40,7 @@ class Crowd:
         left = max(0.5, self._until - clock())
         arguments = [str(self._chance.randrange(10**6)), str(left), str(record)]
         names = [self._box.matlab, f"ansys-{self._box.name}"]
-        command = [sys.executable, "-m", "tests.stress", *arguments, *names]
+        command = [sys.executable, "-m", "tests.support.stress", *arguments, *names]
         self.running[record] = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
     def kill_one(self) -> None:

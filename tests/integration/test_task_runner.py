@@ -22,10 +22,10 @@ from prefect.settings import (
 )
 from prefect.states import Completed
 from prefect.utilities.annotations import allow_failure
-from tests import runner_tasks as tasks
-from tests.boxes import Box
-from tests.polling import until
-from tests.server_views import events, logs, shown
+from tests.support import runner_tasks as tasks
+from tests.support.boxes import Box
+from tests.support.polling import until
+from tests.support.server_views import events, logs, shown
 
 from prefect_slots import SlotTaskRunner
 from prefect_slots.errors import TaskDied

@@ -14,10 +14,10 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.runtime import flow_run
-from tests import runner_tasks as tasks
-from tests.boxes import Box
-from tests.polling import until
-from tests.server_views import logs, shown, states
+from tests.support import runner_tasks as tasks
+from tests.support.boxes import Box
+from tests.support.polling import until
+from tests.support.server_views import logs, shown, states
 
 from prefect_slots import SlotTaskRunner, requires
 from prefect_slots.errors import Impossible, TaskDied, WaitTimeout

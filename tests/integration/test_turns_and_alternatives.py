@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from prefect import flow, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tests.boxes import Box
-from tests.polling import until
+from tests.support.boxes import Box
+from tests.support.polling import until
 
 from prefect_slots import any_of, current_grant, requires
 from prefect_slots.cli.machine import open_ledger

@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.boxes import Box, line
 from tests.integration.test_stress import overlaps
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.programs import Start, started
+from tests.support.boxes import Box, line
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.programs import Start, started
 
 from prefect_slots.cli.machine import open_ledger
 from prefect_slots.leases.session import MAX_FAIR_RETRIES
@@ -43,7 +43,7 @@ seats = 3
 LOOP = """
 import json, os, random, sys, time
 from prefect_slots import requires
-from tests.stress import clock, recorded
+from tests.support.stress import clock, recorded
 seed, seconds, path, seats = sys.argv[1:5]
 chance, record = random.Random(int(seed)), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 with requires(cpus=1):

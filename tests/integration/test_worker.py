@@ -9,11 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.boxes import Box
-from tests.license_tools import Tool
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.workers import Worker, deploy, post, state_of, trigger, work_pool
+from tests.support.boxes import Box
+from tests.support.license_tools import Tool
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.workers import Worker, deploy, post, state_of, trigger, work_pool
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
 

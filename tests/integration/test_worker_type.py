@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.boxes import Box, tell
-from tests.nvml_stub.library import build
-from tests.nvml_stub.machines import GPU_IS_LOST, FakeDevice, Machine
-from tests.polling import until
-from tests.prefect_server import PrefectServer
-from tests.workers import Worker, deploy, post, state_of, trigger, work_pool
+from tests.support.boxes import Box, tell
+from tests.support.nvml_stub.library import build
+from tests.support.nvml_stub.machines import GPU_IS_LOST, FakeDevice, Machine
+from tests.support.polling import until
+from tests.support.prefect_server import PrefectServer
+from tests.support.workers import Worker, deploy, post, state_of, trigger, work_pool
 
 ROOT = Path(__file__).parents[2]
 TYPE = "slots-process"

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.processes import member
 from tests.property.effort import effort
 from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
+from tests.support.processes import member
 
 from prefect_slots.ledger.book import read_book
 from prefect_slots.ledger.sql import Asker

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import ROOT, Puppet, SharedMachine, run_python
+from tests.support.polling import until
+from tests.support.processes import ROOT, Puppet, SharedMachine, run_python
 
 START = """
 import asyncio, os, sys, threading, time, gc

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 from prefect_slots import current_grant
 from prefect_slots.acquire.engine import close_engine

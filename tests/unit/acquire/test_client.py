@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.polling import until
-from tests.processes import Puppet, SharedMachine, run_python
+from tests.support.polling import until
+from tests.support.processes import Puppet, SharedMachine, run_python
 
 from prefect_slots import Grant, current_grant, requires
 from prefect_slots.acquire import client

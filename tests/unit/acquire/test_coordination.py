@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 from prefect_slots.acquire.coordination import Coordination, coordinate
 from prefect_slots.errors import ConfigError

@@ -33,7 +33,7 @@ def use():
 
 threading.Thread(target=use, daemon=True).start()
 from pathlib import Path
-from tests.polling import until
+from tests.support.polling import until
 until(lambda: Path("asked").exists(), what="the question")
 """
 

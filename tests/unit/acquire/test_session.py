@@ -12,8 +12,8 @@ from contextvars import copy_context
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import Puppet, SharedMachine, member, run_python
+from tests.support.polling import until
+from tests.support.processes import Puppet, SharedMachine, member, run_python
 
 from prefect_slots import requires
 from prefect_slots.acquire.engine import close_engine, engine

@@ -10,7 +10,7 @@ from benchmarks import pool, pool_session
 from benchmarks.case import Measured
 from benchmarks.pool_peers import WORKERS
 from benchmarks.pool_session import Session, session
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 CAPACITIES = {"scanner": 2, "seat": 2, "single": 1}
 # Its child ends, and what that has started lives on, in a session of its own.

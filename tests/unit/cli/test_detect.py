@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nvml_stub.library import build, environment
-from tests.nvml_stub.machines import GIB, GPU_IS_LOST, FakeDevice, Machine
+from tests.support.nvml_stub.library import build, environment
+from tests.support.nvml_stub.machines import GIB, GPU_IS_LOST, FakeDevice, Machine
 
 CONFIG = """
 [gpus]

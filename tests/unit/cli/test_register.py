@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 CONFIG = """
 [gpus]

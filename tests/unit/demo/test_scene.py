@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.nvml_stub.double import NvmlDouble
-from tests.nvml_stub.machines import GIB, FakeDevice, Machine
+from tests.support.nvml_stub.double import NvmlDouble
+from tests.support.nvml_stub.machines import GIB, FakeDevice, Machine
 
 from prefect_slots.demo.scene import PHOTOS, affordable, photo_names, read_part, set_scene
 from prefect_slots.settings import load_settings

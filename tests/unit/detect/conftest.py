@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from tests.nvml_stub.double import NvmlDouble
-from tests.nvml_stub.library import build, environment
-from tests.nvml_stub.machines import Machine, Observe, Observed, Read
+from tests.support.nvml_stub.double import NvmlDouble
+from tests.support.nvml_stub.library import build, environment
+from tests.support.nvml_stub.machines import Machine, Observe, Observed, Read
 
 from prefect_slots.detect.gpu.nvidia_query import query_nvml
 from prefect_slots.detect.gpu.usage import query_use

@@ -14,10 +14,10 @@ import pynvml
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.nvml_stub.battery import OWN, foreign, judged, laws
-from tests.nvml_stub.double import NvmlDouble
-from tests.nvml_stub.library import environment
-from tests.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
+from tests.support.nvml_stub.battery import OWN, foreign, judged, laws
+from tests.support.nvml_stub.double import NvmlDouble
+from tests.support.nvml_stub.library import environment
+from tests.support.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
 
 from prefect_slots.detect.gpu.nvidia_query import query_nvml
 from prefect_slots.detect.gpu.usage import query_use

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import tests.nvml_stub.machines as fake
-from tests.nvml_stub.double import NvmlDouble
-from tests.nvml_stub.machines import FakeDevice, Machine
+import tests.support.nvml_stub.machines as fake
+from tests.support.nvml_stub.double import NvmlDouble
+from tests.support.nvml_stub.machines import FakeDevice, Machine
 
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.detector import Scene

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from tests.nvml_stub.double import NvmlDouble
-from tests.nvml_stub.library import environment
-from tests.nvml_stub.machines import FakeDevice, Machine
+from tests.support.nvml_stub.double import NvmlDouble
+from tests.support.nvml_stub.library import environment
+from tests.support.nvml_stub.machines import FakeDevice, Machine
 
 import prefect_slots.detect
 from prefect_slots.detect.answer import Answer

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.nvml_stub.library import environment
-from tests.nvml_stub.machines import FakeDevice, Machine
+from tests.support.nvml_stub.library import environment
+from tests.support.nvml_stub.machines import FakeDevice, Machine
 
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene

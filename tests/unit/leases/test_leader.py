@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.processes import member
+from tests.support.processes import member
 
 from prefect_slots.leases.leader import ROLE, Leader
 from prefect_slots.ledger import election

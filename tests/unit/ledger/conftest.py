@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.processes import member
+from tests.support.processes import member
 from tests.unit.ledger.members import INVENTORY, Member, Pair
 
 from prefect_slots.ledger import registry

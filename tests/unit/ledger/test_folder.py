@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.processes import ROOT, member
+from tests.support.processes import ROOT, member
 
 from prefect_slots.errors import StateFolderUnsuitable
 from prefect_slots.ledger.folder import default_folders, find_folder, open_folder
@@ -79,7 +79,7 @@ def test_in_a_shared_folder_everything_is_the_group_s(shared: Path) -> None:
 SECOND_USER = """
 import os, sys
 from pathlib import Path
-from tests.processes import member
+from tests.support.processes import member
 os.setgroups([4242]); os.setgid(4243); os.setuid(4244)
 with member(Path(sys.argv[1])) as (ledger, owner):
     others = ledger.read(lambda tx: tx.all("SELECT pid FROM owner WHERE id<>?", owner.id))

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from tests.processes import member
+from tests.support.processes import member
 from tests.unit.ledger.members import Member, Pair
 
 from prefect_slots.ledger import leases

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import ROOT
+from tests.support.polling import until
+from tests.support.processes import ROOT
 
 from prefect_slots.ledger.folder import open_folder
 from prefect_slots.ledger.owner import Owner, is_dead

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema

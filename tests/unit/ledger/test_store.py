@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import member
+from tests.support.polling import until
+from tests.support.processes import member
 from tests.unit.ledger.members import INVENTORY, Member, Pair
 
 from prefect_slots.errors import LedgerUnreadable

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots.ledger.folder import open_folder
 from prefect_slots.ledger.wakeup import WakeSocket, wake

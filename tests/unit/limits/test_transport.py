@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
-from tests.http_stub import HttpStub, Reply, http_stub
+from tests.support.http_stub import HttpStub, Reply, http_stub
 
 from prefect_slots.errors import LimitMissing, ServerRefused, ServerUnreachable
 from prefect_slots.limits.client import check_server

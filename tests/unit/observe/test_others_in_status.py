@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.processes import member
+from tests.support.processes import member
 
 from prefect_slots.cli.tables import status_view
 from prefect_slots.ledger import registry, spending, usage

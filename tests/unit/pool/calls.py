@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots import current_grant, requires
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 from tests.unit.local_machine import machine, outside_any_grant
 
 from prefect_slots import SlotPool

@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 from prefect_slots import SlotPool
 from prefect_slots.pool import by_value

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.polling import until
-from tests.processes import SharedMachine
+from tests.support.polling import until
+from tests.support.processes import SharedMachine
 from tests.unit.pool import calls
 
 from prefect_slots import SlotPool, current_grant

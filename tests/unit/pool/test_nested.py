@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import SharedMachine
+from tests.support.polling import until
+from tests.support.processes import SharedMachine
 from tests.unit.pool import calls
 
 from prefect_slots import SlotPool

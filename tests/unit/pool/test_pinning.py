@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 from tests.unit.pool import calls
 
 from prefect_slots import SlotPool

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.polling import until
-from tests.processes import ROOT, Puppet, SharedMachine
+from tests.support.polling import until
+from tests.support.processes import ROOT, Puppet, SharedMachine
 from tests.unit.pool import calls
 
 from prefect_slots import SlotPool, any_of, requires

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.processes import Puppet, SharedMachine
+from tests.support.processes import Puppet, SharedMachine
 
 from prefect_slots import any_of, current_grant, requires
 from prefect_slots.errors import Impossible, InvalidRequirement, UnknownResource, WaitTimeout

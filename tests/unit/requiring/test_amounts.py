@@ -11,7 +11,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 from prefect_slots import current_grant, requires
 from prefect_slots.acquire.engine import close_engine

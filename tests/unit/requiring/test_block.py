@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 from prefect_slots import Grant, current_grant, requires
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.processes import SharedMachine, member, run_python
+from tests.support.processes import SharedMachine, member, run_python
 
 FORK = """
 import os, sys, time

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.processes import ROOT, SharedMachine
+from tests.support.processes import ROOT, SharedMachine
 
 from prefect_slots import current_grant, requires
 from prefect_slots.errors import ConfigError

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import pytest
-from tests.processes import SharedMachine
+from tests.support.processes import SharedMachine
 
 from prefect_slots import Grant, current_grant, requires
 from prefect_slots.errors import InvalidRequirement

@@ -11,7 +11,7 @@ from contextvars import copy_context
 from pathlib import Path
 
 import pytest
-from tests.processes import ROOT, Puppet, SharedMachine
+from tests.support.processes import ROOT, Puppet, SharedMachine
 
 from prefect_slots import current_grant, requires
 from prefect_slots.errors import GrantClosed, OutOfOrder

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 from prefect_slots.system import clock
 

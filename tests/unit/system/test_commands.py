@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots.system.commands import Output, run_command
 
 if TYPE_CHECKING:
-    from tests.license_tools import Tool
+    from tests.support.license_tools import Tool
     from tests.unit.detect.licenses.conftest import MakeTool
 
 

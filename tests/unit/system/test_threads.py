@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots.system.threads import Hanging, Look, Lookout, beside
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.processes import member
+from tests.support.processes import member
 from tests.unit.detect.gpu.test_amd import ONE, plug
 from tests.unit.system.test_container import link, put
 

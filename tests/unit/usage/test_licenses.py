@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.license_tools import Tool
-from tests.processes import member
+from tests.support.license_tools import Tool
+from tests.support.processes import member
 
 from prefect_slots.detect.licenses.client import Desk
 from prefect_slots.detect.licenses.report import Checkout, Counted, Feature

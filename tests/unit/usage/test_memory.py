@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.processes import member
+from tests.support.processes import member
 
 from prefect_slots.ledger import registry, spending
 from prefect_slots.ledger.owner import Owner
@@ -242,7 +242,7 @@ def test_a_task_process_that_asks_for_more_itself_is_judged_by_both(host: Host, 
 def test_a_descendant_that_holds_memory_of_its_own_is_no_part_of_its_ancestor_s(host: Host, tmp_path: Path):
     host.hold("outer", mem=4)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.processes import member\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.support.processes import member\n"
         "from tests.unit.usage.test_memory import Host\n"
         "with member(Path(sys.argv[1])) as (ledger, owner):\n"
         "    host = Host(ledger, owner)\n    host.hold('inner', mem=2)\n    print('ready', flush=True)\n    input()\n"

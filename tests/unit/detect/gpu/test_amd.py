@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.nvml_stub.double import NvmlDouble
-from tests.nvml_stub.machines import FakeDevice, Machine
+from tests.support.nvml_stub.double import NvmlDouble
+from tests.support.nvml_stub.machines import FakeDevice, Machine
 from tests.unit.system.test_container import link, put
 
 from prefect_slots.detect.gpu import amd

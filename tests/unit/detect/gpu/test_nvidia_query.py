@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-import tests.nvml_stub.machines as fake
-from tests.nvml_stub.machines import GIB, MIB, FakeDevice, Machine, Read
+import tests.support.nvml_stub.machines as fake
+from tests.support.nvml_stub.machines import GIB, MIB, FakeDevice, Machine, Read
 
 from prefect_slots.detect.gpu.nvidia_query import DeviceReading, Memory, query_nvml
 from prefect_slots.detect.gpu.nvml import Nvml

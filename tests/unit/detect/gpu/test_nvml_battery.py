@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.nvml_stub.battery import SCENARIOS, Scenario, foreign, judged, laws
-from tests.nvml_stub.machines import Observe
+from tests.support.nvml_stub.battery import SCENARIOS, Scenario, foreign, judged, laws
+from tests.support.nvml_stub.machines import Observe
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tests.nvml_stub.machines as fake
-from tests.nvml_stub.library import environment
-from tests.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observe
+import tests.support.nvml_stub.machines as fake
+from tests.support.nvml_stub.library import environment
+from tests.support.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observe
 
 from prefect_slots.detect.gpu.nvml import Nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, UseReading, family, query_processes, query_use

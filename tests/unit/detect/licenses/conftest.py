@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.license_tools import Tool
+from tests.support.license_tools import Tool
 
 MakeTool = Callable[..., Tool]
 

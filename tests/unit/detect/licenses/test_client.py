@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots.detect.licenses.client import Desk, Question, query_server, questions
 from prefect_slots.detect.licenses.report import Counted, Reading
 from prefect_slots.model.declaration import LicenseServer
 
 if TYPE_CHECKING:
-    from tests.license_tools import Tool
+    from tests.support.license_tools import Tool
     from tests.unit.detect.licenses.conftest import MakeTool
 
 ANSWER = "Users of aa:  (Total of 9 licenses issued;  Total of 4 licenses in use)\n"

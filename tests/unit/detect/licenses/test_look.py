@@ -24,7 +24,7 @@ from prefect_slots.model.declaration import Declarations, DeclaredLicense, GpuRu
 from prefect_slots.model.resource import Scope
 
 if TYPE_CHECKING:
-    from tests.license_tools import Tool
+    from tests.support.license_tools import Tool
     from tests.unit.detect.licenses.conftest import MakeTool
 
 TEXT = """\

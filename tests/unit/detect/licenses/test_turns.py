@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.license_tools import Tool
-from tests.polling import until
-from tests.processes import ROOT
+from tests.support.license_tools import Tool
+from tests.support.polling import until
+from tests.support.processes import ROOT
 from tests.unit.detect.licenses.conftest import MakeTool
 
 from prefect_slots.detect.licenses.client import Desk, Question

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import tests.nvml_stub.machines as fake
-from tests.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
+import tests.support.nvml_stub.machines as fake
+from tests.support.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
 
 from prefect_slots.detect.answer import Answer
 from prefect_slots.detect.gpu.nvidia import interpret_nvml

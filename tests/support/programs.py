@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.boxes import Box, line, tell
+from tests.support.boxes import Box, line, tell
 
 # Does as it is told, line by line: {"enter": {...}} or {"leave": true}; answers when it is done.
 OBEYS = """

@@ -1,7 +1,7 @@
 """A process that asks for random things until its time is up, and writes down itself what it holds.
 
-Run as `python -m tests.stress SEED SECONDS RECORD MATLAB ANSYS`. The record is the independent witness of the stress
-test: a line when something is held and a line just before it is given back, on a clock all processes share.
+Run as `python -m tests.support.stress SEED SECONDS RECORD MATLAB ANSYS`. The record is the independent witness of the
+stress test: a line when something is held and a line just before it is given back, on a clock all processes share.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from tests.records import clock, recorded
+from tests.support.records import clock, recorded
 
 from prefect_slots import Grant, requires
 from prefect_slots.errors import OutOfOrder, WaitTimeout

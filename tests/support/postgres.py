@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.polling import until
+from tests.support.polling import until
 
 PROGRAMS = ("initdb", "postgres", "pg_isready", "createdb")
 _NOBODY = 65534

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.nvml_stub.machines import Machine
+from tests.support.nvml_stub.machines import Machine
 
 SOURCE = Path(__file__).with_name("nvml_stub.c")
 

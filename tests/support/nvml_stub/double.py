@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
 
-from tests.nvml_stub.machines import (
+from tests.support.nvml_stub.machines import (
     ARGUMENT_VERSION_MISMATCH,
     INSUFFICIENT_SIZE,
     NOT_FOUND,

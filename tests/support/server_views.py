@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from tests.boxes import Box
+from tests.support.boxes import Box
 
 
 def shown(box: Box, task_run: object) -> dict[str, Any]:

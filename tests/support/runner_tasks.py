@@ -13,7 +13,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.context import TagsContext, TaskRunContext
 from prefect.events import emit_event
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots import SlotTaskRunner, current_grant, requires
 

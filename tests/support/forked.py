@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import prefect.client.orchestration  # pyright: ignore[reportUnusedImport] # noqa: F401  (what every child needs)
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tests.boxes import Box
+from tests.support.boxes import Box
 
 import prefect_slots.limits.gateway  # pyright: ignore[reportUnusedImport] # noqa: F401
 from prefect_slots import requires

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from tests.polling import until
+from tests.support.polling import until
 
 # What no test here needs, so that the server starts soon and leaves its database alone. The service that takes
 # lapsed leases back is not among them.

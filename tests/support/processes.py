@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.polling import until
+from tests.support.polling import until
 
 from prefect_slots.ledger.folder import open_folder
 from prefect_slots.ledger.owner import Owner
@@ -27,7 +27,7 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.scheduling.decide import decide
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRACES = ("ticket", "shape", "held", "holding", "refusal", "lease", "serving", "owner")
 CONFIG = """
 [settings]
@@ -128,11 +128,11 @@ def member(state: Path, max_overtakes: int = 20) -> Generator[tuple[Ledger, Owne
 
 
 class Puppet:
-    """A process that acquires and releases when told to; see `tests.puppet`."""
+    """A process that acquires and releases when told to; see `tests.support.puppet`."""
 
     def __init__(self, machine: SharedMachine, **env: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.puppet"],
+            [sys.executable, "-m", "tests.support.puppet"],
             cwd=ROOT,
             env={**machine.env, **env},
             stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """A process with a pool to which it submits random tasks; each writes down itself what it holds.
 
-Run as `python -m tests.pooled SEED TASKS FOLDER MATLAB ANSYS`. A task process's record is a file of its own in the
-folder, of the form of `tests.records`.
+Run as `python -m tests.support.pooled SEED TASKS FOLDER MATLAB ANSYS`. A task process's record is a file of its own
+in the folder, of the form of `tests.support.records`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.records import clock, recorded
+from tests.support.records import clock, recorded
 
 from prefect_slots import current_grant
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Submit, take every result, and print how many were right."""
     seed, tasks, folder, matlab, ansys = sys.argv[1:6]
     # Not for the task processes, which need none of it.
-    from tests.stress import wants
+    from tests.support.stress import wants
 
     from prefect_slots import SlotPool
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.nvml_stub.library import environment
-from tests.nvml_stub.machines import UNTOLD, FakeDevice, FakeProcess, Machine
-from tests.polling import until
-from tests.processes import SharedMachine
+from tests.support.nvml_stub.library import environment
+from tests.support.nvml_stub.machines import UNTOLD, FakeDevice, FakeProcess, Machine
+from tests.support.polling import until
+from tests.support.processes import SharedMachine
 
 CONFIG = """
 [settings]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.polling import until
-from tests.prefect_server import send
+from tests.support.polling import until
+from tests.support.prefect_server import send
 
 from prefect_slots.acquire.registration import register_everywhere, register_here
 from prefect_slots.cli.machine import open_ledger

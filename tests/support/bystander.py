@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tests.boxes import Box
-from tests.polling import until
+from tests.support.boxes import Box
+from tests.support.polling import until
 
 from prefect_slots import requires
 from prefect_slots.acquire.client import session_at

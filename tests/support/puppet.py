@@ -1,4 +1,4 @@
-"""A process that acquires and releases when told to: `python -m tests.puppet`, one JSON command a line.
+"""A process that acquires and releases when told to: `python -m tests.support.puppet`, one JSON command a line.
 
 Commands: `enter` with `needs` (replies `granted` or `error`), `leave` (gives back the latest). At the end of its input
 the program ends, holding whatever it holds.

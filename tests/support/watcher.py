@@ -8,8 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.card_scene import CardScene
-from tests.polling import until
+from tests.support.card_scene import CardScene
+from tests.support.polling import until
 
 # Takes part, so that it looks, and says what it has to say.
 LOOKS = """

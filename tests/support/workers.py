@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from tests.boxes import Box
+from tests.support.boxes import Box
 
 
 class Worker:
