@@ -18,8 +18,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from benchmarks.workload import Room, Task, amount_of
+from prefect_slots.model.amount import duration_asked
 from prefect_slots.model.book import CellId, CellState, Granted
-from prefect_slots.model.duration import rounded_up
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.testing import laws
 from prefect_slots.testing.bookkeeping import MemoryLedger
@@ -54,7 +54,7 @@ def ours(tasks: list[Task], machine: Machine, max_overtakes: int, *, words: bool
     play.watchers.append(watch)
     for number, task in enumerate(tasks, start=1):
         seconds[f"t{number}"] = task.seconds
-        play.ask(task.needs, run="all", expected=rounded_up(task.seconds) if words else None)
+        play.ask(task.needs, run="all", expected=duration_asked(task.seconds) if words else None)
     while running:
         ends, ended = heapq.heappop(running)
         play.pass_time(ends - now)

@@ -34,8 +34,8 @@ from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.ledger.wakeup import WakeSocket
+from prefect_slots.model.amount import duration_asked
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
-from prefect_slots.model.duration import rounded_up
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling import grant_reuse
 from prefect_slots.scheduling.decide import decide
@@ -223,7 +223,7 @@ class Session:
         if not is_possible(book, ask.requirement):
             text = largest(book, ask.requirement, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
-        expected = None if ask.expected is None else rounded_up(ask.expected)
+        expected = None if ask.expected is None else duration_asked(ask.expected)
         shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._owner.id)
         tx.apply(

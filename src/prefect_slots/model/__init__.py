@@ -6,6 +6,5 @@ declaration  what a person wrote about it: rules for detection, declared licence
 finding      problems of a machine and their remedies
 registered   what a machine has, as its ledger knows it
 requirement  what one call needs: canonical demands
-duration     how long a task says it will take, rounded up
 book         who holds what and who waits: tickets, grants, the view that scheduling decides on
 """

@@ -13,6 +13,7 @@ from prefect_slots.detect.gpu.usage import DeviceUse, ForeignUse, Peak, foreign_
 from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.ledger.usage import Outside
+from prefect_slots.model.amount import bytes_used
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.resource import GPU_MEM
@@ -117,8 +118,7 @@ class _Others:
         if self.device.processes is None or self.seen.around.why_pids_mislead:
             return 0
         without = self.ours.members() - self.ours.on(self.number) - self.ignored
-        used = sum(self.device.processes.get(pid) or 0 for pid in without)
-        return -(-used // 2**20)
+        return bytes_used(sum(self.device.processes.get(pid) or 0 for pid in without))
 
 
 def _seen(before: Outside, seen: CardsSeen, others: _Others, hold_seconds: float) -> Outside:

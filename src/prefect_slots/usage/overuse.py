@@ -14,12 +14,11 @@ from typing import Final
 from prefect_slots.ledger import spending
 from prefect_slots.ledger.spending import Spent
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import MIB, format_amount
+from prefect_slots.model.amount import MIB, bytes_used, format_amount
 from prefect_slots.model.book import CellId
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.usage.attribution import Belonging, Part
 
-_MIB: Final = 2**20
 _MUCH: Final = 2
 _MUCH_MIB: Final = 2048
 _LOOKS: Final = 3
@@ -111,11 +110,7 @@ def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared:
                 kept = 0 if parts[0].command is not None else spared
                 above = sum(max(0, amount - kept) for amount in told)
                 declared = sum(part.declared for part in parts)
-                yield Group(parts, _rounded_up(sum(told)), max(0, _rounded_up(above) - declared), pids)
-
-
-def _rounded_up(count: int) -> int:
-    return -(-count // _MIB)
+                yield Group(parts, bytes_used(sum(told)), max(0, bytes_used(above) - declared), pids)
 
 
 def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> list[Excess]:

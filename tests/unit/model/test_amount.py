@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefect_slots.model.amount import (
     MAX_AMOUNT,
@@ -12,6 +14,7 @@ from prefect_slots.model.amount import (
     SEATS,
     bytes_available,
     count_asked,
+    duration_asked,
     format_amount,
     memory_asked,
     memory_available,
@@ -88,3 +91,25 @@ def test_the_largest_amount_is_what_a_limit_can_count() -> None:
 )
 def test_amounts_are_printed_in_the_largest_unit_that_loses_nothing(amount: int, unit: str, text: str) -> None:
     assert format_amount(amount, unit) == text
+
+
+_SECONDS = st.floats(1e-6, 1e9)
+
+
+@given(seconds=_SECONDS)
+def test_a_word_is_stretched_by_little_and_never_cut(seconds: float) -> None:
+    assert seconds <= duration_asked(seconds) <= 1.281 * seconds
+
+
+@given(seconds=_SECONDS)
+def test_what_is_rounded_stays(seconds: float) -> None:
+    assert duration_asked(duration_asked(seconds)) == pytest.approx(duration_asked(seconds))
+
+
+@given(one=_SECONDS, other=_SECONDS)
+def test_who_says_more_is_taken_for_no_less(one: float, other: float) -> None:
+    assert (one <= other) <= (duration_asked(one) <= duration_asked(other))
+
+
+def test_a_thousand_words_about_an_hour_are_eleven_at_most() -> None:
+    assert len({duration_asked(360 + 3.24 * number) for number in range(1000)}) <= 11

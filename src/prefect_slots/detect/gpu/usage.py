@@ -16,9 +16,9 @@ import psutil
 
 from prefect_slots.detect.gpu import nvml as nvml_api
 from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, lacks, load_nvml, text_of
+from prefect_slots.model.amount import bytes_used
 from prefect_slots.system.container import Surroundings
 
-_MIB: Final = 2**20
 _LISTS: Final = ("Compute", "Graphics", "MPSCompute")
 
 
@@ -221,7 +221,7 @@ def foreign_use(
     if why or device.processes is None:
         if device.used is not None and not own:
             # Whoever they are, they are not ours.
-            return ForeignUse(mib=_rounded_up(device.used))
+            return ForeignUse(mib=bytes_used(device.used))
         return ForeignUse(mib=None, why=why or device.why)
     others = {pid: used for pid, used in device.processes.items() if pid not in own and pid not in ignored}
     if device.used is None:
@@ -234,11 +234,7 @@ def foreign_use(
     if why or len(amounts) < len(counted):
         return ForeignUse(mib=None, why=why or "the driver does not tell how much each process uses")
     total = sum(amounts)
-    return ForeignUse(mib=_rounded_up(total if device.used is None else max(0, device.used - total)))
-
-
-def _rounded_up(count: int) -> int:
-    return -(-count // _MIB)
+    return ForeignUse(mib=bytes_used(total if device.used is None else max(0, device.used - total)))
 
 
 @dataclass(frozen=True, kw_only=True)
