@@ -52,8 +52,9 @@ def run(
 ) -> int:
     """Run COMMAND once this machine can give it what it needs; give it back however COMMAND ends.
 
-    `CUDA_VISIBLE_DEVICES` is set to the granted cards' UUIDs. Ends with COMMAND's exit code, 124 when waiting timed
-    out, 125 when prefect-slots itself failed, 126 or 127 when COMMAND cannot be run or found.
+    `CUDA_VISIBLE_DEVICES` (AMD: `ROCR_VISIBLE_DEVICES`) is set to the granted GPUs' UUIDs. Ends with COMMAND's exit
+    code, 124 when waiting timed out, 125 when prefect-slots itself failed, 126 or 127 when COMMAND cannot be run or
+    found.
 
     Examples:
         prefect-slots run --gpu-mem 8 -- python train.py

@@ -37,6 +37,7 @@ from prefect_slots.detect.instruments import InstrumentDetector
 from prefect_slots.detect.licenses.client import DESK, Desk
 from prefect_slots.detect.licenses.look import look_at_licences
 from prefect_slots.detect.tpu import TpuDetector
+from prefect_slots.model import gpu
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.finding import Finding
@@ -223,6 +224,7 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
             resources[resource.name] = _joined(detected, resource)
         else:
             resources[resource.name] = resource
+    findings.extend(_unpinned(resources.get(GPU_MEM)))
     keys = {cell.key for resource in resources.values() for cell in resource.cells}
     inventory = Inventory(
         resources=tuple(resources[name] for name in sorted(resources)),
@@ -277,6 +279,22 @@ def _left_out(resource: Resource) -> Finding:
         remedy="a task could get either kind; to use these instead, list the others under [gpus] exclude",
         severity="info",
     )
+
+
+def _unpinned(gpus: Resource | None) -> Iterator[Finding]:
+    """Yield a finding for each GPU to which no task can be pinned."""
+    keys = [cell.key for cell in gpus.cells] if gpus else []
+    for key in keys:
+        if not gpu.unpinned([key], keys):
+            continue
+        vendor = gpu.vendor_of(key)
+        if vendor is gpu.UNKNOWN:
+            problem = "its identity tells no vendor: tasks are not pinned to it, and grant.device has no name for it"
+            remedy = "write the UUID that its driver prints, such as GPU-..., or read grant.devices in the task"
+        else:
+            problem = f"tasks cannot be pinned to one of several {vendor.name} GPUs by a variable"
+            remedy = "compute on grant.device in the task, or leave all but one out with [gpus] exclude"
+        yield Finding(subject=key, problem=problem, remedy=remedy)
 
 
 def _joined(detected: Resource, declared: Resource) -> Resource:

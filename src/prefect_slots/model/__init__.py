@@ -2,6 +2,7 @@
 
 amount       MiB, seats and cores, parsed and printed without ever under-counting
 resource     what a machine has: resources, their cells, the inventory
+gpu          the vendor of a GPU: pin variables, framework name
 declaration  what a person wrote about it: rules for detection, declared licences and resources
 finding      problems of a machine and their remedies
 registered   what a machine has, as its ledger knows it

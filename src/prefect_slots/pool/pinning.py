@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from prefect_slots.ledger.folder import share
+from prefect_slots.model import gpu
 from prefect_slots.model.resource import CPUS
-from prefect_slots.requiring.grant import Grant, pin
+from prefect_slots.requiring.grant import Grant, pinned
 
 _THREADS: Final = (
     "OMP_NUM_THREADS",
@@ -31,15 +32,15 @@ _THREADS: Final = (
 
 @dataclass(frozen=True)
 class Pin:
-    """Cards by UUID, and how many cores were asked for; processes of equal pins are interchangeable."""
+    """GPUs by UUID, and how many cores were asked for; processes of equal pins are interchangeable."""
 
-    cards: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     cores: int = 0
 
     def environment(self) -> dict[str, str]:
         """Return a whole environment for a process that is bound so."""
         env = dict(os.environ)
-        pin(env, list(self.cards))
+        gpu.pin(env, self.gpus)
         if self.cores:
             env.update(dict.fromkeys(_THREADS, str(self.cores)))
         return env
@@ -49,7 +50,7 @@ def pin_of(grant: Grant | None) -> Pin:
     """Return what a task under `grant` is bound to."""
     if grant is None:
         return Pin()
-    return Pin(tuple(device.uuid for device in grant.devices), grant.amounts.get(CPUS, 0))
+    return Pin(pinned(grant), grant.amounts.get(CPUS, 0))
 
 
 def core_count() -> int:

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+from prefect_slots.errors import ConfigError
+from prefect_slots.model import gpu
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 
@@ -18,8 +21,7 @@ if TYPE_CHECKING:
     from prefect_slots.acquire.client import Target
     from prefect_slots.acquire.request import Held
 
-# How ROCm names a card: NVIDIA's UUIDs hold dashes.
-_AMD: Final = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)
+_log = logging.getLogger("prefect_slots")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +98,40 @@ class Grant:
         return tuple(found)
 
     @property
+    def gpus_here(self) -> tuple[str, ...]:
+        """Keys of all GPUs of this machine."""
+        resources = self._held.registered.resources if self._held else ()
+        return tuple(
+            cell.key for resource in resources if resource.name == GPU_MEM for cell in resource.cells if cell.present
+        )
+
+    @property
     def device(self) -> str:
-        """The first card as PyTorch and others name it within this process, `"cuda:1"`; `"cpu"` without one."""
+        """PyTorch's name of the first GPU within this process; `"cpu"` without one.
+
+        It is `"cuda:1"` for NVIDIA's and AMD's GPUs, `"xpu:0"` for Intel's, `"mps"` for Apple's.
+
+        Raises:
+            ConfigError: if the GPU's key is of no known vendor.
+        """
         devices = self.devices
-        return f"cuda:{visible_index(devices[0], os.environ)}" if devices else "cpu"
+        if not devices:
+            return "cpu"
+        name = gpu.framework_name(devices[0].uuid, devices[0].index, os.environ)
+        if not name:
+            reason = "its vendor is unknown, so grant.device has no name for it; see grant.devices"
+            raise ConfigError(source=GPU_MEM, key=devices[0].uuid, reason=reason)
+        return name
 
     @property
     def env(self) -> dict[str, str]:
-        """A full environment for `subprocess.run(env=...)`: the cards by UUID, and this grant to draw on."""
+        """A full environment for `subprocess.run(env=...)`: the GPUs by UUID, and this grant to draw on.
+
+        NVIDIA's GPUs are pinned by `CUDA_VISIBLE_DEVICES`, AMD's by `ROCR_VISIBLE_DEVICES`. A process cannot be pinned
+        to one of several GPUs of another vendor; this is logged, and the process must use `device` itself.
+        """
         env = dict(os.environ)
-        pin(env, [device.uuid for device in self.devices])
+        gpu.pin(env, pinned(self))
         if self._held is not None:
             env[TOKEN] = self.token
             env["PREFECT_SLOTS_STATE_DIR"] = str(self._held.folder)
@@ -117,27 +143,18 @@ class Grant:
         return f"{self._held.ledger_id}:{self.id}" if self._held else ""
 
 
-def pin(env: dict[str, str], uuids: list[str]) -> None:
-    """Let a process with this environment see only these cards; without any it sees what it saw before."""
-    if uuids and all(_AMD.fullmatch(uuid) for uuid in uuids):
-        # HIP takes only numbers, within what the runtime below it shows: an inherited list would hide the cards.
-        for variable in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
-            env.pop(variable, None)
-        env["ROCR_VISIBLE_DEVICES"] = ",".join(uuids)
-    elif uuids:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(uuids)
-        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+def pinned(grant: Grant) -> tuple[str, ...]:
+    """Return the keys of the GPUs that a process under `grant` is pinned to; a GPU without a way to do so is logged."""
+    keys = tuple(device.uuid for device in grant.devices)
+    for key in gpu.unpinned(keys, grant.gpus_here) if keys else ():
+        _log_unpinned(key)
+    return keys
 
 
-def visible_index(device: Device, env: Mapping[str, str]) -> int:
-    """Return a card's position among those that CUDA shows to this process.
-
-    With UUIDs in `CUDA_VISIBLE_DEVICES` (AMD: `ROCR_VISIBLE_DEVICES`) it is the place in that list; else the place that
-    `nvidia-smi` shows, which is CUDA's with `CUDA_DEVICE_ORDER=PCI_BUS_ID` (the worker sets it).
-    """
-    variable = "ROCR_VISIBLE_DEVICES" if _AMD.fullmatch(device.uuid) else "CUDA_VISIBLE_DEVICES"
-    listed = [entry.strip() for entry in env.get(variable, "").split(",") if entry.strip()]
-    for place, entry in enumerate(listed):
-        if device.uuid.startswith(entry) or entry == str(device.index):
-            return place
-    return device.index
+@cache
+def _log_unpinned(key: str) -> None:
+    # Once per process and GPU: a pool would repeat it for every task.
+    vendor = gpu.vendor_of(key).name
+    _log.warning(
+        "%s (vendor %s): no variable pins a process to this GPU; a task must use `grant.device` itself", key, vendor
+    )

@@ -28,7 +28,7 @@ from prefect_slots.settings.values import ENV_PREFIX
 
 # No word of a vendor's command line may begin with a dash.
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
-_IDENTITY: Final = re.compile(r"[A-Za-z0-9._/-]+")
+_IDENTITY: Final = re.compile(r"[A-Za-z0-9._:/-]+")
 _UNSTABLE: Final = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
 
 

@@ -236,3 +236,22 @@ def test_every_room_is_on_the_map_and_opens_with_its_subject(module: str):
     assert f"\n{module} " in (prefect_slots.detect.__doc__ or "")
     opened = importlib.import_module(f"prefect_slots.detect.{module}")
     assert (opened.__doc__ or "").splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (("GPU-a", "GPU-b"), ()),
+        (("GPU-18f8b7a1c0ffee01", "GPU-18f8b7a1c0ffee02"), ()),
+        (("INTEL-0000:03:00.0",), ()),
+        (("APPLE-GPU",), ()),
+        (("INTEL-0000:03:00.0", "INTEL-0000:83:00.0"), ("Intel", "Intel")),
+        (("AMD-0000:03:00.0", "GPU-18f8b7a1c0ffee02"), ("AMD",)),
+        (("TPX-7",), ("no vendor",)),
+    ],
+)
+def test_gpus_to_which_no_task_can_be_pinned_are_told(keys: tuple[str, ...], told: tuple[str, ...]):
+    cells = tuple(Cell(key=key, capacity=1) for key in keys)
+    findings = merge([Answer(resources=(Resource(name="gpu_mem", unit="MiB", cells=cells),))], ()).findings
+    assert all(word in finding.problem for word, finding in zip(told, findings, strict=True))
+    assert {finding.subject for finding in findings} <= set(keys)

@@ -12,7 +12,7 @@ from tests.support.processes import ROOT, SharedMachine
 
 from prefect_slots import current_grant, requires
 from prefect_slots.errors import ConfigError
-from prefect_slots.requiring.grant import Device, pin, visible_index
+from prefect_slots.requiring.grant import Device
 
 UUIDS = ("GPU-test-0", "GPU-test-1")
 
@@ -64,35 +64,49 @@ def test_without_a_card_nothing_is_pinned(monkeypatch: pytest.MonkeyPatch) -> No
         assert "CUDA_VISIBLE_DEVICES" not in grant.env
 
 
-@pytest.mark.parametrize(
-    ("visible", "place"),
-    [("", 1), ("GPU-test-1", 0), ("GPU-test-0,GPU-test-1", 1), ("0, 1", 1), ("1,0", 0), ("3,GPU-test", 1)],
-)
-def test_a_card_is_found_among_those_that_cuda_shows(visible: str, place: int) -> None:
-    card = Device(uuid="GPU-test-1", name="", index=1, memory_mib=1)
-    assert visible_index(card, {"CUDA_VISIBLE_DEVICES": visible}) == place
+TWO_OF_INTELS = """
+[gpus]
+detect = false
+[[gpus.card]]
+uuid = "INTEL-0000:03:00.0"
+memory = "16GiB"
+[[gpus.card]]
+uuid = "INTEL-0000:83:00.0"
+memory = "16GiB"
+[[gpus.card]]
+uuid = "TPX-7"
+memory = "64GiB"
+"""
 
 
-AMD = "GPU-18f8b7a1c0ffee01"
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedMachine:
+    """A machine with two GPUs of Intel's and one of a vendor that nobody knows here."""
+    place = SharedMachine(tmp_path, TWO_OF_INTELS)
+    for name, value in place.settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return place
 
 
-def test_amds_cards_are_pinned_by_the_runtime_that_knows_their_names() -> None:
-    env = {"CUDA_VISIBLE_DEVICES": "3", "HIP_VISIBLE_DEVICES": "3", "HOME": "/root"}
-    pin(env, [AMD, AMD.replace("01", "02")])
-    assert env == {"ROCR_VISIBLE_DEVICES": f"{AMD},GPU-18f8b7a1c0ffee02", "HOME": "/root"}
-    card = Device(uuid="GPU-18f8b7a1c0ffee02", name="", index=5, memory_mib=1)
-    assert visible_index(card, env) == 1
-    assert visible_index(card, {"CUDA_VISIBLE_DEVICES": "0"}) == 5
+@pytest.mark.usefixtures("others")
+def test_a_gpu_that_is_none_of_cudas_is_never_called_so(caplog: pytest.LogCaptureFixture) -> None:
+    with requires(gpu_mem=16) as one:
+        assert one.devices[0].uuid == "INTEL-0000:03:00.0"
+        assert one.device == "xpu:0"
+        assert "CUDA_VISIBLE_DEVICES" not in one.env
+    (said,) = {record.getMessage() for record in caplog.records if "INTEL-" in record.getMessage()}
+    assert "INTEL-0000:03:00.0" in said
+    assert "Intel" in said
 
 
-def test_nvidias_cards_leave_amds_variables_alone() -> None:
-    env = {"ROCR_VISIBLE_DEVICES": "0"}
-    pin(env, ["GPU-5f2c91aa-0000-1111-2222-333344445555"])
-    assert env == {
-        "ROCR_VISIBLE_DEVICES": "0",
-        "CUDA_VISIBLE_DEVICES": "GPU-5f2c91aa-0000-1111-2222-333344445555",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    }
+@pytest.mark.usefixtures("others")
+def test_a_gpu_of_no_known_vendor_has_no_device_name() -> None:
+    with requires(gpu_mem=64) as grant:
+        assert grant.devices[0].uuid == "TPX-7"
+        assert "CUDA_VISIBLE_DEVICES" not in grant.env
+        with pytest.raises(ConfigError, match="TPX-7"):
+            _ = grant.device
 
 
 @pytest.mark.usefixtures("machine")

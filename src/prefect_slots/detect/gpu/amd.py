@@ -21,6 +21,7 @@ from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import Finding
+from prefect_slots.model.gpu import amd_key
 from prefect_slots.model.resource import GPU_MEM, Cell, Resource
 from prefect_slots.system.sysfs import query_drm, text_of
 
@@ -43,7 +44,7 @@ class AmdReading:
     @property
     def key(self) -> str:
         """What it is known by, in ROCm's own words where it has a number."""
-        return f"GPU-{self.unique_id}" if self.unique_id else f"AMD-{self.address}"
+        return amd_key(self.unique_id, self.address)
 
 
 class AmdDetector:

@@ -18,10 +18,9 @@ from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import Finding
+from prefect_slots.model.gpu import APPLE_KEY
 from prefect_slots.model.resource import GPU_MEM, Cell, Resource
 from prefect_slots.system.commands import run_command
-
-KEY: Final = "APPLE-GPU"
 
 _SECONDS: Final = 10.0
 _LINE: Final = re.compile(r"([a-z_.]+)\s*[:=]\s*([0-9]+)")
@@ -81,14 +80,14 @@ def parse_displays(text: str) -> str:
 
 def interpret_apple(reading: AppleReading, rules: GpuRules) -> Answer:
     """Judge what the GPU may have of the host's memory."""
-    if rules.excludes(KEY):
+    if rules.excludes(APPLE_KEY):
         return Answer()
     name = reading.name or "Apple GPU"
     if reading.memory is None:
         problem = "sysctl does not tell the memory of this Mac"
-        finding = Finding(subject=KEY, problem=problem, remedy="see `sysctl hw.memsize`", severity="error")
-        sight = Sight(resource=GPU_MEM, key=KEY, unit=MIB, label=name, why=problem)
-        return Answer(unknown_cells=frozenset({KEY}), findings=(finding,), sights=(sight,))
+        finding = Finding(subject=APPLE_KEY, problem=problem, remedy="see `sysctl hw.memsize`", severity="error")
+        sight = Sight(resource=GPU_MEM, key=APPLE_KEY, unit=MIB, label=name, why=problem)
+        return Answer(unknown_cells=frozenset({APPLE_KEY}), findings=(finding,), sights=(sight,))
     found = bytes_available(reading.memory)
     share = found * 3 // 4 if found >= _LARGE_MIB else found * 2 // 3
     why = "what macOS lets its GPU keep of the host's memory"
@@ -96,7 +95,7 @@ def interpret_apple(reading: AppleReading, rules: GpuRules) -> Answer:
         share, why = min(reading.limit_mib, found), "iogpu.wired_limit_mb of the host's memory"
     findings = [
         Finding(
-            subject=KEY,
+            subject=APPLE_KEY,
             problem="it shares the host's memory: gpu_mem and mem count the same bytes",
             remedy="set [gpus] headroom and [host] mem_headroom so that both fit",
             severity="info" if rules.headroom_mib else "warning",
@@ -108,10 +107,10 @@ def interpret_apple(reading: AppleReading, rules: GpuRules) -> Answer:
     if mib <= 0:
         kept = format_amount(rules.headroom_mib, MIB)
         problem = f"headroom {kept} leaves nothing of {format_amount(share, MIB)}"
-        findings.append(Finding(subject=KEY, problem=problem, remedy="lower it"))
+        findings.append(Finding(subject=APPLE_KEY, problem=problem, remedy="lower it"))
     sight = Sight(
-        resource=GPU_MEM, key=KEY, unit=MIB, label=name, found=found, offered=mib if mib > 0 else None, why=why
+        resource=GPU_MEM, key=APPLE_KEY, unit=MIB, label=name, found=found, offered=mib if mib > 0 else None, why=why
     )
-    cell = Cell(key=KEY, capacity=max(0, mib), label=name, index=0)
+    cell = Cell(key=APPLE_KEY, capacity=max(0, mib), label=name, index=0)
     resource = Resource(name=GPU_MEM, unit=MIB, cells=(cell,), origin="sysctl")
     return Answer(resources=(resource,) if mib > 0 else (), findings=tuple(findings), sights=(sight,))

@@ -20,6 +20,7 @@ from prefect_slots.detect.detector import Scene
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import Finding
+from prefect_slots.model.gpu import intel_key
 from prefect_slots.model.resource import GPU_MEM, Cell, Resource
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.sysfs import query_drm, text_of
@@ -44,7 +45,7 @@ class IntelReading:
     @property
     def key(self) -> str:
         """What it is known by."""
-        return f"INTEL-{self.address}"
+        return intel_key(self.address)
 
 
 class IntelDetector:

@@ -13,7 +13,6 @@ from tests.unit.system.test_container import put
 
 from prefect_slots.detect.detector import Scene
 from prefect_slots.detect.gpu.apple import (
-    KEY,
     AppleDetector,
     AppleReading,
     interpret_apple,
@@ -22,6 +21,7 @@ from prefect_slots.detect.gpu.apple import (
     query_apple,
 )
 from prefect_slots.model.declaration import GpuRules
+from prefect_slots.model.gpu import APPLE_KEY
 
 GIB = 2**30
 SYSCTL = "hw.memsize: 34359738368\niogpu.wired_limit_mb: 0\n"
@@ -67,7 +67,7 @@ def test_whatever_they_print_is_read_or_left(text: str):
     [(8, 0, 5461), (32, 0, 21845), (36, 0, 27648), (64, 0, 49152), (32, 26624, 26624), (8, 99999, 8192)],
 )
 def test_it_offers_what_macos_lets_it_keep(gib: int, limit: int, mib: int):
-    assert offered(AppleReading(memory=gib * GIB, limit_mib=limit)) == {KEY: mib}
+    assert offered(AppleReading(memory=gib * GIB, limit_mib=limit)) == {APPLE_KEY: mib}
 
 
 @pytest.mark.parametrize(("headroom", "severity"), [(0, "warning"), (1024, "info")])
@@ -86,7 +86,7 @@ def test_what_is_excluded_or_eaten_up_by_headroom_is_no_cell():
 
 def test_memory_that_is_not_told_is_unknown():
     answer = interpret_apple(AppleReading(memory=None), GpuRules())
-    assert (answer.resources, answer.unknown_cells) == ((), {KEY})
+    assert (answer.resources, answer.unknown_cells) == ((), {APPLE_KEY})
 
 
 def test_its_programs_are_asked_where_they_are(tmp_path: Path):
