@@ -99,7 +99,7 @@ def test_the_command_runs_with_its_cards_and_gives_them_back(machine: SharedMach
 
 
 def test_all_options_at_once(machine: SharedMachine) -> None:
-    amounts = "--mem 2GiB --cpus 3 --license ansys=2 --license matlab --resource scanner=1 --gpus 0.5 --priority 4"
+    amounts = "--mem 2GiB --cpus 3 --license ansys=2 --licence matlab --resource scanner=1 --gpus 0.5 --priority 4"
     assert run(machine, *amounts.split(), "--expected-seconds", "0.5", "--", "true").returncode == 0
     held = machine.all("SELECT resource, amount FROM history ORDER BY 1")
     assert held == [
@@ -159,6 +159,8 @@ def test_a_script_without_a_first_line_cannot_be_run(machine: SharedMachine) -> 
         ("--license|a/b", "letters, digits"),
         ("--license|matlab=x", "NAME=COUNT"),
         ("--license|matlab|--license|matlab", "stands twice"),
+        ("--license|matlab|--licence|matlab", "stands twice"),
+        ("--resource|licence=1", "an option of its own, --licence"),
         ("--resource|scaner=1", "did you mean scanner"),
         ("--resource|Scanner=1", "lower-case"),
         ("--resource|gpu_mem=1", "--gpu-mem"),

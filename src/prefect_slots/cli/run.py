@@ -27,7 +27,9 @@ NOT_FOUND: Final = 127
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _SI_KERNEL: Final = 0x80
-_OPTIONS: Final = frozenset({"gpu_mem", "gpus", "mem", "cpus", "license", "timeout", "priority", "expected_seconds"})
+_OPTIONS: Final = frozenset({
+    "gpu_mem", "gpus", "mem", "cpus", "license", "licence", "timeout", "priority", "expected_seconds",
+})  # fmt: skip
 
 
 def run(
@@ -37,7 +39,10 @@ def run(
     mem: Annotated[str | None, Parameter(help="System memory: GiB, or with a unit.")] = None,
     cpus: Annotated[int | None, Parameter(help="Cores.")] = None,
     license: Annotated[
-        list[str], Parameter(help="A licence, `matlab` or `matlab=2`; may be repeated.", negative="")
+        list[str],
+        Parameter(
+            name=("--license", "--licence"), help="A license, `matlab` or `matlab=2`; may be repeated.", negative=""
+        ),
     ] = [],  # noqa: B006
     resource: Annotated[
         list[str], Parameter(help="A declared resource, `scanner=1`; may be repeated.", negative="")

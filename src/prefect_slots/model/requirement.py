@@ -237,6 +237,21 @@ def _license_demands(asked: object) -> Iterable[Demand]:
         yield Demand(resource=name, amount=_checked(f"license[{feature!r}]", seats, count_asked, SEATS))
 
 
+def spelled(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the amounts without those that are `None`; `licence` becomes `license`.
+
+    Raises:
+        InvalidRequirement: if both spellings are given.
+    """
+    amounts = {name: amount for name, amount in asked.items() if amount is not None}
+    if "licence" in amounts:
+        if "license" in amounts:
+            reason = "license= and licence= are one argument in two spellings; give one of them"
+            raise InvalidRequirement(key="licence", value=repr(amounts["licence"]), reason=reason)
+        amounts["license"] = amounts.pop("licence")
+    return amounts
+
+
 def declare(
     *,
     gpu_mem: object = None,

@@ -20,7 +20,8 @@ LICENSE_PREFIX: Final = "license."
 
 # The words of `requires(...)` that are not resources, and prefixes that mean something in limit names.
 RESERVED: Final = frozenset({
-    "gpus", "license", "timeout", "priority", "any_of", "expected_seconds", "tag", "turn", "resource", "resources",
+    "gpus", "license", "licence", "timeout", "priority", "any_of", "expected_seconds", "tag", "turn", "resource",
+    "resources",
 })  # fmt: skip
 _DECLARED: Final = re.compile(r"[a-z][a-z0-9_]*")
 _FEATURE: Final = re.compile(r"[A-Za-z0-9._-]+")

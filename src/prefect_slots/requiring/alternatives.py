@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.model.requirement import Requirement, declare
+from prefect_slots.model.requirement import Requirement, declare, spelled
 
 
 class any_of:  # noqa: N801 - used within `requires(...)`, it reads as words
@@ -77,7 +77,7 @@ def declare_any(amounts: Iterable[Mapping[str, Any]]) -> Requirement:
 def _checked(alternative: object) -> dict[str, Any]:
     if not isinstance(alternative, Mapping) or not all(isinstance(name, str) for name in alternative):  # pyright: ignore[reportUnknownVariableType]
         raise _invalid(alternative, "an alternative is a mapping of amounts, such as dict(gpu_mem=8)")
-    return {str(name): value for name, value in alternative.items() if value is not None}  # pyright: ignore[reportUnknownVariableType]
+    return spelled(alternative)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _invalid(value: object, reason: str) -> InvalidRequirement:

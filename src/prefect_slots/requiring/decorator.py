@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from prefect_slots.acquire.client import Target, acquire, acquire_async, release, release_async
 from prefect_slots.acquire.request import Ask
 from prefect_slots.errors import InvalidRequirement, LeaseLost
-from prefect_slots.model.requirement import Requirement, declare
+from prefect_slots.model.requirement import Requirement, declare, spelled
 from prefect_slots.requiring import context
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
@@ -61,6 +61,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         mem: System memory, as `gpu_mem`.
         cpus: Whole number of cores.
         license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
+        licence: Other spelling of `license`; give one of the two.
         timeout: Seconds of waiting (not of running) after which `WaitTimeout` is raised; `None` waits without limit.
         priority: Higher is served first; the default is 0. (Prefect's work queues count the other way.)
         expected_seconds: How long the call will take once it runs, if that is known: short work may then run on what is
@@ -89,14 +90,15 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         mem: Any = None,
         cpus: Any = None,
         license: Any = None,
+        licence: Any = None,
         timeout: float | None = None,
         priority: int = 0,
         expected_seconds: float | None = None,
         any_of: Any = None,
         **declared: Any,
     ) -> None:
-        asked = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, **declared}
-        self.amounts = {name: value for name, value in asked.items() if value is not None}
+        named = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, "licence": licence}
+        self.amounts = spelled({**named, **declared})
         self.timeout = checked_timeout(timeout)
         self.priority = _checked_priority(priority)
         self.expected_seconds = checked_expectation(expected_seconds)

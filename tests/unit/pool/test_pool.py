@@ -62,6 +62,12 @@ def test_the_first_alternative_that_is_to_be_had_is_chosen(pool: SlotPool) -> No
     assert pool.submit(calls.chosen, requires={"any_of": [{"gpu_mem": 1}, {"cpus": 1}]}).result(30) == {"gpu_mem": 1}
 
 
+def test_a_license_is_asked_for_in_either_spelling(pool: SlotPool) -> None:
+    assert pool.submit(calls.chosen, requires={"licence": "matlab"}).result(30) == {"license": "matlab"}
+    with pytest.raises(InvalidRequirement, match="two spellings"):
+        pool.submit(calls.chosen, requires={"licence": "matlab", "license": "matlab"})
+
+
 def test_who_says_that_it_is_short_runs_before_what_cannot_start_sooner(
     pool: SlotPool, machine: SharedMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,8 @@ def test_who_waits_too_long_is_told_what_it_waited_for(machine: SharedMachine) -
         (lambda: requires({"gpu_mem": 8}), "alternatives, such as"),  # pyright: ignore[reportArgumentType]
         (lambda: requires(any_of({"gpu_mem": 8}), any_of=[{"cpus": 1}]), "given twice"),
         (lambda: requires(any_of({"gpu_mem": 8}, {"cpus": 1}), cpus=2), "'cpus' is asked for in all"),
+        (lambda: requires(any_of({"license": "a"}, {"cpus": 1}), licence="b"), "'license' is asked for in all"),
+        (lambda: any_of({"license": "a", "licence": "a"}), "two spellings; give one"),
         (lambda: requires(any_of({"gpu_mem": 8}, {})), "nothing is asked for"),
         (lambda: requires(any_of({"gpu_mem": "much"}, {"cpus": 1})), "much"),
     ],

@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 from tests.support.processes import SharedMachine
 
-from prefect_slots import current_grant, requires
+from prefect_slots import any_of, current_grant, requires
 from prefect_slots.acquire.engine import close_engine
 from prefect_slots.errors import Impossible, InvalidRequirement, NotFoundYet, UnknownResource, WaitTimeout
 
@@ -31,6 +31,20 @@ def of_n(n: int) -> dict[str, int]:
     return own_amounts()
 
 
+@pytest.mark.parametrize("spelling", ["license", "licence"])
+def test_a_license_is_asked_for_in_either_spelling(machine: SharedMachine, spelling: str) -> None:
+    seats: dict[str, Any] = {spelling: {"ansys": 2}}
+    per_call: dict[str, Any] = {spelling: lambda: {"ansys": 2}}
+    for asked in (requires(**seats), requires(any_of(seats)), requires(any_of=[seats]), requires(**per_call)):
+        with asked as grant:
+            assert grant.amounts == {"license.ansys": 2}
+
+
+def test_both_spellings_of_license_at_once_are_refused(machine: SharedMachine) -> None:
+    with pytest.raises(InvalidRequirement, match=r"licence='b'.*two spellings; give one of them"):
+        requires(license="a", licence="b")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -42,6 +56,8 @@ def of_n(n: int) -> dict[str, int]:
         {"cpus": True},
         {"license": {"matlab": 0}},
         {"license": "a/b"},
+        {"licence": "a/b"},
+        {"license": "matlab", "licence": "matlab"},
         {"scanner": "one"},
         {"Scanner": 1},
         {"any_of": 1},

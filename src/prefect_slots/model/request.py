@@ -1,0 +1,97 @@
+"""One request: all that a caller asks of a machine, on its way from `requires`, `run` or a pool to the ledger.
+
+Pure and immutable: parts that are known at the call only (label, run, enclosing grant) are filled in by `replace`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefect_slots.errors import InvalidRequirement
+from prefect_slots.model.requirement import Requirement
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The grant that encloses a request, and its ledger: a grant of another machine encloses nothing here."""
+
+    ledger: str
+    grant: str
+
+    @classmethod
+    def from_token(cls, token: str) -> Parent | None:
+        """Return the grant that a value of `PREFECT_SLOTS_GRANT` names, or `None` if it names none."""
+        ledger, _, grant = token.partition(":")
+        return cls(ledger, grant) if ledger and grant else None
+
+    @property
+    def token(self) -> str:
+        """The value of `PREFECT_SLOTS_GRANT` for this grant."""
+        return f"{self.ledger}:{self.grant}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """All that a caller asks for.
+
+    Attributes:
+        id: Id of the ticket, then of the grant; new for every request, empty until it is put to a ledger.
+        requirement: Demands on the machine; `None` if they depend on the call, or for a pool's task without any.
+        amounts: Amounts of each alternative in the caller's own words, for `Grant.chosen`.
+        priority: Rank in the queue; a higher number is served first.
+        expected_seconds: Estimated seconds of holding, for backfill; `None` if unknown. Never enforced.
+        timeout: Seconds of waiting after which the request fails; `None` for no limit.
+        limit: Seconds of running after which a pool kills the task; `None` for no limit.
+        label: Caller for people: the function and its line, or the command.
+        parent: Enclosing grant, if any.
+        run: Id of the flow run; runs are served in turn. Empty for the process itself.
+        for_children: The grant is used by child processes, not by the owner.
+
+    Raises:
+        InvalidRequirement: if `priority`, `timeout`, `limit` or `expected_seconds` is out of its range.
+    """
+
+    id: str = ""
+    requirement: Requirement | None = None
+    amounts: tuple[Mapping[str, Any], ...] = ({},)
+    priority: int = 0
+    expected_seconds: float | None = None
+    timeout: float | None = None
+    limit: float | None = None
+    label: str = ""
+    parent: Parent | None = None
+    run: str = ""
+    for_children: bool = False
+
+    def __post_init__(self) -> None:
+        for seconds in (self.timeout, self.limit):
+            if seconds is not None and not (_is_number(seconds) and 0 <= seconds < math.inf):
+                raise _invalid("timeout", seconds, "a number of seconds, 0 or more, or None")
+        expected = self.expected_seconds
+        if expected is not None and not (_is_number(expected) and 0 < expected < math.inf):
+            raise _invalid("expected_seconds", expected, "a number of seconds above 0, or None")
+        # `True` is an `int`, and as a priority it is a slip.
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _invalid("priority", self.priority, "a whole number; higher is served first")
+
+    @property
+    def wanted(self) -> Requirement:
+        """The requirement of a request that is put to a ledger.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.requirement is None:
+            raise ValueError(f"a request without a requirement is not put to a ledger: {self}")
+        return self.requirement
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _invalid(key: str, value: object, reason: str) -> InvalidRequirement:
+    return InvalidRequirement(key=key, value=repr(value), reason=reason)
