@@ -17,11 +17,12 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 
+from tests.support import laws
+
 from benchmarks.workload import Room, Task, amount_of
 from prefect_slots.model.amount import duration_asked
 from prefect_slots.model.book import CellId, CellState, Granted
 from prefect_slots.model.requirement import Requirement
-from prefect_slots.testing import laws
 from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.play import Play, Step
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prefect_slots.testing.interleavings import ask
+from tests.support.interleavings import ask
+
 from prefect_slots.testing.play import Play, waiting
 
 Story = Callable[[Play], None]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from tests.property.effort import effort
 from tests.property.test_no_deadlock import NoDeadlock
 from tests.property.test_views_equal_the_book import ViewsEqualTheBook
+from tests.support import laws
 
-from prefect_slots.testing import laws
 from prefect_slots.testing.play import Step
 
 

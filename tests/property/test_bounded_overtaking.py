@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.effort import effort
+from tests.support import laws
+from tests.support.interleavings import ask, cells
 
 from prefect_slots.model.book import Book, CellId, Granted, Holding
-from prefect_slots.testing import laws
 from prefect_slots.testing.bookkeeping import MemoryLedger
-from prefect_slots.testing.interleavings import ask, cells
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Play, Step, waiting
 from prefect_slots.testing.strategies import Situation, situations

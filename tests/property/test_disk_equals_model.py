@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.property.effort import effort
 from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
+from tests.support.interleavings import ask, cells
 from tests.support.processes import member
 
 from prefect_slots.ledger.book import read_book
@@ -19,7 +20,6 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import Asked, Book, CellState, Change, Changed, Event, Left, Resumed
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
-from prefect_slots.testing.interleavings import ask, cells
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Play
 from prefect_slots.testing.strategies import Situation

@@ -9,10 +9,10 @@ from __future__ import annotations
 from itertools import combinations_with_replacement, product
 
 import pytest
+from tests.support.interleavings import RELEASE, Process, Search, ask, cells
 
 from prefect_slots.model.book import CellId, CellState
 from prefect_slots.model.requirement import Requirement
-from prefect_slots.testing.interleavings import RELEASE, Process, Search, ask, cells
 
 Script = tuple[Requirement | None, ...]
 

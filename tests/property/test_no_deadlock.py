@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from tests.property.effort import effort
+from tests.support.interleavings import ask, cells
 
 from prefect_slots.testing.bookkeeping import MemoryLedger
-from prefect_slots.testing.interleavings import ask, cells
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Play, waiting
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.property.effort import effort
+from tests.support import laws
 
-from prefect_slots.testing import laws
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Step
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.effort import effort
+from tests.support.interleavings import RELEASE, Process, Search, ask, cells
 
 from prefect_slots.model.book import Granted
 from prefect_slots.testing.bookkeeping import MemoryLedger
-from prefect_slots.testing.interleavings import RELEASE, Process, Search, ask, cells
 from prefect_slots.testing.play import Play, waiting
 
 MAP = 500

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import pytest
 from tests.property.effort import effort
 from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
+from tests.support.interleavings import cells
+from tests.support.truncating_ledger import TruncatingLedger
 
 from prefect_slots.scheduling.decide import FRONT
-from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger, TruncatingLedger
-from prefect_slots.testing.interleavings import cells
+from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Play
 from prefect_slots.testing.strategies import Situation

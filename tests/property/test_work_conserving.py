@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from tests.property.effort import effort
+from tests.support import laws
 
 from prefect_slots.model.book import Book
 from prefect_slots.scheduling.explain import shortages
-from prefect_slots.testing import laws
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Step, waiting
 from prefect_slots.testing.strategies import books

@@ -1,10 +1,7 @@
-"""How prefect-slots is tested, for whoever implements a part of it anew; needs `hypothesis`.
+"""Hypothesis strategies and a state machine for authors of another ledger; needs `prefect-slots[testing]`.
 
-strategies     what to try: amounts, demands, requirements, machines, books, units of the canonical order
-bookkeeping    who keeps a book: the protocol, the plain model, and a keeper that shows decisions truncated views
-play           everything that can happen to a book, played on several keepers at once
-machines       a stateful machine that plays at random
-interleavings  every interleaving of a few small processes, breadth first
-laws           the laws, stated over books and recomputed from nothing but the book
-clock          time that passes only when told to
+strategies   amounts, demands, requirements, machines, books, units of the canonical order
+machines     `BookMachine`: a stateful test that compares a ledger with the model after every event
+bookkeeping  `BookKeeper`: the protocol of a ledger under test, and the model in memory
+play         the events of `BookMachine`, applied to several keepers at once
 """

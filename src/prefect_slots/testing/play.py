@@ -30,7 +30,6 @@ from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
 from prefect_slots.testing.bookkeeping import BookKeeper, normalised
-from prefect_slots.testing.clock import VirtualClock
 
 T = TypeVar("T")
 
@@ -83,7 +82,7 @@ class Play:
         self._keepers = tuple(keepers)
         self._scopes = dict(scopes or {})
         self._arrivals = count(1)
-        self._clock = VirtualClock()
+        self._now = 0.0
         self._tick = tick
 
     @property
@@ -162,7 +161,7 @@ class Play:
 
     def pass_time(self, seconds: float) -> None:
         """Let time go by in which nothing happens."""
-        self._clock.advance(seconds)
+        self._now += seconds
 
     def restore(self) -> None:
         """Give all cells their first capacity, with nobody else on them."""
@@ -216,15 +215,15 @@ class Play:
     def _equip(self, cells: tuple[CellState, ...]) -> None:
         self._cells = cells
         before = replace(self.book, cells=cells)
-        now = self._clock.advance(self._tick)
-        self._settle(now, before, None, [keeper.equip(cells, now) for keeper in self._keepers])
+        self._now += self._tick
+        self._settle(before, None, [keeper.equip(cells, self._now) for keeper in self._keepers])
 
     def _apply(self, event: Event) -> None:
         before = self.book
-        now = self._clock.advance(self._tick)
-        self._settle(now, before, event, [keeper.apply(event, now) for keeper in self._keepers])
+        self._now += self._tick
+        self._settle(before, event, [keeper.apply(event, self._now) for keeper in self._keepers])
 
-    def _settle(self, now: float, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:
+    def _settle(self, before: Book, event: Event | None, written: list[tuple[Change, ...]]) -> None:
         for change in written[0]:
             if isinstance(change, SteppedAside):
                 self.aside[change.grant.id] = change.grant
@@ -236,7 +235,7 @@ class Play:
                 raise AssertionError(
                     f"after {event or 'a change of cells'} the books differ:\n{_differences(model, kept)}"
                 )
-        step = Step(now=now, before=before, event=event, changes=written[0], after=after)
+        step = Step(now=self._now, before=before, event=event, changes=written[0], after=after)
         for watch in self.watchers:
             watch(step)
 

@@ -6,8 +6,7 @@ import pytest
 from benchmarks.optimum import Search
 from benchmarks.policies import dask, fifo, ours, ray
 from benchmarks.workload import MACHINE, SMALL, Task, area_bound, few_tasks, mapped_tasks, unlike_tasks
-
-from prefect_slots.testing.interleavings import ask, cells
+from tests.support.interleavings import ask, cells
 
 ONE = cells(cpus=[4])
 # 3 and 2 do not fit together, 3 and 1 do.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.support.interleavings import ask, cells
 
 from prefect_slots.model.book import Book, CellId, Grant, Holding, Line, Nesting, Shape, Ticket
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.admission import Admission, admit
 from prefect_slots.scheduling.placement import grant_pool, machine_pool
-from prefect_slots.testing.interleavings import ask, cells
 
 
 def _line(wanted: Requirement, *tickets: tuple[int, int], priority: int = 0, nesting: Nesting | None = None) -> Line:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.interleavings import ask, cells
+from tests.support.laws import Overtakes, work_conserving
+from tests.support.truncating_ledger import TruncatingLedger
 
 from prefect_slots.model.book import Granted, Reserved
 from prefect_slots.model.requirement import Demand, Requirement
-from prefect_slots.testing.bookkeeping import MemoryLedger, TruncatingLedger
-from prefect_slots.testing.interleavings import ask, cells
-from prefect_slots.testing.laws import Overtakes, work_conserving
+from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.play import Play, Step, waiting
 
 

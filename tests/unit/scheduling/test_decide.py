@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.support.interleavings import ask, cells
 
 from prefect_slots.model.book import (
     Asked,
@@ -32,7 +33,6 @@ from prefect_slots.model.book import (
 )
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.scheduling.decide import decide
-from prefect_slots.testing.interleavings import ask, cells
 from prefect_slots.testing.play import waiting
 
 

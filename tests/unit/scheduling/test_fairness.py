@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.interleavings import ask, cells
 
 from prefect_slots.model.book import Book, CellId, Holding, Line, Shape, Ticket
 from prefect_slots.model.requirement import Demand, Requirement
@@ -17,7 +18,6 @@ from prefect_slots.scheduling.fairness import (
     set_aside,
 )
 from prefect_slots.scheduling.placement import Pool, machine_pool
-from prefect_slots.testing.interleavings import ask, cells
 
 CELL = (Holding(CellId("g", 0), 1),)
 

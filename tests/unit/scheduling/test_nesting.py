@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.support.interleavings import ask, cells
+
 from prefect_slots.model.book import Book, CellId, Grant, Holding, Nesting, Shape
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.nesting import Nested, RefusedNesting, chain_of, nest
-from prefect_slots.testing.interleavings import ask, cells
 
 MACHINE = cells(a=[2], b=[2], c=[2], z=[2])
 SCOPES = {"a": Scope.WORKER, "b": Scope.WORKER, "c": Scope.WORKER, "z": Scope.FLEET}

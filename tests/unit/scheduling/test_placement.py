@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.interleavings import ask, cells
 
 from prefect_slots.model.book import Book, CellId, CellState, Grant, Holding, Nesting, Shape
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.scheduling.placement import fits, grant_pool, machine_pool, place
-from prefect_slots.testing.interleavings import ask, cells
 
 
 def _on(resource: str, *numbers: int) -> list[CellId]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tests.support.interleavings import ask, cells
+
 from prefect_slots.model.book import Book, CellId, Grant, Holding, Line, Nesting, Shape, Ticket
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.fairness import Reservation
 from prefect_slots.scheduling.placement import grant_pool, machine_pool
 from prefect_slots.scheduling.wait_graph import WaitGraph
-from prefect_slots.testing.interleavings import ask, cells
 
 MACHINE = cells(a=[1], b=[1], c=[1])
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from tests.support.laws import Overtakes, fits_idle
+
 from prefect_slots.model.book import (
     Asked,
     Book,
@@ -30,7 +32,6 @@ from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
 from prefect_slots.testing.bookkeeping import with_tails
-from prefect_slots.testing.laws import Overtakes, fits_idle
 from prefect_slots.testing.play import Step, waiting
 
 RELEASE: Final = None
