@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from tests.support.polling import until
 
-from prefect_slots.observe.timeline import Span, stacked
+from prefect_slots.ledger.queries import Span
+from prefect_slots.observe.timeline import stacked
 
 # Like the tests of the server group, each of these keeps two cores busy.
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prefect_slots.ledger import queries
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.observe.timeline import history, run_of
+from prefect_slots.observe.timeline import run_of
 from prefect_slots.scheduling.decide import decide
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def ran(tmp_path: Path) -> Path:
 def test_the_image_pipeline_holds_a_card_and_a_seat_while_it_analyses_and_saves_a_picture(ran: Path):
     ledger = Ledger(ran / "state", partial(decide, max_overtakes=0))
     try:
-        spans = history(ledger)
+        spans = ledger.read(queries.history)
     finally:
         ledger.close()
     held = {(span.resource, span.number): span.amount for span in spans}

@@ -26,7 +26,7 @@ from prefect_slots.errors import (
     OutOfOrder,
     WaitTimeout,
 )
-from prefect_slots.ledger import leases, registry, spending
+from prefect_slots.ledger import leases, queries, registry, usage
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.registry import Registered
@@ -295,15 +295,15 @@ class Session:
 
     def note_command(self, pid: int, started: float) -> None:
         """Note the one process that this one runs under its grants."""
-        self.ledger.transact(lambda tx: spending.note_command(tx, pid, started))
+        self.ledger.transact(lambda tx: usage.note_command(tx, pid, started))
 
     def note_serving(self, pid: int, started: float, grant: str) -> None:
         """Note which grant a task process of this one serves from now on; empty for none."""
-        self.ledger.transact(lambda tx: spending.note_serving(tx, pid, started, grant))
+        self.ledger.transact(lambda tx: usage.note_serving(tx, pid, started, grant))
 
     def was_ended(self, grant: str) -> bool:
         """Tell whether that process was asked to end because it used more than the grant declared."""
-        return self.ledger.read(lambda tx: spending.was_ended(tx, grant))
+        return self.ledger.read(lambda tx: usage.was_ended(tx, grant))
 
     # Waking and reaping
 
@@ -393,6 +393,5 @@ def _left(tx: Transaction, ticket: str) -> str | None:
 def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> GrantClosed | OutOfOrder:
     if answer.closed:
         return GrantClosed(grant=answer.held.id)
-    row = tx.one("SELECT label FROM held WHERE id=?", answer.held.id)
     held = ", ".join(sorted({cell.resource for cell, _ in answer.held.holdings}))
-    return OutOfOrder(wanted=wanted, held=held, held_at=row[0] if row else answer.held.id, wanted_at=label)
+    return OutOfOrder(wanted=wanted, held=held, held_at=queries.label(tx, answer.held.id), wanted_at=label)

@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from prefect_slots.demo.api import Api, FlowRun
 from prefect_slots.demo.stage import DemoFailed, Stage
+from prefect_slots.ledger import queries
+from prefect_slots.ledger.queries import Span
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.observe.status import MachineStatus, machine_status
-from prefect_slots.observe.timeline import Span, history, run_of
+from prefect_slots.observe.timeline import run_of
 
 DEPLOYMENT: Final = "image-pipeline/demo"
 SAMPLE_SECONDS: Final = 0.4
@@ -138,7 +140,7 @@ class Watch:
         return not any(taken for _, taken in self._sample().values())
 
     def _spans(self, began: float) -> tuple[Span, ...]:
-        return tuple(span for span in history(self._ledger) if span.asked_at >= began)
+        return tuple(span for span in self._ledger.read(queries.history) if span.asked_at >= began)
 
     def _refuse_bad(self, runs: list[FlowRun]) -> None:
         for run in runs:

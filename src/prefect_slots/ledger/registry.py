@@ -64,6 +64,24 @@ def registered(transaction: Transaction) -> Registered:
     )
 
 
+def counted(transaction: Transaction) -> dict[CellId, int]:
+    """Return the server's count of foreign use of each present cell, where it is not zero."""
+    rows = transaction.all("SELECT resource, number, foreign_use FROM cell WHERE present AND foreign_use>0")
+    return {CellId(resource, number): amount for resource, number, amount in rows}
+
+
+def note_counted(transaction: Transaction, cell: CellId, amount: int) -> bool:
+    """Record the server's count of foreign use of a cell; return whether that is news."""
+    sql = "UPDATE cell SET foreign_use=? WHERE resource=? AND number=? AND foreign_use<>?"
+    return transaction.run(sql, amount, *cell, amount) > 0
+
+
+def block(transaction: Transaction, cell: CellId, amount: int) -> bool:
+    """Keep an amount of a cell from being granted, beside the server's count; return whether that is news."""
+    sql = "UPDATE cell SET outside=? WHERE resource=? AND number=? AND outside<>?"
+    return transaction.run(sql, amount, *cell, amount) > 0
+
+
 def note_change(transaction: Transaction) -> None:
     """Make whoever remembers what is registered read it again."""
     transaction.set_meta(_EDITION, uuid.uuid4().hex)

@@ -1,13 +1,12 @@
-"""What devices and licence servers show of others' use, cell by cell: what was seen, when, and what it blocks.
+"""Measured use, as rows: foreign use of each cell, and each grant's own use beside what it declared.
 
-What it blocks stands in the cell itself (`outside`), beside what the server counts (`foreign_use`). Times are Unix
-times.
+The amount that foreign use blocks stands in the cell itself (`outside`), beside the server's count (`foreign_use`); see
+`registry`. Times are Unix times in seconds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +16,21 @@ from prefect_slots.model.book import CellId
 Samples = tuple[tuple[float, int], ...]
 
 
+# Foreign use
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outside:
-    """What was seen of one cell.
+    """Foreign use of one cell, as its device or licence server shows it.
 
     Attributes:
-        used: What others use beyond what the server counts; `None` where that was never told. It stays as long as
-            nothing new is told.
-        seen_at: When that was last told.
-        asked_at: When it was last asked for.
-        peak: Times and amounts that may still be the most.
-        counted: Times and what the server counted of others' use then.
-        misses: How often in a row nobody answered.
-        why: Why nothing is told now; empty where it is.
+        used: Use beyond the server's count; `None` before the first answer. It stays until the next answer.
+        seen_at: Time of the last answer.
+        asked_at: Time of the last question.
+        peak: Times and amounts that may still be the largest.
+        counted: Times and the server's count of foreign use at each.
+        misses: Questions in a row without an answer.
+        why: Reason for the last missing answer; empty where there was one.
     """
 
     cell: CellId
@@ -42,18 +43,18 @@ class Outside:
     why: str = ""
 
 
-def read(tables: Tables) -> Mapping[CellId, Outside]:
-    """Return what was seen of every cell that was ever looked at."""
+def read_outside(tables: Tables) -> dict[CellId, Outside]:
+    """Return the foreign use of every cell that was ever looked at."""
     rows = tables.all(
         "SELECT resource, number, used, seen_at, asked_at, peak, counted, misses, why FROM outside ORDER BY 1, 2"
     )
-    return {CellId(row[0], row[1]): _outside(*row) for row in rows}
+    return {CellId(*row[:2]): _outside(CellId(*row[:2]), *row[2:]) for row in rows}
 
 
-def _outside(resource: str, number: int, *values: Any) -> Outside:
-    used, seen_at, asked_at, peak, counted, misses, why = values
+def _outside(cell: CellId, used: int | None, *values: Any) -> Outside:
+    seen_at, asked_at, peak, counted, misses, why = values
     return Outside(
-        cell=CellId(resource, number),
+        cell=cell,
         used=used,
         seen_at=seen_at,
         asked_at=asked_at,
@@ -68,8 +69,8 @@ def _samples(text: str) -> Samples:
     return tuple((time, amount) for time, amount in json.loads(text))
 
 
-def write(tables: Tables, seen: Outside) -> None:
-    """Write what was seen of a cell in the place of what was seen before."""
+def write_outside(tables: Tables, seen: Outside) -> None:
+    """Replace the row of a cell's foreign use."""
     tables.run(
         "INSERT OR REPLACE INTO outside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         *(*seen.cell, seen.used, seen.seen_at, seen.asked_at, json.dumps(seen.peak), json.dumps(seen.counted)),
@@ -77,8 +78,98 @@ def write(tables: Tables, seen: Outside) -> None:
     )
 
 
-def block(tables: Tables, cell: CellId, amount: int) -> bool:
-    """Keep that much of a cell from being granted, beside what the server counts; tell whether that is new."""
-    return bool(
-        tables.run("UPDATE cell SET outside=? WHERE resource=? AND number=? AND outside<>?", amount, *cell, amount)
+# Use by grants
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Memory use of one grant on one cell, in MiB.
+
+    Attributes:
+        peak: The largest amount seen.
+        looks: Number of looks.
+        together: `peak` includes other grants that its process held on the cell.
+        over: Looks in a row that showed more than was declared.
+        warned: The excess has been reported.
+        signals: Signals sent to its process because of it.
+    """
+
+    held: str
+    cell: CellId
+    label: str
+    declared: int
+    peak: int = 0
+    looks: int = 0
+    together: bool = False
+    over: int = 0
+    warned: bool = False
+    signals: int = 0
+
+
+_SPENT = "SELECT held, resource, number, label, declared, peak, looks, together, over, warned, signals FROM spent"
+
+
+def _spent(row: tuple[Any, ...]) -> Spent:
+    return Spent(
+        held=row[0],
+        cell=CellId(row[1], row[2]),
+        label=row[3],
+        declared=row[4],
+        peak=row[5],
+        looks=row[6],
+        together=bool(row[7]),
+        over=row[8],
+        warned=bool(row[9]),
+        signals=row[10],
+    )
+
+
+def read_spent(tables: Tables) -> dict[tuple[str, CellId], Spent]:
+    """Return the use of every grant, including those that have ended since the last look."""
+    return {(spent.held, spent.cell): spent for spent in map(_spent, tables.all(_SPENT))}
+
+
+def write_spent(tables: Tables, seen: Spent) -> None:
+    """Replace the row of a grant's use of a cell."""
+    tables.run(
+        "INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        *(seen.held, *seen.cell, seen.label, seen.declared, seen.peak, seen.looks),
+        *(seen.together, seen.over, seen.warned, seen.signals),
+    )
+
+
+def take_ended(tables: Tables) -> list[Spent]:
+    """Delete and return the use of grants that have ended."""
+    ended = "WHERE held NOT IN (SELECT id FROM held)"
+    found = [_spent(row) for row in tables.all(f"{_SPENT} {ended}")]
+    if found:
+        tables.run(f"DELETE FROM spent {ended}")
+    return found
+
+
+def is_measured(tables: Tables, resource: str) -> bool:
+    """Return whether use of a resource is to be looked at: it is held, or an ended grant's use of it is recorded."""
+    sql = "SELECT 1 FROM holding WHERE resource=? UNION SELECT 1 FROM spent WHERE resource=?"
+    return tables.one(sql, resource, resource) is not None
+
+
+def was_ended(tables: Tables, grant: str) -> bool:
+    """Return whether the process of a grant that is still held was asked to end because of its use."""
+    return tables.one("SELECT 1 FROM spent WHERE held=? AND signals>0", grant) is not None
+
+
+# Processes of grants
+
+
+def note_command(tables: Tables, pid: int, started: float) -> None:
+    """Record the one process that the actor runs under its grants: only it may be ended because of its use."""
+    tables.run("UPDATE owner SET command=?, command_started=? WHERE id=?", pid, started, tables.actor)
+
+
+def note_serving(tables: Tables, pid: int, started: float, grant: str) -> None:
+    """Record the grant that a task process of the actor serves from now on; an empty or ended one clears it."""
+    tables.run("DELETE FROM serving WHERE owner=? AND pid=?", tables.actor, pid)
+    tables.run(
+        "INSERT INTO serving (held, owner, pid, started) SELECT id, ?, ?, ? FROM held WHERE id=?",
+        *(tables.actor, pid, started, grant),
     )

@@ -112,6 +112,11 @@ class Registered:
         """What people call each cell."""
         return {cell.id: cell.label for resource in self.resources for cell in resource.cells}
 
+    def cells(self, resource: str) -> tuple[RegisteredCell, ...]:
+        """Return the present cells of a resource, by number."""
+        listed = (cell for each in self.resources if each.name == resource for cell in each.cells)
+        return tuple(cell for cell in listed if cell.present)
+
     @property
     def stocks(self) -> tuple[Stock, ...]:
         """What limits are made from: the cells that are present."""

@@ -5,11 +5,10 @@ Rendering is the command line's; nothing here prints.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_slots.ledger import registry, spending, usage
+from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Exclusive
@@ -118,20 +117,23 @@ def machine_status(ledger: Ledger) -> MachineStatus:
 
 def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
     known = registry.registered(tx)
-    holders: dict[tuple[str, int], list[Holder]] = {}
-    held: dict[tuple[str, int], int] = {}
-    spent = spending.read(tx)
-    for grant, label, pid, resource, number, amount, since, source in tx.all(
-        "SELECT h.id, h.label, COALESCE(o.pid, 0), c.resource, c.number, c.amount, h.granted_at, h.source FROM held h "
-        "JOIN holding c ON c.held=h.id LEFT JOIN owner o ON o.id=h.owner ORDER BY h.granted_at"
-    ):
-        seen = spent.get((grant, CellId(resource, number)))
-        peak = None if seen is None or seen.together else seen.peak
-        drawn = source is not None
-        holder = Holder(grant=grant, label=label, pid=pid, amount=amount, since=since, drawn=drawn, peak=peak)
-        holders.setdefault((resource, number), []).append(holder)
-        held[resource, number] = held.get((resource, number), 0) + (0 if holder.drawn else amount)
-    shown = usage.read(tx)
+    holders: dict[CellId, list[Holder]] = {}
+    held: dict[CellId, int] = {}
+    spent = usage.read_spent(tx)
+    for part in queries.holdings(tx):
+        seen = spent.get((part.grant, part.cell))
+        holder = Holder(
+            grant=part.grant,
+            label=part.label,
+            pid=part.pid or 0,
+            amount=part.declared,
+            since=part.since,
+            drawn=part.source is not None,
+            peak=None if seen is None or seen.together else seen.peak,
+        )
+        holders.setdefault(part.cell, []).append(holder)
+        held[part.cell] = held.get(part.cell, 0) + (0 if holder.drawn else part.declared)
+    shown = usage.read_outside(tx)
     cells = tuple(
         CellStatus(
             resource=resource.name,
@@ -176,35 +178,31 @@ def _outside(seen: usage.Outside | None) -> OutsideStatus | None:
 
 def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
     book = tx.book()
-    reasons: dict[str, str] = {}
+    reasons: dict[Requirement, str] = {}
     waiters: list[WaiterStatus] = []
-    for row in tx.all(
-        "SELECT t.id, t.label, COALESCE(o.pid, 0), s.requirement, s.priority, t.asked_at, t.blocked_on, "
-        "CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END, s.source, s.expected "
-        "FROM ticket t JOIN shape s ON s.key=t.shape LEFT JOIN owner o ON o.id=t.owner ORDER BY t.seq"
-    ):
-        requirement = Requirement.from_data(json.loads(row[3]))
-        if row[6] is not None:
-            reason = f"waits for the server; limit refused: {row[6]}"
-        elif row[8] is not None:
-            reason = f"waits to draw on grant {row[8][:8]}"
+    for ticket in queries.waiting(tx):
+        requirement = ticket.shape.requirement
+        if ticket.blocked_on is not None:
+            reason = f"waits for the server; limit refused: {ticket.blocked_on}"
+        elif ticket.shape.pool is not None:
+            reason = f"waits to draw on grant {ticket.shape.pool[:8]}"
         else:
-            if row[3] not in reasons:
-                missing = "; ".join(map(str, shortages(book, requirement, row[0])))
-                foreign = is_stranded(book, requirement, row[0])
+            if requirement not in reasons:
+                missing = "; ".join(map(str, shortages(book, requirement, ticket.id)))
+                foreign = is_stranded(book, requirement, ticket.id)
                 stranded = "what others use, or is broken, leaves too little on every cell" if foreign else ""
-                reasons[row[3]] = stranded or missing or "its turn has not come"
-            reason = reasons[row[3]]
+                reasons[requirement] = stranded or missing or "its turn has not come"
+            reason = reasons[requirement]
         waiters.append(
             WaiterStatus(
-                ticket=row[0],
-                label=row[1],
-                pid=row[2],
+                ticket=ticket.id,
+                label=ticket.label,
+                pid=ticket.pid,
                 wants=requirement.describe(),
-                priority=row[4],
-                expected_seconds=row[9],
-                since=row[5],
-                overtaken=row[7],
+                priority=ticket.shape.priority,
+                expected_seconds=ticket.shape.expected,
+                since=ticket.asked_at,
+                overtaken=ticket.overtaken,
                 reason=reason,
             )
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.queries import Span
 from prefect_slots.model.amount import format_amount
 from prefect_slots.observe.picture import INK, PAPER, Box, Line, Picture, Shape, Words
 from prefect_slots.observe.status import CellStatus
@@ -31,21 +31,6 @@ _TICKS: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """One holding of one cell, from grant to release; `asked_at` tells how long it waited."""
-
-    grant: str
-    label: str
-    pid: int
-    resource: str
-    number: int
-    amount: int
-    asked_at: float
-    granted_at: float
-    ended_at: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Lane:
     """A cell to draw: its name and its capacity."""
 
@@ -54,29 +39,6 @@ class Lane:
     title: str
     capacity: int
     unit: str
-
-
-def history(ledger: Ledger) -> tuple[Span, ...]:
-    """Return the holdings that have ended, oldest first."""
-    rows = ledger.read(
-        lambda tx: tx.all(
-            "SELECT held, label, pid, resource, number, amount, asked_at, granted_at, ended_at FROM history ORDER BY id"
-        )
-    )
-    return tuple(
-        Span(
-            grant=row[0],
-            label=row[1],
-            pid=row[2],
-            resource=row[3],
-            number=row[4],
-            amount=row[5],
-            asked_at=row[6],
-            granted_at=row[7],
-            ended_at=row[8],
-        )
-        for row in rows
-    )
 
 
 def run_of(label: str) -> str:

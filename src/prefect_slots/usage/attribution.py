@@ -3,69 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.book import CellId
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What a grant holds of one cell.
-
-    Attributes:
-        source: The grant that it draws on, if any: then it is part of what that one holds.
-        pid: Of its owner; `None` if that has died and draws of others go on.
-        started: When that process started.
-        command: The one process that the owner runs under its grants, and when that started.
-        for_children: Whether task processes of the owner's use it, and the owner itself does not.
-        processes: Those, and when they started: the grant's own first, then who does what that has submitted.
-    """
-
-    cell: CellId
-    grant: str
-    source: str | None
-    label: str
-    declared: int
-    pid: int | None
-    started: float
-    command: tuple[int, float] | None
-    for_children: bool = False
-    processes: tuple[tuple[int, float], ...] = ()
-
-    @property
-    def user(self) -> int | None:
-        """The process whose descendants use it, and itself; `None` if none does."""
-        if self.processes:
-            return self.processes[0][0]
-        return None if self.for_children else self.pid
-
-
-def read_parts(tx: Transaction, resource: str) -> tuple[Part, ...]:
-    """Return what grants hold of a resource now."""
-    serving: dict[str, list[tuple[int, float]]] = {}
-    for grant, pid, started in tx.all("SELECT held, pid, started FROM serving ORDER BY rowid"):
-        serving.setdefault(grant, []).append((pid, started))
-    return tuple(
-        Part(
-            cell=CellId(resource, row[0]),
-            grant=row[1],
-            source=row[2],
-            label=row[3],
-            declared=row[4],
-            pid=row[5],
-            started=row[6] or 0.0,
-            command=(row[7], row[8]) if row[7] is not None else None,
-            for_children=bool(row[9]),
-            processes=tuple(serving.get(row[1], ())),
-        )
-        for row in tx.all(
-            "SELECT c.number, h.id, h.source, h.label, c.amount, o.pid, o.started, o.command, o.command_started, "
-            "h.for_children FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner "
-            "WHERE c.resource=?",
-            resource,
-        )
-    )
+from prefect_slots.ledger.queries import Part
 
 
 def grants_named(tokens: Mapping[int, str], ledger: str) -> dict[int, str]:

@@ -10,12 +10,14 @@ from typing import Final
 from prefect_slots.detect.gpu.drm_usage import query_drm_use
 from prefect_slots.detect.gpu.nvml import Failure
 from prefect_slots.detect.gpu.usage import Process, UseReading, family, query_lineage, query_use, query_variable
+from prefect_slots.ledger import queries
+from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.container import Surroundings, query_surroundings
 from prefect_slots.system.sysfs import ROOT
-from prefect_slots.usage.attribution import Belonging, Part, grants_named
+from prefect_slots.usage.attribution import Belonging, grants_named
 
 _SETTLING_SECONDS: Final = 2.0
 """How long after the end of a grant the memory that its processes still have is on its way back."""
@@ -77,12 +79,9 @@ class Ours:
             for pid in [pid for pid, _ in part.processes] or [part.pid]:
                 self._add(part.cell.number, pid, part.grant)
         # Between the look and this transaction, and a little before, grants have ended.
-        for number, grant, pid in tx.all(
-            "SELECT number, held, pid FROM history WHERE resource=? AND ended_at>?",
-            *(GPU_MEM, seen.at - _SETTLING_SECONDS),
-        ):
-            self._add(number, pid, grant)
-        self._members = {row[0] for row in tx.all("SELECT pid FROM owner")}
+        for span in queries.history(tx, GPU_MEM, seen.at - _SETTLING_SECONDS):
+            self._add(span.number, span.pid, span.grant)
+        self._members = queries.owner_pids(tx)
 
     def _add(self, number: int, pid: int | None, grant: str) -> None:
         # Zero is whom the first process descends from, and with it all others.

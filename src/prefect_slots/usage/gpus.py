@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots.detect.gpu.usage import DeviceUse, ForeignUse, Peak, foreign_use, hold, named
-from prefect_slots.ledger import registry, usage
+from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.amount import bytes_used
-from prefect_slots.model.book import CellId, Changed
+from prefect_slots.model.book import Changed
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.resource import GPU_MEM
-from prefect_slots.usage.attribution import read_parts
 from prefect_slots.usage.foreign import beyond, remembered, settled
 from prefect_slots.usage.gpu_holders import CardsSeen, Ours
 from prefect_slots.usage.overuse import Excess, groups, judge, suggestions
@@ -48,24 +47,24 @@ class CardsNoted:
 
 def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNoted:
     """Write down what was seen of the cards, and let the scheduler decide on what is left."""
-    parts = read_parts(tx, GPU_MEM)
+    parts = queries.holdings(tx, GPU_MEM)
     ours = Ours(tx, seen, parts)
     devices = {device.uuid: device for device in seen.reading.devices}
-    known = usage.read(tx)
+    known = usage.read_outside(tx)
     ignored = _ignored(settings, seen)
     stale: list[Stale] = []
     excesses: list[Excess] = []
     changed = False
-    for number, key, label, capacity, counted in tx.all(
-        "SELECT number, key, label, capacity, foreign_use FROM cell WHERE resource=? AND present", GPU_MEM
-    ):
-        cell = CellId(GPU_MEM, number)
-        before = known.get(cell)
-        device = devices.get(key)
+    registered = registry.registered(tx)
+    counted = registry.counted(tx)
+    for cell in registered.cells(GPU_MEM):
+        number = cell.id.number
+        before = known.get(cell.id)
+        device = devices.get(cell.key)
         if before is None and device is None:
             continue  # a declared card, or another vendor's
-        before = before or Outside(cell=cell)
-        before = replace(before, counted=remembered(before.counted, seen.at, counted, _RAMP_SECONDS))
+        before = before or Outside(cell=cell.id)
+        before = replace(before, counted=remembered(before.counted, seen.at, counted.get(cell.id, 0), _RAMP_SECONDS))
         over = 0
         if device is None or (device.used is None and device.why):
             # NVIDIA's failure says nothing where another maker's cards answer.
@@ -73,9 +72,8 @@ def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNot
             words = device.why if device is not None else failure.words if failure else "the driver does not list it"
             after = replace(before, asked_at=seen.at, misses=before.misses + 1, why=words)
             if after.misses == settings.stale_after:
-                machine = tx.meta("machine") or ""
-                where = f"gpu {number} {label}".strip()
-                stale.append(_stale(machine, where, after))
+                where = f"gpu {number} {cell.label}".strip()
+                stale.append(_stale(registered.machine or "", where, after))
         else:
             after = _seen(before, seen, _Others(device, ours, number, ignored, seen), settings.hold_seconds)
             if not seen.around.why_pids_mislead and device.processes is not None:
@@ -83,8 +81,8 @@ def note_cards(tx: Transaction, seen: CardsSeen, settings: Settings) -> CardsNot
                 found = judge(tx, groups(belonging, device.processes), belonging.roots.values())
                 excesses += found
                 over = sum(excess.mib for excess in found)
-        usage.write(tx, after)
-        changed |= usage.block(tx, cell, min(capacity, (after.used or 0) + over))
+        usage.write_outside(tx, after)
+        changed |= registry.block(tx, cell.id, min(cell.capacity, (after.used or 0) + over))
     if changed:
         registry.note_change(tx)
         tx.apply(Changed())

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from prefect_slots.detect.licenses.client import Desk, questions
 from prefect_slots.detect.licenses.outside import Hold, outside_use
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown
-from prefect_slots.ledger import registry, usage
+from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.amount import MAX_AMOUNT
-from prefect_slots.model.book import CellId, Changed
+from prefect_slots.model.book import Changed
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Stale, printable
 from prefect_slots.model.resource import Scope, license_resource
@@ -76,53 +76,43 @@ def note_seats(
     Returns:
         Licences of which nobody has told for `stale_after` tries, told once.
     """
-    known = usage.read(tx)
+    known = usage.read_outside(tx)
+    registered = registry.registered(tx)
+    counted_here = registry.counted(tx)
     stale: list[Stale] = []
     changed = False
     for seats in told:
-        row = tx.one(
-            "SELECT number, capacity, foreign_use, scope FROM cell JOIN resource ON name=resource "
-            "WHERE resource=? AND present",
-            seats.resource,
-        )
-        if row is None:
+        cell = next(iter(registered.cells(seats.resource)), None)
+        if cell is None:
             continue  # never registered: there is no number that could be too large
-        cell, capacity = CellId(seats.resource, row[0]), row[1]
-        floats = Scope(row[3]) is Scope.FLEET
-        counted = fleet.counted.get(seats.resource, row[2]) if floats else row[2]
-        before = known.get(cell) or Outside(cell=cell)
+        floats = registered.scopes[seats.resource] is Scope.FLEET
+        counted = counted_here.get(cell.id, 0)
+        if floats:
+            counted = fleet.counted.get(seats.resource, counted)
+        before = known.get(cell.id) or Outside(cell=cell.id)
         if seats.asked_at < before.asked_at <= tx.now:
             continue  # another process has asked since
         after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted)
         if after.misses == stale_after and after.misses > before.misses:
-            machine = tx.meta("machine") or ""
             stale.append(
                 Stale(
-                    machine=machine,
+                    machine=registered.machine or "",
                     resource=seats.resource,
                     seen_at=after.seen_at,
                     misses=after.misses,
                     why=after.why,
                 )
             )
-        usage.write(tx, after)
-        blocked = min(capacity, after.used or 0)
-        changed |= usage.block(tx, cell, blocked)
+        usage.write_outside(tx, after)
+        blocked = min(cell.capacity, after.used or 0)
+        changed |= registry.block(tx, cell.id, blocked)
         if floats:
             # As long as nobody outside uses a seat the server alone judges, at each try, what other machines leave.
-            changed |= _count(tx, cell, counted if blocked else 0)
+            changed |= registry.note_counted(tx, cell.id, counted if blocked else 0)
     if changed:
         registry.note_change(tx)
         tx.apply(Changed())
     return stale
-
-
-def _count(tx: Transaction, cell: CellId, counted: int) -> bool:
-    return bool(
-        tx.run(
-            "UPDATE cell SET foreign_use=? WHERE resource=? AND number=? AND foreign_use<>?", counted, *cell, counted
-        )
-    )
 
 
 def _after(
@@ -164,14 +154,10 @@ def _after(
 def _holds(tx: Transaction, resource: str, users: Users, lately: float) -> Iterator[Hold]:
     """Yield the seats that tasks of this ledger hold, and those that they gave back lately."""
     host = socket.gethostname()
-    held = tx.all(
-        "SELECT h.id, COALESCE(o.pid, 0), c.amount, h.granted_at, NULL FROM holding c JOIN held h ON h.id=c.held "
-        "LEFT JOIN owner o ON o.id=h.owner WHERE c.resource=? AND h.source IS NULL",
-        resource,
-    )
-    ended = tx.all(
-        "SELECT held, pid, amount, granted_at, ended_at FROM history WHERE resource=? AND ended_at>?",
-        *(resource, tx.now - lately),
-    )
-    for grant, pid, count, since, end in (*held, *ended):
-        yield Hold(user=users.name(grant, pid), host=host, count=count, since=since, ended=end)
+    for part in queries.holdings(tx, resource):
+        if part.source is None:
+            user = users.name(part.grant, part.pid or 0)
+            yield Hold(user=user, host=host, count=part.declared, since=part.since, ended=None)
+    for span in queries.history(tx, resource, tx.now - lately):
+        user = users.name(span.grant, span.pid)
+        yield Hold(user=user, host=host, count=span.amount, since=span.granted_at, ended=span.ended_at)

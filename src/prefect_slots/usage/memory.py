@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from prefect_slots.detect.gpu.usage import query_variable
+from prefect_slots.ledger import queries
+from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import MEM
 from prefect_slots.system.processes import Running, query_resident, query_running, query_share
-from prefect_slots.usage.attribution import Belonging, Part, grants_named, read_parts
+from prefect_slots.usage.attribution import Belonging, grants_named
 from prefect_slots.usage.overuse import Excess, Group, groups, judge, suggestions
 
 STARTUP_BYTES: Final = 256 * 2**20
@@ -35,7 +37,7 @@ class MemoryNoted:
 
 def note_memory(tx: Transaction, found: Iterable[Group]) -> MemoryNoted:
     """Write down what was seen; what was seen of a grant that has ended meanwhile is nobody's excess."""
-    parts = read_parts(tx, MEM)
+    parts = queries.holdings(tx, MEM)
     held = {part.grant for part in parts}
     roots = [part for part in parts if part.source is None]
     still = [group for group in found if held.issuperset(part.grant for part in group.parts)]

@@ -17,14 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from prefect_slots.errors import LedgerUnreadable, SlotsError
-from prefect_slots.ledger import election, spending
+from prefect_slots.ledger import election, queries, registry, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
 from prefect_slots.system import clock
 from prefect_slots.usage.aside import aside
-from prefect_slots.usage.attribution import Part, read_parts
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.users import Users
 
@@ -114,7 +113,7 @@ class Watching:
             looks["cards"] = self._cards
         if self._servers:
             looks["seats"] = self._seats
-        if self._ledger.read(_has_memory):
+        if self._ledger.read(lambda tx: usage.is_measured(tx, MEM)):
             looks["memory"] = self._memory
         return looks
 
@@ -140,11 +139,10 @@ class Watching:
             _log.exception("looking at what others use failed")
 
     async def _cards(self) -> None:
-        rows = self._ledger.read(lambda tx: tx.all("SELECT key FROM cell WHERE resource=? AND present", GPU_MEM))
-        if not rows:
+        keys = frozenset(cell.key for cell in self._ledger.read(registry.registered).cells(GPU_MEM))
+        if not keys:
             return
         now = time.time()
-        keys = frozenset(row[0] for row in rows)
         note = await aside(partial(_look_at_cards, now, keys, self._settings), "prefect-slots cards")
 
         def write(tx: Transaction) -> CardsNoted:
@@ -165,7 +163,7 @@ class Watching:
             self._tell(stale)
 
     async def _memory(self) -> None:
-        parts = self._ledger.read(lambda tx: read_parts(tx, MEM))
+        parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
         note = await aside(partial(_look_at_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
         noted = self._ledger.transact(note)
         self._say(noted.excesses, noted.suggestions)
@@ -221,15 +219,11 @@ def _look_at_cards(now: float, keys: frozenset[str], settings: Settings) -> Call
 
 
 def _look_at_memory(
-    parts: tuple[Part, ...], ledger: str, rests: dict[int, float]
+    parts: tuple[queries.Part, ...], ledger: str, rests: dict[int, float]
 ) -> Callable[[Transaction], MemoryNoted]:
     from prefect_slots.usage.memory import note_memory, read_memory
 
     return partial(note_memory, found=read_memory(parts, ledger, rests))
-
-
-def _has_memory(tx: Transaction) -> bool:
-    return tx.one("SELECT 1 FROM holding WHERE resource=? UNION SELECT 1 FROM spent WHERE resource=?", MEM, MEM) == (1,)
 
 
 def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], list[Stale]]:
@@ -241,8 +235,8 @@ def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, F
 
 
 def _note_signal(tx: Transaction, excess: Excess) -> None:
-    rows = spending.read(tx)
+    rows = usage.read_spent(tx)
     for part in excess.parts:
         row = rows.get((part.grant, part.cell))
         if row is not None:
-            spending.write(tx, replace(row, signals=row.signals + 1))
+            usage.write_spent(tx, replace(row, signals=row.signals + 1))

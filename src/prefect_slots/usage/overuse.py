@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from prefect_slots.ledger import spending
-from prefect_slots.ledger.spending import Spent
+from prefect_slots.ledger import queries, usage
+from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger.usage import Spent
 from prefect_slots.model.amount import MIB, bytes_used, format_amount
 from prefect_slots.model.book import CellId
 from prefect_slots.model.resource import GPU_MEM
-from prefect_slots.usage.attribution import Belonging, Part
+from prefect_slots.usage.attribution import Belonging
 
 _MUCH: Final = 2
 _MUCH_MIB: Final = 2048
@@ -122,7 +123,7 @@ def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> lis
         roots: All that is held of that cell by its own right.
     """
     everybody = tuple(roots)
-    known = spending.read(tx)
+    known = usage.read_spent(tx)
     excesses: list[Excess] = []
     for group in found:
         rows = [_row(known, part, group) for part in group.parts]
@@ -132,7 +133,7 @@ def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> lis
             excesses.append(_excess(tx, group, rows[0], labels))
             rows = [replace(row, warned=True) for row in rows]
         for row in rows:
-            spending.write(tx, row)
+            usage.write_spent(tx, row)
     return excesses
 
 
@@ -171,19 +172,12 @@ def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
         return part.processes[0]
     if others or part.command is None:
         return None
-    row = tx.one(
-        "SELECT COUNT(*) FROM held WHERE source IS NULL AND owner=(SELECT owner FROM held WHERE id=?)", part.grant
-    )
-    return part.command if row == (1,) else None
+    return part.command if queries.grants_beside(tx, part.grant) == 1 else None
 
 
 def suggestions(tx: Transaction) -> list[str]:
     """Return what grants that have ended might have declared, and forget them."""
-    ended = {row[0] for row in tx.all("SELECT DISTINCT held FROM spent WHERE held NOT IN (SELECT id FROM held)")}
-    said = [_suggestion(spent) for spent in spending.read(tx).values() if spent.held in ended and _is_far_off(spent)]
-    if ended:
-        spending.drop_ended(tx)
-    return said
+    return [_suggestion(spent) for spent in usage.take_ended(tx) if _is_far_off(spent)]
 
 
 def _is_far_off(spent: Spent) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prefect_slots.detect.gpu.usage import foreign_use
 from prefect_slots.detect.licenses.client import DESK
 from prefect_slots.detect.licenses.report import Counted
-from prefect_slots.ledger import usage
+from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.folder import folder_with
 from prefect_slots.ledger.schema import FILE
 from prefect_slots.ledger.store import Ledger
@@ -80,12 +80,12 @@ def _noted(
     if cards is not None:
         note_cards(tx, cards, settings)
     note_seats(seats, tx, Fleet(counted={}), Users(), settings.stale_after)
+    shown = usage.read_outside(tx)
     return [
-        OthersUse(resource=cell.resource, key=row[0], unit=row[1], used=seen.used, why=seen.why)
-        for cell, seen in usage.read(tx).items()
-        for row in tx.all(
-            "SELECT key, unit FROM cell JOIN resource ON name=resource WHERE resource=? AND number=? AND present", *cell
-        )
+        OthersUse(resource=resource.name, key=cell.key, unit=resource.unit, used=seen.used, why=seen.why)
+        for resource in registry.registered(tx).resources
+        for cell in resource.cells
+        if cell.present and (seen := shown.get(cell.id)) is not None
     ]
 
 

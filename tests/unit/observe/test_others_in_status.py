@@ -12,11 +12,10 @@ from rich.console import Console
 from tests.support.processes import member
 
 from prefect_slots.cli.tables import status_view
-from prefect_slots.ledger import registry, spending, usage
-from prefect_slots.ledger.spending import Spent
+from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.usage import Outside
+from prefect_slots.ledger.usage import Outside, Spent
 from prefect_slots.model.book import Asked, CellId, Shape, Ticket
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
@@ -42,8 +41,8 @@ def shown(ledger: Ledger) -> str:
 
 
 def see(ledger: Ledger, seen: Outside, blocked: int) -> None:
-    ledger.transact(lambda tx: usage.write(tx, seen))
-    ledger.transact(lambda tx: usage.block(tx, CARD, blocked))
+    ledger.transact(lambda tx: usage.write_outside(tx, seen))
+    ledger.transact(lambda tx: registry.block(tx, CARD, blocked))
 
 
 def test_both_witnesses_make_less_free_and_are_told_apart(ledger: Ledger):
@@ -84,9 +83,9 @@ def test_what_a_holder_uses_of_what_it_declared_is_shown_unless_it_is_not_its_ow
     ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=owner, label="infer (x.py:1)")))
     assert "infer (x.py:1) [8GiB]" in shown(ledger)
     seen = Spent(held="g", cell=CARD, label="infer", declared=8192, peak=3072, looks=1)
-    ledger.transact(lambda tx: spending.write(tx, seen))
+    ledger.transact(lambda tx: usage.write_spent(tx, seen))
     assert "infer (x.py:1) [8GiB, used at most 3GiB]" in shown(ledger)
-    ledger.transact(lambda tx: spending.write(tx, replace(seen, together=True)))
+    ledger.transact(lambda tx: usage.write_spent(tx, replace(seen, together=True)))
     assert "infer (x.py:1) [8GiB]" in shown(ledger)
     (cell,) = machine_status(ledger).to_data()["cells"]
     assert cell["holders"][0]["peak"] is None

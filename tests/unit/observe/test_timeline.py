@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from prefect_slots.ledger.queries import Span
 from prefect_slots.observe.picture import Box, Line, Picture, Words, to_png, to_svg
 from prefect_slots.observe.status import CellStatus
-from prefect_slots.observe.timeline import Lane, Span, lanes_of, layout, run_of, stacked
+from prefect_slots.observe.timeline import Lane, lanes_of, layout, run_of, stacked
 
 CARD = Lane(resource="gpu_mem", number=0, title="gpu_mem 0", capacity=24576, unit="MiB")
 SEATS = Lane(resource="license.matlab", number=0, title="license.matlab", capacity=2, unit="seats")

@@ -13,7 +13,7 @@ from tests.unit.detect.gpu.test_amd import ONE, plug
 from tests.unit.system.test_container import link, put
 
 from prefect_slots.detect.gpu.usage import DeviceUse, Process, UseReading
-from prefect_slots.ledger import registry, spending
+from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.owner import Owner
 from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
@@ -84,7 +84,7 @@ def test_a_grant_whose_owner_has_died_makes_nobody_else_s_process_ours(card: Car
 
 def test_a_command_is_ended_only_for_what_two_looks_in_a_row_have_shown(card: Card):
     card.hold("run", 2)
-    card.ledger.transact(lambda tx: spending.note_command(tx, COMMAND, 1.0))
+    card.ledger.transact(lambda tx: usage.note_command(tx, COMMAND, 1.0))
     ended: list[bool] = []
     for used in (3, 1, 3, 3):
         ended += [excess.may_be_ended for excess in card.told(command=used).excesses]
@@ -124,7 +124,7 @@ def test_what_others_use_of_amds_cards_is_not_free_and_what_ours_use_is_reserved
         return row[0]
 
     assert (look(str(10 * GIB + 3 * 2**20)).stale, foreign()) == ((), 10 * 1024)
-    ((_, spent),) = card.ledger.read(spending.read).items()
+    ((_, spent),) = card.ledger.read(usage.read_spent).items()
     assert (spent.peak, spent.declared) == (3, 2048)
     (stale,) = look("?").stale
     assert (stale.why, foreign()) == ("its memory in use cannot be read", 10 * 1024)

@@ -77,7 +77,7 @@ class Seats:
 
     @property
     def seen(self) -> usage.Outside:
-        return self._ledger.read(usage.read)[CELL]
+        return self._ledger.read(usage.read_outside)[CELL]
 
 
 @pytest.fixture

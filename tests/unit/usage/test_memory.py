@@ -13,14 +13,13 @@ import psutil
 import pytest
 from tests.support.processes import member
 
-from prefect_slots.ledger import registry, spending
+from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.owner import Owner
 from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.book import TOKEN, Asked, Ended, Shape, Ticket
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import MEM, Cell, Inventory, Resource
-from prefect_slots.usage.attribution import read_parts
 from prefect_slots.usage.memory import MemoryNoted, note_memory, read_memory
 from prefect_slots.usage.overuse import Group
 
@@ -61,14 +60,14 @@ class Host:
 
     def command(self, pid: int, started: float | None = None) -> None:
         at = psutil.Process(pid).create_time() if started is None else started
-        self.ledger.transact(lambda tx: spending.note_command(tx, pid, at))
+        self.ledger.transact(lambda tx: usage.note_command(tx, pid, at))
 
     def serve(self, pid: int, grant: str, started: float | None = None) -> None:
         at = psutil.Process(pid).create_time() if started is None else started
-        self.ledger.transact(lambda tx: spending.note_serving(tx, pid, at, grant))
+        self.ledger.transact(lambda tx: usage.note_serving(tx, pid, at, grant))
 
     def read(self) -> tuple[Group, ...]:
-        parts = self.ledger.read(lambda tx: read_parts(tx, MEM))
+        parts = self.ledger.read(lambda tx: queries.holdings(tx, MEM))
         return read_memory(parts, self.ledger.id, self.rests)
 
     def look(self) -> MemoryNoted:
@@ -123,7 +122,7 @@ def test_the_wrapper_of_a_command_counts_for_nothing(host: Host):
 def test_what_a_task_finds_in_its_process_is_no_excess_of_its_own(host: Host):
     host.hold("task", mem=0.01)
     assert host.look().excesses == ()
-    ((_, spent),) = host.ledger.read(spending.read).items()
+    ((_, spent),) = host.ledger.read(usage.read_spent).items()
     assert spent.peak > 10
     host.ledger.transact(lambda tx: tx.apply(Ended(grant="task")))
     host.hold("other", mem=0.01)
@@ -139,7 +138,7 @@ def test_pages_that_a_family_shares_count_once(host: Host):
     with host.process(300, children=2) as pid:
         host.command(pid)
         assert host.look().excesses == ()
-        ((_, spent),) = host.ledger.read(spending.read).items()
+        ((_, spent),) = host.ledger.read(usage.read_spent).items()
         assert 300 <= spent.peak < 500
 
 
@@ -194,7 +193,7 @@ def test_a_task_process_s_memory_is_that_of_its_grant_alone_and_its_pool_s_is_no
         assert excess.process == (one, psutil.Process(one).create_time())
     assert str(excess).startswith("greedy (flow.py:1) uses 5")
     assert str(excess).endswith("MiB of mem and declared 128MiB; at risk beside it: modest (flow.py:1)")
-    seen = {spent.held: spent for spent in host.ledger.read(spending.read).values()}
+    seen = {spent.held: spent for spent in host.ledger.read(usage.read_spent).values()}
     assert seen["greedy"].peak > 500 > seen["modest"].peak > 10
     assert [spent.together for spent in seen.values()] == [False, False]
 
@@ -264,7 +263,7 @@ def test_a_process_that_has_only_the_number_of_an_owner_s_is_not_looked_at(host:
     with host.process(200) as pid:
         host.command(pid, started=psutil.Process(pid).create_time() - 100)
         assert host.look().excesses == ()
-    assert host.ledger.read(spending.read) == {}
+    assert host.ledger.read(usage.read_spent) == {}
 
 
 def test_who_declared_no_memory_is_not_looked_at(host: Host):
@@ -280,7 +279,7 @@ def test_a_grant_that_ends_while_it_is_looked_at_is_nobody_s_excess(host: Host):
         found = host.read()
     host.ledger.transact(lambda tx: tx.apply(Ended(grant="run")))
     assert host.ledger.transact(lambda tx: note_memory(tx, found)) == MemoryNoted(excesses=(), suggestions=())
-    assert host.ledger.read(spending.read) == {}
+    assert host.ledger.read(usage.read_spent) == {}
 
 
 def test_who_declared_far_too_much_is_told_when_it_has_ended(host: Host):

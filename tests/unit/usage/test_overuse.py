@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_slots.ledger.queries import Part
 from prefect_slots.model.book import CellId
-from prefect_slots.usage.attribution import Belonging, Part
+from prefect_slots.usage.attribution import Belonging
 from prefect_slots.usage.overuse import groups
 
 MIB = 2**20

@@ -1,0 +1,165 @@
+"""Reads for people and for looks at the machine: holdings, waiting tickets, owners, history.
+
+Each returns plain records of one consistent state. Nothing here writes, and no decision is made from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from prefect_slots.ledger import book
+from prefect_slots.ledger.sql import Tables
+from prefect_slots.model.book import CellId, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One holding of one cell by a grant.
+
+    Attributes:
+        source: The grant that it draws on, if any: it is then part of that grant's holding.
+        declared: Amount held, in the resource's unit.
+        since: Time of the grant, a Unix time in seconds.
+        pid: Process id of the owner; `None` if it has died and draws by others go on.
+        started: Start time of that process.
+        command: The one process that the owner runs under its grants, with its start time.
+        for_children: Task processes of the owner use it, and the owner itself does not.
+        processes: Those task processes, with their start times: the grant's own first, then those of tasks that it has
+            submitted.
+    """
+
+    cell: CellId
+    grant: str
+    source: str | None
+    label: str
+    declared: int
+    pid: int | None
+    started: float
+    command: tuple[int, float] | None
+    since: float = 0.0
+    for_children: bool = False
+    processes: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def user(self) -> int | None:
+        """The process that uses it, itself or by its descendants; `None` if there is none."""
+        if self.processes:
+            return self.processes[0][0]
+        return None if self.for_children else self.pid
+
+
+def holdings(tables: Tables, resource: str | None = None) -> tuple[Part, ...]:
+    """Return all holdings, or those of one resource, the oldest grant first."""
+    serving: dict[str, list[tuple[int, float]]] = {}
+    for grant, pid, started in tables.all("SELECT held, pid, started FROM serving ORDER BY rowid"):
+        serving.setdefault(grant, []).append((pid, started))
+    return tuple(
+        Part(
+            cell=CellId(row[0], row[1]),
+            grant=row[2],
+            source=row[3],
+            label=row[4],
+            declared=row[5],
+            since=row[6],
+            for_children=bool(row[7]),
+            pid=row[8],
+            started=row[9] or 0.0,
+            command=(row[10], row[11]) if row[10] is not None else None,
+            processes=tuple(serving.get(row[2], ())),
+        )
+        for row in tables.all(
+            "SELECT c.resource, c.number, h.id, h.source, h.label, c.amount, h.granted_at, h.for_children, o.pid, "
+            "o.started, o.command, o.command_started FROM holding c JOIN held h ON h.id=c.held "
+            "LEFT JOIN owner o ON o.id=h.owner WHERE c.resource=COALESCE(?, c.resource) ORDER BY h.granted_at",
+            resource,
+        )
+    )
+
+
+class Waiting(NamedTuple):
+    """One ticket in the queue, or aside until the server has room (`blocked_on`, a limit's name)."""
+
+    shape: Shape
+    id: str
+    label: str
+    pid: int
+    asked_at: float
+    blocked_on: str | None
+    overtaken: int
+
+
+def waiting(tables: Tables) -> list[Waiting]:
+    """Return all tickets by arrival."""
+    rows = tables.all(
+        "SELECT s.requirement, s.priority, s.expected, s.parent, s.root, s.source, t.id, t.label, COALESCE(o.pid, 0), "
+        "t.asked_at, t.blocked_on, CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END "
+        "FROM ticket t JOIN shape s ON s.key=t.shape LEFT JOIN owner o ON o.id=t.owner ORDER BY t.seq"
+    )
+    return [Waiting(book.shape_of(row[6], *row[:6]), *row[6:]) for row in rows]
+
+
+class Enrolled(NamedTuple):
+    """One owner, with the columns that prove its death and the number of its grants, tickets and leases."""
+
+    lock_file: str
+    pid: int
+    started: float
+    boot: str
+    program: str
+    grants: int
+    tickets: int
+    leases: int
+
+
+def owners(tables: Tables) -> list[Enrolled]:
+    """Return all owners, the oldest first."""
+    rows = tables.all(
+        "SELECT lock_file, pid, started, boot, program, (SELECT COUNT(*) FROM held WHERE owner=o.id AND NOT closed), "
+        "(SELECT COUNT(*) FROM ticket WHERE owner=o.id), (SELECT COUNT(*) FROM lease WHERE owner=o.id) "
+        "FROM owner o ORDER BY started"
+    )
+    return [Enrolled(*row) for row in rows]
+
+
+def owner_pids(tables: Tables) -> set[int]:
+    """Return the process ids of all owners."""
+    return {row[0] for row in tables.all("SELECT pid FROM owner")}
+
+
+def grants_beside(tables: Tables, grant: str) -> int:
+    """Return the number of grants that the owner of `grant` holds by their own right, itself included."""
+    sql = "SELECT COUNT(*) FROM held WHERE source IS NULL AND owner=(SELECT owner FROM held WHERE id=?)"
+    row = tables.one(sql, grant)
+    return row[0] if row else 0
+
+
+def label(tables: Tables, grant: str) -> str:
+    """Return the label of a grant, or its id if it is gone."""
+    row = tables.one("SELECT label FROM held WHERE id=?", grant)
+    return row[0] if row else grant
+
+
+@dataclass(frozen=True)
+class Span:
+    """One holding that has ended; the time from `asked_at` to `granted_at` is its wait. Unix times in seconds."""
+
+    grant: str
+    label: str
+    pid: int
+    resource: str
+    number: int
+    amount: int
+    asked_at: float
+    granted_at: float
+    ended_at: float
+
+
+def history(tables: Tables, resource: str | None = None, since: float = 0.0) -> tuple[Span, ...]:
+    """Return the holdings (of one resource) that ended after `since`, the oldest first; draws are not among them."""
+    rows = tables.all(
+        "SELECT held, label, pid, resource, number, amount, asked_at, granted_at, ended_at FROM history "
+        "WHERE resource=COALESCE(?, resource) AND ended_at>? ORDER BY id",
+        *(resource, since),
+    )
+    return tuple(Span(*row) for row in rows)
