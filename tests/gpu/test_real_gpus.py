@@ -14,7 +14,7 @@ from tests.support.nvml_stub.battery import judged, laws
 from tests.support.nvml_stub.machines import MIB, Observed
 from tests.support.polling import until
 
-from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvidia import query_nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, foreign_use, query_use
 from prefect_slots.system.container import query_surroundings
 

@@ -19,7 +19,7 @@ from prefect_slots.model.amount import MAX_AMOUNT, MIB, format_amount
 from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
-    from prefect_slots.detect.answer import Sight
+    from prefect_slots.detect.detector import Sight
     from prefect_slots.detect.survey import Survey
     from prefect_slots.limits.registration import RegistrationReport
     from prefect_slots.model.finding import Finding

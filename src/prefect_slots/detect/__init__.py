@@ -1,16 +1,15 @@
-"""What this machine has: pure `parse_*` and `interpret_*` over thin `query_*`.
+"""Detection: the resources that this machine has.
 
-answer       what one probe answers: resources, findings, and what it could not read
-host         cores and memory, as affinity and cgroups leave them
-detector     the protocol of all that looks for something, and those that other packages bring
-tpu          Google's TPU chips, by the PCI bus
-disk         scratch space: what a folder's disk has free
+survey       one inventory from the answers of all detectors; a failed detector never loses the others' answers
+detector     the protocol of detectors, their answers, and the detectors of other packages
+declared     GPUs, licenses and resources that a person wrote down
+host         cores and memory, within affinity and cgroups
+disk         scratch space: the free space of a folder
 instruments  serial and USB instruments by their stable names
-encoders     sessions of NVIDIA's video encoder, of which a person declares the most
-gpu          cards of each vendor, and what is used of them
-licenses     what licence servers count, a parser per vendor
-declared     cards, licences and resources that a person wrote down
-survey       runs every probe and merges the answers; a failing probe never loses the others
+encoders     sessions of NVIDIA's video encoder, with a declared maximum
+tpu          Google's TPU chips on the PCI bus
+gpu          GPUs of each vendor, and their memory in use
+licenses     seats that license servers count, with a parser per vendor
 
-Nothing here decides who gets what, reads a configuration file, or writes anything down.
+Detection decides nothing about requests, reads no configuration file and writes nothing.
 """

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect.answer import Answer, Sight
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene, Sight
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import ScratchSpace
 from prefect_slots.model.finding import Finding

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from prefect_slots.detect.answer import Answer, Sight
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene, Sight
 from prefect_slots.detect.gpu.nvml import NO_NVIDIA_HERE, Nvml, error_code, failure_of, lacks
 from prefect_slots.model.declaration import EncoderSessions
 from prefect_slots.model.finding import Finding

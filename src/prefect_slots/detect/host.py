@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from prefect_slots.detect.answer import Answer, Sight
+from prefect_slots.detect.detector import Answer, Sight
 from prefect_slots.model.amount import CORES, MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import HostRules
 from prefect_slots.model.finding import Finding

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.model.declaration import Instruments
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import Cell, Resource

@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect.answer import Answer, Sight
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.detector import (
+    Answer,
     Detector,
     Installed,
     Scene,
+    Sight,
     hanging_of,
     names_installed,
     query_installed,
@@ -29,13 +30,11 @@ from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.detect.gpu.amd import AmdDetector
 from prefect_slots.detect.gpu.apple import AppleDetector
 from prefect_slots.detect.gpu.intel import IntelDetector
-from prefect_slots.detect.gpu.nvidia import interpret_nvml
-from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvidia import interpret_nvml, query_nvml
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.detect.host import interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
-from prefect_slots.detect.licenses.client import DESK, Desk
-from prefect_slots.detect.licenses.look import look_at_licences
+from prefect_slots.detect.licenses.client import DESK, Desk, look_at_licences
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model import gpu
 from prefect_slots.model.amount import format_amount

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import Cell, Resource
 from prefect_slots.system.sysfs import query_pci

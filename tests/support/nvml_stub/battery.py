@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 import tests.support.nvml_stub.machines as fake
 from tests.support.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.gpu.nvidia import interpret_nvml
-from prefect_slots.detect.gpu.nvidia_query import DeviceReading
+from prefect_slots.detect.detector import Answer
+from prefect_slots.detect.gpu.nvidia import DeviceReading, interpret_nvml
 from prefect_slots.detect.gpu.usage import foreign_use
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.system.container import Surroundings

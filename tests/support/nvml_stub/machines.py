@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from prefect_slots.detect.gpu.nvidia_query import NvmlReading
+from prefect_slots.detect.gpu.nvidia import NvmlReading
 from prefect_slots.detect.gpu.usage import UseReading
 
 GIB = 2**30

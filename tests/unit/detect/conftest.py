@@ -14,12 +14,12 @@ from tests.support.nvml_stub.double import NvmlDouble
 from tests.support.nvml_stub.library import build, environment
 from tests.support.nvml_stub.machines import Machine, Observe, Observed, Read
 
-from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvidia import query_nvml
 from prefect_slots.detect.gpu.usage import query_use
 
 CHILD = """
 import pickle, sys
-from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvidia import query_nvml
 from prefect_slots.detect.gpu.usage import query_use
 sys.stdout.buffer.write(pickle.dumps((query_nvml(), query_use())))
 """

@@ -19,7 +19,7 @@ from tests.support.nvml_stub.double import NvmlDouble
 from tests.support.nvml_stub.library import environment
 from tests.support.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observed
 
-from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvidia import query_nvml
 from prefect_slots.detect.gpu.usage import query_use
 
 CALLS = ["handle", "uuid", "name", "v1", "v2", "mode", "mig", "slots", "ids", "processes", "graphics", "virtualization"]
@@ -37,7 +37,7 @@ PROCESSES = st.lists(
 # Reads one machine after the other, each written as its length in one line and its text.
 CHILD = """
 import os, pickle, sys
-from prefect_slots.detect.gpu.nvidia_query import query_nvml
+from prefect_slots.detect.gpu.nvidia import query_nvml
 from prefect_slots.detect.gpu.usage import query_use
 while line := sys.stdin.buffer.readline():
     os.environ["NVML_STUB"] = sys.stdin.buffer.read(int(line)).decode()

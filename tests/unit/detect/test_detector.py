@@ -14,15 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_slots.detect.answer import Answer, Sight
-from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene, hanging_of, query_installed, run
+from prefect_slots.detect.detector import (
+    GROUP,
+    Answer,
+    Detector,
+    Installed,
+    Scene,
+    Sight,
+    hanging_of,
+    query_installed,
+    run,
+)
 from prefect_slots.detect.survey import SHIPPED, Survey, survey
 from prefect_slots.model.declaration import Declarations, DetectorRules, GpuRules, HostRules
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import Cell, Resource
 
 TOY = """
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.detector import Answer
 from prefect_slots.model.resource import Cell, Resource
 
 

@@ -9,8 +9,7 @@ import tests.support.nvml_stub.machines as fake
 from tests.support.nvml_stub.double import NvmlDouble
 from tests.support.nvml_stub.machines import FakeDevice, Machine
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.encoders import EncoderDetector
 from prefect_slots.model.declaration import EncoderSessions
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.instruments import InstrumentDetector, query_instruments
 from prefect_slots.model.declaration import Instruments
 

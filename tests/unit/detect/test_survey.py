@@ -18,7 +18,7 @@ from tests.support.nvml_stub.library import environment
 from tests.support.nvml_stub.machines import FakeDevice, Machine
 
 import prefect_slots.detect
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.detector import Answer
 from prefect_slots.detect.survey import Survey, merge, survey
 from prefect_slots.model.declaration import (
     Declarations,

@@ -13,8 +13,7 @@ import pytest
 from tests.support.nvml_stub.library import environment
 from tests.support.nvml_stub.machines import FakeDevice, Machine
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import GROUP, Detector, Installed, Scene
+from prefect_slots.detect.detector import GROUP, Answer, Detector, Installed, Scene
 from prefect_slots.detect.gpu.nvml import Nvml
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.model.declaration import Declarations, GpuRules, HostRules

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prefect_slots.detect.answer import Answer, Sight
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene, Sight
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import Finding

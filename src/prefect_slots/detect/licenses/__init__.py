@@ -1,7 +1,7 @@
-"""What licence servers count: a pure `parse_*` per vendor over one thin, patient query.
+"""License servers: a pure `parse_*` per vendor over one patient client.
 
-report    what a server tells of its features: counted, unlimited or unknown, and what was odd
-parsing   what all parsers share: numbered lines, lines that were not understood, vendors' dates
+report    features as a server reports them (counted, unlimited, unknown), and the tools that the parsers share
+vendors   the vendors' programs, their arguments and parsers
 flexnet   `lmutil lmstat`
 rlm       `rlmutil rlmstat`
 lmx       `lmxendutil -licstat`
@@ -9,12 +9,9 @@ lsdyna    `lstc_qrun -R`
 dsls      `DSLicSrv -admin`
 olicense  `olixtool -sv`
 sentinel  `lsmon`
-vendors   how each vendor's server is asked, and who reads the answer
-turns     whose turn it is to ask a server, among all processes of a user
-client    one query of a server at a time, its answer kept, patience after failures
-seats     from what servers tell to resources, and to what is unknown
-outside   how many seats people outside use: what a server shows, less what is ours
-look      the probe: asks the configured servers and judges
+client    one query of a server at a time, a cache of its answer, back-off after failures
+seats     resources from the servers' reports
+outside   seats in use outside: the server's count less ours
 
-Nothing here shows or stores the name of anybody who holds a seat.
+User names of checkouts are neither shown nor stored.
 """

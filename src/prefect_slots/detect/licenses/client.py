@@ -5,20 +5,72 @@ What goes wrong is part of the answer, never an exception: a server that cannot 
 
 from __future__ import annotations
 
+import hashlib
+import os
+import socket
+import stat
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import psutil
+from filelock import FileLock, Timeout
+
+from prefect_slots.detect.detector import Answer
 from prefect_slots.detect.licenses.report import Reading
-from prefect_slots.detect.licenses.turns import in_turn, shared_folder
+from prefect_slots.detect.licenses.seats import Here, identities, interpret_seats
 from prefect_slots.detect.licenses.vendors import VENDORS
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.threads import beside
+
+
+def shared_folder() -> Path:
+    """Return the folder of the locks: one for all of a user's processes, whatever environment each was given."""
+    return Path(f"/var/tmp/prefect-slots-{os.getuid()}/licences")
+
+
+@contextmanager
+def in_turn(folder: Path | None, server: str, seconds: float) -> Generator[bool]:
+    """Keep the user's other processes from asking a server meanwhile; yield whether it may be asked.
+
+    It may not if others have asked it for all those seconds. They are being kept waiting by it, as each gives it up
+    after its own limit: another query would only add to what it cannot bear, and what was known last stands.
+
+    Args:
+        folder: Where the locks are; `None` for no lock at all.
+        server: The vendor and the server's name.
+        seconds: How long to wait.
+    """
+    with ExitStack() as turn:
+        is_mine = True
+        if folder is not None:
+            try:
+                turn.enter_context(_lock(folder, server).acquire(seconds))
+            except Timeout:
+                is_mine = False
+            except (OSError, NotImplementedError):
+                pass
+        yield is_mine
+
+
+def _lock(folder: Path, server: str) -> FileLock:
+    for made in (folder.parent, folder):
+        made.mkdir(mode=0o700, exist_ok=True)
+        # Where everybody may write, anybody may have made it: a lock in theirs would be theirs to keep.
+        status = made.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise PermissionError(f"{made} is somebody else's")
+    name = hashlib.sha256(server.encode()).hexdigest()[:32]
+    # A lock that is only a file's being there would outlive whoever is killed.
+    return FileLock(folder / f"{name}.lock", fallback_to_soft=False)
+
 
 MAX_BACK_OFF: Final = 900.0
 """Seconds at most between two tries of a server that fails."""
@@ -158,3 +210,24 @@ def _kept(reading: Reading, seconds: float) -> Reading:
 
 DESK: Final = Desk(folder=shared_folder())
 """The desk of this process."""
+
+
+def look_at_licences(servers: Sequence[LicenseServer], env: Mapping[str, str], desk: Desk) -> Answer:
+    """Return the seats that the servers count. Takes as long as the slowest of them, its time limit at most."""
+    asked = questions(servers)
+    readings = desk.ask_all(tuple(asked), env)
+    tables = [(table, reading) for tables, reading in zip(asked.values(), readings, strict=True) for table in tables]
+    return interpret_seats(tables, query_here(), date.today())
+
+
+def query_here() -> Here:
+    """Return what means this machine to a licence server."""
+    # Not the full name: asking for it waits for a name server that may be away.
+    names = (socket.gethostname(),)
+    cards = (
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == psutil.AF_LINK
+    )
+    return identities(names, cards)

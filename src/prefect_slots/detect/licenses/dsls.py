@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, day_of, numbered, told
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading
+from prefect_slots.detect.licenses.report import Checkout, Counted, Doubts, Feature, Reading, day_of, numbered, told
 
 _PROMPT: Final = re.compile(r"(?:\s*admin\s?>)*\s*")
 _NEEDED: Final = ("Feature", "Expiration Date", "Count", "Inuse")

@@ -11,16 +11,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, merged, numbered, parse_expiry
 from prefect_slots.detect.licenses.report import (
     Checkout,
     Counted,
+    Doubts,
     Feature,
     Reading,
     Unknown,
     Unlimited,
     Usage,
     earliest,
+    merged,
+    numbered,
+    parse_expiry,
 )
 from prefect_slots.model.finding import Finding
 

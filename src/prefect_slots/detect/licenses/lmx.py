@@ -7,8 +7,19 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, day_of, numbered, told
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading, Unknown, Unlimited, Usage
+from prefect_slots.detect.licenses.report import (
+    Checkout,
+    Counted,
+    Doubts,
+    Feature,
+    Reading,
+    Unknown,
+    Unlimited,
+    Usage,
+    day_of,
+    numbered,
+    told,
+)
 
 UNLIMITED: Final = 2**31 - 1
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, day_of, numbered, told
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading
+from prefect_slots.detect.licenses.report import Checkout, Counted, Doubts, Feature, Reading, day_of, numbered, told
 
 _PROGRAM: Final = re.compile(
     r"(?P<name>\S+)\s+(?P<expires>\d+/\d+/\d+)\s+(?:\d+\s+(?=\S+\s+\d+\s+\d+\s))?"

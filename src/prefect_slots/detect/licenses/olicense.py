@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, day_of, numbered, told
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading, Unknown, Usage
+from prefect_slots.detect.licenses.report import (
+    Checkout,
+    Counted,
+    Doubts,
+    Feature,
+    Reading,
+    Unknown,
+    Usage,
+    day_of,
+    numbered,
+    told,
+)
 
 _MODULE: Final = re.compile(
     r"\s*+(?P<name>[^;]*\S)\s*+;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?"

@@ -10,8 +10,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, day_of, numbered, told
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading, Unknown, Unlimited, Usage
+from prefect_slots.detect.licenses.report import (
+    Checkout,
+    Counted,
+    Doubts,
+    Feature,
+    Reading,
+    Unknown,
+    Unlimited,
+    Usage,
+    day_of,
+    numbered,
+    told,
+)
 
 _POOL: Final = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: \d+)?")
 _COUNT: Final = re.compile(

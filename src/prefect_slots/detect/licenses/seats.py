@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final
 
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.detector import Answer
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown, Unlimited
 from prefect_slots.errors import nearest
 from prefect_slots.model.amount import MAX_AMOUNT, SEATS

@@ -10,8 +10,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from prefect_slots.detect.licenses.parsing import Doubts, day_of, numbered, told
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading, Unknown, Unlimited, Usage
+from prefect_slots.detect.licenses.report import (
+    Checkout,
+    Counted,
+    Doubts,
+    Feature,
+    Reading,
+    Unknown,
+    Unlimited,
+    Usage,
+    day_of,
+    numbered,
+    told,
+)
 
 INFINITE: Final = frozenset({4294967294, 4294967295, 2097150})
 """How versions of the server spell that there is no limit."""

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.system.test_container import link, put
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.detector import Scene
+from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.intel import (
     Described,
     IntelDetector,

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from prefect_slots.detect.answer import Answer
-from prefect_slots.detect.gpu.nvidia import interpret_nvml
-from prefect_slots.detect.gpu.nvidia_query import DeviceReading, Memory, NvmlReading
+from prefect_slots.detect.detector import Answer
+from prefect_slots.detect.gpu.nvidia import DeviceReading, Memory, NvmlReading, interpret_nvml
 from prefect_slots.detect.gpu.nvml import Failure
 from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.declaration import GpuRules

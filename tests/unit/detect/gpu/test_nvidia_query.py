@@ -11,7 +11,7 @@ import pytest
 import tests.support.nvml_stub.machines as fake
 from tests.support.nvml_stub.machines import GIB, MIB, FakeDevice, Machine, Read
 
-from prefect_slots.detect.gpu.nvidia_query import DeviceReading, Memory, query_nvml
+from prefect_slots.detect.gpu.nvidia import DeviceReading, Memory, query_nvml
 from prefect_slots.detect.gpu.nvml import Nvml
 
 A = FakeDevice(uuid="GPU-aaaa")

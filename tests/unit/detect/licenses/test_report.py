@@ -6,7 +6,6 @@ from datetime import date
 
 import pytest
 
-from prefect_slots.detect.licenses.parsing import parse_expiry, shape
 from prefect_slots.detect.licenses.report import (
     Checkout,
     Counted,
@@ -16,6 +15,8 @@ from prefect_slots.detect.licenses.report import (
     Unlimited,
     Usage,
     combined,
+    parse_expiry,
+    shape,
 )
 
 FIVE = Counted(total=5, used=2, reserved=1, queued=3, expires=date(2027, 1, 2))

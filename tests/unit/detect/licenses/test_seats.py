@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from prefect_slots.detect.answer import Answer
+from prefect_slots.detect.detector import Answer
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown, Unlimited, Usage
 from prefect_slots.detect.licenses.seats import identities, interpret_seats
 from prefect_slots.model.declaration import LicenseServer

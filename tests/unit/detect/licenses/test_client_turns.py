@@ -16,8 +16,7 @@ from tests.support.polling import until
 from tests.support.processes import ROOT
 from tests.unit.detect.licenses.conftest import MakeTool
 
-from prefect_slots.detect.licenses.client import Desk, Question
-from prefect_slots.detect.licenses.turns import in_turn
+from prefect_slots.detect.licenses.client import Desk, Question, in_turn
 
 ANSWER = "Users of aa:  (Total of 9 licenses issued;  Total of 4 licenses in use)\n"
 # Asks a server of that name once, by a command.

@@ -16,8 +16,7 @@ import psutil
 import pytest
 
 import prefect_slots.detect.licenses
-from prefect_slots.detect.licenses.client import Desk
-from prefect_slots.detect.licenses.look import query_here
+from prefect_slots.detect.licenses.client import Desk, query_here
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import Declarations, DeclaredLicense, GpuRules, HostRules, LicenseServer
