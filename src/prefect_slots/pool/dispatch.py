@@ -12,25 +12,18 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.task import Task
+from prefect_slots.pool.worker import Worker
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.request import Parent
     from prefect_slots.model.requirement import Requirement
-
-
-class Worker(Protocol):
-    """A task process as the board sees it."""
-
-    @property
-    def pin(self) -> Pin:
-        """What it is bound to."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,11 @@ class Shape:
     expected: float | None
     parent: Parent | None
     within: Task | None
+
+
+def _shape(task: Task) -> Shape:
+    order = task.order
+    return Shape(order.requirement, order.priority, order.expected, order.parent, task.within)
 
 
 @dataclass(eq=False)
@@ -94,10 +92,10 @@ class Withdraw:
 
 @dataclass(frozen=True)
 class Start:
-    """Have a job done, by an idle process or a new one."""
+    """Have a job done by a worker that is idle or new."""
 
     job: Job
-    worker: Worker | None
+    worker: Worker
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,15 @@ class Retire:
     worker: Worker
 
 
-Act = Ask | Withdraw | Start | Retire
+@dataclass(frozen=True)
+class Fail:
+    """End a task that waited: the ledger refused it, or it waited too long."""
+
+    task: Task
+    error: BaseException
+
+
+Act = Ask | Withdraw | Start | Retire | Fail
 
 
 class Dispatcher:
@@ -116,14 +122,20 @@ class Dispatcher:
     Args:
         most: How many tasks may run at once, or `None` for as many as the ledger grants.
         most_free: How many of those that ask for nothing.
-        free: What tasks that ask for nothing use.
+        new_worker: Returns a worker of that pin.
+
+    Attributes:
+        queues: The queues in which tasks wait or of which tasks run; the next turn is the first one's.
+        jobs: What runs.
+        workers: All that have not been told to end.
     """
 
-    def __init__(self, most: int | None, most_free: int) -> None:
+    def __init__(self, most: int | None, most_free: int, new_worker: Callable[[Pin], Worker]) -> None:
         self.queues: dict[Shape, Queue] = {}
-        self.idle: dict[Pin, list[Worker]] = {}
         self.jobs: dict[Task, Job] = {}
-        self.processes = 0
+        self.workers: set[Worker] = set()
+        self._idle: dict[Pin, list[Worker]] = {}
+        self._new_worker = new_worker
         self._most = most
         self._most_free = most_free
         self._running = 0
@@ -136,25 +148,28 @@ class Dispatcher:
 
     def add(self, task: Task) -> list[Act]:
         """A task was submitted."""
-        order = task.order
-        shape = Shape(order.requirement, order.priority, order.expected, order.parent, task.within)
+        shape = _shape(task)
         queue = self.queues.get(shape)
         if queue is None:
             queue = self.queues[shape] = Queue(shape)
-        task.queue = queue
         queue.tasks.append(task)
         if task.within is not None:
             task.within.inner.add(task)
         return self._look(queue)
 
-    def drop(self, task: Task) -> list[Act]:
-        """A waiting task was cancelled, or has waited too long."""
-        queue = task.queue
-        if queue is None or task not in queue.tasks:
+    def queue_of(self, task: Task) -> Queue | None:
+        """Return the queue in which a task waits."""
+        queue = self.queues.get(_shape(task))
+        return queue if queue is not None and task in queue.tasks else None
+
+    def drop(self, task: Task, error: BaseException | None = None) -> list[Act]:
+        """A waiting task was cancelled, or fails with `error` because it has waited too long."""
+        queue = self.queue_of(task)
+        if queue is None:
             return []
         queue.tasks.remove(task)
         self._forget(task)
-        return self._look(queue)
+        return [*([Fail(task, error)] if error is not None else []), *self._look(queue)]
 
     def granted(self, queue: Queue, ticket: str, grant: PoolGrant) -> list[Act]:
         """The ledger granted what a queue asked for."""
@@ -167,15 +182,12 @@ class Dispatcher:
         acts = self._start(queue, grant) if self._has_room(queue) else None
         return [*(acts or [Withdraw(ticket)]), *self._look(queue)]
 
-    def refused(self, queue: Queue, ticket: str) -> tuple[Task | None, list[Act]]:
-        """The ledger refused what a queue asked for; return the task to fail, too."""
+    def refused(self, queue: Queue, ticket: str, error: BaseException) -> list[Act]:
+        """The ledger refused what a queue asked for: its first task fails."""
         if queue.ticket != ticket:
-            return None, []
+            return []
         queue.ticket = None
-        task = queue.tasks.popleft() if queue.tasks else None
-        if task is not None:
-            self._forget(task)
-        return task, self._look(queue)
+        return self.drop(queue.tasks[0], error) if queue.tasks else self._look(queue)
 
     def next_of(self, job: Job) -> Job | None:
         """Return the queue's next task for the process and the grant that `job` has had, if there is one."""
@@ -188,8 +200,8 @@ class Dispatcher:
         self.jobs[task] = following
         return following
 
-    def ended(self, job: Job, worker: Worker | None) -> list[Act]:
-        """A job is done, its grant is given back, and `worker` is idle or gone."""
+    def ended(self, job: Job, worker: Worker, *, is_fit: bool) -> list[Act]:
+        """A job is done, its grant is given back, and its worker is idle, or gone if it is not fit for more."""
         del self.jobs[job.task]
         self._forget(job.task)
         job.queue.running -= 1
@@ -198,30 +210,30 @@ class Dispatcher:
         if not job.extra:
             self._running -= 1
             self._running_free -= job.queue.shape.requirement is None
-        if worker is None:
-            self.processes -= 1
+        if is_fit:
+            self._idle.setdefault(worker.pin, []).append(worker)
         else:
-            self.idle.setdefault(worker.pin, []).append(worker)
+            self.workers.discard(worker)
         # Other queues first: whoever has just run has had its turn.
         self.queues[job.queue.shape] = self.queues.pop(job.queue.shape)
         return self._look_at_all()
 
     def retired(self, worker: Worker) -> bool:
         """An idle process wants to end; return whether it may: it may have been given a job just now."""
-        idle = self.idle.get(worker.pin, [])
+        idle = self._idle.get(worker.pin, [])
         if worker not in idle:
             return False
         idle.remove(worker)
         if not idle:
-            del self.idle[worker.pin]
-        self.processes -= 1
+            del self._idle[worker.pin]
+        self.workers.discard(worker)
         return True
 
     def retire_all(self) -> list[Act]:
         """End every idle process."""
-        workers = [worker for idle in self.idle.values() for worker in idle]
-        self.idle.clear()
-        self.processes -= len(workers)
+        workers = [worker for idle in self._idle.values() for worker in idle]
+        self._idle.clear()
+        self.workers.difference_update(workers)
         return [Retire(worker) for worker in workers]
 
     def waiting(self) -> list[Task]:
@@ -274,17 +286,17 @@ class Dispatcher:
         job = Job(task, queue, grant, extra)
         self.jobs[task] = job
         acts: list[Act] = []
-        idle = self.idle.get(grant.pin)
+        idle = self._idle.get(grant.pin)
         worker = idle.pop() if idle else None
         if idle is not None and not idle:
-            del self.idle[grant.pin]
+            del self._idle[grant.pin]
         if worker is None:
-            if self._most is not None and self.processes >= self._most and self.idle:
-                others = next(iter(self.idle.values()))
-                evicted = others[0]
+            if self._most is not None and len(self.workers) >= self._most and self._idle:
+                evicted = next(iter(self._idle.values()))[0]
                 self.retired(evicted)
                 acts.append(Retire(evicted))
-            self.processes += 1
+            worker = self._new_worker(grant.pin)
+            self.workers.add(worker)
         acts.append(Start(job, worker))
         return acts
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -82,12 +83,22 @@ class GrantClient:
     """What a pool asks of its machine's ledger.
 
     Args:
-        target: Which ledger.
+        target: Which ledger; `None` if nothing is coordinated, and so nothing asked for.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, target: Target | None) -> None:
+        self._maybe_target = target
         self._asked: dict[str, concurrent.futures.Future[Held]] = {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The ledger's state folder, if there is a ledger."""
+        return self._maybe_target.folder if self._maybe_target is not None else None
+
+    @property
+    def _target(self) -> Target:
+        assert self._maybe_target is not None
+        return self._maybe_target
 
     def ask(
         self,
@@ -166,8 +177,9 @@ class GrantClient:
     @property
     def is_strict(self) -> bool:
         """Whether a task fails if others could take what it held: then each has a grant of its own."""
-        return self._target.settings.on_lease_lost == "fail" and self._target.coordination.url is not None
+        target = self._maybe_target
+        return target is not None and target.settings.on_lease_lost == "fail" and target.coordination.url is not None
 
-    def lock(self) -> int:
-        """Return the lock that proves this process alive."""
-        return client.owner_descriptor(self._target)
+    def lock(self) -> int | None:
+        """Return the lock that proves this process alive, if there is a ledger."""
+        return client.owner_descriptor(self._target) if self._maybe_target is not None else None

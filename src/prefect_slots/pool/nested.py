@@ -10,25 +10,28 @@ import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from prefect_slots.pool.child import ChildContext, raised, told
-from prefect_slots.pool.submission import Order, Submission
-from prefect_slots.pool.task import Task, TaskFuture, deadline, results_of, settle
+from prefect_slots.pool.submission import Order
+from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
 if TYPE_CHECKING:
-    from prefect_slots.pool.pool import SlotPool
     from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.decorator import requires
 
-here: WeakValueDictionary[str, SlotPool] = WeakValueDictionary()
+here: WeakValueDictionary[str, TaskExecutor] = WeakValueDictionary()
 """The pools of this process, by name."""
 
 
-class InnerPool(concurrent.futures.Executor):
-    """The pool, within one of its tasks. What a task has submitted ends with it."""
+class PoolLink:
+    """A task process's connection to its pool, by which its tasks submit others: the seam that `Supervisor` has too.
+
+    What a task has submitted ends with it.
+    """
 
     def __init__(self, side: Wire) -> None:
         self._side = side
@@ -37,47 +40,14 @@ class InnerPool(concurrent.futures.Executor):
         self._last = 0
         threading.Thread(target=self._listen, name="prefect-slots-inner", daemon=True).start()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A task that sends it on to another sends the pool.
-        return pool_named, (ChildContext.pool,)
-
-    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        fn: Callable[..., Any],
-        /,
-        *args: Any,
-        requires: requires | any_of | Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-        **kwargs: Any,
-    ) -> TaskFuture:
-        """Have a function called in another task process; see `SlotPool.submit`.
-
-        What it needs is drawn from this task's grant where that covers it.
-        """
-        return self.enqueue(*Submission(fn, requires, timeout).order(args, kwargs))
-
     def enqueue(self, order: Order, call: Packed) -> TaskFuture:
         """Have a packed call made in another task process."""
         with self._lock:
             self._last += 1
             number = self._last
-            future = self._futures[number] = TaskFuture(lambda: self._cancel(number))
+            future = self._futures[number] = TaskFuture(partial(self._cancel, number))
         self._side.send(Kind.SUBMIT, Packed(pickle.dumps((number, order, bytes(call.body))), call.buffers))
         return future
-
-    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        requires: requires | any_of | Mapping[str, Any] | None = None,
-        task_timeout: float | None = None,
-    ) -> Iterator[Any]:
-        """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
-        del chunksize
-        until = deadline(timeout)
-        return results_of(Submission(fn, requires, task_timeout).submit_all(self.enqueue, iterables), until)
 
     def reason(self, future: TaskFuture) -> str:
         """Say why a task waits; the ledger's own words stay with the pool."""
@@ -98,40 +68,75 @@ class InnerPool(concurrent.futures.Executor):
                 if future is not None:
                     answer = Packed(body, packed.buffers)
                     if kind is Kind.DONE:
-                        settle(future, unpack, answer, None)
+                        future.settle(unpack, answer, None)
                     elif kind is Kind.FAILED:
-                        settle(future, unpack, None, raised(answer))
+                        future.settle(unpack, None, raised(answer))
                     else:
                         future.cancel()
 
 
-_inner: InnerPool | None = None
+class InnerPool(TaskExecutor):
+    """The pool, within one of its tasks."""
+
+    def __init__(self, link: PoolLink) -> None:
+        super().__init__(link.enqueue)
+        self._link = link
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A task that sends it on to another sends the pool.
+        return pool_named, (ChildContext.pool,)
+
+    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
+        task_timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
+        del chunksize
+        return self._submit_all(fn, iterables, timeout, requires, task_timeout)[1]
+
+    def reason(self, future: TaskFuture) -> str:
+        """Say why a task waits."""
+        return self._link.reason(future)
 
 
-def pool_named(name: str) -> InnerPool | SlotPool:
+@cache
+def link() -> PoolLink:
+    """Return this task process's connection to its pool."""
+    assert ChildContext.side is not None
+    return PoolLink(ChildContext.side)
+
+
+@cache
+def _inner() -> InnerPool:
+    return InnerPool(link())
+
+
+def pool_named(name: str) -> TaskExecutor:
     """Return the pool of that name as this process sees it.
 
     Raises:
         RuntimeError: if this process neither has made it nor works for it.
     """
-    global _inner
     if name in here:
         return here[name]
     if name != ChildContext.pool or ChildContext.side is None:
         raise RuntimeError("a SlotPool can be sent to its own tasks only")
-    if _inner is None:
-        _inner = InnerPool(ChildContext.side)
-    return _inner
+    return _inner()
 
 
-def hear(pool: SlotPool, side: Wire, task: Task) -> None:
+def hear(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
     """Take all that a task has said to the pool, in the pool's process."""
-    _take(pool, side, task)
+    _take(enqueue, side, task)
     while side.has_more:
-        _take(pool, side, task)
+        _take(enqueue, side, task)
 
 
-def _take(pool: SlotPool, side: Wire, task: Task) -> None:
+def _take(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
     kind, packed = side.receive()
     if kind is Kind.CANCEL:
         future = task.numbered.get(pickle.loads(packed.body))
@@ -139,9 +144,9 @@ def _take(pool: SlotPool, side: Wire, task: Task) -> None:
             future.cancel()
         return
     number, order, body = pickle.loads(packed.body)
-    future = pool.enqueue(order, Packed(body, packed.buffers), _as_it_came, within=task)
+    future = enqueue(order, Packed(body, packed.buffers), _as_it_came, within=task)
     task.numbered[number] = future
-    future.add_done_callback(lambda ended: _reply(side, number, ended))
+    future.add_done_callback(partial(_reply, side, number))
 
 
 def _as_it_came(packed: Packed) -> Packed:

@@ -24,6 +24,9 @@ from prefect_slots.pool.pinning import Cores, Pin
 from prefect_slots.pool.wire import Wire
 
 _ENDING_SECONDS: Final = 2.0
+_DEVICES: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/vfio/")
+_KEPT_BYTES: Final = 256 * 2**20
+_ROOT: Final = Path("/")
 _LOOK_SECONDS: Final = 0.002
 _LONGEST_WAIT: Final = 86400.0
 _BEGIN: Final = """\
@@ -117,3 +120,27 @@ class Process:
                 break
             time.sleep(_LOOK_SECONDS)
         self.end()
+
+
+def holds_device(pid: int, root: Path = _ROOT) -> bool:
+    """Tell whether a process has a device's file open, as everything does that has touched CUDA."""
+    try:
+        return any(_target(file).startswith(_DEVICES) for file in (root / "proc" / str(pid) / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def _target(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except OSError:
+        return ""  # closed meanwhile
+
+
+def holds_memory(pid: int, root: Path = _ROOT) -> bool:
+    """Tell whether a process keeps more than some memory of its own to itself."""
+    try:
+        fields = (root / "proc" / str(pid) / "statm").read_text().split()
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") > _KEPT_BYTES
+    except (OSError, ValueError, IndexError):
+        return False

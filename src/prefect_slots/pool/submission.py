@@ -6,7 +6,7 @@ the decoration stays: it is then a request within that grant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from prefect_slots.requiring.wrappers import DECLARED, arguments_of, site_of
 if TYPE_CHECKING:
     from prefect_slots.acquire.request import Parent
     from prefect_slots.model.requirement import Requirement
-    from prefect_slots.pool.task import TaskFuture
     from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.decorator import requires
 
@@ -102,24 +101,6 @@ class Submission:
         if self._asked is not None and self._asked.asks_the_call:
             order = self._with_amounts(self._asked, arguments_of(self._function, args, kwargs))
         return order, pack((self._called, args, kwargs))
-
-    def submit_all(
-        self, enqueue: Callable[[Order, Packed], TaskFuture], iterables: Iterable[Iterable[Any]]
-    ) -> list[TaskFuture]:
-        """Submit the calls of a map; if one cannot be, those before it are cancelled: nobody could have their results.
-
-        Raises:
-            Exception: as `order` and `enqueue` do, and whatever an iterable raises.
-        """
-        futures: list[TaskFuture] = []
-        try:
-            for args in zip(*iterables):  # noqa: B905 - as `Executor.map`
-                futures.append(enqueue(*self.order(args, {})))  # noqa: PERF401 - known one by one, for whoever fails
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        return futures
 
     def _with_amounts(self, asked: requires, arguments: Mapping[str, Any]) -> Order:
         amounts = asked.amounts_of(arguments)

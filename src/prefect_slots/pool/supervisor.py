@@ -1,234 +1,303 @@
-"""One thread per task process: starts it, gives it tasks one after another, and sees its end.
+"""The supervision of a pool's tasks: a thread per task process, grants asked for, futures ended.
 
-The thread lives as long as the process, which dies with it.
+Everything that happens (a call is submitted, the ledger grants, a task ends) is told the dispatcher under one lock; its
+answer is carried out outside the lock.
 """
 
 from __future__ import annotations
 
-import queue
-import signal
+import atexit
 import threading
 import time
-from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Final, NamedTuple
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
-from prefect_slots.errors import LeaseLost, TaskDied, TaskTimeout
-from prefect_slots.model.resource import MEM
-from prefect_slots.pool import remains
-from prefect_slots.pool.child import raised
-from prefect_slots.pool.dispatch import Job
+from prefect_slots.acquire.engine import engine
+from prefect_slots.errors import LeaseLost, WaitTimeout
+from prefect_slots.pool import nested
+from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import GrantClient, PoolGrant
-from prefect_slots.pool.process import Process
-from prefect_slots.pool.task import Task, settle
-from prefect_slots.pool.wire import Kind, Packed, pack
-from prefect_slots.system.cgroups import oom_kills
+from prefect_slots.pool.pinning import Pin, core_count
+from prefect_slots.pool.submission import Order
+from prefect_slots.pool.task import Task, TaskFuture
+from prefect_slots.pool.wire import Packed, Wire, pack, unpack
+from prefect_slots.pool.worker import Outcome, Setup, Worker
+from prefect_slots.requiring.target import current_target
 
-if TYPE_CHECKING:
-    from prefect_slots.pool.pool import SlotPool
-
-_FIRST: Final = PoolGrant()
-
-
-class Outcome(NamedTuple):
-    """How a task ended: with a value for its future's `read`, or with an error."""
-
-    value: Packed | None
-    error: BaseException | None
+IDLE_SECONDS: Final = 60.0
+TURN_SECONDS: Final = 0.1
 
 
-class Supervisor(threading.Thread):
-    """The thread of one task process.
+class Supervisor:
+    """A pool's tasks and processes: the seam for code that packs its calls itself, as the task runner does.
+
+    Args: as for `SlotPool`.
 
     Attributes:
-        pin: What the process is bound to.
+        name: By which task processes know the pool.
+        handle: The executor that people have of it, kept as long as a task runs whose result may name it.
     """
 
-    def __init__(self, pool: SlotPool, job: Job, grants: GrantClient | None) -> None:
-        super().__init__(name=f"prefect-slots-pool-{job.grant.pin}", daemon=True)
-        self.pin = job.grant.pin
-        self._pool = pool
-        self._grants = grants
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._jobs.put(job)
-        self._process: Process | None = None
-        self._grant = self._noted = _FIRST
-        self._killing = threading.Lock()
-        self._task: Task | None = None
-        self._until: float | None = None
-        self._kills = 0
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+        idle_seconds: float = IDLE_SECONDS,
+        turn_seconds: float = TURN_SECONDS,
+    ) -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError(f"max_workers must be at least 1, or None: {max_workers}")
+        for name, seconds in (("idle_seconds", idle_seconds), ("turn_seconds", turn_seconds)):
+            if not seconds >= 0:
+                raise ValueError(f"{name} must be at least 0: {seconds}")
+        self.name = uuid.uuid4().hex
+        self.handle: object = None
+        self._idle_seconds = min(idle_seconds, threading.TIMEOUT_MAX)
+        self._turn_seconds = turn_seconds
+        preparation = pack((initializer, tuple(initargs), {})) if initializer is not None else None
+        self._grants = GrantClient(current_target())
+        self._setup = Setup(self.name, self._grants, preparation, self._hear)
+        self._dispatcher = Dispatcher(max_workers, max_workers or core_count(), self._new_worker)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._jobs: dict[Worker, SimpleQueue[Job | None]] = {}
+        self._closed = False
+        self._unclaimed = PoolGrant()
+        engine()  # its end at exit must come after this pool's
+        self._at_exit = partial(_shut_down, weakref.ref(self))
+        atexit.register(self._at_exit)
 
-    def give(self, job: Job | None) -> None:
-        """Do a job next; `None` ends the process. Only for an idle one."""
-        self._jobs.put(job)
+    def __str__(self) -> str:
+        with self._lock:
+            running, waiting = len(self._dispatcher.jobs), len(self._dispatcher.waiting())
+            return f"{running} running, {waiting} waiting, {len(self._dispatcher.workers)} processes"
 
-    def kill(self, task: Task) -> None:
-        """Kill the process if it runs that task."""
-        with self._killing:
-            if self._task is task and self._process is not None:
-                self._process.kill()
+    def enqueue(
+        self, order: Order, call: Packed, read: Callable[[Packed], Any] = unpack, within: Task | None = None
+    ) -> TaskFuture:
+        """Put a packed call into its queue.
 
-    def run(self) -> None:
+        Args:
+            order: What it asks for.
+            call: A function, its arguments and keyword arguments, packed.
+            read: Returns the future's result from what the task process has sent.
+            within: The task that submits it, if one does.
+
+        Raises:
+            RuntimeError: if the pool is shut down.
+        """
+        if self._grants.folder is None and order.requirement is not None:
+            order = Order(limit=order.limit, label=order.label)
+        task = Task(order=order, call=call, read=read, under=self._under(order, within), within=within)
+        task.future = TaskFuture(partial(self._cancelled, task))
+        if order.patience is not None and order.requirement is not None:
+            task.alarm = engine().later(order.patience, partial(self._expired, task))
+
+        def add() -> list[Act]:
+            if self._closed and within is None:
+                raise RuntimeError("cannot submit to a pool that is shut down")
+            return self._dispatcher.add(task)
+
+        self._act(add)
+        return task.future
+
+    def _under(self, order: Order, within: Task | None) -> PoolGrant:
+        """Return what encloses a task that asks for nothing."""
+        if order.parent is None or self._grants.folder is None:
+            return self._unclaimed
+        with self._lock:
+            outer = self._dispatcher.jobs.get(within) if within is not None else None
+        token = f"{order.parent.ledger}:{order.parent.grant}"
+        if outer is not None and outer.grant.token == token:
+            return outer.grant.lent()
+        return PoolGrant(token=token, folder=str(self._grants.folder))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill: bool = False) -> None:
+        """Take no more tasks, and end once those that there are have ended; see `SlotPool.shutdown`."""
+        with self._lock:
+            self._closed = True
+            waiting, running = self._dispatcher.waiting(), list(self._dispatcher.jobs)
+        for task in [*(waiting if cancel_futures or kill else ()), *(running if kill else ())]:
+            task.future.cancel()
+        self._act(list)
+        if wait:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._jobs and self._dispatcher.is_empty)
+            atexit.unregister(self._at_exit)
+
+    def reasons(self) -> list[str]:
+        """Say what the tasks that wait wait for, as the ledger sees it now."""
+        with self._lock:
+            queues = [queue for queue in self._dispatcher.queues.values() if queue.tasks]
+        return [self._why(queue) for queue in queues]
+
+    def reason(self, future: TaskFuture) -> str:
+        """Say what one task waits for; empty if it does not wait."""
+        with self._lock:
+            queues = self._dispatcher.queues.values()
+            queue = next((queue for queue in queues for task in queue.tasks if task.future is future), None)
+        return self._why(queue) if queue is not None else ""
+
+    def _why(self, queue: Queue) -> str:
+        if queue.ticket is None or queue.shape.requirement is None:
+            return "waits for a free process"
+        return self._grants.reason(queue.ticket) or f"waits its turn for {queue.shape.requirement.describe()}"
+
+    # What the dispatcher decides
+
+    def _act(self, note: Callable[[], list[Act]]) -> None:
+        """Tell the dispatcher what happened, and do what follows."""
+        with self._changed:
+            acts = note()
+            if self._closed and self._dispatcher.is_empty:
+                acts = [*acts, *self._dispatcher.retire_all()]
+            starts = [act for act in acts if isinstance(act, Start)]
+            new = [start.worker for start in starts if start.worker not in self._jobs]
+            self._jobs.update((worker, SimpleQueue()) for worker in new)
+            self._changed.notify_all()
+        for start in starts:
+            start.job.task.silence()
+            self._jobs[start.worker].put(start.job)
+        for worker in new:
+            name = f"prefect-slots-pool-{worker.pin}"
+            threading.Thread(target=self._run, args=(worker,), name=name, daemon=True).start()
+        for act in acts:
+            match act:
+                case Ask(queue=queue, ticket=ticket):
+                    self._ask(queue, ticket)
+                case Withdraw(ticket=ticket):
+                    self._grants.withdraw(ticket)
+                case Retire(worker=idle):
+                    self._jobs[idle].put(None)
+                case Fail(task=task, error=error):
+                    task.fail_elsewhere(error)
+                case Start():
+                    pass
+
+    def _new_worker(self, pin: Pin) -> Worker:
+        return Worker(pin, self._setup)
+
+    def _ask(self, queue: Queue, ticket: str) -> None:
+        with self._lock:
+            head = queue.tasks[0] if queue.tasks and queue.ticket == ticket else None
+        if head is None or queue.shape.requirement is None:
+            return
+
+        def answer(told: PoolGrant | BaseException) -> None:
+            settled = self._dispatcher.granted if isinstance(told, PoolGrant) else self._dispatcher.refused
+            self._act(partial(settled, queue, ticket, told))
+
+        self._grants.ask(ticket, head.order, queue.shape.requirement, partial(setattr, queue, "reason"), answer)
+
+    def _cancelled(self, task: Task) -> None:
+        task.silence()
+        self._act(partial(self._dispatcher.drop, task))
+        with self._lock:
+            workers = list(self._jobs)
+        for worker in workers:
+            worker.kill(task)
+
+    def _expired(self, task: Task) -> None:
+        with self._lock:
+            queue = self._dispatcher.queue_of(task)
+        requirement = task.order.requirement
+        if requirement is None or queue is None:
+            return
+        wanted, seconds = requirement.describe(), task.order.patience or 0.0
+        error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(queue))
+        self._act(partial(self._dispatcher.drop, task, error))
+
+    def _hear(self, side: Wire, task: Task) -> None:
+        nested.hear(self.enqueue, side, task)
+
+    # The thread of one worker
+
+    def _run(self, worker: Worker) -> None:
         """Serve until there is nothing to do for a while, or the process is no more."""
         try:
-            while (job := self._next()) is not None:
-                if not self._serve(job):
-                    return
+            while (job := self._next(worker)) is not None and self._serve(worker, job):
+                pass
         finally:
-            self._retire()
-            self._pool.left(self)
+            worker.retire()
+            with self._changed:
+                del self._jobs[worker]
+                self._changed.notify_all()
 
-    def _next(self) -> Job | None:
+    def _next(self, worker: Worker) -> Job | None:
+        jobs = self._jobs[worker]
         while True:
             try:
-                return self._jobs.get(timeout=min(self._pool.idle_seconds, threading.TIMEOUT_MAX))
-            except queue.Empty:
-                if self._pool.may_leave(self):
-                    return None
+                return jobs.get(timeout=self._idle_seconds)
+            except Empty:
+                with self._lock:
+                    if self._dispatcher.retired(worker):
+                        return None
 
-    def _serve(self, first: Job) -> bool:
+    def _serve(self, worker: Worker, first: Job) -> bool:
         """Do a job and those that follow it under the same grant; return whether the process is fit for more."""
-        job, outcome = first, self._begin(first)
+        job, outcome = first, self._begin(worker, first)
         while True:
-            outcome = outcome or self._answer(job.task)
-            self._pool.end_inner(job.task)
+            outcome = outcome or worker.answer(job.task)
+            self._end_inner(job.task)
             following: Job | None = None
-            if self._pool.is_strict and job.grant.id:
+            if self._grants.is_strict and job.grant.id:
                 outcome = self._insist(job, outcome)
-            elif self._process is not None:
-                following = self._pool.following(job, turn_is_over=self._turn_is_over(job))
+            elif worker.is_alive:
+                following = self._following(job)
             # The next task begins before anybody is told of this one's end: that may take long.
-            ahead = self._begin(following) if following is not None else None
-            settle(job.task.future, job.task.read, *outcome)
+            ahead = self._begin(worker, following) if following is not None else None
+            job.task.future.settle(job.task.read, *outcome)
             if following is None:
                 break
             job, outcome = following, ahead
-        if self._process is not None and self._is_soiled(self._process.pid, job.grant):
-            self._retire()
-        self._pool.finished(job, self if self._process is not None else None)
-        return self._process is not None
+        worker.retire_if_soiled(job.grant)
+        if job.grant.id:
+            self._grants.withdraw(job.grant.id)
+        is_fit = worker.is_alive
+        self._act(partial(self._dispatcher.ended, job, worker, is_fit=is_fit))
+        return is_fit
 
-    def _turn_is_over(self, job: Job) -> bool:
-        return time.monotonic() - job.since > self._pool.turn_seconds
+    def _begin(self, worker: Worker, job: Job) -> Outcome | None:
+        job.since = job.since or time.monotonic()
+        return worker.begin(job.task, job.grant)
+
+    def _following(self, job: Job) -> Job | None:
+        """Return the next task for the process and the grant of a job that has ended, if they may serve it."""
+        turn_is_over = time.monotonic() - job.since > self._turn_seconds
+        if turn_is_over and not (
+            job.queue.tasks and job.grant.id and self._grants.may_go_on(job.grant, job.queue.ticket)
+        ):
+            return None
+        with self._lock:
+            following = self._dispatcher.next_of(job)
+        if following is not None:
+            if turn_is_over:
+                following.since = 0.0
+            following.task.silence()
+        return following
 
     def _insist(self, job: Job, outcome: Outcome) -> Outcome:
-        lost = self._grants.give_back(job.grant) if self._grants is not None else None
+        lost = self._grants.give_back(job.grant)
         if lost is not None and outcome.error is None:
             return Outcome(None, LeaseLost(limit=lost, grant=job.grant.id))
         return outcome
 
-    def _is_soiled(self, pid: int, grant: PoolGrant) -> bool:
-        """Whether a task has left in its process what its grant will no longer cover."""
-        if grant.held is None:
-            return False
-        asked_memory = any(cell.resource == MEM for cell, _ in grant.held.holdings)
-        return remains.holds_device(pid) or (asked_memory and remains.holds_memory(pid))
+    def _end_inner(self, task: Task) -> None:
+        """End what a task has submitted and not waited for: nobody can have its results any more."""
+        if not task.inner:
+            return
+        with self._lock:
+            unfinished = list(task.inner)
+        for each in unfinished:
+            each.future.cancel()
 
-    def _retire(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.retire()
 
-    # One task
-
-    def _begin(self, job: Job) -> Outcome | None:
-        """Have a task begun, or return how it ended; a process that was killed while it was idle is replaced."""
-        job.since = job.since or time.monotonic()
-        task = job.task
-        if task.future.cancelled():
-            return Outcome(None, CancelledError())
-        is_fresh = self._process is None
-        try:
-            failed = self._start(task, job.grant) if is_fresh else None
-            if failed is not None:
-                return failed
-            self._send(task, job.grant)
-        except ConnectionError:
-            died = self._death(task)
-            return Outcome(None, died) if is_fresh else self._begin(job)
-        except Exception as error:
-            return Outcome(None, error)
-        self._watch(task)
-        return None
-
-    def _start(self, task: Task, grant: PoolGrant) -> Outcome | None:
-        """Start the process and prepare it; return how the task ended, if that failed."""
-        self._kills = oom_kills()
-        self._process = self._pool.new_process(self.pin)
-        self._grant = self._noted = _FIRST
-        preparation = self._pool.preparation
-        if preparation is None:
-            return None
-        self._process.tasks.send(Kind.CALL, preparation)
-        self._note(grant)
-        self._watch(task)
-        outcome = self._answer(task)
-        if outcome.error is None:
-            return None
-        self._retire()
-        return outcome
-
-    def _send(self, task: Task, grant: PoolGrant) -> None:
-        assert self._process is not None
-        if grant is not self._grant:
-            told = (grant.token, grant.folder, grant.sent, task.order.label)
-            self._process.tasks.send(Kind.GRANT, pack(told))
-            self._grant = grant
-        self._process.tasks.send(Kind.CALL, task.call)
-        self._note(grant)
-
-    def _note(self, grant: PoolGrant) -> None:
-        """Have noted whose memory the process's is, once it has been told what to do: that must not wait for it."""
-        if grant is not self._noted and self._grants is not None and self._process is not None:
-            self._grants.note_serving(self._process, self._noted, grant)
-            self._noted = grant
-
-    def _watch(self, task: Task) -> None:
-        """Let a task that runs now be killed when it is cancelled or its time is over."""
-        assert self._process is not None
-        limit = task.order.limit
-        self._until = None if limit is None else time.monotonic() + limit
-        with self._killing:
-            self._task = task
-        if task.future.cancelled():
-            self._process.kill()
-
-    def _answer(self, task: Task) -> Outcome:
-        process = self._process
-        assert process is not None
-        try:
-            while True:
-                left = None if self._until is None else max(0.0, self._until - time.monotonic())
-                ready = process.speaks(left)
-                # What came in time counts, though it may be read late.
-                if left == 0 and process.tasks.fileno() not in ready:
-                    self._end()
-                    return Outcome(None, TaskTimeout(task=task.order.label, seconds=task.order.limit or 0.0))
-                if process.side.fileno() in ready:
-                    self._pool.hear(process.side, task)
-                elif process.tasks.fileno() in ready:
-                    kind, packed = process.tasks.receive()
-                    if kind is Kind.DONE:
-                        return Outcome(packed, None)
-                    return Outcome(None, raised(packed))
-        except (EOFError, OSError):
-            return Outcome(None, self._death(task))
-        finally:
-            with self._killing:
-                self._task = None
-
-    def _death(self, task: Task) -> TaskDied:
-        assert self._process is not None
-        pid, code = self._process.pid, self._end()
-        if code >= 0:
-            return TaskDied(task=task.order.label, pid=pid, exit_code=code)
-        over_declared = self._grants is not None and self._grants.was_ended(self._noted)
-        out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
-        return TaskDied(
-            task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
-        )
-
-    def _end(self) -> int:
-        with self._killing:
-            process, self._process = self._process, None
-        assert process is not None
-        return process.end()
+def _shut_down(reference: weakref.ref[Supervisor]) -> None:
+    supervisor = reference()
+    if supervisor is not None:
+        supervisor.shutdown()

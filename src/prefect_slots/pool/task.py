@@ -1,22 +1,23 @@
-"""A submitted task, and its future, which can be cancelled while it runs."""
+"""A submitted task, its future, which can be cancelled while it runs, and the executor interface that returns it."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from prefect_slots.pool.submission import Order
+from prefect_slots.pool.submission import Order, Submission
 from prefect_slots.pool.wire import Packed
 
 if TYPE_CHECKING:
-    from prefect_slots.pool.dispatch import Queue
     from prefect_slots.pool.grants import PoolGrant
+    from prefect_slots.requiring.alternatives import any_of
+    from prefect_slots.requiring.decorator import requires
 
 # The states of a `concurrent.futures.Future`, which has no way of its own from running to cancelled.
 _PENDING: Final = "PENDING"
@@ -56,11 +57,20 @@ class TaskFuture(concurrent.futures.Future[Any]):
             self._state = _RUNNING
             return True
 
-    def succeed(self, value: object) -> None:
-        """End with a value, unless it was cancelled meanwhile."""
-        with suppress(InvalidStateError):
-            self.set_result(value)
-            self._let_go()
+    def settle(self, read: Callable[[Packed], Any], value: Packed | None, error: BaseException | None) -> None:
+        """End with a value to be read, or with an error, unless it was cancelled meanwhile."""
+        if value is not None and error is None:
+            try:
+                result = read(value)
+            except BaseException as unreadable:
+                error = unreadable
+            else:
+                with suppress(InvalidStateError):
+                    self.set_result(result)
+                    self._let_go()
+                return
+        if error is not None:
+            self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """End with an exception, unless it was cancelled meanwhile."""
@@ -89,7 +99,6 @@ class Task:
         inner: The tasks that it has submitted itself and that have not ended.
         lent: How many of those run.
         numbered: The futures of all that it has submitted, by the numbers that it knows them by.
-        queue: Where it waits, or was when it was started.
         alarm: What ends its waiting.
     """
 
@@ -102,37 +111,80 @@ class Task:
     inner: set[Task] = field(default_factory=set["Task"])
     lent: int = 0
     numbered: dict[int, TaskFuture] = field(default_factory=dict[int, TaskFuture])
-    queue: Queue | None = None
     alarm: concurrent.futures.Future[None] | None = None
 
+    def silence(self) -> None:
+        """Let it wait no more against its limit."""
+        if self.alarm is not None:
+            self.alarm.cancel()
 
-def settle(
-    future: TaskFuture, read: Callable[[Packed], Any], value: Packed | None, error: BaseException | None
-) -> None:
-    """Tell a future how its task ended: with a value to be read, or with an error."""
-    if error is None and value is not None:
+    def fail_elsewhere(self, error: BaseException) -> None:
+        """Let its future fail from the engine's thread, in which no callback of a user's may run."""
+        self.silence()
+        threading.Thread(target=self.future.fail, args=(error,), daemon=True).start()
+
+
+class TaskExecutor(concurrent.futures.Executor):
+    """An executor of tasks: the interface of `SlotPool` that its handle within a task has too.
+
+    Args:
+        enqueue: Takes what a call asks for and the packed call, and returns its future.
+    """
+
+    def __init__(self, enqueue: Callable[[Order, Packed], TaskFuture]) -> None:
+        self._enqueue = enqueue
+
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        requires: requires | any_of | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> TaskFuture:
+        """Have `fn(*args, **kwargs)` called in a task process once this machine can give it what it needs.
+
+        Within a task, what the call needs is drawn from the task's grant where that covers it.
+
+        Args:
+            fn: A function or a coroutine function. What it was decorated with by `@requires` is asked for.
+            *args: Its arguments.
+            requires: What it needs: `dict(gpu_mem=8)`, with `timeout=` for the seconds of waiting and `priority=`, or
+                a `requires(...)` object.
+            timeout: Seconds that it may run; then it is killed and the future raises `TaskTimeout`.
+            **kwargs: Its arguments by name. (For a function with parameters of the two names, use `partial`.)
+
+        Returns:
+            A future; its `cancel` takes the task back while it waits and kills it while it runs.
+
+        Raises:
+            InvalidRequirement: if `requires` is no requirement.
+            RuntimeError: if the pool is shut down.
+        """
+        return self._enqueue(*Submission(fn, requires, timeout).order(args, kwargs))
+
+    def _submit_all(
+        self,
+        fn: Callable[..., Any],
+        iterables: Iterable[Iterable[Any]],
+        timeout: float | None,
+        requires: requires | any_of | Mapping[str, Any] | None,
+        task_timeout: float | None,
+    ) -> tuple[list[TaskFuture], Iterator[Any]]:
+        """Submit the calls of a map, and return their futures and an iterator over their results."""
+        until = None if timeout is None else time.monotonic() + timeout
+        submission = Submission(fn, requires, task_timeout)
+        futures: list[TaskFuture] = []
         try:
-            future.succeed(read(value))
-        except BaseException as unreadable:
-            future.fail(unreadable)
-    elif error is not None:
-        future.fail(error)
-
-
-def silence(task: Task) -> None:
-    """Let a task wait no more against its limit."""
-    if task.alarm is not None:
-        task.alarm.cancel()
-
-
-def fail_elsewhere(future: TaskFuture, error: BaseException) -> None:
-    """Let a future fail from the engine's thread, in which no callback of a user's may run."""
-    threading.Thread(target=future.fail, args=(error,), daemon=True).start()
-
-
-def deadline(seconds: float | None) -> float | None:
-    """Return when that many seconds from now will have passed."""
-    return None if seconds is None else time.monotonic() + seconds
+            for args in zip(*iterables):  # noqa: B905 - as `Executor.map`
+                futures.append(self._enqueue(*submission.order(args, {})))  # noqa: PERF401 - each known if one fails
+        except BaseException:
+            # Nobody could have the results of those before it.
+            for future in futures:
+                future.cancel()
+            raise
+        return futures, results_of(futures, until)
 
 
 def results_of(futures: Sequence[TaskFuture], until: float | None) -> Iterator[Any]:

@@ -21,9 +21,9 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import SlotsError, TaskDied
 from prefect_slots.pool import by_value
-from prefect_slots.pool.nested import InnerPool, pool_named
-from prefect_slots.pool.pool import SlotPool
+from prefect_slots.pool.nested import PoolLink, link
 from prefect_slots.pool.submission import Order
+from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import is_urgent
 from prefect_slots.pool.wire import pack
 from prefect_slots.requiring import context
@@ -84,7 +84,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self._lock = threading.Lock()
         self._open: set[Run] = set()
         self._context = SentContext()
-        self._pool: SlotPool | InnerPool | None = None
+        self._pool: Supervisor | PoolLink | None = None
         self._news: News | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -258,18 +258,18 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             threads = self._threads
         threads.submit(run.context.copy().run, do)
 
-    def _pool_here(self) -> SlotPool | InnerPool:
+    def _pool_here(self) -> Supervisor | PoolLink:
         """Return the pool, made when first needed; within a task it is that of the flow above."""
         with self._lock:
             if self._pool is None:
-                self._pool = pool_named(child.ChildContext.pool) if child.ChildContext.pool else self._new_pool()
+                self._pool = link() if child.ChildContext.pool else self._new_pool()
             return self._pool
 
-    def _new_pool(self) -> SlotPool:
+    def _new_pool(self) -> Supervisor:
         self._news = self._news or News()
         env = get_current_settings().to_environment_variables(exclude_unset=True)
         user = by_value.dumps((self.initializer, self.initargs))
-        return SlotPool(self.max_workers, initializer=child.prepare, initargs=(env, self._news.address, user))
+        return Supervisor(self.max_workers, child.prepare, (env, self._news.address, user))
 
     def _cancel_waiting(self) -> None:
         with self._lock:
@@ -285,7 +285,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
 
     def _finish(self) -> None:
         pool, self._pool = self._pool, None
-        if isinstance(pool, SlotPool):
+        if isinstance(pool, Supervisor):
             pool.shutdown()
         threads, self._threads = self._threads, None
         if threads is not None:

@@ -8,18 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_slots.model.requirement import declare
-from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Job, Queue, Retire, Start, Withdraw
+from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.submission import Order
 from prefect_slots.pool.task import Task, TaskFuture
-from prefect_slots.pool.wire import Packed, unpack
+from prefect_slots.pool.wire import Packed, pack, unpack
+from prefect_slots.pool.worker import Worker
 
 NEEDS = (None, declare(cpus=1), declare(license="ansys"))
 PINS = (Pin(), Pin(cores=1), Pin(("GPU-0",)))
 
 
-class Chair:
+class Chair(Worker):
     """A process, as far as a board knows one."""
 
     def __init__(self, pin: Pin) -> None:
@@ -31,10 +32,10 @@ class Game:
 
     def __init__(self, most: int | None, free: int) -> None:
         self.most, self.free = most, free
-        self.dispatcher = Dispatcher(most, free)
+        self.dispatcher = Dispatcher(most, free, Chair)
         self.asked: dict[str, Queue] = {}
-        self.running: dict[Job, Chair] = {}
-        self.chairs: set[Chair] = set()
+        self.running: dict[Job, Worker] = {}
+        self.chairs: set[Worker] = set()
         self.tasks: list[Task] = []
         self.ended: list[Task] = []
 
@@ -48,20 +49,19 @@ class Game:
                     self.asked.pop(ticket, None)
                 case Start(job=job, worker=worker):
                     assert job.task not in self.ended
-                    assert isinstance(worker, Chair | None)
-                    chair = worker or Chair(job.grant.pin)
-                    assert chair not in self.running.values()
-                    assert chair.pin == job.grant.pin
-                    self.chairs.add(chair)
-                    self.running[job] = chair
+                    assert worker not in self.running.values()
+                    assert worker.pin == job.grant.pin
+                    self.chairs.add(worker)
+                    self.running[job] = worker
                 case Retire(worker=worker):
-                    assert isinstance(worker, Chair)
                     assert worker not in self.running.values()
                     self.chairs.remove(worker)
+                case Fail(task=task, error=error):
+                    task.future.fail(error)
         counted = [job for job in self.running if not job.extra]
         assert self.most is None or len(counted) <= self.most
         assert sum(job.queue.shape.requirement is None for job in counted) <= self.free
-        assert self.dispatcher.processes == len(self.chairs)
+        assert self.dispatcher.workers == self.chairs
         assert set(self.dispatcher.jobs.values()) == set(self.running)
 
     def submit(self, chance: random.Random) -> None:
@@ -81,10 +81,7 @@ class Game:
     def refuse(self, chance: random.Random) -> None:
         if self.asked:
             ticket = chance.choice(list(self.asked))
-            task, acts = self.dispatcher.refused(self.asked.pop(ticket), ticket)
-            if task is not None:
-                task.future.fail(LookupError())
-            self.do(acts)
+            self.do(self.dispatcher.refused(self.asked.pop(ticket), ticket, LookupError()))
 
     def end(self, chance: random.Random) -> None:
         if self.running:
@@ -93,15 +90,15 @@ class Game:
                 inner.future.cancel()
             chair = self.running.pop(job)
             self.ended.append(job.task)
-            job.task.future.succeed(None)
+            job.task.future.settle(unpack, pack(None), None)
             following = self.dispatcher.next_of(job) if chance.random() < 0.5 else None
             if following is not None:
                 self.running[following] = chair
             elif chance.random() < 0.7:
-                self.do(self.dispatcher.ended(job, chair))
+                self.do(self.dispatcher.ended(job, chair, is_fit=True))
             else:
                 self.chairs.remove(chair)
-                self.do(self.dispatcher.ended(job, None))
+                self.do(self.dispatcher.ended(job, chair, is_fit=False))
 
     def cancel(self, chance: random.Random) -> None:
         waiting = self.dispatcher.waiting()

@@ -17,6 +17,7 @@ from tests.unit.pool import calls
 
 from prefect_slots import SlotPool
 from prefect_slots.errors import TaskDied, TaskTimeout
+from prefect_slots.pool import worker
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.process import Process
 
@@ -149,14 +150,13 @@ def test_a_task_cancelled_while_its_process_starts_never_runs(
     pool: SlotPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Pin] = []
-    start = pool.new_process
 
-    def cancel_first(pin: Pin) -> Process:
+    def cancel_first(name: str, pin: Pin, folder: Path | None, lock: int | None) -> Process:
         task.cancel()
         started.append(pin)
-        return start(pin)
+        return Process(name, pin, folder, lock)
 
-    monkeypatch.setattr(pool, "new_process", cancel_first)
+    monkeypatch.setattr(worker, "Process", cancel_first)
     task = pool.submit(calls.hold, tmp_path, "never", requires={"scanner": 1})
     until(lambda: "0 running, 0 waiting" in repr(pool), what="the end of the task")
     assert started == [Pin()]

@@ -392,3 +392,11 @@ def test_task_processes_load_next_to_nothing_and_the_pool_no_prefect(
         [sys.executable, "-c", code], cwd=ROOT, env=machine.env, capture_output=True, text=True, check=True
     )
     assert done.stdout == loaded
+
+
+def test_people_see_what_they_call_and_nothing_else(pool: SlotPool) -> None:
+    def public(shown: object) -> set[str]:
+        return {name for name in dir(shown) if not name.startswith("_")}
+
+    assert public(pool) == public(concurrent.futures.Executor) | {"reason", "reasons"}
+    assert public(concurrent.futures.Executor) == {"map", "shutdown", "submit"}

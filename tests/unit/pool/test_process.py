@@ -1,4 +1,4 @@
-"""What a process has left and who killed it, on made-up file trees and on this process."""
+"""Traces that a task leaves in its process, on made-up file trees and on this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_slots.pool.remains import holds_device, holds_memory
+from prefect_slots.pool.process import holds_device, holds_memory
 
 
 @pytest.mark.parametrize("device", ["/dev/nvidia0", "/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/renderD128"])

@@ -1,0 +1,193 @@
+"""One task process at work: given tasks one after another, heard while they run, killed and replaced where need be."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from prefect_slots.errors import TaskDied, TaskTimeout
+from prefect_slots.model.resource import MEM
+from prefect_slots.pool import process
+from prefect_slots.pool.child import raised
+from prefect_slots.pool.grants import GrantClient, PoolGrant
+from prefect_slots.pool.pinning import Pin
+from prefect_slots.pool.process import Process
+from prefect_slots.pool.task import Task
+from prefect_slots.pool.wire import Kind, Packed, Wire, pack
+from prefect_slots.system.cgroups import oom_kills
+
+_NONE: Final = PoolGrant()
+
+
+class Outcome(NamedTuple):
+    """How a task ended: with a value for its future's `read`, or with an error."""
+
+    value: Packed | None
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all workers of a pool have in common.
+
+    Attributes:
+        pool: The pool's name.
+        preparation: The packed call that each new process makes before its first task.
+        hear: Called with the connection on which a running task speaks to the pool.
+    """
+
+    pool: str
+    grants: GrantClient
+    preparation: Packed | None
+    hear: Callable[[Wire, Task], None]
+
+
+class Worker:
+    """A task process and the task that it runs.
+
+    The process starts with the first task, and dies with the thread that has called `begin`.
+
+    Attributes:
+        pin: What the process is bound to.
+    """
+
+    def __init__(self, pin: Pin, setup: Setup) -> None:
+        self.pin = pin
+        self._setup = setup
+        self._process: Process | None = None
+        self._grant = self._noted = _NONE
+        self._killing = threading.Lock()
+        self._task: Task | None = None
+        self._until: float | None = None
+        self._kills = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a process, fit for another task."""
+        return self._process is not None
+
+    def kill(self, task: Task) -> None:
+        """Kill the process if it runs that task."""
+        with self._killing:
+            if self._task is task and self._process is not None:
+                self._process.kill()
+
+    def retire(self) -> None:
+        """End the process, if there is one, as a program ends."""
+        ended, self._process = self._process, None
+        if ended is not None:
+            ended.retire()
+
+    def retire_if_soiled(self, grant: PoolGrant) -> None:
+        """End the process if tasks have left in it what their grant will no longer cover."""
+        if self._process is None or grant.held is None:
+            return
+        pid = self._process.pid
+        asked_memory = any(cell.resource == MEM for cell, _ in grant.held.holdings)
+        if process.holds_device(pid) or (asked_memory and process.holds_memory(pid)):
+            self.retire()
+
+    def begin(self, task: Task, grant: PoolGrant) -> Outcome | None:
+        """Have a task begun, or return how it ended; a process that was killed while it was idle is replaced."""
+        if task.future.cancelled():
+            return Outcome(None, CancelledError())
+        is_fresh = self._process is None
+        try:
+            failed = self._start(task, grant) if is_fresh else None
+            if failed is not None:
+                return failed
+            self._send(task, grant)
+        except ConnectionError:
+            died = self._death(task)
+            return Outcome(None, died) if is_fresh else self.begin(task, grant)
+        except Exception as error:
+            return Outcome(None, error)
+        self._watch(task)
+        return None
+
+    def _start(self, task: Task, grant: PoolGrant) -> Outcome | None:
+        """Start the process and prepare it; return how the task ended, if that failed."""
+        self._kills = oom_kills()
+        grants, preparation = self._setup.grants, self._setup.preparation
+        self._process = Process(self._setup.pool, self.pin, grants.folder, grants.lock())
+        self._grant = self._noted = _NONE
+        if preparation is None:
+            return None
+        self._process.tasks.send(Kind.CALL, preparation)
+        self._note(grant)
+        self._watch(task)
+        outcome = self.answer(task)
+        if outcome.error is None:
+            return None
+        self.retire()
+        return outcome
+
+    def _send(self, task: Task, grant: PoolGrant) -> None:
+        assert self._process is not None
+        if grant is not self._grant:
+            told = (grant.token, grant.folder, grant.sent, task.order.label)
+            self._process.tasks.send(Kind.GRANT, pack(told))
+            self._grant = grant
+        self._process.tasks.send(Kind.CALL, task.call)
+        self._note(grant)
+
+    def _note(self, grant: PoolGrant) -> None:
+        """Have noted whose memory the process's is, once it has been told what to do: that must not wait for it."""
+        if grant is not self._noted and self._process is not None:
+            self._setup.grants.note_serving(self._process, self._noted, grant)
+            self._noted = grant
+
+    def _watch(self, task: Task) -> None:
+        """Let a task that runs now be killed when it is cancelled or its time is over."""
+        assert self._process is not None
+        limit = task.order.limit
+        self._until = None if limit is None else time.monotonic() + limit
+        with self._killing:
+            self._task = task
+        if task.future.cancelled():
+            self._process.kill()
+
+    def answer(self, task: Task) -> Outcome:
+        """Wait until a task that has begun ends, and return how it ended."""
+        running = self._process
+        assert running is not None
+        try:
+            while True:
+                left = None if self._until is None else max(0.0, self._until - time.monotonic())
+                ready = running.speaks(left)
+                # What came in time counts, though it may be read late.
+                if left == 0 and running.tasks.fileno() not in ready:
+                    self._end()
+                    return Outcome(None, TaskTimeout(task=task.order.label, seconds=task.order.limit or 0.0))
+                if running.side.fileno() in ready:
+                    self._setup.hear(running.side, task)
+                elif running.tasks.fileno() in ready:
+                    kind, packed = running.tasks.receive()
+                    return Outcome(packed, None) if kind is Kind.DONE else Outcome(None, raised(packed))
+        except (EOFError, OSError):
+            return Outcome(None, self._death(task))
+        finally:
+            with self._killing:
+                self._task = None
+
+    def _death(self, task: Task) -> TaskDied:
+        assert self._process is not None
+        pid, code = self._process.pid, self._end()
+        if code >= 0:
+            return TaskDied(task=task.order.label, pid=pid, exit_code=code)
+        over_declared = self._setup.grants.was_ended(self._noted)
+        out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
+        return TaskDied(
+            task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
+        )
+
+    def _end(self) -> int:
+        with self._killing:
+            ended, self._process = self._process, None
+        assert ended is not None
+        return ended.end()
