@@ -18,7 +18,7 @@ async def _look_after(target: Target) -> None:
     machine = session_at(engine(), target)
     assert target.coordination.url is not None
     await machine.use_server(target.coordination.url)
-    await machine.watch()
+    await machine.upkeep.run()
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def watch(box: Box) -> None:
     async def watching() -> None:
         machine = session_at(running, target)
         await machine.use_server(url)
-        await machine.watch()
+        await machine.upkeep.run()
 
     running.submit(watching())
     until(lambda: box.rows("owner") > 0, what="the watcher")

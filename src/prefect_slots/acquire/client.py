@@ -23,6 +23,7 @@ from prefect_slots.acquire.coordination import Coordination
 from prefect_slots.acquire.engine import Engine, engine, running_engine
 from prefect_slots.acquire.request import Ask, Held, Waiting
 from prefect_slots.acquire.session import Session
+from prefect_slots.ledger import usage
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings
@@ -76,12 +77,12 @@ async def _ask(running: Engine, target: Target, ask: Ask) -> Held | Waiting:
 
 
 async def _wait(running: Engine, target: Target, ticket: str) -> Held:
-    return await session_at(running, target).wait(ticket)
+    return await session_at(running, target).tickets.wait(ticket)
 
 
 def _leave(running: Engine, target: Target, ticket: str) -> str | None:
     session = _known_session(running, target)
-    return session.leave(ticket) if session is not None else None
+    return session.tickets.leave(ticket) if session is not None else None
 
 
 def _forget(running: Engine, target: Target, ticket: str) -> concurrent.futures.Future[str | None] | None:
@@ -119,7 +120,7 @@ def acquire(target: Target, ask: Ask, hooks: Hooks) -> Held:
     """Return a grant, waiting for it as long as `ask.timeout` allows.
 
     Raises:
-        SlotsError: see `Session.ask` and `Session.wait`.
+        SlotsError: see `Session.ask` and `Tickets.wait`.
     """
     running = engine()
     try:
@@ -176,27 +177,31 @@ async def release_async(target: Target, grant: str) -> str | None:
     return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
 
 
-async def _note_command(running: Engine, target: Target, pid: int, started: float) -> None:
-    session_at(running, target).note_command(pid, started)
-
-
 def note_command(target: Target, pid: int) -> None:
     """Note the one process that this one runs under its grants; one that has ended already is not noted.
 
     Raises:
         LedgerUnreadable: it is not noted.
     """
+
+    async def note() -> None:
+        ledger = session_at(running, target).ledger
+        ledger.transact(lambda tx: usage.note_command(tx, pid, started))
+
+    running = engine()
     with contextlib.suppress(psutil.Error):
-        _result(engine(), _note_command(engine(), target, pid, psutil.Process(pid).create_time()))
+        started = psutil.Process(pid).create_time()
+        _result(running, note())
 
 
 def note_serving(target: Target, pid: int, started: float, grant: str) -> None:
-    """Start noting which grant a task process of this one serves from now on, and wait for nothing."""
+    """Start noting which grant a child process serves from now on, empty for none, and wait for nothing."""
     running = running_engine()
     session = _known_session(running, target) if running else None
     if running is not None and session is not None:
+        note = partial(session.ledger.transact, lambda tx: usage.note_serving(tx, pid, started, grant))
         with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
-            running.call(partial(session.note_serving, pid, started, grant)).add_done_callback(_log_unnoted)
+            running.call(note).add_done_callback(_log_unnoted)
 
 
 def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
@@ -206,7 +211,7 @@ def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
 
 def was_ended(target: Target, grant: str) -> bool:
     """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
-    return _looked(target, lambda session: session.was_ended(grant), otherwise=False)
+    return _looked(target, lambda session: session.ledger.read(lambda tx: usage.was_ended(tx, grant)), otherwise=False)
 
 
 async def _complete(running: Engine, target: Target, ask: Ask, hooks: Hooks) -> Held:
@@ -241,13 +246,13 @@ def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
 
 
 def may_go_on(target: Target, grant: str, ticket: str | None) -> bool:
-    """Tell whether a grant may serve another task of its shape; see `Session.may_go_on`."""
-    return _looked(target, lambda session: session.may_go_on(grant, ticket), otherwise=False)
+    """Tell whether a grant may serve another task of its shape; see `Tickets.may_go_on`."""
+    return _looked(target, lambda session: session.tickets.may_go_on(grant, ticket), otherwise=False)
 
 
 def reason(target: Target, ticket: str) -> str:
     """Say why a request waits now; empty if it does not."""
-    return _looked(target, lambda session: session.reason(ticket), otherwise="")
+    return _looked(target, lambda session: session.tickets.reason(ticket), otherwise="")
 
 
 def _looked(target: Target, look: Callable[[Session], T], otherwise: T) -> T:

@@ -100,7 +100,7 @@ class Upkeep:
 
     async def _keep(self) -> None:
         machine = session_at(self._running, self._target)
-        reaping = asyncio.get_running_loop().create_task(machine.watch())
+        reaping = asyncio.get_running_loop().create_task(machine.upkeep.run())
         try:
             while True:
                 await asyncio.sleep(self._target.settings.refresh_seconds)

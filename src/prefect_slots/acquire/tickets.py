@@ -1,0 +1,267 @@
+"""The tickets of this process: asked, waited for, granted, ended.
+
+Everything here runs in the engine's thread. A ticket's id exists before the transaction that writes it, so that
+whatever happens to the caller, `leave` can end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from prefect_slots.acquire.request import Ask, Held, Waiting
+from prefect_slots.errors import GrantClosed, Impossible, LedgerUnreadable, OutOfOrder, WaitTimeout
+from prefect_slots.ledger import leases, queries, registry
+from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.sql import Asker
+from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import TicketState, Transaction
+from prefect_slots.model.amount import duration_asked
+from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.scheduling import grant_reuse
+from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
+from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+
+if TYPE_CHECKING:
+    from prefect_slots.leases.session import ServerSession
+
+POLL_SECONDS: Final = 0.5
+"""Longest wait for a wake-up before the ledger is read all the same: a datagram may be lost."""
+
+
+class Tickets:
+    """Requests of one owner, from the transaction that enqueues them to the one that frees their cells.
+
+    Attributes:
+        on_unfinished: Told that a ticket waits or could not be ended: somebody must look for it now and then.
+        server: Where grants occupy limits; `None` without a server.
+    """
+
+    def __init__(self, ledger: Ledger, registered: registry.Known) -> None:
+        self.on_unfinished: Callable[[], None] = lambda: None
+        self.server: ServerSession | None = None
+        self._ledger = ledger
+        self._registered = registered
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[str, tuple[Ask, float]] = {}
+        self._wakes: dict[str, asyncio.Future[None]] = {}
+        self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
+        self._to_leave: set[str] = set()
+
+    @property
+    def are_unfinished(self) -> bool:
+        """Whether any ticket waits or could not be ended."""
+        return bool(self._wakes or self._to_leave)
+
+    async def ask(self, ask: Ask, registered: Registered, started: float) -> Held | Waiting:
+        """Enqueue a request and return its grant, or why it waits.
+
+        Args:
+            ask: The request.
+            registered: The machine that it was checked against.
+            started: When its time began to run, on the monotonic clock.
+
+        Raises:
+            Impossible, OutOfOrder, GrantClosed: it can never be granted; nothing is enqueued.
+        """
+        self._asked[ask.id] = (ask, started)
+        self._wakes[ask.id] = self._loop.create_future()
+        self._ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
+        held = await self._granted(ask, started)
+        return held or Waiting(self._reason(ask))
+
+    async def wait(self, ticket: str) -> Held:
+        """Return the grant of a request that waits, once it has one.
+
+        Raises:
+            WaitTimeout: its `timeout` passed; it has left the queue.
+            GrantClosed: it waited to draw on a grant that has ended.
+        """
+        ask, started = self._asked[ticket]
+        self.on_unfinished()
+        while True:
+            left = None if ask.timeout is None else started + ask.timeout - time.monotonic()
+            if left is not None and left <= 0:
+                reason = self._reason(ask)
+                self.leave(ticket)
+                raise WaitTimeout(wanted=ask.requirement.describe(), seconds=ask.timeout or 0.0, reason=reason)
+            await self._woken(ticket, POLL_SECONDS if left is None else min(POLL_SECONDS, left))
+            held = await self._granted(ask, started)
+            if held is not None:
+                return held
+
+    def leave(self, ticket: str) -> str | None:
+        """End a request or its grant, whatever state it is in, and start giving back what it occupied.
+
+        Returns:
+            A limit of which others could, for a while, take what the grant held; `None` if all went well.
+        """
+        self._asked.pop(ticket, None)
+        self._wakes.pop(ticket, None)
+        finalizer = self._finalizers.pop(ticket, None)
+        if finalizer is not None:
+            finalizer.detach()
+        try:
+            lost = self._ledger.transact(lambda tx: _left(tx, ticket), frees=True)
+        except LedgerUnreadable:
+            # While this process lives nobody else can end what is its own: it is tried until it is done.
+            self._to_leave.add(ticket)
+            self.on_unfinished()
+            raise
+        reached(Point.CELLS_FREED)
+        self._to_leave.discard(ticket)
+        self.sweep()
+        return lost
+
+    def sweep(self) -> None:
+        """Start releasing the leases that are this process's to release."""
+        if self.server is not None:
+            self.server.sweep()
+
+    def leave_again(self) -> None:
+        """End what could not be ended before.
+
+        Raises:
+            LedgerUnreadable: it still cannot be.
+        """
+        for ticket in tuple(self._to_leave):
+            self.leave(ticket)
+
+    def may_go_on(self, grant: str, ticket: str | None) -> bool:
+        """Tell whether a grant may serve another task of its shape, `ticket` being who waits for the same.
+
+        See `scheduling.grant_reuse`; what the fleet shares is never kept from other machines' queues.
+        """
+
+        def look(tx: Transaction) -> bool:
+            scopes = self._registered(tx).scopes if self.server is not None else {}
+            return grant_reuse.may_go_on(tx.book(), grant, ticket, scopes)
+
+        return self._ledger.read(look)
+
+    def reason(self, ticket: str) -> str:
+        """Say why a request waits now; empty if it does not."""
+        asked = self._asked.get(ticket)
+        return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
+
+    def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
+        book = tx.book()
+        wanted = ask.requirement.describe()
+        nesting: Nesting | None = None
+        may_wait = True
+        if ask.parent is not None and ask.parent.ledger == self._ledger.id:
+            chain = chain_of(book, ask.parent.grant)
+            if not chain:
+                raise GrantClosed(grant=ask.parent.grant)
+            answer = nest(book, ask.requirement, chain, ask.id, registered.scopes)
+            if isinstance(answer, RefusedNesting):
+                raise _refused(tx, answer, wanted, ask.label)
+            nesting, may_wait = answer.nesting, answer.may_wait
+        if not is_possible(book, ask.requirement):
+            text = largest(book, ask.requirement, registered.labels)
+            raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
+        expected = None if ask.expected is None else duration_asked(ask.expected)
+        shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
+        ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._ledger.actor)
+        tx.apply(
+            Asked(shape=shape, ticket=ticket),
+            Asker(owner=self._ledger.actor, label=ask.label, for_children=ask.for_children),
+        )
+        if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
+            parent = next(grant for grant in book.grants if grant.id == nesting.parent)
+            raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)
+
+    async def _granted(self, ask: Ask, started: float) -> Held | None:
+        state, grant, there, registered = self._ledger.read(lambda tx: self._stand(tx, ask.id))
+        if state is TicketState.REFUSED:
+            self.leave(ask.id)
+            raise GrantClosed(grant=ask.parent.grant if ask.parent else "")
+        if state is TicketState.GONE:
+            # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
+            raise LedgerUnreadable(path=str(self._ledger.path), reason=f"ticket {ask.id} has vanished from it")
+        if grant is None:
+            return None
+        reached(Point.GRANTED)
+        on_server = self.server if grant.shape.pool is None else None
+        until = None if ask.timeout is None else started + ask.timeout
+        if on_server is not None and not await on_server.occupy(grant, registered, there, until):
+            return None
+        self._wakes.pop(ask.id, None)
+        held = Held(
+            id=grant.id,
+            holdings=grant.holdings,
+            registered=registered,
+            ledger_id=self._ledger.id,
+            folder=self._ledger.folder,
+            waited=time.monotonic() - started,
+            chosen=grant.chosen,
+        )
+        # A caller that is interrupted between this return and its own `try` drops the grant without a word.
+        dropped = weakref.finalize(held, self._dropped, grant.id)
+        dropped.atexit = False
+        self._finalizers[grant.id] = dropped
+        return held
+
+    def _stand(
+        self, tx: Transaction, ticket: str
+    ) -> tuple[TicketState, Grant | None, list[leases.LeaseRow], Registered]:
+        state = tx.state(ticket)
+        if state is TicketState.HELD:
+            return state, tx.grant(ticket), leases.of_grant(tx, ticket), self._registered(tx)
+        return state, None, [], self._registered(tx)
+
+    def _dropped(self, grant: str) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child's copy: the grant is its parent's
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has everything that was held
+            self._loop.call_soon_threadsafe(self.leave, grant)
+
+    def _reason(self, ask: Ask) -> str:
+        def explain(tx: Transaction) -> str:
+            row = tx.one("SELECT blocked_on FROM ticket WHERE id=?", ask.id)
+            if row is not None and row[0] is not None:
+                return f"waits for the server; limit refused: {row[0]}"
+            book = tx.book()
+            if is_stranded(book, ask.requirement, ask.id):
+                wanted = ask.requirement.describe()
+                return f"waits for {wanted}: what others use, or is broken, leaves too little on every cell"
+            missing = shortages(book, ask.requirement, ask.id)
+            return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
+
+        return self._ledger.read(explain)
+
+    def wake(self, tickets: list[str]) -> None:
+        """Let the tickets that were granted or refused look for their grants."""
+        for ticket in tickets:
+            woken = self._wakes.get(ticket)
+            if woken is not None and not woken.done():
+                woken.set_result(None)
+
+    async def _woken(self, ticket: str, seconds: float) -> None:
+        """Wait for a ticket's wake-up, or that long: a datagram may be lost."""
+        tick = self._loop.call_later(seconds, self.wake, [ticket])
+        try:
+            await self._wakes[ticket]
+        finally:
+            tick.cancel()
+        self._wakes[ticket] = self._loop.create_future()
+
+
+def _left(tx: Transaction, ticket: str) -> str | None:
+    lost = leases.lost(tx, ticket)
+    tx.leave(ticket)
+    return lost
+
+
+def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> GrantClosed | OutOfOrder:
+    if answer.closed:
+        return GrantClosed(grant=answer.held.id)
+    held = ", ".join(sorted({cell.resource for cell, _ in answer.held.holdings}))
+    return OutOfOrder(wanted=wanted, held=held, held_at=queries.label(tx, answer.held.id), wanted_at=label)
