@@ -214,22 +214,18 @@ def was_ended(target: Target, grant: str) -> bool:
     return _looked(target, lambda session: session.ledger.read(lambda tx: usage.was_ended(tx, grant)), otherwise=False)
 
 
-async def _complete(running: Engine, target: Target, ask: Ask, hooks: Hooks) -> Held:
+async def _complete(running: Engine, target: Target, ask: Ask) -> Held:
     answer = await _ask(running, target, ask)
-    if isinstance(answer, Waiting):
-        hooks.waiting(answer.reason)
-        answer = await _wait(running, target, ask.id)
-        hooks.resumed()
-    return answer
+    return await _wait(running, target, ask.id) if isinstance(answer, Waiting) else answer
 
 
-def begin(target: Target, ask: Ask, hooks: Hooks) -> concurrent.futures.Future[Held]:
+def begin(target: Target, ask: Ask) -> concurrent.futures.Future[Held]:
     """Start a request and return its grant to come; `forget` ends it in any state.
 
-    What is called when it comes, and `hooks`, run in the engine's thread and must wait for nothing.
+    Callbacks of the future run in the engine's thread and must not block.
     """
     running = engine()
-    return running.submit(_complete(running, target, ask, hooks))
+    return running.submit(_complete(running, target, ask))
 
 
 def forget(target: Target, ticket: str) -> None:

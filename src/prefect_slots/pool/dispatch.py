@@ -2,7 +2,7 @@
 
 Tasks of one shape stand in one queue, and at most one ticket waits in the ledger for a queue: its grant goes to the
 first task, and the next is asked for at once. So a thousand tasks of one kind do not stand before another pool's one.
-Each method returns what is then to be done, by the caller, outside the lock.
+What is then to be done, by the caller and outside the lock, is had by `take`.
 
 A task that was submitted by a running task may start although all processes are taken, as long as no other of that
 task's runs: so whoever waits for what it has submitted waits for something that goes on, however deep.
@@ -48,14 +48,12 @@ class Queue:
 
     Attributes:
         ticket: By which the queue waits in the ledger, if it does.
-        reason: Why it waits, once that is known.
         running: How many of its tasks run.
     """
 
     shape: Shape
     tasks: deque[Task] = field(default_factory=deque[Task])
     ticket: str | None = None
-    reason: str = ""
     running: int = 0
 
 
@@ -135,6 +133,7 @@ class Dispatcher:
         self.jobs: dict[Task, Job] = {}
         self.workers: set[Worker] = set()
         self._idle: dict[Pin, list[Worker]] = {}
+        self._acts: list[Act] = []
         self._new_worker = new_worker
         self._most = most
         self._most_free = most_free
@@ -146,7 +145,12 @@ class Dispatcher:
         """Whether no task waits or runs."""
         return not self.jobs and not any(queue.tasks for queue in self.queues.values())
 
-    def add(self, task: Task) -> list[Act]:
+    def take(self) -> list[Act]:
+        """Return what is to be done since the last call."""
+        acts, self._acts = self._acts, []
+        return acts
+
+    def add(self, task: Task) -> None:
         """A task was submitted."""
         shape = _shape(task)
         queue = self.queues.get(shape)
@@ -155,39 +159,44 @@ class Dispatcher:
         queue.tasks.append(task)
         if task.within is not None:
             task.within.inner.add(task)
-        return self._look(queue)
+        self._look(queue)
 
     def queue_of(self, task: Task) -> Queue | None:
         """Return the queue in which a task waits."""
         queue = self.queues.get(_shape(task))
         return queue if queue is not None and task in queue.tasks else None
 
-    def drop(self, task: Task, error: BaseException | None = None) -> list[Act]:
+    def drop(self, task: Task, error: BaseException | None = None) -> None:
         """A waiting task was cancelled, or fails with `error` because it has waited too long."""
         queue = self.queue_of(task)
         if queue is None:
-            return []
+            return
         queue.tasks.remove(task)
         self._forget(task)
-        return [*([Fail(task, error)] if error is not None else []), *self._look(queue)]
+        if error is not None:
+            self._acts.append(Fail(task, error))
+        self._look(queue)
 
-    def granted(self, queue: Queue, ticket: str, grant: PoolGrant) -> list[Act]:
+    def granted(self, queue: Queue, ticket: str, grant: PoolGrant) -> None:
         """The ledger granted what a queue asked for."""
         if queue.ticket != ticket:
-            return []  # withdrawn meanwhile, and so is the grant
+            return  # withdrawn meanwhile, and so is the grant
         queue.ticket = None
-        queue.reason = ""
         # All processes may have been taken since it asked. To hold on to the grant while waiting for one would be to
         # hold while waiting, which can deadlock.
-        acts = self._start(queue, grant) if self._has_room(queue) else None
-        return [*(acts or [Withdraw(ticket)]), *self._look(queue)]
+        if not self._has_room(queue) or not self._start(queue, grant):
+            self._acts.append(Withdraw(ticket))
+        self._look(queue)
 
-    def refused(self, queue: Queue, ticket: str, error: BaseException) -> list[Act]:
+    def refused(self, queue: Queue, ticket: str, error: BaseException) -> None:
         """The ledger refused what a queue asked for: its first task fails."""
         if queue.ticket != ticket:
-            return []
+            return
         queue.ticket = None
-        return self.drop(queue.tasks[0], error) if queue.tasks else self._look(queue)
+        if queue.tasks:
+            self.drop(queue.tasks[0], error)
+        else:
+            self._look(queue)
 
     def next_of(self, job: Job) -> Job | None:
         """Return the queue's next task for the process and the grant that `job` has had, if there is one."""
@@ -196,71 +205,60 @@ class Dispatcher:
             return None
         self._forget(job.task)
         del self.jobs[job.task]
-        following = Job(task, job.queue, job.grant, job.extra, job.since)
-        self.jobs[task] = following
+        following = self.jobs[task] = Job(task, job.queue, job.grant, job.extra, job.since)
         return following
 
-    def ended(self, job: Job, worker: Worker, *, is_fit: bool) -> list[Act]:
+    def ended(self, job: Job, worker: Worker, *, is_fit: bool) -> None:
         """A job is done, its grant is given back, and its worker is idle, or gone if it is not fit for more."""
+        queue = job.queue
         del self.jobs[job.task]
         self._forget(job.task)
-        job.queue.running -= 1
+        queue.running -= 1
         if job.task.within is not None:
             job.task.within.lent -= 1
         if not job.extra:
             self._running -= 1
-            self._running_free -= job.queue.shape.requirement is None
+            self._running_free -= queue.shape.requirement is None
         if is_fit:
             self._idle.setdefault(worker.pin, []).append(worker)
         else:
             self.workers.discard(worker)
-        # Other queues first: whoever has just run has had its turn.
-        self.queues[job.queue.shape] = self.queues.pop(job.queue.shape)
-        return self._look_at_all()
+        # Other queues first: this one has had its turn.
+        self.queues[queue.shape] = self.queues.pop(queue.shape)
+        for each in list(self.queues.values()):
+            self._look(each)
 
     def retired(self, worker: Worker) -> bool:
         """An idle process wants to end; return whether it may: it may have been given a job just now."""
         idle = self._idle.get(worker.pin, [])
         if worker not in idle:
             return False
-        idle.remove(worker)
-        if not idle:
-            del self._idle[worker.pin]
+        self._take_idle(worker.pin, idle.index(worker))
         self.workers.discard(worker)
         return True
 
-    def retire_all(self) -> list[Act]:
+    def retire_all(self) -> None:
         """End every idle process."""
-        workers = [worker for idle in self._idle.values() for worker in idle]
-        self._idle.clear()
-        self.workers.difference_update(workers)
-        return [Retire(worker) for worker in workers]
+        while self._idle:
+            self._evict()
 
     def waiting(self) -> list[Task]:
         """Return the tasks that wait."""
         return [task for queue in self.queues.values() for task in queue.tasks]
 
-    def _look_at_all(self) -> list[Act]:
-        acts: list[Act] = []
-        for queue in list(self.queues.values()):
-            acts.extend(self._look(queue))
-        return acts
-
-    def _look(self, queue: Queue) -> list[Act]:
+    def _look(self, queue: Queue) -> None:
         """Start what may start, ask for what is to be asked for, and withdraw what nobody wants any more."""
-        acts: list[Act] = []
         if queue.shape.requirement is None:
             while queue.tasks and self._has_room(queue):
-                acts.extend(self._start(queue, queue.tasks[0].under) or [])
+                self._start(queue, queue.tasks[0].under)
         elif queue.tasks and queue.ticket is None and self._has_room(queue):
             queue.ticket = uuid.uuid4().hex
-            acts.append(Ask(queue, queue.ticket))
+            self._acts.append(Ask(queue, queue.ticket))
         elif not queue.tasks and queue.ticket is not None:
-            acts.append(Withdraw(queue.ticket))
+            self._acts.append(Withdraw(queue.ticket))
             queue.ticket = None
         if not queue.tasks and queue.ticket is None and not queue.running:
             self.queues.pop(queue.shape, None)
-        return acts
 
     def _has_room(self, queue: Queue) -> bool:
         return self._is_first_inner(queue) or (
@@ -272,10 +270,11 @@ class Dispatcher:
     def _is_first_inner(queue: Queue) -> bool:
         return queue.shape.within is not None and queue.shape.within.lent == 0
 
-    def _start(self, queue: Queue, grant: PoolGrant) -> list[Act] | None:
+    def _start(self, queue: Queue, grant: PoolGrant) -> bool:
+        """Start the first task of a queue under a grant; return whether there was one."""
         task = self._pop(queue)
         if task is None:
-            return None
+            return False
         extra = self._is_first_inner(queue)
         queue.running += 1
         if task.within is not None:
@@ -283,22 +282,31 @@ class Dispatcher:
         if not extra:
             self._running += 1
             self._running_free += queue.shape.requirement is None
-        job = Job(task, queue, grant, extra)
-        self.jobs[task] = job
-        acts: list[Act] = []
-        idle = self._idle.get(grant.pin)
-        worker = idle.pop() if idle else None
-        if idle is not None and not idle:
-            del self._idle[grant.pin]
-        if worker is None:
-            if self._most is not None and len(self.workers) >= self._most and self._idle:
-                evicted = next(iter(self._idle.values()))[0]
-                self.retired(evicted)
-                acts.append(Retire(evicted))
-            worker = self._new_worker(grant.pin)
-            self.workers.add(worker)
-        acts.append(Start(job, worker))
-        return acts
+        job = self.jobs[task] = Job(task, queue, grant, extra)
+        self._acts.append(Start(job, self._worker(grant.pin)))
+        return True
+
+    def _worker(self, pin: Pin) -> Worker:
+        """Return an idle worker of that pin, else a new one, for which one of another pin may have to end."""
+        if pin in self._idle:
+            return self._take_idle(pin, -1)
+        if self._most is not None and len(self.workers) >= self._most and self._idle:
+            self._evict()
+        worker = self._new_worker(pin)
+        self.workers.add(worker)
+        return worker
+
+    def _evict(self) -> None:
+        worker = self._take_idle(next(iter(self._idle)), 0)
+        self.workers.discard(worker)
+        self._acts.append(Retire(worker))
+
+    def _take_idle(self, pin: Pin, index: int) -> Worker:
+        idle = self._idle[pin]
+        worker = idle.pop(index)
+        if not idle:
+            del self._idle[pin]
+        return worker
 
     def _pop(self, queue: Queue) -> Task | None:
         while queue.tasks:

@@ -64,21 +64,6 @@ class PoolGrant:
         return replace(self, id="")
 
 
-class Waiting:
-    """A queue's request: notes why it waits."""
-
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
-
-    def waiting(self, reason: str) -> None:
-        """Note the reason."""
-        self._note(reason)
-
-    def resumed(self) -> None:
-        """Note that there is none any more."""
-        self._note("")
-
-
 class GrantClient:
     """What a pool asks of its machine's ledger.
 
@@ -105,7 +90,6 @@ class GrantClient:
         ticket: str,
         order: Order,
         requirement: Requirement,
-        note: Callable[[str], None],
         answer: Callable[[PoolGrant | BaseException], None],
     ) -> None:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
@@ -113,7 +97,7 @@ class GrantClient:
             id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
             parent=order.parent, run=order.run, for_children=True,
         )  # fmt: skip
-        asked = client.begin(self._target, wanted, Waiting(note))
+        asked = client.begin(self._target, wanted)
         self._asked[ticket] = asked
         asked.add_done_callback(partial(self._answered, ticket, order, answer))
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
 from prefect_slots.pool import nested
-from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
+from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.pinning import Pin, core_count
 from prefect_slots.pool.submission import Order
@@ -98,10 +98,10 @@ class Supervisor:
         if order.patience is not None and order.requirement is not None:
             task.alarm = engine().later(order.patience, partial(self._expired, task))
 
-        def add() -> list[Act]:
+        def add() -> None:
             if self._closed and within is None:
                 raise RuntimeError("cannot submit to a pool that is shut down")
-            return self._dispatcher.add(task)
+            self._dispatcher.add(task)
 
         self._act(add)
         return task.future
@@ -124,7 +124,7 @@ class Supervisor:
             waiting, running = self._dispatcher.waiting(), list(self._dispatcher.jobs)
         for task in [*(waiting if cancel_futures or kill else ()), *(running if kill else ())]:
             task.future.cancel()
-        self._act(list)
+        self._act()
         if wait:
             with self._changed:
                 self._changed.wait_for(lambda: not self._jobs and self._dispatcher.is_empty)
@@ -150,12 +150,14 @@ class Supervisor:
 
     # What the dispatcher decides
 
-    def _act(self, note: Callable[[], list[Act]]) -> None:
+    def _act(self, note: Callable[[], None] | None = None) -> None:
         """Tell the dispatcher what happened, and do what follows."""
         with self._changed:
-            acts = note()
+            if note is not None:
+                note()
             if self._closed and self._dispatcher.is_empty:
-                acts = [*acts, *self._dispatcher.retire_all()]
+                self._dispatcher.retire_all()
+            acts = self._dispatcher.take()
             starts = [act for act in acts if isinstance(act, Start)]
             new = [start.worker for start in starts if start.worker not in self._jobs]
             self._jobs.update((worker, SimpleQueue()) for worker in new)
@@ -192,7 +194,7 @@ class Supervisor:
             settled = self._dispatcher.granted if isinstance(told, PoolGrant) else self._dispatcher.refused
             self._act(partial(settled, queue, ticket, told))
 
-        self._grants.ask(ticket, head.order, queue.shape.requirement, partial(setattr, queue, "reason"), answer)
+        self._grants.ask(ticket, head.order, queue.shape.requirement, answer)
 
     def _cancelled(self, task: Task) -> None:
         task.silence()

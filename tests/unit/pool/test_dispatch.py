@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_slots.model.requirement import declare
-from prefect_slots.pool.dispatch import Act, Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
+from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.submission import Order
@@ -39,8 +40,8 @@ class Game:
         self.tasks: list[Task] = []
         self.ended: list[Task] = []
 
-    def do(self, acts: list[Act]) -> None:
-        for act in acts:
+    def do(self) -> None:
+        for act in self.dispatcher.take():
             match act:
                 case Ask(queue=queue, ticket=ticket):
                     assert queue not in self.asked.values(), "a queue waits twice"
@@ -64,24 +65,31 @@ class Game:
         assert self.dispatcher.workers == self.chairs
         assert set(self.dispatcher.jobs.values()) == set(self.running)
 
+    def cancelled(self, task: Task) -> None:
+        self.dispatcher.drop(task)
+        self.do()
+
     def submit(self, chance: random.Random) -> None:
         within = chance.choice([None, *(job.task for job in self.running)])
         order = Order(requirement=chance.choice(NEEDS), priority=chance.choice([0, 1]))
         task = Task(order=order, call=Packed(b""), read=unpack, under=PoolGrant(), within=within)
-        task.future = TaskFuture(lambda: self.do(self.dispatcher.drop(task)))
+        task.future = TaskFuture(partial(self.cancelled, task))
         self.tasks.append(task)
-        self.do(self.dispatcher.add(task))
+        self.dispatcher.add(task)
+        self.do()
 
     def grant(self, chance: random.Random) -> None:
         if self.asked:
             ticket = chance.choice(list(self.asked))
             queue = self.asked.pop(ticket)
-            self.do(self.dispatcher.granted(queue, ticket, PoolGrant(pin=chance.choice(PINS), id=ticket)))
+            self.dispatcher.granted(queue, ticket, PoolGrant(pin=chance.choice(PINS), id=ticket))
+            self.do()
 
     def refuse(self, chance: random.Random) -> None:
         if self.asked:
             ticket = chance.choice(list(self.asked))
-            self.do(self.dispatcher.refused(self.asked.pop(ticket), ticket, LookupError()))
+            self.dispatcher.refused(self.asked.pop(ticket), ticket, LookupError())
+            self.do()
 
     def end(self, chance: random.Random) -> None:
         if self.running:
@@ -95,10 +103,12 @@ class Game:
             if following is not None:
                 self.running[following] = chair
             elif chance.random() < 0.7:
-                self.do(self.dispatcher.ended(job, chair, is_fit=True))
+                self.dispatcher.ended(job, chair, is_fit=True)
+                self.do()
             else:
                 self.chairs.remove(chair)
-                self.do(self.dispatcher.ended(job, chair, is_fit=False))
+                self.dispatcher.ended(job, chair, is_fit=False)
+                self.do()
 
     def cancel(self, chance: random.Random) -> None:
         waiting = self.dispatcher.waiting()
@@ -121,6 +131,7 @@ def test_whatever_happens_every_task_ends_and_no_more_run_than_may(
     assert not game.asked
     assert all(task.future.done() for task in game.tasks)
     assert len(game.ended) == len(set(game.ended))
-    game.do(game.dispatcher.retire_all())
+    game.dispatcher.retire_all()
+    game.do()
     assert not game.chairs
     assert not game.dispatcher.queues
