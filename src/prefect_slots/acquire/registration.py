@@ -20,7 +20,7 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM, sanitise_machine_name
-from prefect_slots.usage.aside import aside
+from prefect_slots.system.threads import aside
 
 if TYPE_CHECKING:
     from prefect_slots.ledger.registry import Registered

@@ -31,7 +31,7 @@ from prefect_slots.detect.gpu.amd import AmdDetector
 from prefect_slots.detect.gpu.apple import AppleDetector
 from prefect_slots.detect.gpu.intel import IntelDetector
 from prefect_slots.detect.gpu.nvidia import interpret_nvml, query_nvml
-from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
+from prefect_slots.detect.gpu.nvml import NVIDIA, Nvml, load_nvml
 from prefect_slots.detect.host import interpret_host, query_cores, query_memory
 from prefect_slots.detect.instruments import InstrumentDetector
 from prefect_slots.detect.licenses.client import DESK, Desk, look_at_licences
@@ -43,7 +43,7 @@ from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Inventory, Resource, license_resource
 from prefect_slots.system.container import query_surroundings
 from prefect_slots.system.sysfs import ROOT
-from prefect_slots.system.threads import LOOKOUT, NVIDIA, Hanging, Look, Lookout
+from prefect_slots.system.threads import LOOKOUT, Hanging, Look, Lookout
 
 SHIPPED: Final[Mapping[str, Detector]] = {
     "amd": AmdDetector(),

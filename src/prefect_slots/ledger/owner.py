@@ -18,6 +18,7 @@ import psutil
 from filelock import FileLock
 
 from prefect_slots.system import clock
+from prefect_slots.system.processes import is_running
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -
     try:
         descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return boot != clock.boot_id() or not _runs(pid, started)
+        return boot != clock.boot_id() or not is_running(pid, started)
     except OSError:
         return False
     try:
@@ -91,12 +92,3 @@ def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -
         return True
     finally:
         os.close(descriptor)
-
-
-def _runs(pid: int, started: float) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - started) < 1.0
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True

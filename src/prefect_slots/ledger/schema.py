@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger.folder import share
-from prefect_slots.system.locks import locker
+from prefect_slots.system.processes import query_locker
 
 FILE: Final = "ledger.sqlite3"
 CREATION_LOCK: Final = "creation.lock"
@@ -26,6 +26,8 @@ BALLAST_BYTES: Final = 2**20
 """Given up when the disk is full, so that what is held can still be given back."""
 VERSION: Final = 7
 BUSY_SECONDS: Final = 5.0
+# The byte of SQLite's shared-memory file that a writer has locked (https://sqlite.org/walformat.html).
+_WRITE_LOCK: Final = 120
 
 _TABLES: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -231,7 +233,7 @@ def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
     if is_full(error):
         return LedgerUnreadable(path=str(path), reason="the disk is full, so nothing can be granted. Make room on it")
     if is_locked(error):
-        who = locker(path) or "another process"
+        who = query_locker(path.with_name(f"{path.name}-shm"), _WRITE_LOCK) or "another process"
         stopped = "If it is stopped, continue or kill it; if not, try again"
         return LedgerUnreadable(path=str(path), reason=f"{who} has kept it locked for {BUSY_SECONDS:g} s. {stopped}")
     remedy = "Let every process that uses it end, move the file away, and run `prefect-slots register` again"

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from prefect_slots.system.processes import has_own_pids
 from prefect_slots.system.sysfs import query_pci, text_of
 
 _NVIDIA: Final = "0x10de"
-# The kernel gives its first pid namespace this number, on every machine since 3.8.
-_FIRST_NAMESPACE: Final = "pid:[4026531836]"
 _MPS_VARIABLE: Final = "CUDA_MPS_PIPE_DIRECTORY"
 _MPS_FOLDER: Final = "/tmp/nvidia-mps"
 _WSL_LIBRARY: Final = "usr/lib/wsl/lib/libnvidia-ml.so.1"
@@ -53,20 +52,17 @@ class Surroundings:
 def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
     """Look where a process with that environment runs. Never raises."""
     release = text_of(root / "proc/sys/kernel/osrelease").lower()
-    try:
-        namespace = str((root / "proc/self/ns/pid").readlink())
-    except OSError:
-        namespace = ""
+    own_pids = has_own_pids(root)
     compatible = text_of(root / "proc/device-tree/compatible")
     return Surroundings(
         wsl="microsoft" in release,
         wsl_library=(root / _WSL_LIBRARY).exists(),
-        own_pids=namespace != _FIRST_NAMESPACE,
+        own_pids=own_pids,
         tegra=(root / "etc/nv_tegra_release").exists() or "nvidia,tegra" in compatible,
         nvidia_cards=sum(
             device.vendor == _NVIDIA and device.draws and device.driver != "vfio-pci" for device in query_pci(root)
         ),
-        mps=_has_mps(root, env.get(_MPS_VARIABLE) or _MPS_FOLDER, own_pids=namespace != _FIRST_NAMESPACE),
+        mps=_has_mps(root, env.get(_MPS_VARIABLE) or _MPS_FOLDER, own_pids=own_pids),
     )
 
 

@@ -1,82 +1,198 @@
-"""What processes use of the host's memory.
+"""The processes of this machine: their table and lineage, the one test of identity, and what each of them uses.
 
-What is mapped from files is left out: the kernel takes it back when memory gets short. Of each process there are two
-answers. What it has resident costs microseconds, and counts a page again for every process that shares it; its share
-of those pages costs as many milliseconds as it has hundreds of MiB.
+Of a process's memory there are two figures, both without pages mapped from files, which the kernel takes back when
+memory gets short. The resident memory costs microseconds to read and counts a shared page in every process; the
+share costs as many milliseconds as the process has hundreds of MiB.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from prefect_slots.system.sysfs import ROOT, text_of
+
+# Start times are the boot time, which the kernel tells in whole seconds, and the ticks since. A clock that is set by a
+# fraction of a second between two readings moves the boot time by one second. No number passes to another process that
+# soon: all other numbers, tens of thousands, have their turn first.
+_SAME_START_SECONDS: Final = 1.5
+
+# The kernel gives its first pid namespace this number, on every machine since 3.8.
+_FIRST_NAMESPACE: Final = "pid:[4026531836]"
+# Names of users whose processes have ended; a machine has far fewer grants at a time.
+_MAX_USERS: Final = 1000
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _RESIDENT: Final = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
 _SHARE: Final = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
-_KIB: Final = 1024
-ROOT: Final = Path("/")
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
-_SAME_MOMENT_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
-    """A process of this machine: its parent, 0 for none, and when it was started, a Unix time."""
+class ProcessInfo:
+    """A row of the process table.
+
+    Attributes:
+        parent: The parent's id, 0 for none.
+        started: The start, a Unix time in seconds.
+        name: The program's name; the kernel's own table has its first 15 bytes only.
+    """
 
     parent: int
     started: float
+    name: str
 
 
-def query_running(root: Path = ROOT) -> dict[int, Running]:
-    """Return this machine's processes, as far as they may be seen, by id."""
-    found = dict(_read_running(root) if psutil.LINUX else _ask_running())
-    return {pid: _with_true_parent(running, found) for pid, running in found.items()}
-
-
-def _read_running(root: Path) -> Iterator[tuple[int, Running]]:
-    # All of them every few seconds: psutil takes five times as long for each.
+def query_table(root: Path = ROOT) -> dict[int, ProcessInfo]:
+    """Return this machine's processes by id, without those that may not be seen."""
+    if not psutil.LINUX:
+        return _table(psutil.pids(), _ask)
     booted = psutil.boot_time()
-    for folder in (root / "proc").iterdir():
-        if folder.name.isdecimal():
-            with suppress(OSError, ValueError, IndexError):
-                yield int(folder.name), parse_stat((folder / "stat").read_text(errors="replace"), booted)
+    pids = [int(folder.name) for folder in (root / "proc").iterdir() if folder.name.isdecimal()]
+    # Read every few seconds: psutil takes five times as long for each process.
+    return _table(pids, lambda pid: parse_stat((root / f"proc/{pid}/stat").read_text(errors="replace"), booted))
 
 
-def _ask_running() -> Iterator[tuple[int, Running]]:
-    for process in psutil.process_iter(["ppid", "create_time"]):
-        yield process.pid, Running(parent=process.info["ppid"] or 0, started=process.info["create_time"] or 0.0)
+def query_lineage(pids: Iterable[int]) -> dict[int, ProcessInfo]:
+    """Return these processes and their ancestors by id, without those that may not be seen; names are whole."""
+    return _table(pids, _ask, ancestors=True)
 
 
-def parse_stat(text: str, booted: float) -> Running:
-    """Read `/proc/PID/stat`; a program may be called anything, with spaces and brackets too.
+def _table(
+    pids: Iterable[int], read: Callable[[int], ProcessInfo], *, ancestors: bool = False
+) -> dict[int, ProcessInfo]:
+    found: dict[int, ProcessInfo] = {}
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            # A process may end while it is read.
+            with suppress(OSError, ValueError, IndexError, psutil.Error):
+                found[pid] = read(pid)
+                waiting += [found[pid].parent] if ancestors else []
+    for pid, info in found.items():
+        parent = found.get(info.parent)
+        if parent is not None and parent.started > info.started and not same_start(parent.started, info.started):
+            # While the table was read the parent ended and its number passed to another process.
+            found[pid] = replace(info, parent=0)
+    return found
+
+
+def _ask(pid: int) -> ProcessInfo:
+    process = psutil.Process(pid)
+    return ProcessInfo(parent=process.ppid() or 0, started=process.create_time(), name=process.name())
+
+
+def parse_stat(text: str, booted: float) -> ProcessInfo:
+    """Read `/proc/PID/stat`; a program's name may hold spaces and brackets.
 
     Raises:
         ValueError, IndexError: for text of another shape.
     """
-    fields = text[text.rindex(")") + 2 :].split()
-    return Running(parent=int(fields[1]), started=booted + int(fields[19]) / _TICKS)
+    before, _, after = text.rpartition(")")
+    fields = after.split()
+    name = before[before.index("(") + 1 :]
+    return ProcessInfo(parent=int(fields[1]), started=booted + int(fields[19]) / _TICKS, name=name)
 
 
-def _with_true_parent(running: Running, others: dict[int, Running]) -> Running:
-    """Leave out a parent that was started later: while the list was read its number passed to somebody else."""
-    parent = others.get(running.parent)
-    later = parent is not None and parent.started > running.started + _SAME_MOMENT_SECONDS
-    return Running(parent=0, started=running.started) if later else running
+def same_start(one: float, other: float) -> bool:
+    """Tell whether two readings of a start time, at different moments or by different processes, may be of one."""
+    return abs(one - other) < _SAME_START_SECONDS
+
+
+def is_running(pid: int, started: float, table: Mapping[int, ProcessInfo] | None = None) -> bool:
+    """Tell whether that very process runs, and not another one with its number.
+
+    Args:
+        pid: The process id.
+        started: The start as it was noted, a Unix time in seconds.
+        table: Where to look; by default the kernel is asked, and a process that it does not show counts as running.
+    """
+    if table is not None:
+        return pid in table and same_start(table[pid].started, started)
+    try:
+        return same_start(psutil.Process(pid).create_time(), started)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def descendants(roots: Iterable[int], table: Mapping[int, ProcessInfo]) -> frozenset[int]:
+    """Return the given process ids and those of all their descendants."""
+    children: dict[int, list[int]] = {}
+    for pid, info in table.items():
+        children.setdefault(info.parent, []).append(pid)
+    found: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found:
+            found.add(pid)
+            waiting += children.get(pid, ())
+    return frozenset(found)
+
+
+def named(names: Collection[str], table: Mapping[int, ProcessInfo]) -> frozenset[int]:
+    """Return the ids of the processes with one of these program names: a desktop's own, for example."""
+    return frozenset(pid for pid, info in table.items() if info.name in names)
+
+
+def query_variable(name: str, pids: Iterable[int]) -> dict[int, str]:
+    """Return the value of an environment variable by process id, of those that have it and may be read."""
+    found: dict[int, str] = {}
+    for pid in pids:
+        with suppress(psutil.Error):
+            if value := _environment(pid).get(name):
+                found[pid] = value
+    return found
+
+
+def _environment(pid: int) -> Mapping[str, str]:
+    if not psutil.LINUX:
+        return psutil.Process(pid).environ()
+    # Of many processes every few seconds: psutil takes five times as long for each.
+    entries = (entry.partition("=") for entry in text_of(Path(f"/proc/{pid}/environ")).split("\0"))
+    return {key: value for key, _, value in entries}
+
+
+def has_own_pids(root: Path = ROOT) -> bool:
+    """Tell whether process ids here are others than the host's, as in most containers, or may be."""
+    try:
+        return str((root / "proc/self/ns/pid").readlink()) != _FIRST_NAMESPACE
+    except OSError:
+        return True
+
+
+class Users:
+    """User names of processes, kept for a while after their end; they are compared, and never logged or written."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def name(self, key: str, pid: int) -> str:
+        """Return the user of the process known under `key`; this process's own if it has ended and none is kept."""
+        with suppress(OSError, KeyError):
+            self._names[key] = pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
+        while len(self._names) > _MAX_USERS:
+            del self._names[next(iter(self._names))]
+        return self._names.get(key) or getpass.getuser()
 
 
 def query_resident(pid: int) -> int | None:
-    """Return the bytes that a process has resident; 0 if it has ended, `None` if it cannot be read."""
+    """Return a process's resident memory in bytes; 0 if it has ended, `None` if it cannot be read."""
     return _query(pid, "status", parse_resident, lambda process: process.memory_info().rss)
 
 
 def query_share(pid: int) -> int | None:
-    """Return the bytes of its share of what it has resident; 0 if it has ended, `None` if that is not told."""
+    """Return a process's share of its resident memory in bytes; 0 if it has ended, `None` if that is not told."""
     return _query(pid, "smaps_rollup", parse_share, lambda process: process.memory_full_info().uss)
 
 
@@ -85,7 +201,7 @@ def _query(
 ) -> int | None:
     try:
         if psutil.LINUX:
-            told = parse((Path("/proc") / str(pid) / file).read_text())
+            told = parse(Path(f"/proc/{pid}/{file}").read_text())
             if told is not None:
                 return told
         return else_ask(psutil.Process(pid))
@@ -96,15 +212,45 @@ def _query(
 
 
 def parse_resident(text: str) -> int | None:
-    """Read `/proc/PID/status`; `None` where it does not tell it apart."""
+    """Read `/proc/PID/status`, in bytes; `None` where it does not tell pages mapped from files apart."""
     return _sum(_RESIDENT, text)
 
 
 def parse_share(text: str) -> int | None:
-    """Read `/proc/PID/smaps_rollup`; `None` where it does not tell it apart."""
+    """Read `/proc/PID/smaps_rollup`, in bytes; `None` where it does not tell pages mapped from files apart."""
     return _sum(_SHARE, text)
 
 
 def _sum(line: re.Pattern[str], text: str) -> int | None:
-    told = [int(amount) * _KIB for amount in line.findall(text)]
+    told = [int(kib) * 1024 for kib in line.findall(text)]
     return sum(told) if told else None
+
+
+def parse_locks(text: str, device: tuple[int, int], inode: int, byte: int) -> int | None:
+    """Return the process that has that byte of a file locked for writing, from the text of `/proc/locks`."""
+    for line in text.splitlines():
+        fields = line.split()
+        # 12: POSIX  ADVISORY  WRITE 4242 fd:01:131079 120 120; a line with "->" only waits.
+        if len(fields) != 8 or fields[1] != "POSIX" or fields[3] != "WRITE":
+            continue
+        major, minor, number = fields[5].split(":")
+        if (int(major, 16), int(minor, 16), int(number)) != (*device, inode) or fields[7] == "EOF":
+            continue
+        if int(fields[6]) <= byte <= int(fields[7]):
+            return int(fields[4])
+    return None
+
+
+def query_locker(file: Path, byte: int) -> str | None:
+    """Describe the process that has that byte of a file locked for writing; `None` where that cannot be told."""
+    # The file is not opened: to close it again would drop the locks that this process has on it.
+    try:
+        status = file.stat()
+        device = (os.major(status.st_dev), os.minor(status.st_dev))
+        pid = parse_locks(text_of(Path("/proc/locks")), device, status.st_ino, byte)
+        if pid is None:
+            return None
+        process = psutil.Process(pid)
+        return f"process {pid} ({process.status()}: {' '.join(process.cmdline())[:80]})"
+    except (OSError, ValueError, psutil.Error):
+        return None

@@ -32,6 +32,13 @@ def beside(call: Callable[[], T], name: str) -> Future[T]:
     return answer
 
 
+async def aside(call: Callable[[], T], name: str) -> T:
+    """Return the answer of `call`, made in a daemon thread: a driver that hangs stops neither the loop nor an exit."""
+    import asyncio  # not at the top: programs without a loop send looks, and it takes 40 ms to import
+
+    return await asyncio.wrap_future(beside(call, name))
+
+
 @dataclass(frozen=True)
 class Look:
     """One look: what is called, and the seconds after which it is left behind."""
@@ -97,5 +104,3 @@ def _answer(sent: _Sent, now: bool) -> Any:
 
 LOOKOUT: Final = Lookout()
 """The lookout of this process."""
-NVIDIA: Final = "NVIDIA's cards"
-"""What every look through NVIDIA's driver is called: while one hangs, none of the others is waited for either."""

@@ -4,12 +4,9 @@ monitor      the periodic look, by one process of the machine
 gpu_holders  who holds which card by the ledger, and which processes are theirs
 gpus         a look at the cards, written into the ledger
 licenses     a look at the licence servers, written into the ledger
-users        whose process holds a seat
 foreign      what two witnesses of others' use mean together; pure
 memory       a look at the host's memory, written into the ledger
 attribution  what grants hold, and to which of them a process belongs
 overuse      declared against used: cards and the host's memory
-ending       ends a process that uses more than it declared
 snapshot     what others use now, for people who ask
-aside        work that may hang, in a thread that nobody waits for
 """

@@ -9,13 +9,14 @@ from typing import Final
 
 from prefect_slots.detect.gpu.drm_usage import query_drm_use
 from prefect_slots.detect.gpu.nvml import Failure
-from prefect_slots.detect.gpu.usage import Process, UseReading, family, query_lineage, query_use, query_variable
+from prefect_slots.detect.gpu.usage import UseReading, query_use
 from prefect_slots.ledger import queries
 from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.container import Surroundings, query_surroundings
+from prefect_slots.system.processes import ProcessInfo, descendants, query_lineage, query_variable
 from prefect_slots.system.sysfs import ROOT
 from prefect_slots.usage.attribution import Belonging, grants_named
 
@@ -34,7 +35,7 @@ class CardsSeen:
     """
 
     reading: UseReading
-    lineage: Mapping[int, Process]
+    lineage: Mapping[int, ProcessInfo]
     tokens: Mapping[int, str]
     around: Surroundings
     at: float
@@ -96,7 +97,7 @@ class Ours:
         """
         grants = self._grants.get(number, set())
         named = {pid for pid, grant in self._named.items() if grant in grants}
-        return family({*self._pids.get(number, ()), *named}, self._seen.lineage)
+        return descendants({*self._pids.get(number, ()), *named}, self._seen.lineage)
 
     def belonging(self, number: int, parts: Iterable[Part]) -> Belonging:
         """Return to which of the grants on that card a process belongs."""
@@ -105,4 +106,4 @@ class Ours:
 
     def members(self) -> frozenset[int]:
         """Return the processes of everybody who takes part in this ledger, whatever they hold."""
-        return family(self._members, self._seen.lineage)
+        return descendants(self._members, self._seen.lineage)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.detect.gpu.usage import DeviceUse, ForeignUse, Peak, foreign_use, hold, named
+from prefect_slots.detect.gpu.usage import DeviceUse, ForeignUse, Peak, foreign_use, hold
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.ledger.usage import Outside
@@ -17,6 +17,7 @@ from prefect_slots.model.amount import bytes_used
 from prefect_slots.model.book import Changed
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.system.processes import named
 from prefect_slots.usage.foreign import beyond, remembered, settled
 from prefect_slots.usage.gpu_holders import CardsSeen, Ours
 from prefect_slots.usage.overuse import Excess, groups, judge, suggestions

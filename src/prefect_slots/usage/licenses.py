@@ -23,8 +23,8 @@ from prefect_slots.model.book import Changed
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Stale, printable
 from prefect_slots.model.resource import Scope, license_resource
+from prefect_slots.system.processes import Users
 from prefect_slots.usage.foreign import Fleet, beyond, remembered, settled
-from prefect_slots.usage.users import Users
 
 _log = logging.getLogger("prefect_slots")
 

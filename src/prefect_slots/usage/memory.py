@@ -10,19 +10,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from prefect_slots.detect.gpu.usage import query_variable
 from prefect_slots.ledger import queries
 from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import MEM
-from prefect_slots.system.processes import Running, query_resident, query_running, query_share
+from prefect_slots.system.processes import (
+    ProcessInfo,
+    is_running,
+    query_resident,
+    query_share,
+    query_table,
+    query_variable,
+    same_start,
+)
 from prefect_slots.usage.attribution import Belonging, grants_named
 from prefect_slots.usage.overuse import Excess, Group, groups, judge, suggestions
 
 STARTUP_BYTES: Final = 256 * 2**20
 """What an interpreter and its libraries may take of each process before a task has begun, which no task declares."""
-_SAME_START_SECONDS: Final = 1.0
 _REST: Final = 20
 """So many times as long as it took, nobody's share is asked for again: at most a twentieth of one core is spent."""
 
@@ -55,7 +61,7 @@ def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> 
         ledger: The id of their ledger.
         rests: Until when whose share is not asked for; kept from look to look.
     """
-    running = query_running()
+    running = query_table()
     belonging = _belonging(tuple(parts), ledger, running)
     members = [pid for pid in running if belonging.grant_of(pid) or belonging.holder_of(pid) is not None]
     resident = {pid: query_resident(pid) for pid in members}
@@ -68,9 +74,9 @@ def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> 
     return tuple(group for group in found if group.pids)
 
 
-def _belonging(parts: tuple[Part, ...], ledger: str, running: dict[int, Running]) -> Belonging:
+def _belonging(parts: tuple[Part, ...], ledger: str, running: dict[int, ProcessInfo]) -> Belonging:
     oldest = min((part.started for part in parts if part.pid is not None), default=0.0)
-    young = [pid for pid, each in running.items() if each.started > oldest - _SAME_START_SECONDS]
+    young = [pid for pid, each in running.items() if each.started > oldest or same_start(each.started, oldest)]
     named = grants_named(query_variable(TOKEN, young), ledger)
     parents = {pid: each.parent for pid, each in running.items()}
     return Belonging((_rooted(part, running) for part in parts), named, parents)
@@ -88,16 +94,11 @@ def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> 
             yield group
 
 
-def _rooted(part: Part, running: dict[int, Running]) -> Part:
+def _rooted(part: Part, running: dict[int, ProcessInfo]) -> Part:
     """Let a part be that of the processes whose descendants use it, for the owner its command; not of namesakes."""
     pid, started = part.command or (part.pid, part.started)
     return replace(
         part,
-        pid=pid if pid is not None and _is_running(pid, started, running) else None,
-        processes=tuple(each for each in part.processes if _is_running(*each, running)),
+        pid=pid if pid is not None and is_running(pid, started, running) else None,
+        processes=tuple(each for each in part.processes if is_running(*each, running)),
     )
-
-
-def _is_running(pid: int, started: float, running: dict[int, Running]) -> bool:
-    there = running.get(pid)
-    return there is not None and abs(there.started - started) < _SAME_START_SECONDS

@@ -23,9 +23,9 @@ from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
 from prefect_slots.system import clock
-from prefect_slots.usage.aside import aside
+from prefect_slots.system.processes import Users
+from prefect_slots.system.threads import aside
 from prefect_slots.usage.foreign import Fleet
-from prefect_slots.usage.users import Users
 
 if TYPE_CHECKING:
     from prefect_slots.ledger.transaction import Transaction
@@ -196,11 +196,11 @@ class Watching:
             more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.process is not None and excess.may_be_ended:
-            from prefect_slots.usage import ending
+            from prefect_slots.usage.overuse import end
 
             # First, because whoever sees it end asks at once why.
             self._ledger.transact(lambda tx: _note_signal(tx, excess))
-            signalled = ending.end(*excess.process, by_force=excess.signals > 0)
+            signalled = end(*excess.process, by_force=excess.signals > 0)
             if signalled:
                 _log.error('%s: %s, by enforce = "kill"', excess, signalled)
 
@@ -209,7 +209,8 @@ class Watching:
 
 
 def _look_at_cards(now: float, keys: frozenset[str], settings: Settings) -> Callable[[Transaction], CardsNoted]:
-    from prefect_slots.system.threads import LOOKOUT, NVIDIA, Hanging, Look
+    from prefect_slots.detect.gpu.nvml import NVIDIA
+    from prefect_slots.system.threads import LOOKOUT, Hanging, Look
     from prefect_slots.usage.gpu_holders import no_cards, read_cards
     from prefect_slots.usage.gpus import note_cards
 

@@ -7,9 +7,13 @@ told apart only as far as that allows.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
+
+import psutil
 
 from prefect_slots.ledger import queries, usage
 from prefect_slots.ledger.queries import Part
@@ -18,6 +22,7 @@ from prefect_slots.ledger.usage import Spent
 from prefect_slots.model.amount import MIB, bytes_used, format_amount
 from prefect_slots.model.book import CellId
 from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.system.processes import same_start
 from prefect_slots.usage.attribution import Belonging
 
 _MUCH: Final = 2
@@ -192,3 +197,32 @@ def _suggestion(spent: Spent) -> str:
         f"{spent.label} declared {format_amount(spent.declared, MIB)} of {_place(spent.cell)} and used at most "
         f"{format_amount(spent.peak, MIB)} in {spent.looks} looks; {spent.cell.resource}={enough} might do"
     )
+
+
+def end(pid: int, started: float, *, by_force: bool) -> str:
+    """Ask the process and its descendants to end, by SIGTERM or, if that was in vain, by SIGKILL.
+
+    A process that has its number but was started at another time is somebody else's and is left alone, and so is any
+    process above it: who started it, which gives the grant back, and this process itself.
+
+    Returns:
+        What was done, for people; empty if there is nothing to end any more.
+    """
+    try:
+        root = psutil.Process(pid)
+        if not same_start(root.create_time(), started) or pid in (0, 1, os.getpid()):
+            return ""
+        family = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return ""
+    number = signal.SIGKILL if by_force else signal.SIGTERM
+    ended: list[str] = []
+    for process in family:
+        try:
+            process.send_signal(number)
+            ended.append(str(process.pid))
+        except psutil.AccessDenied:
+            return f"its process {process.pid} belongs to another user, who alone may end it"
+        except psutil.Error:
+            continue
+    return f"sent {number.name} to its process {', '.join(ended)}" if ended else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from prefect_slots.detect.gpu.nvml import NVIDIA
 from prefect_slots.detect.gpu.usage import foreign_use
 from prefect_slots.detect.licenses.client import DESK
 from prefect_slots.detect.licenses.report import Counted
@@ -20,12 +21,12 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import MIB, SEATS
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
-from prefect_slots.system.threads import LOOKOUT, NVIDIA, Hanging, Look
+from prefect_slots.system.processes import Users
+from prefect_slots.system.threads import LOOKOUT, Hanging, Look
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.gpu_holders import CardsSeen, read_cards
 from prefect_slots.usage.gpus import note_cards
 from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
-from prefect_slots.usage.users import Users
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings

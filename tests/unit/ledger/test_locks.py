@@ -13,24 +13,6 @@ from tests.unit.ledger.members import Pair
 
 from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger import schema
-from prefect_slots.system.locks import parse_locks
-
-LOCKS = """\
-1: FLOCK  ADVISORY  WRITE 77 fd:01:9 0 EOF
-2: POSIX  ADVISORY  READ  11 fd:01:42 124 124
-3: POSIX  ADVISORY  WRITE 12 fd:01:42 121 121
-4: POSIX  ADVISORY  WRITE 13 fd:02:42 120 120
-5: POSIX  ADVISORY  WRITE 14 fd:01:43 120 120
-6: POSIX  ADVISORY  WRITE 15 fd:01:42 120 120
-6: -> POSIX  ADVISORY  WRITE 16 fd:01:42 120 120
-"""
-
-
-def test_of_all_locks_only_the_writer_s_on_this_file_counts() -> None:
-    assert parse_locks(LOCKS, (0xFD, 1), 42) == 15
-    assert parse_locks(LOCKS, (0xFD, 2), 42) == 13
-    assert parse_locks(LOCKS, (0xFD, 1), 41) is None
-    assert parse_locks("no such thing", (0xFD, 1), 42) is None
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel has no /proc/locks")

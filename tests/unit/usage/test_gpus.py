@@ -12,7 +12,7 @@ from tests.support.processes import member
 from tests.unit.detect.gpu.test_amd import ONE, plug
 from tests.unit.system.test_container import link, put
 
-from prefect_slots.detect.gpu.usage import DeviceUse, Process, UseReading
+from prefect_slots.detect.gpu.usage import DeviceUse, UseReading
 from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.owner import Owner
 from prefect_slots.ledger.sql import Asker
@@ -23,16 +23,17 @@ from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Scope
 from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.container import Surroundings
+from prefect_slots.system.processes import ProcessInfo
 from prefect_slots.usage.gpu_holders import CardsSeen, read_cards
 from prefect_slots.usage.gpus import CardsNoted, note_cards
 
 GIB = 2**30
 STRANGER, COMMAND = 100, 200
 LINEAGE = {
-    1: Process(parent=0, name="init"),
-    STRANGER: Process(parent=1, name="train"),
-    os.getpid(): Process(parent=1, name="python"),
-    COMMAND: Process(parent=os.getpid(), name="infer"),
+    1: ProcessInfo(started=0.0, parent=0, name="init"),
+    STRANGER: ProcessInfo(started=0.0, parent=1, name="train"),
+    os.getpid(): ProcessInfo(started=0.0, parent=1, name="python"),
+    COMMAND: ProcessInfo(started=0.0, parent=os.getpid(), name="infer"),
 }
 
 

@@ -26,9 +26,9 @@ from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope
+from prefect_slots.system.processes import Users
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
-from prefect_slots.usage.users import Users
 
 NAME, CELL = "license.aa", CellId("license.aa", 0)
 TABLE = LicenseServer(vendor="flexnet", server="1@lic", features=(("aa", "aa"),), grace_seconds=0)

@@ -23,6 +23,9 @@ LIB_RM_VERSION_MISMATCH: Final = 18
 ARGUMENT_VERSION_MISMATCH: Final = 25
 GPU_NOT_FOUND: Final = 28
 
+# The name of every look through NVIDIA's driver: while one hangs, none of the others is waited for either.
+NVIDIA: Final = "NVIDIA's cards"
+
 EXCLUSIVE_PROCESS: Final = 3
 PROHIBITED: Final = 2
 

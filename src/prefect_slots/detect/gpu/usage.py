@@ -6,13 +6,10 @@ nothing (WSL, containers, virtual cards), or the driver does not tell a process'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from prefect_slots.detect.gpu import nvml as nvml_api
 from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, lacks, load_nvml, text_of
@@ -54,14 +51,6 @@ class ForeignUse:
 
     mib: int | None
     why: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Process:
-    """A process of this machine, by its parent and its program's name."""
-
-    parent: int
-    name: str
 
 
 def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
@@ -145,67 +134,6 @@ def _list(nvml: Nvml, device: object, kind: str) -> list[Any]:
     raise LookupError("this driver is too old to tell them")
 
 
-def query_processes() -> dict[int, Process]:
-    """Return this machine's processes, as far as they may be read, by id."""
-    return {
-        process.pid: Process(parent=process.info["ppid"] or 0, name=process.info["name"] or "")
-        for process in psutil.process_iter(["ppid", "name"])
-    }
-
-
-def query_lineage(pids: Iterable[int]) -> dict[int, Process]:
-    """Return these processes and their ancestors, as far as they may be read, by id."""
-    found: dict[int, Process] = {}
-    waiting = list(pids)
-    while waiting:
-        pid = waiting.pop()
-        if pid not in found:
-            with suppress(psutil.Error):
-                process = psutil.Process(pid)
-                found[pid] = Process(parent=process.ppid() or 0, name=process.name())
-                waiting.append(found[pid].parent)
-    return found
-
-
-def query_variable(name: str, pids: Iterable[int]) -> dict[int, str]:
-    """Return the value of an environment variable in each of these processes that has it and may be read."""
-    found: dict[int, str] = {}
-    for pid in pids:
-        with suppress(psutil.Error, OSError):
-            value = _environment(pid).get(name)
-            if value:
-                found[pid] = value
-    return found
-
-
-def _environment(pid: int) -> Mapping[str, str]:
-    if not psutil.LINUX:
-        return psutil.Process(pid).environ()
-    # Of many processes every few seconds: psutil takes five times as long for each.
-    text = Path(f"/proc/{pid}/environ").read_text(errors="replace")
-    return {key: value for key, _, value in (entry.partition("=") for entry in text.split("\0"))}
-
-
-def family(roots: Iterable[int], processes: Mapping[int, Process]) -> frozenset[int]:
-    """Return the given process ids and those of all their descendants."""
-    children: dict[int, list[int]] = {}
-    for pid, process in processes.items():
-        children.setdefault(process.parent, []).append(pid)
-    found: set[int] = set()
-    waiting = list(roots)
-    while waiting:
-        pid = waiting.pop()
-        if pid not in found:
-            found.add(pid)
-            waiting.extend(children.get(pid, ()))
-    return frozenset(found)
-
-
-def named(names: Collection[str], processes: Mapping[int, Process]) -> frozenset[int]:
-    """Return the ids of the processes whose programs are called that: a desktop's own, for example."""
-    return frozenset(pid for pid, process in processes.items() if process.name in names)
-
-
 def foreign_use(
     device: DeviceUse, *, own: Collection[int], ignored: Collection[int] = (), around: Surroundings
 ) -> ForeignUse:
@@ -213,7 +141,7 @@ def foreign_use(
 
     Args:
         device: What was read.
-        own: Ids of the processes that hold something of the card by a grant; see `family`.
+        own: Ids of the processes that hold something of the card by a grant; see `descendants`.
         ignored: Ids of processes that are not counted, because a headroom covers them.
         around: Where this process runs.
     """

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_slots.detect.gpu.usage import DeviceUse, ForeignUse, Peak, Process, family, foreign_use, hold, named
+from prefect_slots.detect.gpu.usage import DeviceUse, ForeignUse, Peak, foreign_use, hold
 from prefect_slots.system.container import Surroundings
 
 MIB = 2**20
@@ -103,36 +103,6 @@ def test_an_untold_memory_matters_only_where_it_is_ours_or_all_there_is():
 def test_a_memory_that_cannot_be_read_is_unknown_though_processes_are_told():
     foreign = foreign_use(card(None, {1: MIB}, "its memory cannot be read: GPU is lost"), own=(), around=HERE)
     assert foreign == ForeignUse(mib=None, why="its memory cannot be read: GPU is lost")
-
-
-PROCESSES = {
-    1: Process(parent=0, name="init"),
-    10: Process(parent=1, name="Xorg"),
-    20: Process(parent=1, name="python"),
-    21: Process(parent=20, name="python"),
-    22: Process(parent=21, name="ffmpeg"),
-    30: Process(parent=1, name="python"),
-}
-
-
-def test_a_family_is_all_descendants_and_a_process_that_is_gone_is_its_own():
-    assert family([20], PROCESSES) == {20, 21, 22}
-    assert family([22, 99], PROCESSES) == {22, 99}
-    assert family([], PROCESSES) == set()
-
-
-@settings(deadline=None)
-@given(parents=st.dictionaries(PIDS, st.integers(0, 9)), roots=SETS)
-def test_a_family_is_the_smallest_set_that_holds_its_children(parents: dict[int, int], roots: set[int]):
-    processes = {pid: Process(parent=parent, name="") for pid, parent in parents.items()}
-    found = family(roots, processes)
-    assert roots <= found
-    assert all(pid in found for pid, parent in parents.items() if parent in found)
-    assert all(pid in roots or parents[pid] in found for pid in found)
-
-
-def test_programs_are_found_by_their_whole_names():
-    assert named({"Xorg", "ffm"}, PROCESSES) == {10}
 
 
 def held(*steps: tuple[float, int | None], seconds: float = 10) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from tests.support.nvml_stub.library import environment
 from tests.support.nvml_stub.machines import GIB, MIB, UNTOLD, FakeDevice, FakeProcess, Machine, Observe
 
 from prefect_slots.detect.gpu.nvml import Nvml
-from prefect_slots.detect.gpu.usage import DeviceUse, UseReading, family, query_processes, query_use
+from prefect_slots.detect.gpu.usage import DeviceUse, UseReading, query_use
 
 A = FakeDevice(
     uuid="GPU-a", used=3 * GIB, processes=(FakeProcess(pid=7, memory=1 * GIB), FakeProcess(pid=8, memory=2 * GIB))
@@ -152,24 +151,3 @@ def test_the_stub_tells_of_another_machine_after_each_init_when_it_reads_a_file(
     command = [sys.executable, "-c", code, str(file), *machines]
     child = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert child.stdout.splitlines() == [f"[('GPU-a', {3 * GIB}), ('GPU-b', 0)]", "[('GPU-b', 9)]"]
-
-
-def test_this_process_is_among_the_machines_under_its_parent():
-    own = query_processes()[os.getpid()]
-    assert (own.parent, own.name != "") == (os.getppid(), True)
-
-
-def test_a_family_of_real_processes_is_found_from_its_oldest():
-    code = (
-        "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
-        "print(child.pid, flush=True)\n"
-        "input()\n"
-    )
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert family([parent.pid], query_processes()) == {parent.pid, child}
-        assert family([child], query_processes()) == {child}
-        parent.communicate("\n")
