@@ -1,20 +1,21 @@
-# Everything here needs only python3 (3.11 or newer) and make; the first target run makes .venv.
+# Everything here needs only python3 (3.11 or newer) and make; the first target run makes .venv with the versions of
+# constraints.txt. Another Python: make test PYTHON=python3.13 VENV=.venv313
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu chaos soak check format bench build clean
+.PHONY: help install demo test test-newest test-oldest test-slow test-gpu chaos soak check format bench build clean
 
 help: ## Say what each target does
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[testing,demo]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[testing,demo]' --group dev
 	@touch $@
 
 install: $(STAMP) ## Make .venv and install everything into it
@@ -24,6 +25,27 @@ demo: $(STAMP) ## Watch real flow runs share two cards and a licence (under thre
 
 test: $(STAMP) ## All tests but the slow ones (under six minutes on two cores)
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m 'not slow and not gpu'
+
+# The suites that another version of a library could break.
+RING := tests/unit tests/property $(patsubst %,tests/integration/test_%.py,delayed_tasks gateway limit_events registration \
+	requires_on_server task_runner task_runner_resources worker worker_type)
+MET := prefect pydantic pydantic-settings httpx cloudpickle cyclopts rich filelock psutil nvidia-ml-py pytest hypothesis
+
+# $(1): a virtual environment, made or brought up to date; $(2): pip's constraints.
+define ring
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(1)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager $(2) --editable '.[testing,demo]' --group test
+	@$(1)/bin/python -c 'import sys; from importlib.metadata import version; \
+		print("$@ meets: python", sys.version.split()[0], *(f"{name} {version(name)}" for name in sys.argv[1:]))' $(MET)
+	$(1)/bin/python -m pytest -q -n 3 --dist loadgroup -m 'not slow and not gpu' $(RING)
+endef
+
+test-newest: ## The unit, property and Prefect tests with the newest versions, whatever constraints.txt says
+	$(call ring,$(VENV)-newest,)
+
+test-oldest: ## The same with the oldest versions that pyproject.toml allows
+	$(call ring,$(VENV)-oldest,--constraint constraints-oldest.txt)
 
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
 	$(BIN)/python -m pytest -q -m slow
@@ -64,4 +86,4 @@ build: $(STAMP) ## Build the wheel
 	$(BIN)/python -m build --wheel
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest dist build .pytest_cache .ruff_cache .hypothesis
