@@ -13,7 +13,7 @@ SOURCE = Path(prefect_slots.__file__).parent
 
 def test_each_race_names_modules_and_tests_that_exist():
     text = (TOP / "docs/races.md").read_text()
-    tests = re.findall(r"`((?:unit|property|integration)/[\w/]+\.py)::(\w+)`", text)
+    tests = re.findall(r"`((?:unit|property|integration|support)/[\w/]+\.py)::(\w+)`", text)
     modules = re.findall(r"`([a-z_]+/[a-z_]+)`", text)
     assert len(tests) > 80
     assert len(modules) > 50
