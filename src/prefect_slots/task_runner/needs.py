@@ -1,4 +1,4 @@
-"""What a submitted task asks for: its function's decoration, and `SlotTaskRunner.options` around the submit."""
+"""What a submit takes from its surroundings: needs from decoration and `SlotTaskRunner.options`, Prefect's context."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from prefect import Task
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import AssetContext, FlowRunContext, TagsContext, TaskRunContext, serialize_context
 
 from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.decorator import requires
 from prefect_slots.requiring.wrappers import DECLARED
-
-if TYPE_CHECKING:
-    from prefect import Task
 
 _options: ContextVar[requires | None] = ContextVar("prefect_slots_options", default=None)
 
@@ -107,3 +108,34 @@ def _names_attempt(amount: object) -> bool:
         return callable(amount) and "attempt" in inspect.signature(amount).parameters
     except (TypeError, ValueError):
         return False  # whoever asks it says what is wrong with it
+
+
+class SentContext:
+    """The context of one runner's submits: what is the same for all of a flow run is serialised once.
+
+    The settings are not in it: a process has them in its environment from birth, and to make them anew from what is
+    sent would cost each task a tenth of a second.
+    """
+
+    def __init__(self) -> None:
+        self._of: FlowRunContext | None = None
+        self._same: dict[str, Any] = {}
+
+    def sent(self, task: Task[..., Any], task_run: TaskRun) -> dict[str, Any]:
+        """Return the calling code's context for a task run in another process."""
+        flow_run = FlowRunContext.get()
+        if not self._same or flow_run is not self._of:
+            self._of, self._same = flow_run, {**serialize_context(), "settings_context": {}}
+        above, tags = TaskRunContext.get(), TagsContext.get()
+        assets = AssetContext.from_task_and_inputs(
+            task,
+            task_run.id,
+            {name: set(inputs) for name, inputs in task_run.task_inputs.items()},
+            copy_to_child_ctx=True,
+        )
+        return {
+            **self._same,
+            "task_run_context": above.serialize() if above is not None else {},
+            "tags_context": tags.serialize(),
+            "asset_context": assets.serialize(),
+        }

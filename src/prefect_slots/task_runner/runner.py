@@ -6,20 +6,19 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from prefect.context import FlowRunContext
+from prefect import Task
+from prefect.client.schemas.objects import RunInput, State
 from prefect.futures import PrefectFuture
 from prefect.settings.context import get_current_settings
 from prefect.task_runners import TaskRunner
-from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_slots.acquire.engine import engine
-from prefect_slots.errors import SlotsError, TaskDied
 from prefect_slots.pool import by_value
 from prefect_slots.pool.nested import PoolLink, link
 from prefect_slots.pool.submission import Order
@@ -27,14 +26,9 @@ from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import is_urgent
 from prefect_slots.pool.wire import pack
 from prefect_slots.requiring import context
-from prefect_slots.task_runner import child, needs, telling, upstream
-from prefect_slots.task_runner.context import SentContext
+from prefect_slots.task_runner import child, needs, upstream
 from prefect_slots.task_runner.forwarding import News
-from prefect_slots.task_runner.run import Run, SlotFuture
-
-if TYPE_CHECKING:
-    from prefect import Task
-    from prefect.client.schemas.objects import RunInput, State, TaskRun
+from prefect_slots.task_runner.run import Run, SlotFuture, created
 
 # Less is not worth being shown: the state would have changed again before anybody saw it.
 _SHOWN_AFTER_SECONDS: Final = 0.2
@@ -83,7 +77,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self.initargs = tuple(initargs)
         self._lock = threading.Lock()
         self._open: set[Run] = set()
-        self._context = SentContext()
+        self._context = needs.SentContext()
         self._pool: Supervisor | PoolLink | None = None
         self._news: News | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -127,7 +121,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             raise RuntimeError("Task runner is not started")
         awaited = list(wait_for) if wait_for is not None else None
         before = upstream.futures_in(parameters, awaited)
-        task_run = _created(task, parameters, awaited, dependencies)
+        task_run = created(task, parameters, awaited, dependencies)
         upstream.forget_parents(task_run, before)
         run = Run(
             needs=needs.needs_of(task),
@@ -137,7 +131,9 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             context=copy_context(),
             sent=self._context.sent(task, task_run),
         )
-        telling.submitted(task_run)
+        # It may be a while before it has a process: until then it is Pending.
+        assert task_run.state is not None
+        emit_task_run_state_change_event(task_run=task_run, initial_state=None, validated_state=task_run.state)
         with self._lock:
             self._open.add(run)
         run.final.add_done_callback(partial(self._left, run))
@@ -180,11 +176,11 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         try:
             order, call = self._ordered(run)
             if order is None:
-                telling.not_ready(run)
+                run.end_unready()
                 return
             given = self._pool_here().enqueue(order, call)
         except Exception as error:
-            self._later(run, partial(_concluded, run, error))
+            self._later(run, partial(run.end_with, error))
             return
         run.given = given
         given.add_done_callback(partial(self._ended, run))
@@ -203,7 +199,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         asked, task = run.needs
         call = pack((child.perform, (task, run.task_run, arguments, run.sent), {}))
         if asked is None:
-            return Order(parent=context.enclosing(), label=_label(run.task_run)), call
+            return Order(parent=context.enclosing(), label=run.label), call
         amounts = asked.amounts_of(arguments)
         order = Order(
             requirement=asked.requirement(amounts),
@@ -212,27 +208,22 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             expected=asked.expected_seconds,
             patience=asked.timeout,
             parent=context.enclosing(),
-            label=_label(run.task_run),
+            label=run.label,
             run=str(run.task_run.flow_run_id or ""),
         )
         return order, call
 
     def _show(self, run: Run) -> None:
         """Show a task run that has no grant yet as one that waits for it."""
-        given, pool = run.given, self._pool
-        if given is None or pool is None:
-            return
-        state = telling.awaiting(pool.reason(given))
-        # The state is older than a start that this look has not seen yet: the server keeps the later of the two.
-        if not given.running() and not given.done():
-            telling.waits(run, state)
+        if run.given is not None and self._pool is not None:
+            run.show_waiting(self._pool.reason(run.given))
 
     def _ended(self, run: Run, given: concurrent.futures.Future[State[Any]]) -> None:
         """Note how the pool has ended a task run."""
         if given.cancelled():
             run.final.cancel()
         elif (error := given.exception()) is not None:
-            self._later(run, partial(_concluded, run, error))
+            self._later(run, partial(run.end_with, error))
         else:
             run.end(given.result())
 
@@ -244,7 +235,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             final.set_running_or_notify_cancel()
             if run.given is not None:
                 run.given.cancel()
-            run.context.copy().run(telling.cancelled, run)
+            run.context.copy().run(run.show_cancelled)
 
     # Threads, processes, news
 
@@ -293,40 +284,3 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         news, self._news = self._news, None
         if news is not None:
             news.close()
-
-
-def _concluded(run: Run, error: BaseException) -> None:
-    """End a task run that its process did not end itself."""
-    if isinstance(error, SlotsError) and not isinstance(error, TaskDied):
-        telling.refused(run, error)
-    else:
-        telling.crashed(run, error)
-
-
-def _created(
-    task: Task[..., Any],
-    parameters: dict[str, Any],
-    wait_for: Any,
-    dependencies: dict[str, set[RunInput]] | None,
-) -> TaskRun:
-    """Return a new task run, which no server knows of yet."""
-    # A client would only be opened and closed there, which costs a tenth of a second for each task. Without one nothing
-    # is awaited, and to go through another thread's event loop would be to wait for that thread's turn.
-    no_client: Any = nullcontext()
-    call = partial(
-        task.create_local_run, no_client, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies
-    )
-    coroutine = call()
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value
-    coroutine.close()
-    return run_coro_as_sync(call())
-
-
-def _label(task_run: TaskRun) -> str:
-    """Return what people read in `prefect-slots status`: `"analyse-0 of brave-otter"`."""
-    flow_run = FlowRunContext.get()
-    above = flow_run.flow_run.name if flow_run is not None and flow_run.flow_run is not None else ""
-    return f"{task_run.name} of {above}" if above else task_run.name

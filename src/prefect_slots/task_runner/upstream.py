@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import quote
 from prefect.utilities.collections import StopVisiting, visit_collection
 from prefect.utilities.engine import resolve_inputs_sync, resolve_to_final_result
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import TaskRun
 
 
 def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
