@@ -1,18 +1,17 @@
-"""What people set: `PREFECT_SLOTS_*` variables over one TOML file, checked once and read only at the edges.
+"""Settings: `PREFECT_SLOTS_*` variables over one TOML file, checked once and read only at the edges.
 
-values        what was set, once it is checked
-file          finds and reads the file, and has it checked
-kept          what was checked before and is the same
-checking      lays the variables over the file, reports the first mistake with its place
-schema        what may be written, and what each value must be
-checks        what several keys contradict each other in
+file          finds the file and reads it with the variables
+schema        the declared settings: keys, types, checks, defaults, meanings
+convert       from TOML values and text to the tables of the schema, without pydantic
+mistakes      the pydantic schema, and the words and places of mistakes
+checks        contradictions between several keys
+lines         the line on which a key of a TOML text stands
 declarations  from the tables to plain declarations
-lines         the line on which a key of a TOML text stands, for messages
 
-Checking imports pydantic; nothing else here does.
+Only `mistakes` imports pydantic, and only a mistake or a doubtful value imports `mistakes`.
 """
 
 from prefect_slots.settings.file import load_settings
-from prefect_slots.settings.values import Settings
+from prefect_slots.settings.schema import Settings
 
 __all__ = ["Settings", "load_settings"]

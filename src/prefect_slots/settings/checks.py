@@ -13,7 +13,7 @@ from prefect_slots.model.amount import MAX_AMOUNT, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, check_feature_name, check_resource_name
 from prefect_slots.settings.lines import KeyPath
-from prefect_slots.settings.schema import ConfigFile, GpusTable, LicenseTable, ResourceTable, named_features
+from prefect_slots.settings.schema import ConfigFile, GpusTable, LicenseTable, ResourceTable
 
 MAX_CELLS: Final = 1000
 """Most cells of one declared resource: each becomes a limit on the server."""
@@ -103,7 +103,7 @@ def _license_contradictions(tables: Mapping[str, LicenseTable]) -> Iterator[tupl
         if table.feature is not None and table.features is not None:
             yield (*path, "features"), "write feature for one, or features for several"
             continue
-        for name, _ in named_features(table_name, table):
+        for name, _ in table.named_features(table_name):
             place = path if table.features is None else (*path, "features")
             try:
                 check_feature_name(name)

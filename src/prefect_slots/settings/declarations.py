@@ -19,7 +19,7 @@ from prefect_slots.model.declaration import (
     Watched,
 )
 from prefect_slots.model.resource import Scope
-from prefect_slots.settings.schema import ConfigFile, LicenseTable, ResourceTable, named_features
+from prefect_slots.settings.schema import ConfigFile, LicenseTable, ResourceTable
 
 POLL_SECONDS: Final = 60.0
 LICENSE_TIMEOUT: Final = 10.0
@@ -54,7 +54,7 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
         ),
         watched=tuple(_watched(name, t, source) for name, t in sorted(file.resources.items()) if t.ways),
         detectors=tuple(
-            DetectorRules(name=name, enabled=table.enabled, options=table.model_extra or {})
+            DetectorRules(name=name, enabled=table.enabled, options=table.options)
             for name, table in sorted(file.detectors.items())
         ),
         source=source,
@@ -76,7 +76,7 @@ def _license_server_of(name: str, table: LicenseTable) -> LicenseServer:
         vendor=table.type or "",
         server=table.server or "",
         command=table.command or (),
-        features=named_features(name, table),
+        features=table.named_features(name),
         headroom=table.headroom or 0,
         poll_seconds=POLL_SECONDS if table.poll_seconds is None else table.poll_seconds,
         timeout=LICENSE_TIMEOUT if table.timeout is None else table.timeout,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from prefect_slots.errors import ConfigError
-from prefect_slots.settings import kept
-from prefect_slots.settings.values import CONFIG_VARIABLE, Settings
+from prefect_slots.settings.convert import convert
+from prefect_slots.settings.schema import CONFIG_VARIABLE, Settings
 
 LOCAL_FILE: Final = "prefect-slots.toml"
 SYSTEM_FILE: Final = Path("/etc/prefect-slots.toml")
@@ -34,14 +34,13 @@ def load_settings(
     env = os.environ if env is None else env
     path = choose_file(config, env, cwd or Path())
     raw = _read(path) if path is not None else b""
-    said = kept.said(path, raw, env)
-    settings = kept.find(said, env)
-    if settings is None:
-        from prefect_slots.settings.checking import check
+    try:
+        return convert(path, raw, env)
+    except (ValueError, RecursionError):
+        # Deferred: pydantic-settings takes longer to import than all the rest of a command's start.
+        from prefect_slots.settings.mistakes import check
 
-        settings = check(path, raw, env)
-        kept.keep(said, settings, env)
-    return settings
+        return check(path, raw, env)
 
 
 def choose_file(config: Path | None, env: Mapping[str, str], cwd: Path, system: Path = SYSTEM_FILE) -> Path | None:

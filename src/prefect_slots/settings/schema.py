@@ -1,30 +1,26 @@
-"""What may be written in the configuration file and in `PREFECT_SLOTS_*` variables.
+"""The declared settings: each key of the configuration file with its type, its check, its default and its meaning.
 
-One pydantic model per table. Values of the file keep their TOML types (`"20"` is no number there); values of variables
-are text and are read leniently. Nothing here reads files or the environment.
+One frozen dataclass per table, standard library only, so that a command starts without pydantic: `convert` reads valid
+values by these declarations, `mistakes` derives the pydantic schema from them and words the mistakes. An annotation
+`Annotated[type, check, ...]` names functions that return the checked value or raise `ValueError`; `Plain(read)` stands
+in place of the type's own check.
 """
 
-from __future__ import annotations
-
+import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
-from prefect_slots.model.amount import (
-    CORES,
-    MAX_AMOUNT,
-    SEATS,
-    count_asked,
-    memory_available,
-    memory_kept,
-)
+from prefect_slots.model.amount import CORES, MAX_AMOUNT, SEATS, count_asked, memory_available, memory_kept
+from prefect_slots.model.declaration import Declarations
 from prefect_slots.model.resource import sanitise_machine_name
-from prefect_slots.settings.values import ENV_PREFIX
+
+ENV_PREFIX: Final = "PREFECT_SLOTS_"
+CONFIG_VARIABLE: Final = "PREFECT_SLOTS_CONFIG"
+WORKER_ID: Final = "WORKER_ID"
 
 # No word of a vendor's command line may begin with a dash.
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
@@ -37,7 +33,7 @@ def _machine_name(value: str) -> str:
     return value
 
 
-def _state_dir(value: object) -> object:
+def _state_dir(value: object) -> Path:
     if not isinstance(value, (str, Path)):
         raise ValueError(f"a folder is needed, not {type(value).__name__}")
     if "\0" in str(value):
@@ -120,103 +116,192 @@ def _features(value: object) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, str(feature)) for name, feature in pairs))
 
 
-def _count(unit: str) -> Any:
-    return PlainValidator(partial(count_asked, unit=unit))
+# Marks the field of a table that holds all keys without a declaration of their own.
+REST: Final = "rest"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+@dataclass(frozen=True)
+class Plain:
+    """A check that replaces the check of the annotated type: `read` takes any value of the file."""
+
+    read: Callable[[object], Any]
 
 
-class SettingsTable(_Table):
-    """The `[settings]` table; each key is also the variable `PREFECT_SLOTS_<KEY>`. See `values.Settings`."""
+@dataclass(frozen=True)
+class Between:
+    """A check of a number; both ends are allowed."""
 
-    worker: Annotated[str, AfterValidator(_machine_name)] | None = None
-    state_dir: Annotated[Path, Field(strict=False), BeforeValidator(_state_dir)] | None = None
+    least: float
+    most: float
+
+    def __call__(self, number: float) -> float:
+        """Return `number`.
+
+        Raises:
+            ValueError: if it is not finite, or out of the range.
+        """
+        if not math.isfinite(number):
+            raise ValueError("a finite number is needed")
+        if number < self.least:
+            raise ValueError(f"should be greater than or equal to {self.least}")
+        if number > self.most:
+            raise ValueError(f"should be less than or equal to {self.most}")
+        return number
+
+
+def _filled(value: Any) -> Any:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def _count(unit: str) -> Plain:
+    return Plain(partial(count_asked, unit=unit))
+
+
+_Text = Annotated[str, _filled]
+# A whole day: a longer period could be meant, but is more likely a mistake of the unit.
+_DAY: Final = 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsTable:
+    """The `[settings]` table; each key is also the variable `PREFECT_SLOTS_<KEY>`.
+
+    Attributes:
+        worker: This machine's name in limit names, as written; `None` leaves it to `WORKER_ID` or the host name.
+        state_dir: Absolute folder of the ledger; `None` leaves the choice to the ledger.
+        coordination: Arbiters of a request: the ledger and the Prefect server (`both`), the ledger alone (`local`), or
+            none (`off`, for unit tests); `auto` is `both` where a server is configured.
+        auto_register: Registration at first use, without `prefect-slots register`.
+        max_overtakes: Number of later tickets that may pass one that does not fit; 0 is strict order.
+        when_server_is_away: Treatment of requests for this machine's own resources while the Prefect server does not
+            answer; a request for a resource of the fleet always waits.
+        on_lease_lost: Treatment of a task whose slots were, for a while, free for others to take.
+        refresh_seconds: Seconds between two detections.
+        detect_seconds: Time limit of a detector in seconds; after it the detector's resources are unknown.
+        use_seconds: Seconds between two measurements of foreign use.
+        hold_seconds: Seconds for which the highest foreign use of a GPU stays reserved.
+        stale_after: Number of failed measurements in a row after which foreign use is called stale.
+        enforce: Treatment of the command of a `prefect-slots run`, or of a pool's task, that uses more memory than it
+            declared.
+    """
+
+    worker: Annotated[str, _machine_name] | None = None
+    state_dir: Annotated[Path | None, Plain(_state_dir)] = None
     coordination: Literal["auto", "both", "local", "off"] = "auto"
     auto_register: bool = False
-    max_overtakes: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] = 20
+    max_overtakes: Annotated[int, Between(0, MAX_AMOUNT)] = 20
     when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
     on_lease_lost: Literal["keep", "fail"] = "keep"
-    refresh_seconds: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = 30
-    detect_seconds: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False)] = 20
-    use_seconds: Annotated[float, Field(ge=0.2, le=86400, allow_inf_nan=False)] = 5
-    hold_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 30
-    stale_after: Annotated[int, Field(ge=1, le=MAX_AMOUNT)] = 3
+    refresh_seconds: Annotated[float, Between(1, _DAY)] = 30
+    detect_seconds: Annotated[float, Between(1, 600)] = 20
+    use_seconds: Annotated[float, Between(0.2, _DAY)] = 5
+    hold_seconds: Annotated[float, Between(0, _DAY)] = 30
+    stale_after: Annotated[int, Between(1, MAX_AMOUNT)] = 3
     enforce: Literal["warn", "kill"] = "warn"
 
 
-class CardTable(_Table):
-    """One `[[gpus.card]]`."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(SettingsTable):
+    """Settings of this process, checked: the keys of `[settings]` and the declarations of the other tables.
 
-    uuid: Annotated[str, AfterValidator(_identity)]
-    memory: Annotated[int, PlainValidator(memory_available)]
+    Made by hand it holds the defaults; see `load_settings`.
+
+    Attributes:
+        source: Path of the file that was read, or `"defaults"`.
+        declarations: Rules of detection, declared licenses and resources.
+    """
+
+    source: str = "defaults"
+    declarations: Declarations = field(default_factory=Declarations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuTable:
+    """One `[[gpus.card]]`: a declared GPU."""
+
+    uuid: Annotated[str, _identity]
+    memory: Annotated[int, Plain(memory_available)]
     name: str = "declared card"
 
 
-class GpusTable(_Table):
+@dataclass(frozen=True, kw_only=True)
+class GpusTable:
     """The `[gpus]` table.
 
     Attributes:
-        ignore: Programs' names and process ids whose memory is not counted as others' use.
+        exclude: Prefixes of UUIDs.
+        ignore: Names of programs and process ids whose memory does not count as foreign use.
+        headroom: MiB kept free on each detected GPU.
     """
 
     detect: bool = True
-    exclude: list[Annotated[str, AfterValidator(_prefix)]] = []
-    ignore: list[Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=1)]] = []
-    headroom: Annotated[int, PlainValidator(memory_kept)] = 0
-    card: list[CardTable] = []
+    exclude: list[Annotated[str, _prefix]] = field(default_factory=list[str])
+    ignore: list[_Text | Annotated[int, Between(1, math.inf)]] = field(default_factory=list[str | int])
+    headroom: Annotated[int, Plain(memory_kept)] = 0
+    card: list[GpuTable] = field(default_factory=list[GpuTable])
 
 
-class HostTable(_Table):
-    """The `[host]` table."""
+@dataclass(frozen=True, kw_only=True)
+class HostTable:
+    """The `[host]` table; `None` means as detected, written `"auto"`."""
 
-    cpus: Annotated[int | None, PlainValidator(partial(_auto_or, partial(count_asked, unit=CORES)))] = None
-    mem: Annotated[int | None, PlainValidator(partial(_auto_or, memory_available))] = None
-    mem_headroom: Annotated[int, PlainValidator(memory_kept)] = 0
+    cpus: Annotated[int | None, Plain(partial(_auto_or, partial(count_asked, unit=CORES)))] = None
+    mem: Annotated[int | None, Plain(partial(_auto_or, memory_available))] = None
+    mem_headroom: Annotated[int, Plain(memory_kept)] = 0
 
 
-class LicenseTable(_Table):
+@dataclass(frozen=True, kw_only=True)
+class LicenseTable:
     """One `[license.<name>]`: either `seats`, or the `type` and `server` that count them.
 
     Attributes:
-        command: The vendor's program; a list where something has to stand before its own arguments.
-        feature: What the server calls this licence; its own name by default.
-        features: Several features of one server, as a list or by the names that tasks ask for.
-        grace_seconds: How long it takes until the server shows what a task was granted, or gave back.
+        command: The vendor's program; a list if words stand before its own arguments.
+        feature: The server's name of this license; the table's own name by default.
+        features: Several features of one server: the names that tasks ask for, each with the server's name.
+        headroom: Seats of each feature left to people who start the program by hand.
+        poll_seconds: Longest age of an answer in seconds.
+        timeout: Time limit of a question in seconds.
+        grace_seconds: Seconds until the server shows a seat that a task was granted, or gave back.
     """
 
-    seats: Annotated[int, _count(SEATS)] | None = None
+    seats: Annotated[int | None, _count(SEATS)] = None
     type: Literal["flexnet", "rlm", "lmx", "lsdyna", "dsls", "olicense", "sentinel"] | None = None
-    server: Annotated[str, AfterValidator(_license_server)] | None = None
-    command: Annotated[tuple[str, ...], PlainValidator(_command)] | None = None
-    feature: Annotated[str, Field(min_length=1)] | None = None
-    features: Annotated[tuple[tuple[str, str], ...], PlainValidator(_features)] | None = None
-    headroom: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None = None
-    poll_seconds: Annotated[float, Field(ge=30, le=86400, allow_inf_nan=False)] | None = None
-    timeout: Annotated[float, Field(ge=1, le=300, allow_inf_nan=False)] | None = None
-    grace_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] | None = None
+    server: Annotated[str, _license_server] | None = None
+    command: Annotated[tuple[str, ...] | None, Plain(_command)] = None
+    feature: _Text | None = None
+    features: Annotated[tuple[tuple[str, str], ...] | None, Plain(_features)] = None
+    headroom: Annotated[int, Between(0, MAX_AMOUNT)] | None = None
+    poll_seconds: Annotated[float, Between(30, _DAY)] | None = None
+    timeout: Annotated[float, Between(1, 300)] | None = None
+    grace_seconds: Annotated[float, Between(0, _DAY)] | None = None
     scope: Literal["fleet", "worker"] | None = None
 
+    def named_features(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return the names that tasks ask for, each with the server's name; `name` is the table's own."""
+        return self.features or ((name, self.feature or name),)
 
-class ResourceTable(_Table):
-    """One `[resources.<name>]`: a `capacity`, or one of the ways to look for it; see `contradictions`.
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceTable:
+    """One `[resources.<name>]`: a `capacity`, or one of the ways to look for it.
 
     Attributes:
         disk: Folder whose free space is the resource.
-        headroom: Kept free on that disk, in MiB.
+        headroom: MiB kept free on that disk.
         devices: Patterns of the stable names of instruments.
-        encoder_sessions: The most video encoder sessions that the driver allows.
+        encoder_sessions: Highest number of video encoder sessions that the driver allows.
     """
 
-    capacity: Annotated[int, _count("units")] | None = None
-    cells: Annotated[int, _count("cells")] | None = None
-    unit: Annotated[str, Field(min_length=1)] | None = None
+    capacity: Annotated[int | None, _count("units")] = None
+    cells: Annotated[int | None, _count("cells")] = None
+    unit: _Text | None = None
     scope: Literal["fleet", "worker"] = "worker"
-    disk: Annotated[str, AfterValidator(_absolute)] | None = None
-    headroom: Annotated[int, PlainValidator(memory_kept)] = 0
-    devices: Annotated[list[Annotated[str, AfterValidator(_stable_name)]], Field(min_length=1)] | None = None
-    encoder_sessions: Annotated[int, _count("sessions")] | None = None
+    disk: Annotated[str, _absolute] | None = None
+    headroom: Annotated[int, Plain(memory_kept)] = 0
+    devices: Annotated[list[Annotated[str, _stable_name]], _filled] | None = None
+    encoder_sessions: Annotated[int | None, _count("sessions")] = None
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -224,43 +309,25 @@ class ResourceTable(_Table):
         return tuple(key for key in ("disk", "devices", "encoder_sessions") if getattr(self, key) is not None)
 
 
-class DetectorTable(_Table):
-    """One `[detectors.<name>]`; what else stands in it is for that detector alone."""
+@dataclass(frozen=True, kw_only=True)
+class DetectorTable:
+    """One `[detectors.<name>]`.
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    Attributes:
+        options: All other keys of the table, for that detector alone.
+    """
 
     enabled: bool = True
+    options: Annotated[dict[str, object], REST] = field(default_factory=dict[str, object])
 
 
-class ConfigFile(_Table):
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
     """A whole configuration file."""
 
     settings: SettingsTable = SettingsTable()
-    gpus: GpusTable = GpusTable()
+    gpus: GpusTable = field(default_factory=GpusTable)
     host: HostTable = HostTable()
-    license: dict[str, LicenseTable] = {}
-    resources: dict[str, ResourceTable] = {}
-    detectors: dict[str, DetectorTable] = {}
-
-
-class SettingVariables(SettingsTable, BaseSettings):
-    """The same keys as variables give them, as text."""
-
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, strict=False)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what is passed: `checking` reads the variables, from the mapping it is given."""
-        return (init_settings,)
-
-
-def named_features(name: str, table: LicenseTable) -> tuple[tuple[str, str], ...]:
-    """Return the names that tasks ask for by that table, each with what the server calls it."""
-    return table.features or ((name, table.feature or name),)
+    license: dict[str, LicenseTable] = field(default_factory=dict[str, LicenseTable])
+    resources: dict[str, ResourceTable] = field(default_factory=dict[str, ResourceTable])
+    detectors: dict[str, DetectorTable] = field(default_factory=dict[str, DetectorTable])

@@ -37,5 +37,5 @@ def test_a_vendors_program_is_told_the_server_and_what_it_says_is_read(tool: Mak
 
 
 def test_every_type_that_may_be_written_is_a_vendor():
-    types = {word for kind in get_args(LicenseTable.model_fields["type"].annotation) for word in get_args(kind)}
+    types = {word for kind in get_args(LicenseTable.__dataclass_fields__["type"].type) for word in get_args(kind)}
     assert types == set(VENDORS)

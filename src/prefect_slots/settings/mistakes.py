@@ -1,7 +1,6 @@
-"""Checking what was set: of a file's text and of variables, the first mistake is reported with its place.
+"""The pydantic schema of the settings, derived from `schema`, and the words and places of mistakes.
 
-Every mistake becomes one `ConfigError`: of the file with its line, of a variable with the variable's name. Nothing here
-knows what a value means; that is `schema`.
+Every mistake becomes one `ConfigError`: of the file with its line, of a variable with the variable's name.
 """
 
 from __future__ import annotations
@@ -9,55 +8,92 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, Final, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError, create_model
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from prefect_slots.errors import ConfigError, nearest
-from prefect_slots.model.book import TOKEN
 from prefect_slots.settings.checks import contradictions
-from prefect_slots.settings.declarations import declarations_of
+from prefect_slots.settings.convert import is_required, is_rest, setting_texts, settings_of, table
 from prefect_slots.settings.lines import KeyPath, key_lines, line_of
-from prefect_slots.settings.schema import ConfigFile, SettingsTable, SettingVariables
-from prefect_slots.settings.values import CONFIG_VARIABLE, ENV_PREFIX, WORKER_ID, Settings
+from prefect_slots.settings.schema import ENV_PREFIX, WORKER_ID, ConfigFile, Plain, Settings, SettingsTable
 
-SETTING_VARIABLES: Final = tuple(ENV_PREFIX + field.upper() for field in SettingsTable.model_fields)
-# Set by prefect-slots itself or read before the file is; they are no keys of `[settings]`.
-OTHER_VARIABLES: Final = (CONFIG_VARIABLE, TOKEN)
+
+class Variables(BaseSettings):
+    """Base of the model of variables: text, read leniently."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, validate_default=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only the texts that are passed: the environment may be another process's."""
+        return (init_settings,)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+def model_of(kind: Any, base: type[BaseModel] | None = None) -> type[BaseModel]:
+    """Return the pydantic model of a table. Defaults are left out: `convert` makes the values."""
+    known = [each for each in fields(kind) if not is_rest(each)]
+    base = base or (_Strict if len(known) == len(fields(kind)) else _Open)
+    keys: dict[str, Any] = {each.name: (_hint(each.type), ... if is_required(each) else None) for each in known}
+    return create_model(kind.__name__, __base__=base, **keys)
+
+
+def _hint(hint: Any) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        kind, *checks = args
+        wrapped = (PlainValidator(each.read) if isinstance(each, Plain) else AfterValidator(each) for each in checks)
+        return Annotated[(_hint(kind), *wrapped)]
+    if origin in (Union, UnionType):
+        return Union[tuple(map(_hint, args))]  # noqa: UP007
+    if origin in (list, dict):
+        return cast("Any", origin)[tuple(map(_hint, args))]
+    return model_of(hint) if is_dataclass(hint) else hint
+
+
+FILE_MODEL: Final = model_of(ConfigFile)
+VARIABLES_MODEL: Final = model_of(SettingsTable, Variables)
 
 
 def check(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
-    """Return what a file and variables set.
-
-    Args:
-        path: The file, for messages; `None` if there is none.
-        raw: What stands in it.
-        env: The variables; an empty one counts as not set.
+    """Return the settings of a file and of variables; see `convert.convert`.
 
     Raises:
         ConfigError: for the first wrong key or value in the file or a variable.
     """
     file = ConfigFile() if path is None else check_file(path, raw)
-    source = "defaults" if path is None else str(path)
-    written = file.settings.model_dump()
-    if file.settings.worker is None and env.get(WORKER_ID):
-        written["worker"] = env[WORKER_ID]
+    texts = setting_texts(file, env)
     try:
-        checked = SettingVariables(**{**written, **read_variables(env)})
+        checked = VARIABLES_MODEL.model_validate(texts)
     except ValidationError as error:
-        # The file's own values have passed, so the mistake is in a variable.
         detail = error.errors()[0]
-        field = str(detail["loc"][0])
-        variable = ENV_PREFIX + field.upper()
-        if field == "worker" and not env.get(variable):
+        key = str(detail["loc"][0])
+        variable = ENV_PREFIX + key.upper()
+        if key == "worker" and not env.get(variable):
             variable = WORKER_ID
         raise ConfigError(source=variable, key="", reason=_reason(detail)) from None
-    return Settings(**checked.model_dump(), source=source, declarations=declarations_of(file, source))
+    return settings_of(path, file, checked.model_dump(exclude_unset=True))
 
 
 def check_file(path: Path, raw: bytes) -> ConfigFile:
@@ -75,40 +111,19 @@ def check_file(path: Path, raw: bytes) -> ConfigFile:
         ) from None
     wrong: list[tuple[KeyPath, str]]
     try:
-        file = ConfigFile.model_validate(document)
+        FILE_MODEL.model_validate(document)
     except ValidationError as error:
         # A mistyped key is reported before the required key that is missing because of it.
         details = [detail for detail in error.errors() if detail["type"] != "missing"] or error.errors()
         wrong = [(_document_path(detail["loc"], document), _file_reason(detail)) for detail in details]
     else:
+        file = table(ConfigFile, document)
         wrong = list(contradictions(file))
         if not wrong:
             return file
     lines = key_lines(text)
     line, at, reason = min((line_of(at, lines) or 1, _spell(at), reason) for at, reason in wrong)
     raise ConfigError(source=str(path), key=at, reason=reason, line=line)
-
-
-def read_variables(env: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that `PREFECT_SLOTS_*` variables give, still as text.
-
-    Raises:
-        ConfigError: for a variable of that prefix that is no setting.
-    """
-    known = SETTING_VARIABLES + OTHER_VARIABLES
-    for name in sorted(env):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            raise ConfigError(source=name, key="", reason=f"there is no such setting; {_nearest_variable(name, known)}")
-    variables = EnvSettingsSource(SettingVariables)
-    variables.env_vars = {name.lower(): value for name, value in env.items() if value}
-    return variables()
-
-
-def _nearest_variable(name: str, known: tuple[str, ...]) -> str:
-    # The prefix that all share would make every name look close.
-    bare = tuple(variable.removeprefix(ENV_PREFIX) for variable in known)
-    close = get_close_matches(name.upper().removeprefix(ENV_PREFIX), bare, n=1, cutoff=0.5)
-    return f"did you mean {ENV_PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def _decode(path: Path, raw: bytes) -> str:
@@ -166,16 +181,12 @@ def _file_reason(detail: ErrorDetails) -> str:
 
 def _fields_at(loc: Iterable[int | str]) -> Iterable[str]:
     """Return the keys that the table at `loc` may hold."""
-    model: type[BaseModel] = ConfigFile
+    kind: Any = ConfigFile
     for part in loc:
-        if str(part) in model.model_fields:
-            annotation: Any = model.model_fields[str(part)].annotation
-            model = next(filter(_is_model, (annotation, *get_args(annotation))), model)
-    return model.model_fields
-
-
-def _is_model(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+        hints = {each.name: each.type for each in fields(kind)}
+        hint = hints.get(str(part))
+        kind = next(filter(is_dataclass, (hint, *get_args(hint))), kind)
+    return [each.name for each in fields(kind)]
 
 
 _SHOWN: Final = Repr()

@@ -1,0 +1,172 @@
+"""Conversion of TOML values and of variables' text to the tables of `schema`, without pydantic.
+
+Importing pydantic-settings takes longer than all else that `prefect-slots run` does before its command. Only plainly
+valid values are converted here. A doubtful value raises `ValueError`; `mistakes` then decides on it and words it.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from prefect_slots.errors import ConfigError
+from prefect_slots.model.book import TOKEN
+from prefect_slots.settings.checks import contradictions
+from prefect_slots.settings.declarations import declarations_of
+from prefect_slots.settings.schema import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    REST,
+    WORKER_ID,
+    ConfigFile,
+    Plain,
+    Settings,
+    SettingsTable,
+)
+
+T = TypeVar("T")
+
+# Set by prefect-slots itself or read before the file is; they are no keys of `[settings]`.
+OTHER_VARIABLES: Final = (CONFIG_VARIABLE, TOKEN)
+# Python's own readers also take underscores, blanks and other scripts' digits.
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+_TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+
+def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
+    """Return the settings of a file and of variables.
+
+    Args:
+        path: The file; `None` if there is none.
+        raw: The file's content.
+        env: The variables; an empty one counts as not set.
+
+    Raises:
+        ValueError: if anything is wrong or doubtful; the text is not for people.
+    """
+    # Editors on Windows begin a file with a byte order mark, which TOML does not know.
+    file = table(ConfigFile, tomllib.loads(raw.decode("utf-8-sig")))
+    for place, reason in contradictions(file):
+        raise ValueError(place, reason)
+    texts = setting_texts(file, env)
+    hints = {each.name: each.type for each in fields(SettingsTable)}
+    return settings_of(path, file, {name: _from_text(hints[name], text) for name, text in texts.items()})
+
+
+def settings_of(path: Path | None, file: ConfigFile, variables: Mapping[str, Any]) -> Settings:
+    """Return the settings of a checked file and of checked variables, which win."""
+    source = "defaults" if path is None else str(path)
+    keys = vars(replace(file.settings, **variables))
+    return Settings(**keys, source=source, declarations=declarations_of(file, source))
+
+
+def setting_texts(file: ConfigFile, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of each setting that variables give, by its key; `WORKER_ID` stands behind the file.
+
+    Raises:
+        ConfigError: for a variable of the prefix that is no setting.
+    """
+    keys = {ENV_PREFIX + each.name.upper(): each.name for each in fields(SettingsTable)}
+    texts: dict[str, str] = {}
+    if file.settings.worker is None and env.get(WORKER_ID):
+        texts["worker"] = env[WORKER_ID]
+    for name in sorted(env):
+        if not name.upper().startswith(ENV_PREFIX) or name.upper() in OTHER_VARIABLES:
+            continue
+        if name.upper() not in keys:
+            known = (*keys, *OTHER_VARIABLES)
+            raise ConfigError(source=name, key="", reason=f"there is no such setting; {_nearest(name, known)}")
+        if env[name]:
+            texts[keys[name.upper()]] = env[name]
+    return texts
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    # Only an error needs it, and importing it takes a millisecond or two.
+    from difflib import get_close_matches
+
+    # The prefix that all share would make every name look close.
+    bare = tuple(variable.removeprefix(ENV_PREFIX) for variable in known)
+    close = get_close_matches(name.upper().removeprefix(ENV_PREFIX), bare, n=1, cutoff=0.5)
+    return f"did you mean {ENV_PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def table(kind: type[T], data: object) -> T:
+    """Return a table of the schema, made of a TOML table.
+
+    Raises:
+        ValueError: for a key or value that is not plainly valid.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(data)
+    left = dict(cast("dict[str, object]", data))
+    made: dict[str, Any] = {}
+    rest = ""
+    for each in fields(cast("Any", kind)):
+        if is_rest(each):
+            rest = each.name
+        elif each.name in left:
+            made[each.name] = _value(each.type, left.pop(each.name))
+        elif is_required(each):
+            raise ValueError(each.name)
+    if rest:
+        made[rest] = left
+    elif left:
+        raise ValueError(left)
+    return kind(**made)
+
+
+def is_rest(field: Field[Any]) -> bool:
+    """Tell whether a field of a table holds the keys without a declaration of their own."""
+    return REST in getattr(field.type, "__metadata__", ())
+
+
+def is_required(field: Field[Any]) -> bool:
+    """Tell whether a table must have that key."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _value(hint: Any, given: Any) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        kind, *checks = args
+        if isinstance(checks[0], Plain):
+            return checks[0].read(given)
+        given = _value(kind, given)
+        for check in checks:
+            given = check(given)
+        return given
+    if origin in (Union, UnionType):
+        for each in args:
+            try:
+                return _value(each, given)
+            except ValueError:
+                continue
+    elif origin is list and isinstance(given, list):
+        return [_value(args[0], each) for each in cast("list[object]", given)]
+    elif origin is dict and isinstance(given, dict):
+        return {name: _value(args[1], each) for name, each in cast("dict[str, object]", given).items()}
+    elif is_dataclass(hint):
+        return table(cast("type[Any]", hint), given)
+    elif origin is Literal:
+        if type(given) is str and given in args:
+            return given
+    elif hint is float and type(given) is int:
+        return float(given)
+    # `True` is an instance of `int`, and no number in a file.
+    elif type(given) is hint:
+        return given
+    raise ValueError(given)
+
+
+def _from_text(hint: Any, text: str) -> Any:
+    """Return the value of a variable's text: a number or a truth as plainly written, else as in a file."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if kind is bool:
+        return _TRUTHS[text.lower()] if text.lower() in _TRUTHS else _value(hint, text)
+    if kind in (int, float) and _NUMBER.fullmatch(text):
+        return _value(hint, kind(text))
+    return _value(hint, text)
