@@ -31,7 +31,7 @@ from tests.support.programs import Start, started
 
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.settings import Settings
-from prefect_slots.usage.monitor import Watching
+from prefect_slots.usage.monitor import Monitor
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("faults")]
 
@@ -134,7 +134,7 @@ class Shrinking:
         )
         declarations = Declarations(gpus=GpuRules(detect=False), license_servers=(replace(table, grace_seconds=0),))
         with member(self.box.state) as (ledger, _):
-            asyncio.run(Watching(ledger, Settings(declarations=declarations)).round())
+            asyncio.run(Monitor(ledger, Settings(declarations=declarations)).round())
 
     def set_limit(self, name: str, limit: int) -> None:
         async def update() -> None:

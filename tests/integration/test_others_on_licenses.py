@@ -21,7 +21,7 @@ from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServe
 from prefect_slots.model.finding import Stale
 from prefect_slots.settings import Settings
 from prefect_slots.usage.foreign import Fleet
-from prefect_slots.usage.monitor import Watching
+from prefect_slots.usage.monitor import Monitor
 
 # The tasks do not look themselves.
 CONFIG = '[settings]\nworker = "shared"\n[gpus]\ndetect = false\n'
@@ -54,7 +54,7 @@ class Server:
         seen = survey(declarations, os.environ)
         ledger.transact(lambda tx: registry.name_machine(tx, "shared"))
         ledger.transact(lambda tx: registry.register(tx, seen.inventory))
-        self._watching = Watching(ledger, Settings(declarations=declarations, stale_after=2))
+        self._watching = Monitor(ledger, Settings(declarations=declarations, stale_after=2))
         self._watching.server = self
 
     def says(self, *holders: tuple[str, str, int]) -> None:

@@ -25,7 +25,7 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
-from prefect_slots.usage.monitor import Watching
+from prefect_slots.usage.monitor import Monitor
 
 if TYPE_CHECKING:
     from prefect_slots.leases.session import ServerSession
@@ -60,7 +60,7 @@ class Session:
         self._registered = registry.Known()
         self._first_use: asyncio.Task[Registered] | None = None
         self._server: ServerSession | None = None
-        self._monitor = Watching(self.ledger, settings)
+        self._monitor = Monitor(self.ledger, settings)
         self._monitoring = self._loop.create_task(self._monitor.run())
         self.tickets = Tickets(self.ledger, self._registered)
         self.upkeep = Upkeep(self.ledger, self.tickets)

@@ -1,12 +1,11 @@
-"""What others use of this machine, and what grants use of what they declared: looked at, and written into the ledger.
+"""Use of this machine, measured and written into the ledger: foreign use, and grants' use of their declared amounts.
 
-monitor      the periodic look, by one process of the machine
-gpu_holders  who holds which card by the ledger, and which processes are theirs
-gpus         a look at the cards, written into the ledger
-licenses     a look at the licence servers, written into the ledger
-foreign      what two witnesses of others' use mean together; pure
-memory       a look at the host's memory, written into the ledger
-attribution  what grants hold, and to which of them a process belongs
-overuse      declared against used: cards and the host's memory
-snapshot     what others use now, for people who ask
+monitor      periodic looks, by one elected process of the machine
+gpus         a look at the GPUs
+licenses     a look at the license servers
+memory       a look at the host's memory
+attribution  the grants that processes belong to
+overuse      use against the declared amount: excesses, their end, and suggestions
+foreign      foreign use from two witnesses, and the part of it that is blocked; pure
+snapshot     foreign use at this moment, for people who ask
 """

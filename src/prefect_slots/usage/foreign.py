@@ -1,37 +1,35 @@
-"""What others use of a cell is told by two witnesses; how much of it is blocked. Pure.
+"""Foreign use of a cell, from two witnesses, and the part of it that is blocked. Pure.
 
-The server counts the slots that others than this ledger have taken. The device, or the licence server, shows what is
-used by others than this ledger's holders. Neither covers the other:
+The Prefect server counts the slots that are taken by others than this ledger. The device or the license server shows
+use by others than this ledger's holders. Neither covers the other:
 
-- A seat that another machine's task holds is in both: taken on the server, checked out at the licence server. So is the
-  memory of a person who calls `concurrency("gpu-mem:gpu-1")` by hand and then uses the card. Their sum would count it
-  twice, and leave seats idle.
-- An engineer's desktop takes a seat without taking a slot; a task elsewhere has taken a slot and starts the licensed
-  program in a minute. The larger of the two would count these as one, and hand out a seat that is gone when the second
-  of them comes for it.
+- A seat of a task on another machine is in both: its slot is taken on the server, and it is checked out at the license
+  server. So is the memory of a person who calls `concurrency("gpu-mem:gpu-1")` by hand and then uses the GPU. The sum
+  of both would count them twice and leave seats idle.
+- An engineer's desktop takes a seat without a slot; a task elsewhere has a slot and starts the licensed program in a
+  minute. The larger of both would count these as one, and grant a seat that is gone when the second of them comes.
 
-So what is blocked is what the server counts, and what is shown beyond that: `counted + shown - explained`. What is
-explained is what the server has counted all the time since long enough for it to be shown (`settled`); with a licence
-server that tells hosts, no more than is shown on the machines of the fleet. A slot that was taken a moment ago explains
-nothing yet, and one that was given back nothing any more: until the licence server shows that, a seat too few is free,
-and a task waits that might have run; never one too many, which would make a task fail.
+So the server's count is blocked, and use that is shown beyond it: `counted + shown - explained`. Use is explained that
+the server has counted long enough for it to be shown (`settled`), and with a license server that tells hosts, no more
+of it than is shown on the machines of the fleet. A slot that was taken a moment ago explains nothing yet, and a slot
+that was given back explains nothing any more. Until the license server shows the change, a seat too few is free, and a
+task waits that might have run; there is never a seat too many, which would make a task fail.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prefect_slots.ledger.usage import Samples
+from prefect_slots.ledger.usage import Outside, Samples
+from prefect_slots.model.finding import Stale
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """What the Prefect server tells of the other machines.
+    """The other machines, as the Prefect server knows them.
 
     Attributes:
-        counted: Seats of each fleet licence that others than this ledger hold there, as far as it could be asked.
-        hosts: The other machines' host names, in lower case and without a domain; `None` where they are not known.
+        counted: Seats of each fleet license that others than this ledger hold, of those that could be asked for.
+        hosts: The other machines' host names, in lower case and without a domain; `None` if they are not known.
     """
 
     counted: Mapping[str, int]
@@ -39,18 +37,30 @@ class Fleet:
 
 
 def remembered(counted: Samples, now: float, amount: int, seconds: float) -> Samples:
-    """Add what the server counts now, and forget what is not needed to tell what it has counted for `seconds`."""
+    """Add the server's present count, and drop samples that no question about the last `seconds` needs."""
     samples = (*((time, each) for time, each in counted if time < now), (now, amount))
     old = [sample for sample in samples if sample[0] <= now - seconds]
     return (*old[-1:], *samples[len(old) :])
 
 
 def settled(counted: Samples, since: float) -> int:
-    """Return what the server has counted at every look since then; nothing before a look as old as that."""
+    """Return the amount that every count since then includes; 0 before a count as old as that."""
     before = [amount for time, amount in counted if time <= since]
     return min([before[-1], *(amount for time, amount in counted if time > since)]) if before else 0
 
 
 def beyond(shown: int, explained: int) -> int:
-    """Return what is blocked beside what the server counts."""
+    """Return the amount blocked beside the server's count."""
     return max(0, shown - explained)
+
+
+def stale_of(seen: Outside, machine: str | None, label: str = "") -> Stale:
+    """Return the message that nothing has told the foreign use of a cell for a while."""
+    return Stale(
+        machine=machine or "",
+        resource=seen.cell.resource,
+        label=label,
+        seen_at=seen.seen_at,
+        misses=seen.misses,
+        why=seen.why,
+    )

@@ -1,10 +1,8 @@
-"""One look at the licence servers, written into the ledger: seats that people outside use are not free.
+"""A look at the license servers, written into the ledger: seats in use by people outside are not free.
 
-Ours are told apart by user, host and number of seats, with some time for our tasks to take them and for the server to
-show it. Users' names are looked up, compared and forgotten; nothing of them is logged or written.
+Our own seats are told apart by user, host and number of seats, with some time for our tasks to take them and for the
+server to show it. User names are looked up, compared and forgotten; none is logged or written.
 """
-
-from __future__ import annotations
 
 import logging
 import socket
@@ -24,19 +22,20 @@ from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Stale, printable
 from prefect_slots.model.resource import Scope, license_resource
 from prefect_slots.system.processes import Users
-from prefect_slots.usage.foreign import Fleet, beyond, remembered, settled
+from prefect_slots.usage.foreign import Fleet, beyond, remembered, settled, stale_of
+from prefect_slots.usage.overuse import Noted
 
 _log = logging.getLogger("prefect_slots")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeatsSeen:
-    """What a licence server told of one feature.
+    """A license server's answer about one feature.
 
     Attributes:
-        resource: What tasks ask for.
-        feature: `None` where the server told nothing of it, and `why` says so.
-        asked_at: When the server was asked, a Unix time.
+        resource: The resource that tasks ask for.
+        feature: The answer; `None` if there is none, and `why` has the reason.
+        asked_at: Time of the question, a Unix time.
     """
 
     resource: str
@@ -47,7 +46,7 @@ class SeatsSeen:
 
 
 def ask_servers(servers: tuple[LicenseServer, ...], env: Mapping[str, str], desk: Desk) -> tuple[SeatsSeen, ...]:
-    """Ask the licence servers; takes as long as the slowest of them, its time limit at most."""
+    """Ask the license servers, in the time of the slowest of them: its time limit at most."""
     asked = questions(servers)
     readings = desk.ask_all(tuple(asked), env)
     lag = time.time() - time.monotonic()
@@ -68,13 +67,10 @@ def _told(table: LicenseServer, resource: str, name: str, reading: Reading, lag:
     return SeatsSeen(resource=resource, table=table, feature=feature, why=printable(why), asked_at=asked_at)
 
 
-def note_seats(
-    told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users: Users, stale_after: int
-) -> list[Stale]:
-    """Write down what people outside use of each licence, and let the scheduler decide on what is left.
+def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users: Users, stale_after: int) -> Noted:
+    """Record foreign use of each license, and let the scheduler decide on the seats that are left.
 
-    Returns:
-        Licences of which nobody has told for `stale_after` tries, told once.
+    A license is stale after `stale_after` questions without an answer.
     """
     known = usage.read_outside(tx)
     registered = registry.registered(tx)
@@ -94,61 +90,41 @@ def note_seats(
             continue  # another process has asked since
         after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted)
         if after.misses == stale_after and after.misses > before.misses:
-            stale.append(
-                Stale(
-                    machine=registered.machine or "",
-                    resource=seats.resource,
-                    seen_at=after.seen_at,
-                    misses=after.misses,
-                    why=after.why,
-                )
-            )
+            stale.append(stale_of(after, registered.machine))
         usage.write_outside(tx, after)
         blocked = min(cell.capacity, after.used or 0)
         changed |= registry.block(tx, cell.id, blocked)
         if floats:
-            # As long as nobody outside uses a seat the server alone judges, at each try, what other machines leave.
+            # While nobody outside uses a seat, the server alone judges the other machines' seats, at each claim.
             changed |= registry.note_counted(tx, cell.id, counted if blocked else 0)
     if changed:
         registry.note_change(tx)
         tx.apply(Changed())
-    return stale
+    return Noted(stale=tuple(stale))
 
 
 def _after(
-    tx: Transaction,
-    before: Outside,
-    seats: SeatsSeen,
-    users: Users,
-    hosts: frozenset[str] | None,
-    counted: int,
+    tx: Transaction, before: Outside, seats: SeatsSeen, users: Users, hosts: frozenset[str] | None, counted: int
 ) -> Outside:
     new = seats.asked_at > before.asked_at
     if seats.feature is None:
         misses = before.misses + 1 if new else before.misses
         return replace(before, asked_at=max(before.asked_at, seats.asked_at), misses=misses, why=seats.why)
-    usage = seats.feature.usage
-    if not isinstance(usage, Counted):
-        return replace(before, used=0, seen_at=seats.asked_at, asked_at=seats.asked_at, misses=0, why="")
+    answered = replace(before, seen_at=seats.asked_at, asked_at=seats.asked_at, misses=0, why="")
+    in_use = seats.feature.usage
+    if not isinstance(in_use, Counted):
+        return replace(answered, used=0)
     grace = seats.table.grace_seconds
     samples = remembered(before.counted, tx.now, counted, grace + tx.now - seats.asked_at)
     holds = tuple(_holds(tx, seats.resource, users, tx.now - seats.asked_at + grace))
-    use = outside_use(usage, seats.feature.checkouts, holds, asked_at=seats.asked_at, now=tx.now, grace=grace)
+    use = outside_use(in_use, seats.feature.checkouts, holds, asked_at=seats.asked_at, now=tx.now, grace=grace)
     if use.unseen and new:
         _log.debug("%s: %d seats are held here and not shown by its server", seats.resource, use.unseen)
     explained = settled(samples, seats.asked_at - grace)
     if hosts is not None and seats.feature.checkouts is not None:
         explained = min(explained, sum(each.count for each in seats.feature.checkouts if each.is_on(hosts)))
-    return replace(
-        before,
-        # A garbled answer may count more than a database can hold.
-        used=min(MAX_AMOUNT, beyond(use.others, explained)),
-        seen_at=seats.asked_at,
-        asked_at=seats.asked_at,
-        counted=samples,
-        misses=0,
-        why="",
-    )
+    # A garbled answer may count more than a database can hold.
+    return replace(answered, used=min(MAX_AMOUNT, beyond(use.others, explained)), counted=samples)
 
 
 def _holds(tx: Transaction, resource: str, users: Users, lately: float) -> Iterator[Hold]:

@@ -1,13 +1,11 @@
-"""One look at the host's memory: what grants that declared some use of it, written into the ledger.
+"""A look at the host's memory, written into the ledger: the use by grants that declared some of it.
 
-Nobody's memory is looked at but that of processes which belong to such a grant.
+Only processes that belong to such a grant are looked at.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from prefect_slots.ledger import queries
@@ -15,56 +13,42 @@ from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import TOKEN
 from prefect_slots.model.resource import MEM
-from prefect_slots.system.processes import (
-    ProcessInfo,
-    is_running,
-    query_resident,
-    query_share,
-    query_table,
-    query_variable,
-    same_start,
-)
+from prefect_slots.system import processes
+from prefect_slots.system.processes import ProcessInfo
 from prefect_slots.usage.attribution import Belonging, grants_named
-from prefect_slots.usage.overuse import Excess, Group, groups, judge, suggestions
+from prefect_slots.usage.overuse import Group, Noted, groups, judge, suggestions
 
+# An interpreter and its libraries may take this much of each process before a task begins, and no task declares it.
 STARTUP_BYTES: Final = 256 * 2**20
-"""What an interpreter and its libraries may take of each process before a task has begun, which no task declares."""
+# A share is not read again until this many times the time that reading took has passed: at most a twentieth of one core
+# is spent on it.
 _REST: Final = 20
-"""So many times as long as it took, nobody's share is asked for again: at most a twentieth of one core is spent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryNoted:
-    """What a look means: grants that use more than they declared, and what ended ones might have declared."""
-
-    excesses: tuple[Excess, ...]
-    suggestions: tuple[str, ...]
-
-
-def note_memory(tx: Transaction, found: Iterable[Group]) -> MemoryNoted:
-    """Write down what was seen; what was seen of a grant that has ended meanwhile is nobody's excess."""
+def note_memory(tx: Transaction, found: Iterable[Group]) -> Noted:
+    """Record a reading of grants' use; use by a grant that has ended since is no excess."""
     parts = queries.holdings(tx, MEM)
     held = {part.grant for part in parts}
-    roots = [part for part in parts if part.source is None]
     still = [group for group in found if held.issuperset(part.grant for part in group.parts)]
-    return MemoryNoted(excesses=tuple(judge(tx, still, roots)), suggestions=tuple(suggestions(tx)))
+    excesses = judge(tx, still, [part for part in parts if part.source is None])
+    return Noted(excesses=tuple(excesses), suggestions=suggestions(tx))
 
 
 def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> tuple[Group, ...]:
-    """Return what grants use of the host's memory, without those of which something is not told.
+    """Return the use of the host's memory by grants, without grants of which a process cannot be read.
 
-    What processes have resident is never less than their share of it and costs next to nothing, so the share is asked
-    for only where grants seem to use more than they declared, and not again before a rest.
+    Resident memory is never less than the share of it and costs next to nothing to read. So the share is read only
+    where grants seem to use more than they declared, and not again before a rest.
 
     Args:
-        parts: What grants hold of it.
+        parts: Holdings of host memory.
         ledger: The id of their ledger.
-        rests: Until when whose share is not asked for; kept from look to look.
+        rests: End of each process's rest, on the monotonic clock; kept from look to look.
     """
-    running = query_table()
-    belonging = _belonging(tuple(parts), ledger, running)
-    members = [pid for pid in running if belonging.grant_of(pid) or belonging.holder_of(pid) is not None]
-    resident = {pid: query_resident(pid) for pid in members}
+    table = processes.query_table()
+    belonging = _belonging(parts, ledger, table)
+    members = [pid for pid in table if belonging.grant_of(pid) or belonging.holder_of(pid) is not None]
+    resident = {pid: processes.query_resident(pid) for pid in members}
     found: list[Group] = []
     for group in groups(belonging, resident, spared=STARTUP_BYTES):
         if not group.excess:
@@ -74,17 +58,19 @@ def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> 
     return tuple(group for group in found if group.pids)
 
 
-def _belonging(parts: tuple[Part, ...], ledger: str, running: dict[int, ProcessInfo]) -> Belonging:
+def _belonging(parts: Iterable[Part], ledger: str, table: dict[int, ProcessInfo]) -> Belonging:
+    parts = tuple(parts)
     oldest = min((part.started for part in parts if part.pid is not None), default=0.0)
-    young = [pid for pid, each in running.items() if each.started > oldest or same_start(each.started, oldest)]
-    named = grants_named(query_variable(TOKEN, young), ledger)
-    parents = {pid: each.parent for pid, each in running.items()}
-    return Belonging((_rooted(part, running) for part in parts), named, parents)
+    # No process that is older than all holders was started under a grant: most of a machine's need not be read.
+    young = [pid for pid, info in table.items() if info.started > oldest or processes.same_start(info.started, oldest)]
+    named = grants_named(processes.query_variable(TOKEN, young), ledger)
+    parents = {pid: info.parent for pid, info in table.items()}
+    return Belonging((_rooted(part, table) for part in parts), named, parents)
 
 
 def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> Iterator[Group]:
     began = time.monotonic()
-    shares = {pid: query_share(pid) for pid in seeming.pids}
+    shares = {pid: processes.query_share(pid) for pid in seeming.pids}
     now = time.monotonic()
     for ended in [pid for pid, until in rests.items() if until < now]:
         del rests[ended]
@@ -94,11 +80,11 @@ def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> 
             yield group
 
 
-def _rooted(part: Part, running: dict[int, ProcessInfo]) -> Part:
-    """Let a part be that of the processes whose descendants use it, for the owner its command; not of namesakes."""
+def _rooted(part: Part, table: dict[int, ProcessInfo]) -> Part:
+    """Root a part at the processes that use it, for an owner with a command at that, without reused process ids."""
     pid, started = part.command or (part.pid, part.started)
     return replace(
         part,
-        pid=pid if pid is not None and is_running(pid, started, running) else None,
-        processes=tuple(each for each in part.processes if is_running(*each, running)),
+        pid=pid if pid is not None and processes.is_running(pid, started, table) else None,
+        processes=tuple(each for each in part.processes if processes.is_running(*each, table)),
     )

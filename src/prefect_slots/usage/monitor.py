@@ -1,7 +1,7 @@
-"""The periodic look at what others use of this machine, by one of its processes: cards, licence seats, what grants use.
+"""The monitor: periodic looks at foreign use and at grants' own use, made by one elected process of the machine.
 
-Every process that takes part offers itself; the ledger knows who looks, and another goes on when that one dies or is
-stopped. Drivers and licence servers may hang: they are asked aside, and what was known last stands meanwhile.
+Every process that takes part offers itself, and another one takes over when the elected process dies or is stopped.
+Drivers and license servers may hang: they are asked in threads of their own, and the last known use stands meanwhile.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
@@ -31,13 +30,11 @@ if TYPE_CHECKING:
     from prefect_slots.ledger.transaction import Transaction
     from prefect_slots.model.declaration import LicenseServer
     from prefect_slots.settings import Settings
-    from prefect_slots.usage.gpus import CardsNoted
-    from prefect_slots.usage.licenses import SeatsSeen
-    from prefect_slots.usage.memory import MemoryNoted
-    from prefect_slots.usage.overuse import Excess
+    from prefect_slots.usage.overuse import Excess, Noted
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
+# A task's first request waits for a look this long at most: a driver that hangs must not hold up tasks.
 _FIRST_LOOK_SECONDS: Final = 2.0
 _log = logging.getLogger("prefect_slots")
 
@@ -46,15 +43,15 @@ class Reached(Protocol):
     """The Prefect server, as far as a look needs it."""
 
     async def fleet(self, resources: Collection[str]) -> Fleet:
-        """Return what others hold of these fleet licences, and on which machines."""
+        """Return the other machines, with the seats of these fleet licenses that others hold."""
         ...
 
     def tell_stale(self, stale: Stale) -> None:
         """Emit the event `prefect-slots.resource.stale`."""
 
 
-class Watching:
-    """This process's offer to look at what others use.
+class Monitor:
+    """This process's part in looking at use: its offer for the election, and its looks.
 
     Attributes:
         server: The Prefect server once this process uses one.
@@ -73,7 +70,7 @@ class Watching:
         self._due_at = 0.0
 
     async def round(self) -> None:
-        """Look at everything once, and write down what was seen."""
+        """Make every look once, and record it."""
         await asyncio.gather(*(self._do(job) for job in self._looks().values()))
 
     async def run(self) -> NoReturn:
@@ -93,24 +90,24 @@ class Watching:
                 task.cancel()
 
     async def before(self, requirement: Requirement) -> None:
-        """Look at the cards before this process asks for some for the first time, if nobody has looked lately.
+        """Look at the GPUs before the first request of this process for one, unless another process looked lately.
 
-        Else the first task on a machine on which nobody else works would be given what a stranger uses.
+        Otherwise the first task of an idle machine would be granted memory that a stranger uses.
         """
         if not self._first_look_due or GPU_MEM not in requirement.resources:
             return
         self._first_look_due = False
         looked_at = float(self._ledger.read(lambda tx: tx.meta(_LOOKED_AT)) or 0.0)
         if abs(time.time() - looked_at) > 3 * self._settings.use_seconds:
-            # Not `wait_for`, which may lose a cancellation: the caller who has left would be enqueued.
+            # Not `wait_for`, which may lose a cancellation: the request of a caller that has left would be queued.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_LOOK_SECONDS):
-                    await self._do(self._cards)
+                    await self._do(self._gpus)
 
     def _looks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         looks: dict[str, Callable[[], Awaitable[None]]] = {}
         if self._settings.declarations.gpus.detect:
-            looks["cards"] = self._cards
+            looks["gpus"] = self._gpus
         if self._servers:
             looks["seats"] = self._seats
         if self._ledger.read(lambda tx: usage.is_measured(tx, MEM)):
@@ -135,43 +132,40 @@ class Watching:
         except SlotsError as failed:
             _log.debug("looking at what others use: %s", failed)
         except Exception:
-            # What others use stands as it was known last; the next look may go better.
+            # The last known use stands, and the next look may go better.
             _log.exception("looking at what others use failed")
 
-    async def _cards(self) -> None:
+    async def _gpus(self) -> None:
         keys = frozenset(cell.key for cell in self._ledger.read(registry.registered).cells(GPU_MEM))
         if not keys:
             return
         now = time.time()
-        note = await aside(partial(_look_at_cards, now, keys, self._settings), "prefect-slots cards")
+        note = await aside(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
 
-        def write(tx: Transaction) -> CardsNoted:
+        def write(tx: Transaction) -> Noted:
             tx.set_meta(_LOOKED_AT, str(now))
             return note(tx)
 
-        noted = self._ledger.transact(write)
-        for stale in noted.stale:
-            self._tell(stale)
-        self._say(noted.excesses, noted.suggestions)
+        self._say(self._ledger.transact(write))
 
     async def _seats(self) -> None:
         note = await aside(partial(_ask_servers, self._servers), "prefect-slots seats")
         names = {license_resource(name) for table in self._servers for name, _ in table.features}
         fleet = Fleet(counted={}) if self.server is None else await self.server.fleet(names)
         after = self._settings.stale_after
-        for stale in self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)):
-            self._tell(stale)
+        self._say(self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)))
 
     async def _memory(self) -> None:
         parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
         note = await aside(partial(_look_at_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
-        noted = self._ledger.transact(note)
-        self._say(noted.excesses, noted.suggestions)
+        self._say(self._ledger.transact(note))
 
-    def _say(self, excesses: Iterable[Excess], suggestions: Iterable[str]) -> None:
-        for excess in excesses:
+    def _say(self, noted: Noted) -> None:
+        for stale in noted.stale:
+            self._tell(stale)
+        for excess in noted.excesses:
             self._answer(excess)
-        for words in suggestions:
+        for words in noted.suggestions:
             # A map of five hundred tasks need not say the same five hundred times.
             place = words.partition(" and used")[0].partition("(")[2]
             if place not in self._advised:
@@ -189,55 +183,42 @@ class Watching:
             self.server.tell_stale(stale)
 
     def _answer(self, excess: Excess) -> None:
-        """Warn of a grant that uses more than it declared; end its process where that is asked for and allowed."""
+        """Warn of an excess; end its process where that is wanted and allowed."""
         kills = self._settings.enforce == "kill"
-        if not excess.warned:
+        if not excess.row.warned:
             ends = kills and excess.process is not None
             more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.process is not None and excess.may_be_ended:
-            from prefect_slots.usage.overuse import end
+            from prefect_slots.usage.overuse import end, note_signal
 
-            # First, because whoever sees it end asks at once why.
-            self._ledger.transact(lambda tx: _note_signal(tx, excess))
-            signalled = end(*excess.process, by_force=excess.signals > 0)
+            # Recorded first: the parent that sees its process end asks at once for the reason.
+            self._ledger.transact(lambda tx: note_signal(tx, excess))
+            signalled = end(*excess.process, by_force=excess.row.signals > 0)
             if signalled:
                 _log.error('%s: %s, by enforce = "kill"', excess, signalled)
 
 
-# What looks need is imported where they are made, not by every process that takes part, which mostly does not look.
+# The needs of looks are imported where looks are made: every process that takes part imports this module, and most of
+# them never look.
 
 
-def _look_at_cards(now: float, keys: frozenset[str], settings: Settings) -> Callable[[Transaction], CardsNoted]:
-    from prefect_slots.detect.gpu.nvml import NVIDIA
-    from prefect_slots.system.threads import LOOKOUT, Hanging, Look
-    from prefect_slots.usage.gpu_holders import no_cards, read_cards
-    from prefect_slots.usage.gpus import note_cards
+def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], Noted]:
+    from prefect_slots.usage.gpus import look_at_gpus, note_gpus
 
-    # A driver that hangs is one that does not answer: it is counted, and told in time.
-    seen = LOOKOUT.send({NVIDIA: Look(partial(read_cards, now, keys), settings.detect_seconds)})[NVIDIA]
-    return partial(note_cards, seen=no_cards(now, seen.words) if isinstance(seen, Hanging) else seen, settings=settings)
+    return partial(note_gpus, seen=look_at_gpus(keys, settings.detect_seconds), settings=settings)
 
 
 def _look_at_memory(
     parts: tuple[queries.Part, ...], ledger: str, rests: dict[int, float]
-) -> Callable[[Transaction], MemoryNoted]:
+) -> Callable[[Transaction], Noted]:
     from prefect_slots.usage.memory import note_memory, read_memory
 
     return partial(note_memory, found=read_memory(parts, ledger, rests))
 
 
-def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], list[Stale]]:
+def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], Noted]:
     from prefect_slots.detect.licenses.client import DESK
     from prefect_slots.usage.licenses import ask_servers, note_seats
 
-    seen: tuple[SeatsSeen, ...] = ask_servers(servers, dict(os.environ), DESK)
-    return partial(note_seats, seen)
-
-
-def _note_signal(tx: Transaction, excess: Excess) -> None:
-    rows = usage.read_spent(tx)
-    for part in excess.parts:
-        row = rows.get((part.grant, part.cell))
-        if row is not None:
-            usage.write_spent(tx, replace(row, signals=row.signals + 1))
+    return partial(note_seats, ask_servers(servers, dict(os.environ), DESK))

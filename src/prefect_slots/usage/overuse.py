@@ -1,11 +1,8 @@
-"""Declared against used: what the processes of a grant use of a cell's memory, and what the grant declared of it.
+"""Overuse: memory that the processes of a grant use of a cell, against the amount that the grant declared.
 
-A process's memory is that of the grant it was started under, as its environment says, else of its nearest ancestor that
-holds something of the cell or is a task process that serves a grant. Grants that one process holds side by side are
-told apart only as far as that allows.
+Grants that one process holds side by side are told apart only as far as their processes are. An excess is warned of,
+and ended where that is wanted; a grant that declared far more than it used gets a suggestion.
 """
-
-from __future__ import annotations
 
 import os
 import signal
@@ -21,25 +18,29 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.ledger.usage import Spent
 from prefect_slots.model.amount import MIB, bytes_used, format_amount
 from prefect_slots.model.book import CellId
+from prefect_slots.model.finding import Stale
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.processes import same_start
 from prefect_slots.usage.attribution import Belonging
 
+# A suggestion is worth reading if a grant declared twice its peak and at least 2 GiB beyond it, so that another task of
+# common size might have fitted, and if several looks had a chance to see the peak.
 _MUCH: Final = 2
 _MUCH_MIB: Final = 2048
 _LOOKS: Final = 3
+# At most so many neighbors at risk are named: of the host's memory they are the whole machine.
 _NAMED: Final = 5
-"""Of so many neighbours the names are told: the whole machine is at risk when its memory is."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Grants of one process on one cell, mostly one, with what is used by them all.
+    """Grants of one process on one cell, mostly one, with their joint use.
 
     Attributes:
-        used: In MiB, rounded up.
-        excess: So many MiB of it are more than they declared.
-        pids: Whose memory that is.
+        parts: Their holdings of the cell.
+        used: Joint use in MiB, rounded up.
+        excess: Use beyond the declared amount, in MiB.
+        pids: The processes that use it.
     """
 
     parts: tuple[Part, ...]
@@ -50,40 +51,50 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Excess:
-    """Grants of one process, mostly one, that use more of a cell than they declared.
+    """Use of a cell beyond the declared amount, by the grants of one process.
 
     Attributes:
-        mib: So much more.
-        at_risk: Who else holds something of the cell.
-        warned: Whether this was told before.
-        looks: How often in a row it was seen.
-        signals: How often that process was asked to end for it.
-        process: The one that may be ended for it: the command of `prefect-slots run` that the grant is for, or the
-            task process of a pool that serves it, and nothing else; `None` for every other holder.
+        at_risk: Labels of the other holders of the cell.
+        row: The record of the first grant's use, before this excess was reported.
+        process: The process that may be ended for it, with its start time: the command of `prefect-slots run` that the
+            grant is for, or the task process of a pool that serves it; `None` for every other holder.
     """
 
-    parts: tuple[Part, ...]
-    used: int
-    mib: int
+    group: Group
     at_risk: tuple[str, ...]
-    warned: bool
-    looks: int
-    signals: int
+    row: Spent
     process: tuple[int, float] | None
 
     @property
     def may_be_ended(self) -> bool:
-        """Whether two looks in a row have shown it, and there is a process to end."""
-        return self.process is not None and self.looks > 1
+        """There is a process to end, and two looks in a row have shown the excess."""
+        return self.process is not None and self.row.over > 1
 
     def __str__(self) -> str:
-        cell = self.parts[0].cell
-        who = ", ".join(part.label for part in self.parts)
-        declared = format_amount(sum(part.declared for part in self.parts), MIB)
-        others = [*self.at_risk[:_NAMED], *([f"{len(self.at_risk) - _NAMED} more"] if self.at_risk[_NAMED:] else [])]
+        parts, others = self.group.parts, list(self.at_risk[:_NAMED])
+        cell = parts[0].cell
+        if self.at_risk[_NAMED:]:
+            others.append(f"{len(self.at_risk) - _NAMED} more")
+        who = ", ".join(part.label for part in parts)
+        declared = format_amount(sum(part.declared for part in parts), MIB)
         alone = "nobody else is on that card" if cell.resource == GPU_MEM else "nobody else holds any"
         beside = f"at risk beside it: {', '.join(others)}" if others else alone
-        return f"{who} uses {format_amount(self.used, MIB)} of {_place(cell)} and declared {declared}; {beside}"
+        return f"{who} uses {format_amount(self.group.used, MIB)} of {_place(cell)} and declared {declared}; {beside}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted:
+    """The consequences of one look.
+
+    Attributes:
+        stale: Cells for which no use was told in as many looks as the settings allow; each is reported once.
+        excesses: Use beyond the declared amounts.
+        suggestions: Sentences about grants that have ended and declared far too much.
+    """
+
+    stale: tuple[Stale, ...] = ()
+    excesses: tuple[Excess, ...] = ()
+    suggestions: tuple[str, ...] = ()
 
 
 def _place(cell: CellId) -> str:
@@ -91,12 +102,12 @@ def _place(cell: CellId) -> str:
 
 
 def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared: int = 0) -> Iterator[Group]:
-    """Yield the grants on a cell with what they use; those of which something is not told are left out.
+    """Yield the grants on a cell with their use, without grants of which a process cannot be read.
 
     Args:
-        belonging: To which grants a process belongs.
-        processes: Bytes of each process, `None` where that is not told.
-        spared: Bytes of each process that no excess is made of, but for processes of a command.
+        belonging: The grants and their processes.
+        processes: Bytes that each process uses, `None` where that is not told.
+        spared: Bytes of each process that count as no excess, unless the process belongs to a command.
     """
     by_grant: dict[str, list[int]] = {}
     by_holder: dict[int | None, list[int]] = {}
@@ -120,12 +131,12 @@ def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared:
 
 
 def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> list[Excess]:
-    """Write down what grants use of a cell, and return those that use more than they declared.
+    """Record the use of a cell by grants, and return the excesses.
 
     Args:
         tx: The ledger.
-        found: What they use.
-        roots: All that is held of that cell by its own right.
+        found: Their use.
+        roots: All holdings of that cell that are not drawn on others.
     """
     everybody = tuple(roots)
     known = usage.read_spent(tx)
@@ -135,7 +146,7 @@ def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> lis
         if group.excess:
             mine = {part.grant for part in group.parts}
             labels = tuple(sorted(part.label for part in everybody if part.grant not in mine))
-            excesses.append(_excess(tx, group, rows[0], labels))
+            excesses.append(Excess(group=group, at_risk=labels, row=rows[0], process=_process(tx, group)))
             rows = [replace(row, warned=True) for row in rows]
         for row in rows:
             usage.write_spent(tx, row)
@@ -154,23 +165,10 @@ def _row(known: Mapping[tuple[str, CellId], Spent], part: Part, group: Group) ->
     )
 
 
-def _excess(tx: Transaction, group: Group, row: Spent, at_risk: tuple[str, ...]) -> Excess:
-    return Excess(
-        parts=group.parts,
-        used=group.used,
-        mib=group.excess,
-        at_risk=at_risk,
-        warned=row.warned,
-        looks=row.over,
-        signals=row.signals,
-        process=_process(tx, group),
-    )
-
-
 def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
-    """Return the process that may be ended for a single grant: nobody else's task may be lost with it.
+    """Return the process that may be ended for a single grant without the loss of another grant's task.
 
-    It is the task process that serves it, or the command that it is for, if its owner holds nothing else.
+    It is the task process that serves the grant, or the command that the grant is for if its owner holds nothing else.
     """
     (part, *others) = group.parts
     if part.processes and not others:
@@ -180,18 +178,19 @@ def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
     return part.command if queries.grants_beside(tx, part.grant) == 1 else None
 
 
-def suggestions(tx: Transaction) -> list[str]:
-    """Return what grants that have ended might have declared, and forget them."""
-    return [_suggestion(spent) for spent in usage.take_ended(tx) if _is_far_off(spent)]
+def suggestions(tx: Transaction) -> tuple[str, ...]:
+    """Return suggestions for grants that have ended, and delete the records of their use."""
+    return tuple(_suggestion(spent) for spent in usage.take_ended(tx) if _is_far_off(spent))
 
 
 def _is_far_off(spent: Spent) -> bool:
     too_much = spent.declared >= _MUCH * spent.peak and spent.declared - spent.peak >= _MUCH_MIB
-    # Of a grant that was never seen to use anything it is not known whether its processes were recognised.
+    # The processes of a grant without any use may not have been recognized as its own.
     return too_much and spent.peak > 0 and spent.looks >= _LOOKS and not spent.together
 
 
 def _suggestion(spent: Spent) -> str:
+    # A tenth more than the peak, in whole GiB.
     enough = -(-spent.peak * 11 // 10 // 1024)
     return (
         f"{spent.label} declared {format_amount(spent.declared, MIB)} of {_place(spent.cell)} and used at most "
@@ -199,18 +198,26 @@ def _suggestion(spent: Spent) -> str:
     )
 
 
-def end(pid: int, started: float, *, by_force: bool) -> str:
-    """Ask the process and its descendants to end, by SIGTERM or, if that was in vain, by SIGKILL.
+def note_signal(tx: Transaction, excess: Excess) -> None:
+    """Record that the process of an excess is sent a signal."""
+    rows = usage.read_spent(tx)
+    for part in excess.group.parts:
+        if (row := rows.get((part.grant, part.cell))) is not None:
+            usage.write_spent(tx, replace(row, signals=row.signals + 1))
 
-    A process that has its number but was started at another time is somebody else's and is left alone, and so is any
-    process above it: who started it, which gives the grant back, and this process itself.
+
+def end(pid: int, started: float, *, by_force: bool) -> str:
+    """Ask a process and its descendants to end, by SIGTERM or, if that was in vain, by SIGKILL.
+
+    A process that only has the same number, started at another time, is left alone. So is every process above it: its
+    parent, which gives the grant back, and this process itself.
 
     Returns:
-        What was done, for people; empty if there is nothing to end any more.
+        A description of the deed for people; empty if there is nothing to end any more.
     """
     try:
         root = psutil.Process(pid)
-        if not same_start(root.create_time(), started) or pid in (0, 1, os.getpid()):
+        if pid in (0, 1, os.getpid()) or not same_start(root.create_time(), started):
             return ""
         family = [root, *root.children(recursive=True)]
     except psutil.Error:

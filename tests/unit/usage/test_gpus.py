@@ -24,8 +24,8 @@ from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Sco
 from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.container import Surroundings
 from prefect_slots.system.processes import ProcessInfo
-from prefect_slots.usage.gpu_holders import CardsSeen, read_cards
-from prefect_slots.usage.gpus import CardsNoted, note_cards
+from prefect_slots.usage.gpus import GpusSeen, note_gpus, read_gpus
+from prefect_slots.usage.overuse import Noted
 
 GIB = 2**30
 STRANGER, COMMAND = 100, 200
@@ -55,13 +55,13 @@ class Card:
             lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
         )
 
-    def told(self, **gib: int) -> CardsNoted:
+    def told(self, **gib: int) -> Noted:
         used = {{"stranger": STRANGER, "command": COMMAND}[name]: amount * GIB for name, amount in gib.items()}
         device = DeviceUse(uuid="GPU-a", used=sum(used.values()), processes=used)
-        seen = CardsSeen(
+        seen = GpusSeen(
             reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=Surroundings(), at=time.time()
         )
-        return self.ledger.transact(lambda tx: note_cards(tx, seen, self.settings))
+        return self.ledger.transact(lambda tx: note_gpus(tx, seen, self.settings))
 
     @property
     def foreign(self) -> int:
@@ -111,13 +111,13 @@ def test_what_others_use_of_amds_cards_is_not_free_and_what_ours_use_is_reserved
     card.ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(amd,))))
     card.hold("ours", 2)
 
-    def look(used: str) -> CardsNoted:
+    def look(used: str) -> Noted:
         plug(root, 0, ONE.address, **files, mem_info_vram_used=used)
-        seen = read_cards(time.time(), {ONE.key}, root)
+        seen = read_gpus(time.time(), {ONE.key}, root)
         for name in ("card0", "renderD128"):
             (root / f"sys/class/drm/{name}/device").unlink()
         return card.ledger.transact(
-            lambda tx: note_cards(tx, seen, load_settings(env={"PREFECT_SLOTS_STALE_AFTER": "1"}))
+            lambda tx: note_gpus(tx, seen, load_settings(env={"PREFECT_SLOTS_STALE_AFTER": "1"}))
         )
 
     def foreign() -> int:

@@ -58,17 +58,17 @@ class Seats:
     def state(self, ticket: str) -> TicketState:
         return self._ledger.read(lambda tx: tx.state(ticket))
 
-    def told(self, *checkouts: Checkout, counted: int = 0, hosts: frozenset[str] | None = HOSTS) -> list[Stale]:
+    def told(self, *checkouts: Checkout, counted: int = 0, hosts: frozenset[str] | None = HOSTS) -> tuple[Stale, ...]:
         usage = Counted(total=10, used=len(checkouts))
         return self.note(Feature(name="aa", usage=usage, checkouts=checkouts), counted=counted, hosts=hosts)
 
     def note(
         self, feature: Feature | None, *, counted: int = 0, hosts: frozenset[str] | None = HOSTS, asked_at: float = 0.0
-    ) -> list[Stale]:
+    ) -> tuple[Stale, ...]:
         why = "" if feature is not None else "hangs"
         told = SeatsSeen(resource=NAME, table=TABLE, feature=feature, why=why, asked_at=asked_at or time.time())
         fleet = Fleet(counted={NAME: counted}, hosts=hosts)
-        return self._ledger.transact(lambda tx: note_seats((told,), tx, fleet, self._users, 2))
+        return self._ledger.transact(lambda tx: note_seats((told,), tx, fleet, self._users, 2)).stale
 
     @property
     def foreign(self) -> int:

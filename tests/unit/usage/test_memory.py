@@ -20,8 +20,8 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.book import TOKEN, Asked, Ended, Shape, Ticket
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import MEM, Cell, Inventory, Resource
-from prefect_slots.usage.memory import MemoryNoted, note_memory, read_memory
-from prefect_slots.usage.overuse import Group
+from prefect_slots.usage.memory import note_memory, read_memory
+from prefect_slots.usage.overuse import Group, Noted
 
 # Writes that many MiB, has children that only look at it, and may leave one behind that is nobody's descendant.
 USES = """
@@ -70,7 +70,7 @@ class Host:
         parts = self.ledger.read(lambda tx: queries.holdings(tx, MEM))
         return read_memory(parts, self.ledger.id, self.rests)
 
-    def look(self) -> MemoryNoted:
+    def look(self) -> Noted:
         found = self.read()
         self.rests.clear()
         return self.ledger.transact(lambda tx: note_memory(tx, found))
@@ -107,7 +107,7 @@ def test_a_command_that_uses_more_than_it_declared_is_told_once_and_may_be_ended
         (first,), (second,) = host.look().excesses, host.look().excesses
     assert str(first).startswith("run (flow.py:1) uses 2")
     assert "MiB of mem and declared 128MiB; nobody else holds any" in str(first)
-    assert (first.warned, first.may_be_ended, second.warned, second.may_be_ended) == (False, False, True, True)
+    assert (first.row.warned, first.may_be_ended, second.row.warned, second.may_be_ended) == (False, False, True, True)
 
 
 def test_the_wrapper_of_a_command_counts_for_nothing(host: Host):
@@ -129,8 +129,8 @@ def test_what_a_task_finds_in_its_process_is_no_excess_of_its_own(host: Host):
     with host.process(300) as pid:
         (excess,) = host.look().excesses
         assert pid in host.read()[0].pids
-    assert 30 < excess.mib < 100
-    assert excess.used > 300
+    assert 30 < excess.group.excess < 100
+    assert excess.group.used > 300
 
 
 def test_pages_that_a_family_shares_count_once(host: Host):
@@ -174,7 +174,7 @@ def test_grants_that_one_process_holds_at_once_are_judged_together(host: Host):
         assert host.look().excesses == ()
     with host.process(700, under="two"):
         (excess,) = host.look().excesses
-    assert sorted(part.grant for part in excess.parts) == ["one", "two"]
+    assert sorted(part.grant for part in excess.group.parts) == ["one", "two"]
     assert (excess.at_risk, excess.process) == ((), None)
 
 
@@ -223,7 +223,7 @@ def test_who_does_what_a_task_has_submitted_uses_what_that_declared(host: Host):
         assert [set(group.pids) for group in host.read()] == [{outer, inner}]
         assert excess.process is not None
         assert excess.process[0] == outer
-    assert excess.used > 800
+    assert excess.group.used > 800
 
 
 def test_a_task_process_that_asks_for_more_itself_is_judged_by_both(host: Host, tmp_path: Path):
@@ -278,7 +278,7 @@ def test_a_grant_that_ends_while_it_is_looked_at_is_nobody_s_excess(host: Host):
         host.command(pid)
         found = host.read()
     host.ledger.transact(lambda tx: tx.apply(Ended(grant="run")))
-    assert host.ledger.transact(lambda tx: note_memory(tx, found)) == MemoryNoted(excesses=(), suggestions=())
+    assert host.ledger.transact(lambda tx: note_memory(tx, found)) == Noted(excesses=(), suggestions=())
     assert host.ledger.read(usage.read_spent) == {}
 
 
