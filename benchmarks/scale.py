@@ -19,10 +19,10 @@ from benchmarks.numbers import summary
 from prefect_slots.ledger import book, registry
 from prefect_slots.ledger.folder import open_folder
 from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.book import Asked, Queued, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
 from prefect_slots.scheduling.decide import decide
@@ -37,9 +37,9 @@ _FEATURE: Final = "benchmark"
 class Queue:
     """A ledger in which one holds and others wait."""
 
-    def __init__(self, ledger: Ledger, owner: Owner, tickets: int, shapes: int, runs: int) -> None:
+    def __init__(self, ledger: Ledger, tickets: int, shapes: int, runs: int) -> None:
         self._ledger = ledger
-        self._asker = Asker(owner=owner.id, label="benchmark")
+        self._request = Request(label="benchmark")
         self._asked = 0
         self._runs = runs
         # Amounts from n to 2n-1 of 2n-1: no two fit at once.
@@ -52,10 +52,10 @@ class Queue:
         self._enqueue(tx)
         for _ in range(tickets):
             # As the scheduler would have it where nothing fits; to ask it ten thousand times takes minutes.
-            book.write(tx, Queued(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)
+            book.write(tx, Queued(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._request)
 
     def _enqueue(self, tx: Transaction) -> None:
-        tx.apply(Asked(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._asker)
+        tx.apply(Asked(shape=self._next_shape(), ticket=self._next_ticket(tx)), self._request)
 
     def _next_shape(self) -> Shape:
         self._asked += 1
@@ -102,7 +102,7 @@ def _queue(state: Path, tickets: int, shapes: int, runs: int) -> Generator[Queue
     ledger = Ledger(folder, partial(decide, max_overtakes=20), owner.id)
     try:
         ledger.transact(lambda tx: tx.enrol(owner, ""))
-        yield Queue(ledger, owner, tickets, shapes, runs)
+        yield Queue(ledger, tickets, shapes, runs)
     finally:
         ledger.close()
         owner.end(folder)

@@ -14,11 +14,11 @@ from tests.support.interleavings import ask, cells
 from tests.support.processes import member
 
 from prefect_slots.ledger.book import read_book
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import Asked, Book, CellState, Change, Changed, Event, Left, Resumed
+from prefect_slots.model.request import Request
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Play
@@ -36,13 +36,12 @@ class DiskLedger:
         self.members = [self.stack.enter_context(member(folder / "state", max_overtakes)) for _ in range(2)]
         self.equip(cells, 0.0)
 
-    def _turn(self) -> tuple[Ledger, str]:
+    def _turn(self) -> Ledger:
         self.members.reverse()
-        ledger, owner = self.members[0]
-        return ledger, owner.id
+        return self.members[0][0]
 
     def apply(self, event: Event, now: float) -> tuple[Change, ...]:
-        ledger, owner = self._turn()
+        ledger = self._turn()
 
         def write(tx: Transaction) -> None:
             tx.moment = now
@@ -52,7 +51,7 @@ class DiskLedger:
                 case Left(ticket=ticket):
                     tx.leave(ticket)
                 case Asked():
-                    tx.apply(event, Asker(owner=owner, label="asks"))
+                    tx.apply(event, Request(label="asks"))
                 case _:
                     tx.apply(event)
 
@@ -60,7 +59,7 @@ class DiskLedger:
         return ()
 
     def equip(self, cells: tuple[CellState, ...], now: float) -> tuple[Change, ...]:
-        ledger, _ = self._turn()
+        ledger = self._turn()
 
         def write(tx: Transaction) -> None:
             tx.moment = now
@@ -79,12 +78,12 @@ class DiskLedger:
         return ()
 
     def book(self) -> Book:
-        return self._turn()[0].read(lambda tx: read_book(tx, EVERYTHING))
+        return self._turn().read(lambda tx: read_book(tx, EVERYTHING))
 
     def rows(self) -> dict[str, int]:
         """What is left besides cells, owners and history."""
         count = "SELECT (SELECT COUNT(*) FROM ticket), (SELECT COUNT(*) FROM shape), (SELECT COUNT(*) FROM held), "
-        row = self._turn()[0].read(lambda tx: tx.one(count + "(SELECT COUNT(*) FROM holding)"))
+        row = self._turn().read(lambda tx: tx.one(count + "(SELECT COUNT(*) FROM holding)"))
         return dict(zip(("ticket", "shape", "held", "holding"), row or (), strict=True))
 
     def close(self) -> None:

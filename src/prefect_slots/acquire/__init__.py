@@ -6,6 +6,6 @@ engine        one thread with an event loop per process; survives forks, cleans 
 session       this process's owner in one ledger, from its first request to its end
 tickets       the requests of this process: asked, waited for, granted, ended
 upkeep        reaping the dead, and ending what could not be ended at once
-request       what a request is: asked, waiting, held
+outcome       grant, place in the queue, or error: the outcomes of a request
 client        one request from the caller's thread or task, safe against interruption at any point
 """

@@ -21,9 +21,10 @@ import psutil
 
 from prefect_slots.acquire.coordination import Coordination
 from prefect_slots.acquire.engine import Engine, engine, running_engine
-from prefect_slots.acquire.request import Ask, Held, Waiting
+from prefect_slots.acquire.outcome import Held, Waiting
 from prefect_slots.acquire.session import Session
 from prefect_slots.ledger import usage
+from prefect_slots.model.request import Request
 
 if TYPE_CHECKING:
     from prefect_slots.settings import Settings
@@ -72,8 +73,8 @@ def _key(target: Target) -> str:
     return f"{target.folder}|{target.coordination.url or ''}"
 
 
-async def _ask(running: Engine, target: Target, ask: Ask) -> Held | Waiting:
-    return await session_at(running, target).ask(ask, target.coordination.url)
+async def _ask(running: Engine, target: Target, request: Request) -> Held | Waiting:
+    return await session_at(running, target).ask(request, target.coordination.url)
 
 
 async def _wait(running: Engine, target: Target, ticket: str) -> Held:
@@ -116,37 +117,37 @@ def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def acquire(target: Target, ask: Ask, hooks: Hooks) -> Held:
-    """Return a grant, waiting for it as long as `ask.timeout` allows.
+def acquire(target: Target, request: Request, hooks: Hooks) -> Held:
+    """Return a grant, waiting for it as long as `request.timeout` allows.
 
     Raises:
         SlotsError: see `Session.ask` and `Tickets.wait`.
     """
     running = engine()
     try:
-        answer = _result(running, _ask(running, target, ask))
+        answer = _result(running, _ask(running, target, request))
         if isinstance(answer, Waiting):
             hooks.waiting(answer.reason)
-            answer = _result(running, _wait(running, target, ask.id))
+            answer = _result(running, _wait(running, target, request.id))
             hooks.resumed()
         return answer
     except BaseException:
-        _forget(running, target, ask.id)
+        _forget(running, target, request.id)
         raise
 
 
-async def acquire_async(target: Target, ask: Ask, hooks: Hooks) -> Held:
+async def acquire_async(target: Target, request: Request, hooks: Hooks) -> Held:
     """Return a grant without blocking the caller's event loop; otherwise as `acquire`."""
     running = engine()
     try:
-        answer = await asyncio.wrap_future(running.submit(_ask(running, target, ask)))
+        answer = await asyncio.wrap_future(running.submit(_ask(running, target, request)))
         if isinstance(answer, Waiting):
             hooks.waiting(answer.reason)
-            answer = await asyncio.wrap_future(running.submit(_wait(running, target, ask.id)))
+            answer = await asyncio.wrap_future(running.submit(_wait(running, target, request.id)))
             hooks.resumed()
         return answer
     except BaseException:
-        _forget(running, target, ask.id)
+        _forget(running, target, request.id)
         raise
 
 
@@ -214,18 +215,18 @@ def was_ended(target: Target, grant: str) -> bool:
     return _looked(target, lambda session: session.ledger.read(lambda tx: usage.was_ended(tx, grant)), otherwise=False)
 
 
-async def _complete(running: Engine, target: Target, ask: Ask) -> Held:
-    answer = await _ask(running, target, ask)
-    return await _wait(running, target, ask.id) if isinstance(answer, Waiting) else answer
+async def _complete(running: Engine, target: Target, request: Request) -> Held:
+    answer = await _ask(running, target, request)
+    return await _wait(running, target, request.id) if isinstance(answer, Waiting) else answer
 
 
-def begin(target: Target, ask: Ask) -> concurrent.futures.Future[Held]:
+def begin(target: Target, request: Request) -> concurrent.futures.Future[Held]:
     """Start a request and return its grant to come; `forget` ends it in any state.
 
     Callbacks of the future run in the engine's thread and must not block.
     """
     running = engine()
-    return running.submit(_complete(running, target, ask))
+    return running.submit(_complete(running, target, request))
 
 
 def forget(target: Target, ticket: str) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.request import Ask, Held, Waiting, missing
+from prefect_slots.acquire.outcome import Held, Waiting, missing
 from prefect_slots.acquire.tickets import Tickets
 from prefect_slots.acquire.upkeep import Upkeep
 from prefect_slots.errors import LedgerUnreadable, NotRegistered
@@ -23,6 +23,7 @@ from prefect_slots.ledger.owner import Owner
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.wakeup import WakeSocket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.usage.monitor import Monitor
@@ -83,7 +84,7 @@ class Session:
             self._monitor.server = self.tickets.server = self._server
             self.upkeep.tend()
 
-    async def ask(self, ask: Ask, url: str | None) -> Held | Waiting:
+    async def ask(self, request: Request, url: str | None) -> Held | Waiting:
         """Enqueue a request and return its grant, or why it waits.
 
         Raises:
@@ -95,11 +96,11 @@ class Session:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
-        unknown = [_first_unknown(alternative, registered.names) for alternative in ask.requirement.alternatives]
+        unknown = [_first_unknown(alternative, registered.names) for alternative in request.wanted.alternatives]
         if all(unknown):
             raise missing(unknown[0] or "", registered, self._settings.declarations.looked_for)
-        await self._monitor.before(ask.requirement)
-        return await self.tickets.ask(ask, registered, started)
+        await self._monitor.before(request.wanted)
+        return await self.tickets.ask(request, registered, started)
 
     async def _machine(self, url: str | None) -> Registered:
         """Return what this machine has, registering it first where the settings allow."""

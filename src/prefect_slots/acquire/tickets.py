@@ -14,16 +14,16 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.request import Ask, Held, Waiting
+from prefect_slots.acquire.outcome import Held, Waiting
 from prefect_slots.errors import GrantClosed, Impossible, LedgerUnreadable, OutOfOrder, WaitTimeout
 from prefect_slots.ledger import leases, queries, registry
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.registry import Registered
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.model.amount import duration_asked
 from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.scheduling import grant_reuse
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 0.5
 """Longest wait for a wake-up before the ledger is read all the same: a datagram may be lost."""
+
+
+# A ticket's state, with its grant and the leases handed over to it once it is held, on the machine as it then is.
+_Standing = tuple[TicketState, Grant | None, list[leases.LeaseRow], Registered]
 
 
 class Tickets:
@@ -50,7 +54,7 @@ class Tickets:
         self._registered = registered
         self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
-        self._asked: dict[str, tuple[Ask, float]] = {}
+        self._asked: dict[str, tuple[Request, float]] = {}
         self._wakes: dict[str, asyncio.Future[None]] = {}
         self._finalizers: dict[str, weakref.finalize[..., Held]] = {}
         self._to_leave: set[str] = set()
@@ -60,22 +64,22 @@ class Tickets:
         """Whether any ticket waits or could not be ended."""
         return bool(self._wakes or self._to_leave)
 
-    async def ask(self, ask: Ask, registered: Registered, started: float) -> Held | Waiting:
+    async def ask(self, request: Request, registered: Registered, started: float) -> Held | Waiting:
         """Enqueue a request and return its grant, or why it waits.
 
         Args:
-            ask: The request.
+            request: All that is asked.
             registered: The machine that it was checked against.
             started: When its time began to run, on the monotonic clock.
 
         Raises:
             Impossible, OutOfOrder, GrantClosed: it can never be granted; nothing is enqueued.
         """
-        self._asked[ask.id] = (ask, started)
-        self._wakes[ask.id] = self._loop.create_future()
-        self._ledger.transact(lambda tx: self._enqueue(tx, ask, registered))
-        held = await self._granted(ask, started)
-        return held or Waiting(self._reason(ask))
+        self._asked[request.id] = (request, started)
+        self._wakes[request.id] = self._loop.create_future()
+        standing = self._ledger.transact(lambda tx: self._enqueue(tx, request, registered))
+        held = await self._granted(request, started, standing)
+        return held or Waiting(self._reason(request))
 
     async def wait(self, ticket: str) -> Held:
         """Return the grant of a request that waits, once it has one.
@@ -84,16 +88,17 @@ class Tickets:
             WaitTimeout: its `timeout` passed; it has left the queue.
             GrantClosed: it waited to draw on a grant that has ended.
         """
-        ask, started = self._asked[ticket]
+        request, started = self._asked[ticket]
         self.on_unfinished()
         while True:
-            left = None if ask.timeout is None else started + ask.timeout - time.monotonic()
+            left = None if request.timeout is None else started + request.timeout - time.monotonic()
             if left is not None and left <= 0:
-                reason = self._reason(ask)
+                reason = self._reason(request)
                 self.leave(ticket)
-                raise WaitTimeout(wanted=ask.requirement.describe(), seconds=ask.timeout or 0.0, reason=reason)
+                raise WaitTimeout(wanted=request.wanted.describe(), seconds=request.timeout or 0.0, reason=reason)
             await self._woken(ticket, POLL_SECONDS if left is None else min(POLL_SECONDS, left))
-            held = await self._granted(ask, started)
+            standing = self._ledger.read(lambda tx: self._stand(tx, ticket))
+            held = await self._granted(request, started, standing)
             if held is not None:
                 return held
 
@@ -151,49 +156,51 @@ class Tickets:
         asked = self._asked.get(ticket)
         return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
 
-    def _enqueue(self, tx: Transaction, ask: Ask, registered: Registered) -> None:
+    def _enqueue(self, tx: Transaction, request: Request, registered: Registered) -> _Standing:
         book = tx.book()
-        wanted = ask.requirement.describe()
+        wanted = request.wanted.describe()
         nesting: Nesting | None = None
         may_wait = True
-        if ask.parent is not None and ask.parent.ledger == self._ledger.id:
-            chain = chain_of(book, ask.parent.grant)
+        if request.parent is not None and request.parent.ledger == self._ledger.id:
+            chain = chain_of(book, request.parent.grant)
             if not chain:
-                raise GrantClosed(grant=ask.parent.grant)
-            answer = nest(book, ask.requirement, chain, ask.id, registered.scopes)
+                raise GrantClosed(grant=request.parent.grant)
+            answer = nest(book, request.wanted, chain, request.id, registered.scopes)
             if isinstance(answer, RefusedNesting):
-                raise _refused(tx, answer, wanted, ask.label)
+                raise _refused(tx, answer, wanted, request.label)
             nesting, may_wait = answer.nesting, answer.may_wait
-        if not is_possible(book, ask.requirement):
-            text = largest(book, ask.requirement, registered.labels)
+        if not is_possible(book, request.wanted):
+            text = largest(book, request.wanted, registered.labels)
             raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
-        expected = None if ask.expected is None else duration_asked(ask.expected)
-        shape = Shape(requirement=ask.requirement, priority=ask.priority, expected=expected, nesting=nesting)
-        ticket = Ticket(id=ask.id, seq=tx.next_seq(), run=ask.run or self._ledger.actor)
+        expected = None if request.expected_seconds is None else duration_asked(request.expected_seconds)
+        shape = Shape(requirement=request.wanted, priority=request.priority, expected=expected, nesting=nesting)
+        ticket = Ticket(id=request.id, seq=tx.next_seq(), run=request.run or self._ledger.actor)
         tx.apply(
             Asked(shape=shape, ticket=ticket),
-            Asker(owner=self._ledger.actor, label=ask.label, for_children=ask.for_children),
+            request,
         )
-        if not may_wait and tx.state(ask.id) is not TicketState.HELD and nesting is not None:
+        standing = self._stand(tx, request.id)
+        if not may_wait and standing[0] is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
-            raise _refused(tx, RefusedNesting(parent, closed=False), wanted, ask.label)
+            raise _refused(tx, RefusedNesting(parent, closed=False), wanted, request.label)
+        return standing
 
-    async def _granted(self, ask: Ask, started: float) -> Held | None:
-        state, grant, there, registered = self._ledger.read(lambda tx: self._stand(tx, ask.id))
+    async def _granted(self, request: Request, started: float, standing: _Standing) -> Held | None:
+        state, grant, there, registered = standing
         if state is TicketState.REFUSED:
-            self.leave(ask.id)
-            raise GrantClosed(grant=ask.parent.grant if ask.parent else "")
+            self.leave(request.id)
+            raise GrantClosed(grant=request.parent.grant if request.parent else "")
         if state is TicketState.GONE:
             # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
-            raise LedgerUnreadable(path=str(self._ledger.path), reason=f"ticket {ask.id} has vanished from it")
+            raise LedgerUnreadable(path=str(self._ledger.path), reason=f"ticket {request.id} has vanished from it")
         if grant is None:
             return None
         reached(Point.GRANTED)
         on_server = self.server if grant.shape.pool is None else None
-        until = None if ask.timeout is None else started + ask.timeout
+        until = None if request.timeout is None else started + request.timeout
         if on_server is not None and not await on_server.occupy(grant, registered, there, until):
             return None
-        self._wakes.pop(ask.id, None)
+        self._wakes.pop(request.id, None)
         held = Held(
             id=grant.id,
             holdings=grant.holdings,
@@ -209,9 +216,7 @@ class Tickets:
         self._finalizers[grant.id] = dropped
         return held
 
-    def _stand(
-        self, tx: Transaction, ticket: str
-    ) -> tuple[TicketState, Grant | None, list[leases.LeaseRow], Registered]:
+    def _stand(self, tx: Transaction, ticket: str) -> _Standing:
         state = tx.state(ticket)
         if state is TicketState.HELD:
             return state, tx.grant(ticket), leases.of_grant(tx, ticket), self._registered(tx)
@@ -223,17 +228,17 @@ class Tickets:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and so has everything that was held
             self._loop.call_soon_threadsafe(self.leave, grant)
 
-    def _reason(self, ask: Ask) -> str:
+    def _reason(self, request: Request) -> str:
         def explain(tx: Transaction) -> str:
-            row = tx.one("SELECT blocked_on FROM ticket WHERE id=?", ask.id)
+            row = tx.one("SELECT blocked_on FROM ticket WHERE id=?", request.id)
             if row is not None and row[0] is not None:
                 return f"waits for the server; limit refused: {row[0]}"
             book = tx.book()
-            if is_stranded(book, ask.requirement, ask.id):
-                wanted = ask.requirement.describe()
+            if is_stranded(book, request.wanted, request.id):
+                wanted = request.wanted.describe()
                 return f"waits for {wanted}: what others use, or is broken, leaves too little on every cell"
-            missing = shortages(book, ask.requirement, ask.id)
-            return "; ".join(map(str, missing)) or f"waits its turn for {ask.requirement.describe()}"
+            missing = shortages(book, request.wanted, request.id)
+            return "; ".join(map(str, missing)) or f"waits its turn for {request.wanted.describe()}"
 
         return self._ledger.read(explain)
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
@@ -71,15 +70,18 @@ def run(
             raise InvalidRequirement(key="", value="", reason="no command; write it after `--`")
         if command[0].startswith("-"):
             raise InvalidRequirement(key="", value=command[0], reason="no such option; a command is written after `--`")
-        amounts = {
+        asked = {
             "gpu_mem": _number(gpu_mem),
             "gpus": _number(gpus),
             "mem": _number(mem),
             "cpus": cpus,
             "license": _counts("license", license) or None,
+            "timeout": timeout,
+            "priority": priority,
+            "expected_seconds": expected_seconds,
             **_declared(resource),
         }
-        return _run(list(command), amounts, timeout, priority, expected_seconds, config)
+        return _run(list(command), asked, config)
     except WaitTimeout as error:
         say_error(error, as_json=json)
         return TIMED_OUT
@@ -122,23 +124,12 @@ def _declared(entries: list[str]) -> dict[str, Any]:
     return counts
 
 
-def _run(
-    command: list[str],
-    amounts: dict[str, Any],
-    timeout: float | None,
-    priority: int,
-    expected_seconds: float | None,
-    config: Any,
-) -> int:
+def _run(command: list[str], asked: dict[str, Any], config: Any) -> int:
     from prefect_slots.acquire.client import acquire, note_command, owner_descriptor, was_ended
     from prefect_slots.acquire.coordination import coordinate
     from prefect_slots.acquire.engine import close_engine
-    from prefect_slots.acquire.request import Ask
-    from prefect_slots.model.requirement import declare
-    from prefect_slots.requiring import context
-    from prefect_slots.requiring.decorator import checked_expectation, checked_timeout
+    from prefect_slots.requiring.decorator import requires
     from prefect_slots.requiring.grant import Grant
-    from prefect_slots.requiring.prefect_run import run_id
     from prefect_slots.requiring.target import target_of
     from prefect_slots.settings import load_settings
 
@@ -148,20 +139,11 @@ def _run(
         raise ConfigError(source="settings", key="coordination", reason='"off" grants nothing; use "auto" or "local"')
     target = target_of(settings, coordination)
     label = " ".join(command)[:80]
-    ask = Ask(
-        id=uuid.uuid4().hex,
-        requirement=declare(**amounts),
-        priority=priority,
-        expected=checked_expectation(expected_seconds),
-        timeout=checked_timeout(timeout),
-        label=label,
-        parent=context.enclosing(),
-        run=run_id(),
-    )
+    request = requires(**asked).request(label, {})
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        grant = Grant(acquire(target, ask, _Say(label)), target, label, None, [amounts])
+        grant = Grant(acquire(target, request, _Say(label)), target, label, None, request.amounts)
         return _watched(
             _spawn(command, grant.env, owner_descriptor(target), partial(note_command, target)),
             partial(was_ended, target, grant.id),

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from prefect_slots.ledger import leases
-from prefect_slots.ledger.sql import Asker, Tables
+from prefect_slots.ledger.sql import Tables
 from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import (
     Book,
@@ -35,6 +35,7 @@ from prefect_slots.model.book import (
     SteppedAside,
     Ticket,
 )
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 
 FRONT: Final = 4
@@ -149,11 +150,11 @@ def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...
     return tuple((key, tail) for key, tail in found)
 
 
-def write(tables: Tables, change: Change, asker: Asker | None) -> None:
-    """Write one change; `asker` goes with a new ticket."""
+def write(tables: Tables, change: Change, request: Request | None) -> None:
+    """Write one change; a new ticket is the actor's, for `request`."""
     match change:
         case Queued(shape=shape, ticket=ticket):
-            _queue(tables, shape, ticket, asker)
+            _queue(tables, shape, ticket, request)
         case Granted(grant=grant):
             _hold(tables, grant)
         case Dequeued(ticket=ticket):
@@ -172,19 +173,19 @@ def write(tables: Tables, change: Change, asker: Asker | None) -> None:
             tables.run("UPDATE ticket SET reserved=? WHERE id=?", _dump(cells) if cells else None, ticket)
 
 
-def _queue(tables: Tables, shape: Shape, ticket: Ticket, asker: Asker | None) -> None:
+def _queue(tables: Tables, shape: Shape, ticket: Ticket, request: Request | None) -> None:
     _shape_row(tables, shape)
     resumed = tables.run(
         "UPDATE ticket SET blocked_on=NULL, turn=?, base=?, reserved=NULL WHERE id=?",
         *(ticket.turn, ticket.base, ticket.id),
     )
     if not resumed:
-        if asker is None:
-            raise ValueError(f"ticket {ticket.id} is new, and nobody is named who asks")
+        if request is None:
+            raise ValueError(f"ticket {ticket.id} is new, and its request is not given")
         tables.run(
             "INSERT INTO ticket VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, NULL, 0, 0, ?)",
             *(ticket.id, ticket.seq, ticket.turn, ticket.run, shape.key, ticket.base),
-            *(asker.owner, asker.label, tables.now, asker.for_children),
+            *(tables.actor, request.label, tables.now, request.for_children),
         )
 
 

@@ -7,23 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from prefect_slots.system import clock
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asker:
-    """Who asks: written beside the ticket, shown by `status`.
-
-    Attributes:
-        for_children: Whether task processes of the owner are to use what is granted, and the owner itself is not.
-    """
-
-    owner: str
-    label: str
-    for_children: bool = False
 
 
 class Tables:

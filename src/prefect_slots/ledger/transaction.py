@@ -16,7 +16,7 @@ from uuid import UUID
 
 from prefect_slots.ledger import book, leases
 from prefect_slots.ledger.owner import Owner, is_dead
-from prefect_slots.ledger.sql import Asker, Tables
+from prefect_slots.ledger.sql import Tables
 from prefect_slots.model.book import (
     Asked,
     Book,
@@ -31,6 +31,7 @@ from prefect_slots.model.book import (
     Resumed,
     Ticket,
 )
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.system import clock
 
@@ -152,8 +153,8 @@ class Transaction(Tables):
         self.set_meta("seq", str(seq))
         return seq
 
-    def apply(self, event: Event, asker: Asker | None = None) -> None:
-        """Decide on `event` and write the changes; `asker` goes with `Asked`."""
+    def apply(self, event: Event, request: Request | None = None) -> None:
+        """Decide on `event` and write the changes; `request` goes with `Asked`, and its owner is the actor."""
         if isinstance(event, Asked) and event.ticket.run:
             event = replace(event, tails=book.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
@@ -161,7 +162,7 @@ class Transaction(Tables):
         while again:
             decision = self._decide(self.book(), event, self.moment)
             for change in decision.changes:
-                book.write(self, change, asker)
+                book.write(self, change, request)
                 if isinstance(change, Granted):
                     granted.append(change.grant.id)
             event, again = Changed(), decision.again

@@ -22,7 +22,7 @@ from prefect_slots.pool.task import Task
 from prefect_slots.pool.worker import Worker
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.request import Parent
+    from prefect_slots.model.request import Parent
     from prefect_slots.model.requirement import Requirement
 
 
@@ -38,8 +38,8 @@ class Shape:
 
 
 def _shape(task: Task) -> Shape:
-    order = task.order
-    return Shape(order.requirement, order.priority, order.expected, order.parent, task.within)
+    request = task.request
+    return Shape(request.requirement, request.priority, request.expected_seconds, request.parent, task.within)
 
 
 @dataclass(eq=False)

@@ -20,12 +20,11 @@ import psutil
 
 from prefect_slots.acquire import client
 from prefect_slots.acquire.client import Target
-from prefect_slots.acquire.request import Ask, Held
+from prefect_slots.acquire.outcome import Held
 from prefect_slots.errors import SlotsError
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.request import Request
 from prefect_slots.model.resource import GPU_MEM, MEM
 from prefect_slots.pool.pinning import Pin, pin_of
-from prefect_slots.pool.submission import Order
 from prefect_slots.requiring.grant import Grant
 
 if TYPE_CHECKING:
@@ -88,23 +87,20 @@ class GrantClient:
     def ask(
         self,
         ticket: str,
-        order: Order,
-        requirement: Requirement,
+        request: Request,
         answer: Callable[[PoolGrant | BaseException], None],
     ) -> None:
         """Ask for a grant; `answer` is told it, or why there is none, in the engine's thread."""
-        wanted = Ask(
-            id=ticket, requirement=requirement, priority=order.priority, expected=order.expected, label=order.label,
-            parent=order.parent, run=order.run, for_children=True,
-        )  # fmt: skip
+        # The task's own alarm ends its waiting: the queue's ticket may serve another task of the queue by then.
+        wanted = replace(request, id=ticket, timeout=None, for_children=True)
         asked = client.begin(self._target, wanted)
         self._asked[ticket] = asked
-        asked.add_done_callback(partial(self._answered, ticket, order, answer))
+        asked.add_done_callback(partial(self._answered, ticket, request, answer))
 
     def _answered(
         self,
         ticket: str,
-        order: Order,
+        request: Request,
         answer: Callable[[PoolGrant | BaseException], None],
         asked: concurrent.futures.Future[Held],
     ) -> None:
@@ -117,8 +113,8 @@ class GrantClient:
             answer(error)
             return
         held = asked.result()
-        grant = Grant(held, self._target, order.label, None, order.amounts)
-        sent = pickle.dumps((held, order.amounts))
+        grant = Grant(held, self._target, request.label, None, request.amounts)
+        sent = pickle.dumps((held, request.amounts))
         answer(PoolGrant(pin_of(grant), grant.token, str(held.folder), sent, grant.id, held))
 
     def withdraw(self, ticket: str) -> None:

@@ -14,8 +14,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from prefect_slots.model.request import Request
 from prefect_slots.pool.child import ChildContext, raised, told
-from prefect_slots.pool.submission import Order
 from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
@@ -40,13 +40,13 @@ class PoolLink:
         self._last = 0
         threading.Thread(target=self._listen, name="prefect-slots-inner", daemon=True).start()
 
-    def enqueue(self, order: Order, call: Packed) -> TaskFuture:
+    def enqueue(self, request: Request, call: Packed) -> TaskFuture:
         """Have a packed call made in another task process."""
         with self._lock:
             self._last += 1
             number = self._last
             future = self._futures[number] = TaskFuture(partial(self._cancel, number))
-        self._side.send(Kind.SUBMIT, Packed(pickle.dumps((number, order, bytes(call.body))), call.buffers))
+        self._side.send(Kind.SUBMIT, Packed(pickle.dumps((number, request, bytes(call.body))), call.buffers))
         return future
 
     def reason(self, future: TaskFuture) -> str:
@@ -143,8 +143,8 @@ def _take(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
         if future is not None:
             future.cancel()
         return
-    number, order, body = pickle.loads(packed.body)
-    future = enqueue(order, Packed(body, packed.buffers), _as_it_came, within=task)
+    number, request, body = pickle.loads(packed.body)
+    future = enqueue(request, Packed(body, packed.buffers), _as_it_came, within=task)
     task.numbered[number] = future
     future.add_done_callback(partial(_reply, side, number))
 

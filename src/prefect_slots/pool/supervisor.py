@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
+from prefect_slots.model.request import Request
 from prefect_slots.pool import nested
 from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.pinning import Pin, core_count
-from prefect_slots.pool.submission import Order
 from prefect_slots.pool.task import Task, TaskFuture
 from prefect_slots.pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.pool.worker import Outcome, Setup, Worker
@@ -78,12 +78,12 @@ class Supervisor:
             return f"{running} running, {waiting} waiting, {len(self._dispatcher.workers)} processes"
 
     def enqueue(
-        self, order: Order, call: Packed, read: Callable[[Packed], Any] = unpack, within: Task | None = None
+        self, request: Request, call: Packed, read: Callable[[Packed], Any] = unpack, within: Task | None = None
     ) -> TaskFuture:
         """Put a packed call into its queue.
 
         Args:
-            order: What it asks for.
+            request: All that it asks for.
             call: A function, its arguments and keyword arguments, packed.
             read: Returns the future's result from what the task process has sent.
             within: The task that submits it, if one does.
@@ -91,12 +91,12 @@ class Supervisor:
         Raises:
             RuntimeError: if the pool is shut down.
         """
-        if self._grants.folder is None and order.requirement is not None:
-            order = Order(limit=order.limit, label=order.label)
-        task = Task(order=order, call=call, read=read, under=self._under(order, within), within=within)
+        if self._grants.folder is None and request.requirement is not None:
+            request = Request(limit=request.limit, label=request.label)
+        task = Task(request=request, call=call, read=read, under=self._under(request, within), within=within)
         task.future = TaskFuture(partial(self._cancelled, task))
-        if order.patience is not None and order.requirement is not None:
-            task.alarm = engine().later(order.patience, partial(self._expired, task))
+        if request.timeout is not None and request.requirement is not None:
+            task.alarm = engine().later(request.timeout, partial(self._expired, task))
 
         def add() -> None:
             if self._closed and within is None:
@@ -106,13 +106,13 @@ class Supervisor:
         self._act(add)
         return task.future
 
-    def _under(self, order: Order, within: Task | None) -> PoolGrant:
+    def _under(self, request: Request, within: Task | None) -> PoolGrant:
         """Return what encloses a task that asks for nothing."""
-        if order.parent is None or self._grants.folder is None:
+        if request.parent is None or self._grants.folder is None:
             return self._unclaimed
         with self._lock:
             outer = self._dispatcher.jobs.get(within) if within is not None else None
-        token = f"{order.parent.ledger}:{order.parent.grant}"
+        token = request.parent.token
         if outer is not None and outer.grant.token == token:
             return outer.grant.lent()
         return PoolGrant(token=token, folder=str(self._grants.folder))
@@ -194,7 +194,7 @@ class Supervisor:
             settled = self._dispatcher.granted if isinstance(told, PoolGrant) else self._dispatcher.refused
             self._act(partial(settled, queue, ticket, told))
 
-        self._grants.ask(ticket, head.order, queue.shape.requirement, answer)
+        self._grants.ask(ticket, head.request, answer)
 
     def _cancelled(self, task: Task) -> None:
         task.silence()
@@ -207,10 +207,10 @@ class Supervisor:
     def _expired(self, task: Task) -> None:
         with self._lock:
             queue = self._dispatcher.queue_of(task)
-        requirement = task.order.requirement
+        requirement = task.request.requirement
         if requirement is None or queue is None:
             return
-        wanted, seconds = requirement.describe(), task.order.patience or 0.0
+        wanted, seconds = requirement.describe(), task.request.timeout or 0.0
         error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(queue))
         self._act(partial(self._dispatcher.drop, task, error))
 

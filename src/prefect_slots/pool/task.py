@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from prefect_slots.pool.submission import Order, Submission
+from prefect_slots.model.request import Request
+from prefect_slots.pool.submission import Submission
 from prefect_slots.pool.wire import Packed
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Task:
         alarm: What ends its waiting.
     """
 
-    order: Order
+    request: Request
     call: Packed
     read: Callable[[Packed], Any]
     under: PoolGrant
@@ -131,7 +132,7 @@ class TaskExecutor(concurrent.futures.Executor):
         enqueue: Takes what a call asks for and the packed call, and returns its future.
     """
 
-    def __init__(self, enqueue: Callable[[Order, Packed], TaskFuture]) -> None:
+    def __init__(self, enqueue: Callable[[Request, Packed], TaskFuture]) -> None:
         self._enqueue = enqueue
 
     def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -162,7 +163,7 @@ class TaskExecutor(concurrent.futures.Executor):
             InvalidRequirement: if `requires` is no requirement.
             RuntimeError: if the pool is shut down.
         """
-        return self._enqueue(*Submission(fn, requires, timeout).order(args, kwargs))
+        return self._enqueue(*Submission(fn, requires, timeout).request(args, kwargs))
 
     def _submit_all(
         self,
@@ -178,7 +179,7 @@ class TaskExecutor(concurrent.futures.Executor):
         futures: list[TaskFuture] = []
         try:
             for args in zip(*iterables):  # noqa: B905 - as `Executor.map`
-                futures.append(self._enqueue(*submission.order(args, {})))  # noqa: PERF401 - each known if one fails
+                futures.append(self._enqueue(*submission.request(args, {})))  # noqa: PERF401 - each known if one fails
         except BaseException:
             # Nobody could have the results of those before it.
             for future in futures:

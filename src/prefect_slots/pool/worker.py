@@ -130,7 +130,7 @@ class Worker:
     def _send(self, task: Task, grant: PoolGrant) -> None:
         assert self._process is not None
         if grant is not self._grant:
-            told = (grant.token, grant.folder, grant.sent, task.order.label)
+            told = (grant.token, grant.folder, grant.sent, task.request.label)
             self._process.tasks.send(Kind.GRANT, pack(told))
             self._grant = grant
         self._process.tasks.send(Kind.CALL, task.call)
@@ -145,7 +145,7 @@ class Worker:
     def _watch(self, task: Task) -> None:
         """Let a task that runs now be killed when it is cancelled or its time is over."""
         assert self._process is not None
-        limit = task.order.limit
+        limit = task.request.limit
         self._until = None if limit is None else time.monotonic() + limit
         with self._killing:
             self._task = task
@@ -163,7 +163,7 @@ class Worker:
                 # What came in time counts, though it may be read late.
                 if left == 0 and running.tasks.fileno() not in ready:
                     self._end()
-                    return Outcome(None, TaskTimeout(task=task.order.label, seconds=task.order.limit or 0.0))
+                    return Outcome(None, TaskTimeout(task=task.request.label, seconds=task.request.limit or 0.0))
                 if running.side.fileno() in ready:
                     self._setup.hear(running.side, task)
                 elif running.tasks.fileno() in ready:
@@ -179,11 +179,11 @@ class Worker:
         assert self._process is not None
         pid, code = self._process.pid, self._end()
         if code >= 0:
-            return TaskDied(task=task.order.label, pid=pid, exit_code=code)
+            return TaskDied(task=task.request.label, pid=pid, exit_code=code)
         over_declared = self._setup.grants.was_ended(self._noted)
         out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
         return TaskDied(
-            task=task.order.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
+            task=task.request.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
         )
 
     def _end(self) -> int:

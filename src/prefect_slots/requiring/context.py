@@ -13,7 +13,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefect_slots.acquire.request import Parent
+    from prefect_slots.model.request import Parent
     from prefect_slots.requiring.grant import Grant
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
@@ -48,10 +48,8 @@ def leave(token: Token[Grant | None]) -> None:
 def enclosing() -> Parent | None:
     """Return the grant that a new request is nested in: this context's, else the one this process was started under."""
     # Not before it is needed: every task process imports this module.
-    from prefect_slots.acquire.request import Parent
     from prefect_slots.model.book import TOKEN
+    from prefect_slots.model.request import Parent
 
     grant = current_grant()
-    token = grant.token if grant is not None else os.environ.get(TOKEN, "")
-    ledger, _, ticket = token.partition(":")
-    return Parent(ledger=ledger, grant=ticket) if ledger and ticket else None
+    return Parent.from_token(grant.token if grant is not None else os.environ.get(TOKEN, ""))

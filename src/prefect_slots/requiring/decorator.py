@@ -1,6 +1,6 @@
 """The `requires` object: one declaration of needs, used as decorator, `with` or `async with`.
 
-Values are checked when it is made; a callable value is asked at each call, with the call's own arguments.
+Values are checked when it is made; a callable value is called for each call, with the call's own arguments.
 """
 
 from __future__ import annotations
@@ -8,27 +8,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
 import os
 import threading
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from prefect_slots.acquire.client import Target, acquire, acquire_async, release, release_async
-from prefect_slots.acquire.request import Ask
+from prefect_slots.acquire import client
 from prefect_slots.errors import InvalidRequirement, LeaseLost
-from prefect_slots.model.requirement import Requirement, declare, spelled
-from prefect_slots.requiring import context
+from prefect_slots.model.request import Request
+from prefect_slots.model.requirement import declare, spelled
+from prefect_slots.requiring import context, prefect_run
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
-from prefect_slots.requiring.prefect_run import RunHooks, attempt, forbid_retry, run_id, run_name
 from prefect_slots.requiring.target import current_target
 from prefect_slots.requiring.wrappers import wrap
 
@@ -99,19 +97,18 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
     ) -> None:
         named = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, "licence": licence}
         self.amounts = spelled({**named, **declared})
-        self.timeout = checked_timeout(timeout)
-        self.priority = _checked_priority(priority)
-        self.expected_seconds = checked_expectation(expected_seconds)
         if alternatives is not None and any_of is not None:
             raise InvalidRequirement(key="any_of", value=repr(any_of), reason="the alternatives are given twice")
         self.alternatives = read_alternatives(any_of if alternatives is None else alternatives)
+        self.terms: dict[str, Any] = {"timeout": timeout, "priority": priority, "expected_seconds": expected_seconds}
         every = combined(self.alternatives, self.amounts)
         for amounts in every:
             plain = {name: value for name, value in amounts.items() if not callable(value)}
             if plain or not amounts:
                 declare(**plain)
         self.asks_the_call = any(callable(value) for amounts in every for value in amounts.values())
-        self._requirement = None if self.asks_the_call else declare_any(every)
+        requirement = None if self.asks_the_call else declare_any(every)
+        self._request = Request(requirement=requirement, amounts=tuple(every), **self.terms)
         self._entered: list[_Entered] = []
 
     def __repr__(self) -> str:
@@ -203,81 +200,78 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         _insist(grant, await _release_async(grant))
 
     def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
-        try:
+        with prefect_run.no_vain_retry():
             target, label = current_target(), _label(site)
-            amounts = self.amounts_of(arguments)
             if target is None:
-                return Grant(None, None, label, context.current_grant(), amounts)
-            held = acquire(target, self._ask(label, amounts), RunHooks(label))
-        except BaseException as error:
-            forbid_retry(error)
-            raise
-        return Grant(held, target, label, context.current_grant(), amounts)
+                return Grant(None, None, label, context.current_grant(), self.amounts_of(arguments))
+            request = self.request(label, arguments)
+            held = client.acquire(target, request, prefect_run.RunHooks(label))
+        return Grant(held, target, label, context.current_grant(), request.amounts)
 
     async def _acquire_async(self, site: str, arguments: Mapping[str, Any]) -> Grant:
-        try:
+        with prefect_run.no_vain_retry():
             target, label = current_target(), _label(site)
-            amounts = self.amounts_of(arguments)
             if target is None:
-                return Grant(None, None, label, context.current_grant(), amounts)
-            held = await acquire_async(target, self._ask(label, amounts), RunHooks(label))
-        except BaseException as error:
-            forbid_retry(error)
-            raise
-        return Grant(held, target, label, context.current_grant(), amounts)
+                return Grant(None, None, label, context.current_grant(), self.amounts_of(arguments))
+            request = self.request(label, arguments)
+            held = await client.acquire_async(target, request, prefect_run.RunHooks(label))
+        return Grant(held, target, label, context.current_grant(), request.amounts)
 
-    def amounts_of(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def amounts_of(self, arguments: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         """Return the amounts of each alternative for one call with these arguments.
 
         Raises:
-            InvalidRequirement: if a callable amount cannot be asked.
+            InvalidRequirement: if a callable amount names an argument that the call has not.
         """
-        return [
+        if not self.asks_the_call:
+            return self._request.amounts
+        return tuple(
             {name: _resolved(name, value, arguments) for name, value in amounts.items()}
-            for amounts in combined(self.alternatives, self.amounts)
-        ]
+            for amounts in self._request.amounts
+        )
 
-    def requirement(self, amounts: list[dict[str, Any]]) -> Requirement:
-        """Return what a call of these `amounts` needs.
+    def request(self, label: str, arguments: Mapping[str, Any]) -> Request:
+        """Return the request of one call: all that is asked for, under an id of its own.
+
+        Args:
+            label: Caller for people.
+            arguments: The call's arguments by name, for callable amounts.
 
         Raises:
-            InvalidRequirement: if a callable has answered what is no amount.
+            InvalidRequirement: if a callable amount cannot be called or returns no amount.
         """
-        return self._requirement or declare_any(amounts)
-
-    def _ask(self, label: str, amounts: list[dict[str, Any]]) -> Ask:
-        return Ask(
-            id=uuid.uuid4().hex,
-            requirement=self.requirement(amounts),
-            priority=self.priority,
-            expected=self.expected_seconds,
-            timeout=self.timeout,
-            label=label,
-            parent=context.enclosing(),
-            run=run_id(),
-        )
+        request = self._request
+        if self.asks_the_call:
+            amounts = self.amounts_of(arguments)
+            request = replace(request, requirement=declare_any(amounts), amounts=amounts)
+        own_id, parent, run = uuid.uuid4().hex, context.enclosing(), prefect_run.run_id()
+        return replace(request, id=own_id, label=label, parent=parent, run=run)
 
 
 def _release(grant: Grant) -> str | None:
     target = _ended(grant)
     if target is not None:
-        # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
-        # and the cells are free at the latest when this process ends.
-        try:
-            return release(target, grant.id)
-        except Exception:
-            _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
+        with _kept_result(grant):
+            return client.release(target, grant.id)
     return None
 
 
 async def _release_async(grant: Grant) -> str | None:
     target = _ended(grant)
     if target is not None:
-        try:
-            return await release_async(target, grant.id)
-        except Exception:
-            _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
+        with _kept_result(grant):
+            return await client.release_async(target, grant.id)
     return None
+
+
+@contextmanager
+def _kept_result(grant: Grant) -> Generator[None]:
+    # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
+    # and the cells are free at the latest when this process ends.
+    try:
+        yield
+    except Exception:
+        _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
 
 
 def _insist(grant: Grant, lost: str | None) -> None:
@@ -285,7 +279,7 @@ def _insist(grant: Grant, lost: str | None) -> None:
         raise LeaseLost(limit=lost, grant=grant.id)
 
 
-def _ended(grant: Grant) -> Target | None:
+def _ended(grant: Grant) -> client.Target | None:
     """Mark a grant as ended; return where to give it back, unless it is only a forked child's copy."""
     grant.ended = True
     return grant.target if grant.pid == os.getpid() else None
@@ -294,7 +288,7 @@ def _ended(grant: Grant) -> Target | None:
 def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
     if not callable(value):
         return value
-    known = {**arguments, "attempt": attempt()}
+    known = {**arguments, "attempt": prefect_run.attempt()}
     try:
         parameters = inspect.signature(value).parameters
     except (TypeError, ValueError) as error:
@@ -310,39 +304,6 @@ def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
     given = [p for p in named if p.name in known]
     by_position = [known[p.name] for p in given if p.kind is p.POSITIONAL_ONLY]
     return value(*by_position, **{p.name: known[p.name] for p in given if p.kind is not p.POSITIONAL_ONLY})
-
-
-def checked_timeout(timeout: object) -> float | None:
-    """Return seconds of waiting, or `None` for no limit.
-
-    Raises:
-        InvalidRequirement: if it is no number of seconds.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout < 0:
-        raise InvalidRequirement(key="timeout", value=repr(timeout), reason="a number of seconds, 0 or more, or None")
-    return float(timeout)
-
-
-def checked_expectation(seconds: object) -> float | None:
-    """Return the seconds that something will take, or `None` if that is not known.
-
-    Raises:
-        InvalidRequirement: if it is no number of seconds.
-    """
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-        reason = "a number of seconds above 0, or None"
-        raise InvalidRequirement(key="expected_seconds", value=repr(seconds), reason=reason)
-    return float(seconds)
-
-
-def _checked_priority(priority: object) -> int:
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise InvalidRequirement(key="priority", value=repr(priority), reason="a whole number; higher is served first")
-    return priority
 
 
 def _here() -> tuple[int, int]:
@@ -362,5 +323,5 @@ def _site(block: FrameType | None) -> str:
 
 
 def _label(site: str) -> str:
-    name = run_name()
+    name = prefect_run.run_name()
     return f"{name} {site[site.rindex('(') :]}" if name and "(" in site else site

@@ -9,6 +9,8 @@ import inspect
 import logging
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource
@@ -120,12 +122,19 @@ def propose(task_run: TaskRun, state: State[Any]) -> None:
     emit_task_run_state_change_event(task_run=task_run, initial_state=before, validated_state=state)
 
 
-def forbid_retry(error: BaseException) -> None:
-    """Tell Prefect not to retry the task run if `error` would only happen again."""
-    context = task_context()
-    if context is None or not isinstance(error, _PERMANENT):
-        return
-    task = context.task
+@contextmanager
+def no_vain_retry() -> Generator[None]:
+    """Tell Prefect not to retry the task run after an error of this block that would only happen again."""
+    try:
+        yield
+    except _PERMANENT:
+        context = task_context()
+        if context is not None:
+            _forbid_retry(context.task)
+        raise
+
+
+def _forbid_retry(task: Any) -> None:
     asked = task.retry_condition_fn
     if getattr(asked, "__name__", "").startswith("unless_permanent"):
         return

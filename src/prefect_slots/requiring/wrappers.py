@@ -13,22 +13,32 @@ import inspect
 import marshal
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.requiring import context
 from prefect_slots.requiring.grant import Grant
 
-if TYPE_CHECKING:
-    from prefect_slots.requiring.decorator import requires
-
 F = TypeVar("F", bound=Callable[..., Any])
-DECLARED: Final = "__prefect_slots_requires__"
-"""Where a decorated function says what it asks for, to whoever asks in its place: a pool."""
+# The attribute of a decorated function that holds its `requires`, for a pool that asks in its place.
+_DECLARED: Final = "__prefect_slots_requires__"
 
 
-def wrap(asked: requires, target: F) -> F:
+class Granting(Protocol):
+    """A declaration of needs, `requires`, as far as wrappers know it: `decorator` imports this module."""
+
+    def granted(self, site: str, arguments: Mapping[str, Any]) -> AbstractContextManager[Grant]:
+        """Hold the grant for one call."""
+        ...
+
+    def granted_async(self, site: str, arguments: Mapping[str, Any]) -> AbstractAsyncContextManager[Grant]:
+        """Hold the grant for one call of a coroutine."""
+        ...
+
+
+def wrap(asked: Granting, target: F) -> F:
     """Return `target` so that every call of it runs under a grant of what is `asked`.
 
     Raises:
@@ -54,8 +64,17 @@ def wrap(asked: requires, target: F) -> F:
         wrapper = _around_function(asked, target)
     if isinstance(wrapper, FunctionType) and isinstance(target, FunctionType):
         wrapper.__code__ = _own_code(wrapper, target)
-    setattr(wrapper, DECLARED, asked)
+    setattr(wrapper, _DECLARED, asked)
     return wrapper  # pyright: ignore[reportReturnType]
+
+
+def decoration(function: Callable[..., Any]) -> Any:
+    """Return the `requires` object that a function was decorated with, if it is the outermost decoration, or `None`."""
+    asked = getattr(function, _DECLARED, None)
+    # Another decorator around ours copies the mark, and the function that it wraps still has it.
+    if asked is None or getattr(getattr(function, "__wrapped__", None), _DECLARED, None) is asked:
+        return None
+    return asked
 
 
 def _is_prefect_object(target: object) -> bool:
@@ -77,7 +96,7 @@ def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
     )
 
 
-def _around_function(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+def _around_function(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
     site = site_of(function)
 
     @functools.wraps(function)
@@ -92,7 +111,7 @@ def _around_function(asked: requires, function: Callable[..., Any]) -> Callable[
     return call
 
 
-def _around_coroutine(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+def _around_coroutine(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
     site = site_of(function)
 
     @functools.wraps(function)
@@ -107,7 +126,7 @@ def _around_coroutine(asked: requires, function: Callable[..., Any]) -> Callable
     return call
 
 
-def _around_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+def _around_generator(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
     site = site_of(function)
 
     @functools.wraps(function)
@@ -118,7 +137,7 @@ def _around_generator(asked: requires, function: Callable[..., Any]) -> Callable
     return call
 
 
-def _around_async_generator(asked: requires, function: Callable[..., Any]) -> Callable[..., Any]:
+def _around_async_generator(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
     site = site_of(function)
 
     @functools.wraps(function)

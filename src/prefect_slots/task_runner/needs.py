@@ -14,9 +14,10 @@ from prefect import Task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import AssetContext, FlowRunContext, TagsContext, TaskRunContext, serialize_context
 
+from prefect_slots.model.request import Request
 from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.decorator import requires
-from prefect_slots.requiring.wrappers import DECLARED
+from prefect_slots.requiring.wrappers import decoration
 
 _options: ContextVar[requires | None] = ContextVar("prefect_slots_options", default=None)
 
@@ -53,7 +54,7 @@ def needs_of(task: Task[..., Any]) -> Needs:
 
     An amount that depends on the attempt is asked for by the task's process at each attempt: the pool asks once.
     """
-    decorated = decoration(task.fn)
+    decorated: requires | None = decoration(task.fn)
     bare = (
         task
         if decorated is None
@@ -64,15 +65,6 @@ def needs_of(task: Task[..., Any]) -> Needs:
     if asked is not None and any(map(_names_attempt, _amounts(asked))):
         return Needs(None, asked(bare))
     return Needs(asked, bare)
-
-
-def decoration(function: Callable[..., Any]) -> requires | None:
-    """Return what a function was decorated with, if the decoration is the outermost of it."""
-    asked = getattr(function, DECLARED, None)
-    # Another decorator around ours copies the mark, and what it wraps still has it.
-    if asked is None or getattr(getattr(function, "__wrapped__", None), DECLARED, None) is asked:
-        return None
-    return asked
 
 
 def _over(under: requires | None, over: requires) -> requires:
@@ -87,9 +79,7 @@ def _over(under: requires | None, over: requires) -> requires:
         instead,
         **{name: amount for name, amount in under.amounts.items() if name not in named},
         **over.amounts,
-        timeout=under.timeout if over.timeout is None else over.timeout,
-        priority=over.priority or under.priority,
-        expected_seconds=under.expected_seconds if over.expected_seconds is None else over.expected_seconds,
+        **{**under.terms, **{name: value for name, value in over.terms.items() if value != getattr(Request, name)}},
     )
 
 

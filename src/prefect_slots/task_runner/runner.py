@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
@@ -19,9 +20,9 @@ from prefect.task_runners import TaskRunner
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_slots.acquire.engine import engine
+from prefect_slots.model.request import Request
 from prefect_slots.pool import by_value
 from prefect_slots.pool.nested import PoolLink, link
-from prefect_slots.pool.submission import Order
 from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import is_urgent
 from prefect_slots.pool.wire import pack
@@ -174,11 +175,11 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         if run.final.done():
             return
         try:
-            order, call = self._ordered(run)
-            if order is None:
+            request, call = self._requested(run)
+            if request is None:
                 run.end_unready()
                 return
-            given = self._pool_here().enqueue(order, call)
+            given = self._pool_here().enqueue(request, call)
         except Exception as error:
             self._later(run, partial(run.end_with, error))
             return
@@ -186,11 +187,11 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         given.add_done_callback(partial(self._ended, run))
         if run.final.cancelled():
             given.cancel()
-        elif order.requirement is not None:
+        elif request.requirement is not None:
             engine().later(_SHOWN_AFTER_SECONDS, lambda: self._later(run, partial(self._show, run)))
 
-    def _ordered(self, run: Run) -> tuple[Order | None, Any]:
-        """Return what a task run asks for and the packed call; no order if its upstream has failed."""
+    def _requested(self, run: Run) -> tuple[Request | None, Any]:
+        """Return the request of a task run and the packed call; no request if its upstream has failed."""
         run.parameters = upstream.states_for_futures(run.parameters)
         run.wait_for = upstream.states_for_futures(run.wait_for)
         arguments = upstream.resolved(run.parameters, run.wait_for)
@@ -199,19 +200,8 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         asked, task = run.needs
         call = pack((child.perform, (task, run.task_run, arguments, run.sent), {}))
         if asked is None:
-            return Order(parent=context.enclosing(), label=run.label), call
-        amounts = asked.amounts_of(arguments)
-        order = Order(
-            requirement=asked.requirement(amounts),
-            amounts=tuple(amounts),
-            priority=asked.priority,
-            expected=asked.expected_seconds,
-            patience=asked.timeout,
-            parent=context.enclosing(),
-            label=run.label,
-            run=str(run.task_run.flow_run_id or ""),
-        )
-        return order, call
+            return Request(parent=context.enclosing(), label=run.label), call
+        return replace(asked.request(run.label, arguments), run=str(run.task_run.flow_run_id or "")), call
 
     def _show(self, run: Run) -> None:
         """Show a task run that has no grant yet as one that waits for it."""

@@ -21,8 +21,9 @@ from tests.support.processes import Puppet, SharedMachine, run_python
 from prefect_slots import Grant, current_grant, requires
 from prefect_slots.acquire import client
 from prefect_slots.acquire.engine import Engine, engine
-from prefect_slots.acquire.request import Ask, Held
+from prefect_slots.acquire.outcome import Held
 from prefect_slots.errors import WaitTimeout
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.requiring.target import current_target
 
@@ -41,8 +42,8 @@ def target() -> client.Target:
     return found
 
 
-def ask(timeout: float | None = None) -> Ask:
-    return Ask(id=uuid.uuid4().hex, requirement=declare(scanner=1), timeout=timeout)
+def ask(timeout: float | None = None) -> Request:
+    return Request(id=uuid.uuid4().hex, requirement=declare(scanner=1), timeout=timeout)
 
 
 def test_an_answer_that_comes_as_a_look_for_it_ends_is_not_lost(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import count
 
 from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.model.book import Asked, Nesting, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
 
@@ -38,7 +38,7 @@ class Member:
         self.ledger.transact(
             lambda tx: tx.apply(
                 Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())),
-                Asker(owner=self.owner.id, label=f"asks {ticket}"),
+                Request(label=f"asks {ticket}"),
             )
         )
         return ticket

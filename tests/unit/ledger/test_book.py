@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.unit.ledger.members import Member, Pair
 
 from prefect_slots.ledger.book import FRONT, read_book
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.model.book import Asked, CellId, Holding, Line, Nesting, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Demand, Requirement, Share, declare
 
 
@@ -92,7 +92,7 @@ def test_a_share_of_a_card_survives_the_table(members: Pair) -> None:
     one, _ = members
     half = Requirement.of([Demand(resource="gpu_mem", amount=Share(500_000), cells=2)])
     ask = Asked(shape=Shape(requirement=half), ticket=Ticket(id="half", seq=1000))
-    one.ledger.transact(lambda tx: tx.apply(ask, Asker(owner=one.owner.id, label="")))
+    one.ledger.transact(lambda tx: tx.apply(ask, Request(label="")))
     grant = one.ledger.read(lambda tx: tx.grant("half"))
     assert grant.shape.requirement == half
     assert grant.holdings == (Holding(CellId("gpu_mem", 0), 12), Holding(CellId("gpu_mem", 1), 12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from tests.unit.ledger.members import INVENTORY, Member, Pair
 
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.sql import Asker
+from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.model.book import Asked, Returned, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
+from prefect_slots.scheduling.decide import decide
 
 WAITING, BLOCKED, HELD = TicketState.WAITING, TicketState.BLOCKED, TicketState.HELD
 REFUSED, GONE = TicketState.REFUSED, TicketState.GONE
@@ -139,10 +142,10 @@ def test_a_draw_on_what_has_ended_is_refused_at_once(members: Pair) -> None:
     assert one.state(parent) is GONE
 
 
-def test_a_new_ticket_needs_somebody_who_asks(members: Pair) -> None:
+def test_a_new_ticket_needs_its_request(members: Pair) -> None:
     one, _ = members
     shape = Shape(requirement=declare(license="matlab"))
-    with pytest.raises(ValueError, match="nobody is named"):
+    with pytest.raises(ValueError, match="its request is not given"):
         one.ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id="t", seq=tx.next_seq()))))
     assert left_behind(one) == EMPTY
 
@@ -273,9 +276,11 @@ def test_an_enrolled_owner_is_there_for_all(state: Path, members: Pair) -> None:
     one, other = members
     new = Owner.start(state)
     one.ledger.transact(lambda tx: tx.enrol(new, "udp:9"))
-    ask = Asker(owner=new.id, label="new")
     shape = Shape(requirement=declare(license="matlab"))
-    one.ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id="n", seq=tx.next_seq())), ask))
+    asked = Asked(shape=shape, ticket=Ticket(id="n", seq=1))
+    theirs = Ledger(state, partial(decide, max_overtakes=1), new.id)
+    theirs.transact(lambda tx: tx.apply(asked, Request(label="new")))
+    theirs.close()
     assert other.state("n") is HELD
     assert other.ledger.read(lambda tx: tx.dead_owners()) == []
     new.end(state)

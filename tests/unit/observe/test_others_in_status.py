@@ -13,10 +13,10 @@ from tests.support.processes import member
 
 from prefect_slots.cli.tables import status_view
 from prefect_slots.ledger import registry, usage
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.usage import Outside, Spent
 from prefect_slots.model.book import Asked, CellId, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
 from prefect_slots.observe.status import machine_status
@@ -79,8 +79,7 @@ def test_where_nothing_looks_what_the_server_counts_is_shown_alone(ledger: Ledge
 def test_what_a_holder_uses_of_what_it_declared_is_shown_unless_it_is_not_its_own_alone(ledger: Ledger):
     shape = Shape(requirement=declare(gpu_mem=8), priority=0)
     ticket = Ticket(id="g", seq=1)
-    (owner,) = ledger.read(lambda tx: tx.all("SELECT id FROM owner"))[0]
-    ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=ticket), Asker(owner=owner, label="infer (x.py:1)")))
+    ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=ticket), Request(label="infer (x.py:1)")))
     assert "infer (x.py:1) [8GiB]" in shown(ledger)
     seen = Spent(held="g", cell=CARD, label="infer", declared=8192, peak=3072, looks=1)
     ledger.transact(lambda tx: usage.write_spent(tx, seen))

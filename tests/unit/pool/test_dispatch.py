@@ -8,11 +8,11 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
-from prefect_slots.pool.submission import Order
 from prefect_slots.pool.task import Task, TaskFuture
 from prefect_slots.pool.wire import Packed, pack, unpack
 from prefect_slots.pool.worker import Worker
@@ -71,8 +71,8 @@ class Game:
 
     def submit(self, chance: random.Random) -> None:
         within = chance.choice([None, *(job.task for job in self.running)])
-        order = Order(requirement=chance.choice(NEEDS), priority=chance.choice([0, 1]))
-        task = Task(order=order, call=Packed(b""), read=unpack, under=PoolGrant(), within=within)
+        request = Request(requirement=chance.choice(NEEDS), priority=chance.choice([0, 1]))
+        task = Task(request=request, call=Packed(b""), read=unpack, under=PoolGrant(), within=within)
         task.future = TaskFuture(partial(self.cancelled, task))
         self.tasks.append(task)
         self.dispatcher.add(task)

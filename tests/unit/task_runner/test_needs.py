@@ -56,8 +56,8 @@ def test_options_are_over_the_decoration_and_over_options_further_out():
     with SlotTaskRunner.options(gpu_mem=4, timeout=5), SlotTaskRunner.options(gpu_mem=2, priority=3):
         asked, bare = needs_of(made)
     assert asked is not None
-    assert (asked.amounts, asked.timeout, asked.priority) == ({"gpu_mem": 2, "cpus": 1}, 5.0, 3)
-    assert asked.expected_seconds == 9
+    assert asked.amounts == {"gpu_mem": 2, "cpus": 1}
+    assert asked.terms == {"timeout": 5.0, "priority": 3, "expected_seconds": 9}
     assert bare.fn is body
     after = needs_of(made).asked
     assert after is not None
@@ -75,9 +75,9 @@ def test_options_take_the_place_of_alternatives_that_name_the_same():
     assert one is not None
     assert other is not None
     assert both is not None
-    assert one.amounts_of({}) == [{"scanner": 1, "gpu_mem": 2}]
-    assert other.amounts_of({}) == [{"scanner": 2}, {"cpus": 1}]
-    assert both.amounts_of({}) == [{"scanner": 1, "mem": 1, "gpu_mem": 8}, {"scanner": 1, "mem": 1, "cpus": 8}]
+    assert one.amounts_of({}) == ({"scanner": 1, "gpu_mem": 2},)
+    assert other.amounts_of({}) == ({"scanner": 2}, {"cpus": 1})
+    assert both.amounts_of({}) == ({"scanner": 1, "mem": 1, "gpu_mem": 8}, {"scanner": 1, "mem": 1, "cpus": 8})
 
 
 def test_options_that_are_no_requirement_are_refused_at_once():

@@ -14,11 +14,10 @@ from tests.unit.system.test_container import link, put
 
 from prefect_slots.detect.gpu.usage import DeviceUse, UseReading
 from prefect_slots.ledger import registry, usage
-from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.book import Asked, Shape, Ticket
 from prefect_slots.model.declaration import Declarations, GpuRules
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import GPU_MEM, Cell, Inventory, Resource, Scope
 from prefect_slots.settings import Settings, load_settings
@@ -40,8 +39,8 @@ LINEAGE = {
 class Card:
     """A ledger with one card of 24 GiB, and what the driver tells of it."""
 
-    def __init__(self, ledger: Ledger, owner: Owner) -> None:
-        self.ledger, self._owner = ledger, owner
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.settings = load_settings(env={})
         card = Resource(
             name=GPU_MEM, unit="MiB", cells=(Cell(key="GPU-a", capacity=24576),), scope=Scope.WORKER, origin="nvml"
@@ -50,9 +49,9 @@ class Card:
 
     def hold(self, ticket: str, gib: int) -> None:
         shape = Shape(requirement=declare(gpu_mem=gib), priority=0)
-        asker = Asker(owner=self._owner.id, label=ticket)
+        request = Request(label=ticket)
         self.ledger.transact(
-            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
+            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), request)
         )
 
     def told(self, **gib: int) -> Noted:
@@ -71,8 +70,8 @@ class Card:
 
 @pytest.fixture
 def card(tmp_path: Path) -> Iterator[Card]:
-    with member(tmp_path) as (ledger, owner):
-        yield Card(ledger, owner)
+    with member(tmp_path) as (ledger, _):
+        yield Card(ledger)
 
 
 def test_a_grant_whose_owner_has_died_makes_nobody_else_s_process_ours(card: Card):

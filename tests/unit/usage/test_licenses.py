@@ -17,13 +17,12 @@ from tests.support.processes import member
 from prefect_slots.detect.licenses.client import Desk
 from prefect_slots.detect.licenses.report import Checkout, Counted, Feature
 from prefect_slots.ledger import registry, usage
-from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.model.book import Asked, CellId, Shape, Ticket
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Stale
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope
 from prefect_slots.system.processes import Users
@@ -41,17 +40,17 @@ HOSTS = frozenset({"gpu-machine-2"})
 class Seats:
     """A ledger with a floating licence of ten seats."""
 
-    def __init__(self, ledger: Ledger, owner: Owner) -> None:
-        self._ledger, self._owner, self._users = ledger, owner, Users()
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._users = ledger, Users()
         cells = (Cell(key="0", capacity=10),)
         aa = Resource(name=NAME, unit="seats", cells=cells, scope=Scope.FLEET, origin="flexnet")
         ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(aa,))))
 
     def ask(self, ticket: str, seats: int) -> TicketState:
         shape = Shape(requirement=declare(license={"aa": seats}), priority=0)
-        asker = Asker(owner=self._owner.id, label=ticket)
+        request = Request(label=ticket)
         self._ledger.transact(
-            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
+            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), request)
         )
         return self.state(ticket)
 
@@ -82,8 +81,8 @@ class Seats:
 
 @pytest.fixture
 def seats(tmp_path: Path) -> Iterator[Seats]:
-    with member(tmp_path) as (ledger, owner):
-        yield Seats(ledger, owner)
+    with member(tmp_path) as (ledger, _):
+        yield Seats(ledger)
 
 
 def test_seats_of_people_outside_are_not_free_and_who_waits_is_granted_when_they_are_given_back(seats: Seats):

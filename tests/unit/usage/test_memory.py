@@ -14,10 +14,9 @@ import pytest
 from tests.support.processes import member
 
 from prefect_slots.ledger import queries, registry, usage
-from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.sql import Asker
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.book import TOKEN, Asked, Ended, Shape, Ticket
+from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import MEM, Cell, Inventory, Resource
 from prefect_slots.usage.memory import note_memory, read_memory
@@ -44,8 +43,8 @@ os.read(0, 1)
 class Host:
     """A ledger of a machine with 64 GiB, in which this process holds memory for the others."""
 
-    def __init__(self, ledger: Ledger, owner: Owner) -> None:
-        self.ledger, self._owner = ledger, owner
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.rests: dict[int, float] = {}
         mem = Resource(name=MEM, unit="MiB", cells=(Cell(key="0", capacity=65536),), origin="host")
         cores = Resource(name="cpus", unit="cores", cells=(Cell(key="0", capacity=8),), origin="host")
@@ -53,9 +52,9 @@ class Host:
 
     def hold(self, ticket: str, *, for_children: bool = False, **needs: float) -> None:
         shape = Shape(requirement=declare(**needs), priority=0)
-        asker = Asker(owner=self._owner.id, label=f"{ticket} (flow.py:1)", for_children=for_children)
+        request = Request(label=f"{ticket} (flow.py:1)", for_children=for_children)
         self.ledger.transact(
-            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), asker)
+            lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), request)
         )
 
     def command(self, pid: int, started: float | None = None) -> None:
@@ -92,8 +91,8 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    with member(tmp_path) as (ledger, owner):
-        yield Host(ledger, owner)
+    with member(tmp_path) as (ledger, _):
+        yield Host(ledger)
 
 
 def used(groups: tuple[Group, ...]) -> dict[str, int]:
@@ -243,8 +242,8 @@ def test_a_descendant_that_holds_memory_of_its_own_is_no_part_of_its_ancestor_s(
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.support.processes import member\n"
         "from tests.unit.usage.test_memory import Host\n"
-        "with member(Path(sys.argv[1])) as (ledger, owner):\n"
-        "    host = Host(ledger, owner)\n    host.hold('inner', mem=2)\n    print('ready', flush=True)\n    input()\n"
+        "with member(Path(sys.argv[1])) as (ledger, _):\n"
+        "    host = Host(ledger)\n    host.hold('inner', mem=2)\n    print('ready', flush=True)\n    input()\n"
     )
     argv = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
@@ -297,8 +296,8 @@ def test_who_declared_far_too_much_is_told_when_it_has_ended(host: Host):
 
 def test_all_who_hold_memory_are_at_risk_and_only_some_are_named(host: Host):
     host.hold("run", mem=0.01)
-    with member(host.ledger.folder) as (ledger, owner):
-        others = Host(ledger, owner)
+    with member(host.ledger.folder) as (ledger, _):
+        others = Host(ledger)
         for number in range(7):
             others.hold(f"other-{number}", mem=1)
         with host.process(100) as pid:
