@@ -1,12 +1,12 @@
 """The `prefect-slots` command.
 
-app       the root: common options, errors as words or JSON, exit codes
-machine   detect, register, status: what this machine has, and who holds it
-doctoring doctor: what is wrong with this machine, and what to do about it
-running   run: a command under a grant
-working   worker start: register, then `prefect worker start`
-showing   demo: real flow runs on this machine, live
-tables    how things look on a terminal
+app      the root: the list of commands, common options, errors as words or JSON, exit codes
+machine  detect, register, status: resources of this machine, their holders and waiters
+doctor   doctor: problems of this machine and their remedies
+run      run: a command under a grant
+worker   worker start: registration, then `prefect worker start`
+demo     demo: real flow runs on this machine, live
+tables   renderables of `rich` for all commands
 """
 
 from prefect_slots.cli.app import main

@@ -1,15 +1,15 @@
-"""The root of the command line: commands, errors as words or JSON, exit codes.
+"""The root of the command line: the list of commands, errors as words or JSON, exit codes.
 
-Commands import what they need when they run, so that `prefect-slots run -- true` need not wait for Prefect.
+A command's module is imported when the command runs, so that `prefect-slots run -- true` does not wait for Prefect.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import inspect
 import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,7 +19,20 @@ from cyclopts import App, Parameter
 from prefect_slots.errors import SlotsError
 
 FAILED: Final = 1
+# A shell's code for a command that SIGINT (2) ended: 128 + 2.
 INTERRUPTED: Final = 130
+
+# Module, function and line of the list for each command. The lines stand here and not in docstrings, so that the list
+# is printed without importing any command.
+_COMMANDS: Final = {
+    "detect": ("machine", "detect", "Show what this machine has, as detected and declared."),
+    "register": ("machine", "register", "Make the Prefect server's limits equal what this machine has."),
+    "status": ("machine", "status", "Show who holds what since when, and who waits for what and why."),
+    "doctor": ("doctor", "doctor", "Look for what is wrong with this machine, and say what to do about it."),
+    "run": ("run", "run", "Run a command under a grant: `run --gpu-mem 8 -- python train.py`."),
+    "worker start": ("worker", "start", "Register this machine, then run `prefect worker start`."),
+    "demo": ("demo", "demo", "Watch real flow runs share two cards and a licence."),
+}
 
 app = App(
     name="prefect-slots",
@@ -44,14 +57,12 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON fo
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     tokens = _with_json_flag(list(sys.argv[1:] if arguments is None else arguments))
-    from prefect_slots.cli import commands
-
-    commands.add_to(app, tokens)
+    _add_commands(tokens)
     try:
         code = app(tokens)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough. Python flushes once more as it ends, and would complain of it.
+        # The reader has seen enough (`| head`). Python flushes once more as it ends, and would complain of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)  # as rich does
     except SlotsError as error:
@@ -60,6 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _add_commands(tokens: list[str]) -> None:
+    worker = App(name="worker", help="Start a Prefect worker on this machine.")
+    for name, (module, function, line) in _COMMANDS.items():
+        words = name.split()
+        place = f"prefect_slots.cli.{module}"
+        # A line of the list would take the place of the typed command's own help.
+        help = _own_words(place, function) if tokens[: len(words)] == words else line
+        (worker if len(words) > 1 else app).command(f"{place}:{function}", name=words[-1], help=help)
+    app.command(worker)
+
+
+def _own_words(module: str, function: str) -> str:
+    # Cyclopts leaves out the examples of a docstring in this form. Markdown takes them for code after an empty line.
+    words = inspect.getdoc(getattr(import_module(module), function)) or ""
+    return words.replace("Examples:\n", "**Examples**\n\n")
 
 
 def _ours(tokens: list[str]) -> list[str]:
@@ -77,23 +105,25 @@ def _with_json_flag(tokens: list[str]) -> list[str]:
 
 def error_data(error: SlotsError) -> dict[str, Any]:
     """Return an error as plain values: its type, its message, its fields."""
-    fields = (
-        {f.name: getattr(error, f.name) for f in dataclasses.fields(error)} if dataclasses.is_dataclass(error) else {}
-    )
-    return {"error": type(error).__name__, "message": str(error), **fields}
+    names = [each.name for each in dataclasses.fields(error)] if dataclasses.is_dataclass(error) else []
+    return {
+        "error": type(error).__name__,
+        "message": str(error),
+        **{name: getattr(error, name) for name in names},
+    }
 
 
 def say_error(error: SlotsError, *, as_json: bool) -> None:
-    """Print an error where errors go."""
+    """Print an error: as JSON on standard output, or in words on standard error."""
     if as_json:
         print(json.dumps(error_data(error), default=str))
-    else:
-        from rich.console import Console
-        from rich.text import Text
+        return
+    # Only an error in words needs it, and it takes a tenth of a second to import.
+    from rich.console import Console
+    from rich.text import Text
 
-        Console(stderr=True).print(
-            Text("Error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True
-        )
+    words = Text("Error: ", style="bold red") + Text(str(error), style="default")
+    Console(stderr=True).print(words, soft_wrap=True)
 
 
 def print_json(data: object) -> None:

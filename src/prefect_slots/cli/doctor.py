@@ -1,6 +1,4 @@
-"""`doctor`: what is wrong with this machine, and what to do about it."""
-
-from __future__ import annotations
+"""`doctor`: problems of this machine and their remedies."""
 
 import asyncio
 import os
@@ -50,6 +48,7 @@ def doctor(
     if fix:
         failed = _mend(facts, config)
         after = (*judge(asyncio.run(examine(config, os.environ))), *failed)
+        # A finding counts as mended if nothing is wrong any more with its subject.
         wrong = {finding.subject for finding in after if _is_wrong(finding)}
         mended = tuple(finding for finding in findings if _is_wrong(finding) and finding.subject not in wrong)
         findings = after
@@ -67,11 +66,12 @@ def doctor(
 
 
 def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:
-    """Mend what can be mended; return what went wrong."""
+    """Mend the machine; return a finding if that failed."""
     if facts.ledger is None or facts.folder is None:
         return ()
     try:
         settings = load_settings(config)
+        # Without the name's claim, another machine's limits could be changed.
         url = coordinate(settings.coordination, os.environ).url if facts.claimed else None
         asyncio.run(mend(Path(facts.folder.path), settings, url, facts.mirrors))
     except SlotsError as error:

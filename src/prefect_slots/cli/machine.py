@@ -1,11 +1,10 @@
-"""`detect`, `register` and `status`: what this machine has, and who holds it."""
-
-from __future__ import annotations
+"""`detect`, `register` and `status`: the resources of this machine, their holders and waiters."""
 
 import asyncio
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
@@ -13,9 +12,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
-from prefect_slots.acquire.coordination import Coordination, coordinate
+from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.registration import Registration, register_everywhere, register_here
 from prefect_slots.cli import tables
 from prefect_slots.cli.app import Config, Json, print_json
@@ -29,11 +29,12 @@ from prefect_slots.settings import Settings, load_settings
 from prefect_slots.usage.snapshot import others_now
 from prefect_slots.worker.refresh import changes
 
+# Twice a second: a person sees changes at once, and reading the ledger does not show in `top`.
 _REFRESH_SECONDS = 0.5
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    """Open this machine's ledger without taking part in it."""
+    """Return this machine's ledger, opened to be read and written without an owner of its own."""
     folder = find_folder(settings.state_dir, os.environ)
     return Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
 
@@ -57,16 +58,17 @@ def detect(
         prefect-slots detect --json | jq .resources
     """
     settings = load_settings(config)
-    with redirect_stdout(sys.stderr):  # what a detector of another package prints is no part of the answer
+    # Output of another package's detector is no part of the answer that programs read.
+    with redirect_stdout(sys.stderr):
         seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
     others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
     if json:
         print_json({
-            "resources": [asdict(resource) for resource in seen.inventory.resources],
+            "resources": _dicts(seen.inventory.resources),
             "unknown": sorted(seen.inventory.unknown | seen.inventory.unknown_cells),
-            "cells": [asdict(sight) for sight in seen.sights],
-            "others": [asdict(use) for use in others],
-            "findings": [asdict(finding) for finding in seen.findings],
+            "cells": _dicts(seen.sights),
+            "others": _dicts(others),
+            "findings": _dicts(seen.findings),
         })  # fmt: skip
         return
     console = Console()
@@ -100,7 +102,13 @@ def register(
     try:
         before = ledger.read(registry.registered)
         with redirect_stdout(sys.stderr):
-            done = _register(ledger, settings, coordination, name=name, dry_run=dry_run, prune=prune, adopt=adopt)
+            if coordination.url is None:
+                work = register_here(ledger, settings, name, dry_run=dry_run)
+            else:
+                work = register_everywhere(
+                    ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
+                )
+            done = asyncio.run(work)
     finally:
         ledger.close()
     if json:
@@ -118,32 +126,18 @@ def register(
     console.print(f"[bold]{done.registered.machine or name or ''}[/bold] {verb} {where}.")
 
 
-def _register(
-    ledger: Ledger,
-    settings: Settings,
-    coordination: Coordination,
-    *,
-    name: str | None,
-    dry_run: bool,
-    prune: bool,
-    adopt: bool,
-) -> Registration:
-    if coordination.url is None:
-        return asyncio.run(register_here(ledger, settings, name, dry_run=dry_run))
-    work = register_everywhere(
-        ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
-    )
-    return asyncio.run(work)
-
-
 def registration_data(done: Registration) -> dict[str, Any]:
     """Return a registration as plain values."""
     return {
         "machine": done.registered.machine,
-        "resources": [asdict(resource) for resource in done.registered.resources],
+        "resources": _dicts(done.registered.resources),
         "limits": None if done.limits is None else done.limits.to_json(),
-        "findings": [asdict(finding) for finding in done.findings],
+        "findings": _dicts(done.findings),
     }
+
+
+def _dicts(records: Iterable[Any]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in records]
 
 
 def status(
@@ -173,8 +167,6 @@ def status(
 
 
 def _watch(ledger: Ledger) -> None:
-    from rich.live import Live
-
     with Live(auto_refresh=False, screen=False) as live:
         while True:
             live.update(tables.status_view(machine_status(ledger)), refresh=True)

@@ -1,31 +1,23 @@
-"""How things look on a terminal: tables of cells, holders, waiters, limits and findings.
-
-Data come in, renderables go out; nothing is read here.
-"""
-
-from __future__ import annotations
+"""Renderables of `rich` for cells, holders, waiters, limits and findings, made of records that others have read."""
 
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from prefect_slots.detect.detector import Sight
+from prefect_slots.detect.survey import Survey
+from prefect_slots.limits.registration import RegistrationReport
 from prefect_slots.model.amount import MAX_AMOUNT, MIB, format_amount
-from prefect_slots.model.resource import GPU_MEM
-
-if TYPE_CHECKING:
-    from prefect_slots.detect.detector import Sight
-    from prefect_slots.detect.survey import Survey
-    from prefect_slots.limits.registration import RegistrationReport
-    from prefect_slots.model.finding import Finding
-    from prefect_slots.model.resource import Inventory
-    from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
-    from prefect_slots.usage.snapshot import OthersUse
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import GPU_MEM, Inventory
+from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
+from prefect_slots.usage.snapshot import OthersUse
 
 _UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _STYLES = {"ok": "green", "info": "dim", "warning": "yellow", "error": "bold red"}
@@ -49,7 +41,7 @@ def folded(header: str, **options: Any) -> Column:
 
 
 def amount(value: int, unit: str) -> str:
-    """Print an amount: `"16GiB"`, `"1 seat"`; as much as can be counted stands for what is not."""
+    """Return an amount in words: `"16GiB"`, `"1 seat"`; the largest amount of all stands for no limit."""
     if value == MAX_AMOUNT:
         return "unlimited"
     text = format_amount(value, unit)
@@ -57,19 +49,19 @@ def amount(value: int, unit: str) -> str:
 
 
 def ago(since: float, now: float | None = None) -> str:
-    """Print how long ago a Unix time was: `"3m12s"`."""
+    """Return the time since a Unix time: `"3m12s"`."""
     seconds = max(0, int((time.time() if now is None else now) - since))
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
 def place(resource: str, number: int, cells: int) -> str:
-    """Name a cell: `"gpu_mem 1"`, or the resource alone where it has one cell."""
+    """Return the name of a cell: `"gpu_mem 1"`, or the resource alone where it has one cell."""
     return f"{resource} {number}" if cells > 1 or resource == "gpu_mem" else resource
 
 
 def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -> Group:
-    """Show what was found, declared, is offered and is used by others of each place; with `explain` also why."""
+    """Return each cell's found, declared and offered amount and its foreign use; with `explain` also the reasons."""
     used = {(use.resource, use.key): use for use in others}
     table = titled(
         "What this machine has",
@@ -101,14 +93,14 @@ def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -
 
 
 def _brief(key: str, keys: list[str]) -> str:
-    """Return the beginning of a UUID, which `[gpus] exclude` understands, if it names one card only."""
+    """Return the beginning of a UUID, which `[gpus] exclude` understands, if it names one GPU only."""
     beginning = key[:12]
     unique = _UUID.fullmatch(key) and sum(other.startswith(beginning) for other in keys) == 1
     return beginning if unique else key
 
 
 def _offered(sight: Sight, inventory: Inventory) -> Text:
-    """Show what tasks may take; in yellow where nobody can tell, or where more was declared than was found."""
+    """Return the amount offered to tasks; yellow if it is unknown, or if more was declared than was found."""
     if sight.offered is None:
         unknown = sight.key in inventory.unknown_cells
         return Text("unknown", style="yellow") if unknown else Text("nothing", style="dim")
@@ -117,14 +109,14 @@ def _offered(sight: Sight, inventory: Inventory) -> Text:
 
 
 def _used(use: OthersUse | None) -> Text:
-    """Show what others use of a place; in yellow where it is what was known last, or not known at all."""
+    """Return the foreign use of a cell; yellow if it is out of date or unknown."""
     if use is None or (use.used == 0 and not use.why):
         return Text("")
     return Text("unknown" if use.used is None else amount(use.used, use.unit), style="yellow" if use.why else "")
 
 
 def findings(found: Iterable[Finding], *, explain: bool) -> Group:
-    """Show findings; `info` ones only when asked to explain."""
+    """Return findings as lines; `info` ones only with `explain`."""
     lines: list[RenderableType] = []
     for finding in found:
         if finding.severity == "info" and not explain:
@@ -136,7 +128,7 @@ def findings(found: Iterable[Finding], *, explain: bool) -> Group:
 
 
 def doctor_table(found: Iterable[Finding]) -> Table:
-    """Show what a doctor found, and the remedies."""
+    """Return a doctor's findings with their remedies."""
     table = titled("What was looked at", "", folded("about"), folded("found", ratio=3), folded("remedy", ratio=2))
     for finding in found:
         word = Text(DOCTORS_WORDS[finding.severity], style=_STYLES[finding.severity])
@@ -145,7 +137,7 @@ def doctor_table(found: Iterable[Finding]) -> Table:
 
 
 def limits_table(report: RegistrationReport) -> Table:
-    """Show what a registration did, or would do, to the server's limits."""
+    """Return the changes that a registration made, or would make, to the server's limits."""
     table = titled("Limits on the server", "limit", number("was"), number("is"), "", number("held"))
     for entry in report.entries:
         old = "" if entry.old is None else str(entry.old)
@@ -155,7 +147,7 @@ def limits_table(report: RegistrationReport) -> Table:
 
 
 def status_view(status: MachineStatus, now: float | None = None) -> Group:
-    """Show a machine: its cells and their holders, then who waits and why."""
+    """Return a machine's cells with their holders, then the waiters with their reasons."""
     counts = Counter(cell.resource for cell in status.cells)
     numbers = map(number, ("held", "free", "of"))
     others, by = number("others", overflow="fold"), folded("by", ratio=1)
@@ -180,7 +172,7 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
 
 
 def _others(cell: CellStatus, now: float | None) -> Text:
-    """Show what others use; in yellow, with its age, where it is not told any more."""
+    """Return the foreign use of a cell; yellow and with its age if it is out of date."""
     used = amount(cell.foreign, cell.unit) if cell.foreign else ""
     if cell.outside is None or not cell.outside.why:
         return Text(used)

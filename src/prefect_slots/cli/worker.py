@@ -1,6 +1,4 @@
-"""`worker start`: register this machine, then run `prefect worker start` on it."""
-
-from __future__ import annotations
+"""`worker start`: registration of this machine, then `prefect worker start` on it."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -33,6 +31,7 @@ def start(
 
         prefect-slots worker start --pool ml-pool --enforce kill
     """
+    # Importing the worker imports Prefect, which takes seconds; a mistake of the settings is told before.
     from prefect_slots.settings import load_settings
     from prefect_slots.worker import start
 
