@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prefect_slots.detect.survey import Survey, survey
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import queries, registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
@@ -125,32 +125,25 @@ async def register_everywhere(
 
 def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
     """Name who holds part of a cell that is broken or gone."""
+    held = [part for part in queries.holdings(transaction) if part.source is None]
     return tuple(
         Finding(
-            subject=key,
-            problem=f"is {'broken' if present else 'gone'}, and '{holder}' (process {pid}) holds "
-            f"{format_amount(amount, unit)} of it",
+            subject=cell.key,
+            problem=f"is {'broken' if cell.present else 'gone'}, and '{part.label}' (process {part.pid or 0}) holds "
+            f"{format_amount(part.declared, resource.unit)} of it",
             remedy="end that task; nothing more is granted there",
             severity="error",
         )
-        for key, present, holder, pid, amount, unit in transaction.all(
-            "SELECT c.key, c.present, h.label, COALESCE(o.pid, 0), p.amount, r.unit FROM cell c "
-            "JOIN resource r ON r.name=c.resource JOIN holding p ON p.resource=c.resource AND p.number=c.number "
-            "JOIN held h ON h.id=p.held LEFT JOIN owner o ON o.id=h.owner "
-            "WHERE (c.lost OR NOT c.present) AND h.source IS NULL ORDER BY c.resource, c.number, h.granted_at"
-        )
+        for resource in registry.registered(transaction).resources
+        for cell in resource.cells
+        for part in held
+        if part.cell == cell.id and (cell.lost or not cell.present)
     )
 
 
 def cards(registered: Registered) -> dict[int, str]:
     """Return the UUID of each card by its number."""
-    return {
-        cell.id.number: cell.key
-        for resource in registered.resources
-        if resource.name == GPU_MEM
-        for cell in resource.cells
-        if cell.present
-    }
+    return {cell.id.number: cell.key for cell in registered.cells(GPU_MEM)}
 
 
 def _name_finding(machine: str | None, wanted: str) -> tuple[Finding, ...]:

@@ -230,9 +230,9 @@ class Tickets:
 
     def _reason(self, request: Request) -> str:
         def explain(tx: Transaction) -> str:
-            row = tx.one("SELECT blocked_on FROM ticket WHERE id=?", request.id)
-            if row is not None and row[0] is not None:
-                return f"waits for the server; limit refused: {row[0]}"
+            refused = tx.blocked_limit(request.id)
+            if refused is not None:
+                return f"waits for the server; limit refused: {refused}"
             book = tx.book()
             if is_stranded(book, request.wanted, request.id):
                 wanted = request.wanted.describe()

@@ -5,7 +5,6 @@ What cannot be looked at becomes a trouble in words, and the rest is looked at n
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 from collections.abc import Mapping
@@ -37,7 +36,7 @@ from prefect_slots.errors import (
     SlotsError,
     StateFolderUnsuitable,
 )
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import leases, queries, registry, usage
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
 from prefect_slots.ledger.registry import Registered
@@ -46,7 +45,6 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.finding import Finding
-from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_stranded
@@ -228,7 +226,9 @@ def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, setting
         now = _offers(ledger.rehearse(lambda tx: registry.register(tx, seen.inventory)))
         before = _offers(registered)
         changed = tuple(sorted(name for name in {*now, *before} if now.get(name) != before.get(name)))
-    owners, stranded, unbacked = ledger.read(lambda tx: (_owners(tx, ledger.folder), _stranded(tx), _unbacked(tx)))
+    owners, stranded, unbacked = ledger.read(
+        lambda tx: (_owners(tx, ledger.folder), _stranded(tx), tuple(leases.unbacked(tx).values()))
+    )
     return LedgerFacts(
         id=ledger.id,
         machine=registered.machine,
@@ -241,27 +241,20 @@ def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, setting
 
 
 def _stale(tx: Transaction, after: int) -> tuple[StaleFacts, ...]:
-    rows = tx.all(
-        "SELECT c.resource, c.number, c.label, r.unit, o.used, o.seen_at, o.misses, o.why FROM outside o "
-        "JOIN cell c ON c.resource=o.resource AND c.number=o.number JOIN resource r ON r.name=c.resource "
-        "WHERE c.present AND o.misses>=? ORDER BY 1, 2",
-        after,
-    )
+    shown = usage.read_outside(tx)
     return tuple(
         StaleFacts(
-            resource=resource,
-            label=f"gpu {number} {label}".strip() if resource == GPU_MEM else "",
-            used="" if used is None else format_amount(used, unit),
-            age=0.0 if seen_at is None else tx.now - seen_at,
-            misses=misses,
-            why=why,
+            resource=resource.name,
+            label=f"gpu {cell.id.number} {cell.label}".strip() if resource.name == GPU_MEM else "",
+            used="" if seen.used is None else format_amount(seen.used, resource.unit),
+            age=0.0 if seen.seen_at is None else tx.now - seen.seen_at,
+            misses=seen.misses,
+            why=seen.why,
         )
-        for resource, number, label, unit, used, seen_at, misses, why in rows
+        for resource in registry.registered(tx).resources
+        for cell in resource.cells
+        if cell.present and (seen := shown.get(cell.id)) is not None and seen.misses >= after
     )
-
-
-def _unbacked(tx: Transaction) -> tuple[str, ...]:
-    return tuple(row[0] for row in tx.all("SELECT label FROM held WHERE unbacked AND NOT closed ORDER BY seq"))
 
 
 def _offers(registered: Registered) -> dict[str, object]:
@@ -274,34 +267,26 @@ def _offers(registered: Registered) -> dict[str, object]:
 
 
 def _owners(tx: Transaction, folder: Path) -> tuple[OwnerFacts, ...]:
-    rows = tx.all(
-        "SELECT lock_file, pid, started, boot, program, (SELECT COUNT(*) FROM held WHERE owner=o.id AND NOT closed), "
-        "(SELECT COUNT(*) FROM ticket WHERE owner=o.id), (SELECT COUNT(*) FROM lease WHERE owner=o.id) "
-        "FROM owner o ORDER BY started"
-    )
     return tuple(
         OwnerFacts(
-            pid=pid,
-            program=program,
-            dead=is_dead(folder, lock_file, pid, started, boot),
-            lock_file_missing=not (folder / "owners" / lock_file).exists(),
-            grants=grants,
-            tickets=tickets,
-            leases=leases,
+            pid=owner.pid,
+            program=owner.program,
+            dead=is_dead(folder, owner.lock_file, owner.pid, owner.started, owner.boot),
+            lock_file_missing=not (folder / "owners" / owner.lock_file).exists(),
+            grants=owner.grants,
+            tickets=owner.tickets,
+            leases=owner.leases,
         )
-        for lock_file, pid, started, boot, program, grants, tickets, leases in rows
+        for owner in queries.owners(tx)
     )
 
 
 def _stranded(tx: Transaction) -> tuple[str, ...]:
     book = tx.book()
-    rows = tx.all(
-        "SELECT t.id, t.label, s.requirement FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on IS NULL "
-        "ORDER BY t.seq"
-    )
-    asked = [(ticket, label, Requirement.from_data(json.loads(text))) for ticket, label, text in rows]
     return tuple(
-        f"{label}, for {wants.describe()}," for ticket, label, wants in asked if is_stranded(book, wants, ticket)
+        f"{ticket.label}, for {ticket.shape.requirement.describe()},"
+        for ticket in queries.waiting(tx)
+        if ticket.blocked_on is None and is_stranded(book, ticket.shape.requirement, ticket.id)
     )
 
 

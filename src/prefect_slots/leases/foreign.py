@@ -13,12 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import queries, registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
-from prefect_slots.model.book import Changed
+from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.placement import CellUse, spread
@@ -96,7 +96,7 @@ async def note_foreign_use(
     """
     registered = ledger.read(registry.registered)
     per_cell = naming.cells_counted(registered.stocks)
-    known = ledger.read(_known_here).union(shared)
+    known = {*_used_by_others(registered), *shared}
     facts: dict[tuple[str, int | None], LimitUse] = {}
     for stock in registered.stocks:
         if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in known):
@@ -110,11 +110,10 @@ async def note_foreign_use(
 
 
 def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int | None], LimitUse]) -> bool:
-    held: Counter[tuple[str, int]] = Counter()
-    for resource, number, amount in tx.all(
-        "SELECT resource, number, amount FROM holding c JOIN held h ON h.id=c.held WHERE h.source IS NULL"
-    ):
-        held[resource, number] += amount
+    held: Counter[CellId] = Counter()
+    for part in queries.holdings(tx):
+        if part.source is None:
+            held[part.cell] += part.declared
     changed = 0
     for stock in registered.stocks:
         total = facts.get((stock.resource, None))
@@ -125,35 +124,29 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
             CellUse(
                 number=number,
                 capacity=capacity,
-                held=held[stock.resource, number],
+                held=held[CellId(stock.resource, number)],
                 foreign=_taken(facts.get((stock.resource, number)), capacity),
             )
             for number, capacity in stock.cells
         ]
         in_all = _taken(total, sum(capacity for _, capacity in stock.cells))
         for number, foreign in spread(cells, in_all).items():
-            changed += tx.run(
-                "UPDATE cell SET foreign_use=? WHERE resource=? AND number=? AND foreign_use<>?",
-                *(foreign, stock.resource, number, foreign),
-            )
+            changed += registry.note_counted(tx, CellId(stock.resource, number), foreign)
     if changed:
         registry.note_change(tx)
         tx.apply(Changed())
     return changed > 0
 
 
-def _known_here(tx: Transaction) -> set[str]:
-    return {row[0] for row in tx.all("SELECT DISTINCT resource FROM cell WHERE (outside OR foreign_use) AND present")}
+def _used_by_others(registered: Registered) -> set[str]:
+    return {name for name in registered.names if any(cell.foreign for cell in registered.cells(name))}
 
 
 def watched(tx: Transaction) -> set[str]:
     """Return the resources of which others use something that the server counts, or may at any moment."""
-    rows = tx.all(
-        "SELECT DISTINCT resource FROM cell JOIN resource ON name=resource "
-        "WHERE present AND (foreign_use OR (outside AND scope=?))",
-        Scope.FLEET.value,
-    )
-    return {row[0] for row in rows}
+    registered = registry.registered(tx)
+    fleet = {name for name in _used_by_others(registered) if registered.scopes[name] is Scope.FLEET}
+    return fleet | {cell.resource for cell in registry.counted(tx)}
 
 
 def _taken(reading: LimitUse | None, capacity: int) -> int:
@@ -169,9 +162,7 @@ async def resume_refused(ledger: Ledger, gateway: Gateway) -> bool:
     Raises:
         ServerUnreachable: if the server does not answer.
     """
-    names = ledger.read(
-        lambda tx: [row[0] for row in tx.all("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")]
-    )
+    names = ledger.read(lambda tx: tx.blocked_limits())
     for name in names:
         limit = await gateway.read(name)
         # Of a limit that is gone or was switched off the server itself tells who tries.

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from prefect_slots.errors import LedgerUnreadable, ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign, reconcile
 from prefect_slots.leases.renew import Renewal
-from prefect_slots.ledger import election, registry
-from prefect_slots.ledger.leases import MEND
+from prefect_slots.ledger import election, leases, registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -139,7 +138,7 @@ class Leader:
         now = clock.boot_clock()
         due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
         used_by_others = self._ledger.read(foreign.watched)
-        mending = self._suspicious or self._ledger.read(lambda tx: tx.meta(MEND)) is not None
+        mending = self._suspicious or self._ledger.read(leases.is_mend_due)
         if not (due or used_by_others or mending):
             return
         resources = set(self._ledger.read(registry.registered).names) if due else used_by_others
@@ -156,6 +155,6 @@ class Leader:
 def _shared(tx: Transaction) -> frozenset[str]:
     """Return the limits that others use too: the fleet's, and this machine's own where somebody does."""
     registered = registry.registered(tx)
-    foreign = tx.one("SELECT 1 FROM cell WHERE foreign_use AND present") is not None
+    foreign = bool(registry.counted(tx))
     specs = naming.specs(registered.machine, registered.stocks) if registered.machine else ()
     return frozenset(spec.name for spec in specs if foreign or spec.scope is Scope.FLEET)

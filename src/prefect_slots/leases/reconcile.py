@@ -8,7 +8,6 @@ which would erase what others hold.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -20,7 +19,7 @@ from prefect_slots.errors import LimitMissing
 from prefect_slots.leases.release import SETTLED_SECONDS
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.ledger.leases import LAPSING_SECONDS, MEND, LeaseRow, LeaseState
+from prefect_slots.ledger.leases import LAPSING_SECONDS, LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -128,7 +127,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
     settled = True
     try:
         # Before the server lists them: what is given back meanwhile is no stray.
-        known = ledger.read(lambda tx: {UUID(row[0]) for row in tx.all("SELECT id FROM lease")})
+        known = ledger.read(lambda tx: {row.id for row in leases.in_states(tx, *LeaseState)})
         counts = {name: count for name in names if (count := await _read(gateway, name)) is not None}
         # A release of a stray whose answer is lost is not repeated either before it has settled.
         settled = False
@@ -139,7 +138,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, clock.boot_clock()))
         done: list[Repaired] = []
         for name, slots in superfluous.items():
-            if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
+            if not ledger.transact(lambda tx, weight=slots: leases.renew_latch(tx, holder, weight, clock.boot_clock())):
                 return tuple(done)
             reached(Point.REPAIR_WRITTEN)
             settled = False
@@ -148,7 +147,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
             reached(Point.REPAIRED)
             done.append(_told(Repaired(limit=name, change=-slots)))
         for (name, is_mirror), slots in lacking.items():
-            if not ledger.transact(lambda tx, weight=slots: _still_latched(tx, holder, weight)):
+            if not ledger.transact(lambda tx, weight=slots: leases.renew_latch(tx, holder, weight, clock.boot_clock())):
                 return tuple(done)
             counted = gateway.mirror(name) if is_mirror else name
             settled = False
@@ -161,7 +160,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         _log.debug("a repair may or may not have been applied: %s", lost)
         return ()
     finally:
-        ledger.transact(lambda tx: _unlatch(tx, holder, settled=settled), frees=True)
+        ledger.transact(lambda tx: leases.unlatch(tx, holder, settled=settled), frees=True)
 
 
 def _told(repaired: Repaired) -> Repaired:
@@ -192,7 +191,7 @@ def _may_be_expired(row: LeaseRow, now: float) -> bool:
 
 def _connected(tx: Transaction, names: set[str]) -> set[str]:
     # A lease stands for all its limits at once, so what is left out takes its neighbours with it.
-    groups = [set(json.loads(row[0])) for row in tx.all("SELECT DISTINCT names FROM lease")]
+    groups = {frozenset(row.names) for row in leases.in_states(tx, *LeaseState)}
     reached_names = set(names)
     while more := [group for group in groups if group & reached_names and not group <= reached_names]:
         reached_names.update(*more)
@@ -261,23 +260,6 @@ def _judge(
     return superfluous, {limit: slots for limit, slots in lacking.items() if slots > 0}
 
 
-def _still_latched(tx: Transaction, holder: UUID, weight: int) -> bool:
-    # A process that was stopped meanwhile decided on counts that are long out of date.
-    return bool(
-        tx.run(
-            "UPDATE lease SET weight=?, sent_at=? WHERE id=? AND owner=? AND sent_at > ?",
-            *(weight, clock.boot_clock(), str(holder), tx.actor, clock.boot_clock() - leases.LATCH_SECONDS),
-        )
-    )
-
-
 def _done(tx: Transaction, names: Iterable[str]) -> None:
     if set(limits_of(tx)) <= set(names):
-        tx.run("DELETE FROM meta WHERE key=?", MEND)
-
-
-def _unlatch(tx: Transaction, holder: UUID, *, settled: bool) -> None:
-    if settled:
-        tx.run("DELETE FROM lease WHERE id=?", str(holder))
-    else:
-        tx.run("UPDATE lease SET owner='' WHERE id=?", str(holder))
+        leases.note_mended(tx)

@@ -16,6 +16,7 @@ from prefect_slots.leases.acquire import Acquirer, Cause, calls_of
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.leases import LEASE_SECONDS, LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.system import clock
 
 if TYPE_CHECKING:
@@ -79,16 +80,13 @@ class Renewal:
 
     async def back(self) -> None:
         """Take leases for grants that go on without; where there is no room the tasks go on, and it is tried again."""
-        lacking = self._ledger.read(
-            lambda tx: [row[0] for row in tx.all("SELECT id FROM held WHERE unbacked AND NOT closed")]
-        )
-        for held in lacking:
+        for held in self._ledger.read(leases.unbacked):
             wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
             if any(row.state is LeaseState.INTENT for row in there):
                 continue  # somebody asks for it at this moment
             refusal = await self._acquirer.occupy(held, wanted, there)
             if refusal is None:
-                self._ledger.transact(lambda tx, grant=held: tx.run("UPDATE held SET unbacked=0 WHERE id=?", grant))
+                self._ledger.transact(lambda tx, grant=held: leases.note_backed(tx, grant))
             elif refusal.cause is Cause.UNKNOWN:
                 # Else every further try could take another slot beside the one that the lost call may have taken.
                 self._acquirer.go_without(held)
@@ -97,7 +95,7 @@ class Renewal:
 
 
 def _needs(tx: registry.Transaction, grant: str) -> tuple[leases.Call, ...]:
-    if tx.one("SELECT 1 FROM held WHERE id=?", grant) is None:
+    if tx.state(grant) is not TicketState.HELD:
         return ()
     return calls_of(tx.grant(grant).holdings, registry.registered(tx))
 

@@ -101,8 +101,7 @@ class ServerSession:
         """
         if refusal.cause is not Cause.FULL or not refusal.call.fleet or self._insisting is not None:
             return False
-        row = self._ledger.read(lambda tx: tx.one("SELECT refusals FROM held WHERE id=?", grant))
-        if row is None or row[0] < MAX_FAIR_RETRIES:
+        if self._ledger.read(lambda tx: leases.refusals(tx, grant)) < MAX_FAIR_RETRIES:
             return False
         return self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, clock.boot_clock()))
 

@@ -163,6 +163,33 @@ def latch(tables: Tables, names: tuple[str, ...], now: float) -> uuid.UUID:
     return _insert(tables, "", Call(names, 0, fleet=False), LeaseState.REPAIR, now)
 
 
+def renew_latch(tables: Tables, holder: uuid.UUID, weight: int, now: float) -> bool:
+    """Record that a correction of `weight` slots is about to be sent; return whether the latch still stands.
+
+    A process that was stopped for long must not send one: the counts that it was decided on are out of date.
+    """
+    sql = "UPDATE lease SET weight=?, sent_at=? WHERE id=? AND owner=? AND sent_at > ?"
+    return tables.run(sql, weight, now, str(holder), tables.actor, now - LATCH_SECONDS) > 0
+
+
+def unlatch(tables: Tables, holder: uuid.UUID, *, settled: bool) -> None:
+    """End a latch; a correction without an answer (not `settled`) keeps its row, without an owner."""
+    if settled:
+        tables.run("DELETE FROM lease WHERE id=?", str(holder))
+    else:
+        tables.run("UPDATE lease SET owner='' WHERE id=?", str(holder))
+
+
+def is_mend_due(tables: Tables) -> bool:
+    """Return whether the server is known to count slots that no grant holds."""
+    return tables.meta(MEND) is not None
+
+
+def note_mended(tables: Tables) -> None:
+    """Record that the server's counts are right."""
+    tables.run("DELETE FROM meta WHERE key=?", MEND)
+
+
 # Keeping
 
 
@@ -214,6 +241,22 @@ def go_without(tables: Tables, held: str) -> None:
         "UPDATE lease SET state=?, held='' WHERE held=? AND state=?",
         *(LeaseState.RELEASING.value, held, LeaseState.INTENT.value),
     )
+
+
+def unbacked(tables: Tables) -> dict[str, str]:
+    """Return the grants of which the server does not count all, by arrival: their ids, each with its label."""
+    return dict(tables.all("SELECT id, label FROM held WHERE unbacked AND NOT closed ORDER BY seq"))  # pyright: ignore
+
+
+def note_backed(tables: Tables, held: str) -> None:
+    """Record that the server counts all of a grant again."""
+    tables.run("UPDATE held SET unbacked=0 WHERE id=?", held)
+
+
+def refusals(tables: Tables, held: str) -> int:
+    """Return the number of times that the server has refused a grant and sent its ticket back."""
+    row = tables.one("SELECT refusals FROM held WHERE id=?", held)
+    return row[0] if row else 0
 
 
 def lapse(tables: Tables, holder: uuid.UUID) -> None:

@@ -196,6 +196,15 @@ class Transaction(Tables):
         )
         return [row[0] for row in rows]
 
+    def blocked_limits(self) -> list[str]:
+        """Return the limits on which tickets wait aside."""
+        return [row[0] for row in self.all("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")]
+
+    def blocked_limit(self, ticket: str) -> str | None:
+        """Return the limit on which a ticket waits aside, if it does."""
+        row = self.one("SELECT blocked_on FROM ticket WHERE id=?", ticket)
+        return row[0] if row else None
+
     def _announce(self, grant: str) -> None:
         row = self.one("SELECT o.id, o.wake FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant)
         if row is not None and row[0] == self.actor:
