@@ -1,6 +1,6 @@
-"""What happened and what is, for people and programs.
+"""The present and the past of a machine, for people and programs.
 
-status    who holds which cell since when, who waits for what and why
-timeline  who held which card when, as rows and laid out as a picture
+status    cells with their holders, waiting tickets with their reasons
+timeline  holdings over time, laid out as a picture
 picture   boxes, lines and words as SVG and PNG
 """

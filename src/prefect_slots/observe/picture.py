@@ -1,22 +1,21 @@
-"""A picture of boxes, lines and words, as SVG and as PNG.
+"""A picture of boxes, lines and words, drawn as SVG and as PNG.
 
-It is laid out before it comes here; both ways of drawing show the same.
+Its layout is done elsewhere; both ways of drawing show the same.
 """
-
-from __future__ import annotations
 
 import io
 from dataclasses import dataclass
 from typing import Final, Literal
 from xml.sax.saxutils import escape, quoteattr
 
+# Black on white, as on paper: the picture goes into documents.
 INK: Final = "#1a1a1a"
 PAPER: Final = "#ffffff"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Box:
-    """A filled rectangle; `note` is what a reader sees who points at it."""
+    """A filled rectangle; `line` is the color of its edge, `note` a tooltip."""
 
     x: float
     y: float
@@ -27,7 +26,7 @@ class Box:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Line:
     """A thin straight line."""
 
@@ -38,7 +37,7 @@ class Line:
     colour: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Words:
     """One line of text; `y` is its middle."""
 
@@ -95,6 +94,7 @@ def _xml(text: str) -> str:
 
 def to_png(picture: Picture, *, scale: int = 2) -> bytes:
     """Return the picture as PNG, `scale` pixels to one of the picture's; needs Pillow."""
+    # Imported here: only the demo draws PNG, and Pillow is no dependency of the package itself.
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (round(picture.width * scale), round(picture.height * scale)), PAPER)

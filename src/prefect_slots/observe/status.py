@@ -1,9 +1,7 @@
-"""Who holds which cell since when, who waits for what and why: read from the ledger, as plain data.
+"""The status of a machine as plain data: its cells with their holders, and the waiting tickets with their reasons.
 
-Rendering is the command line's; nothing here prints.
+It is read from the ledger; the command line renders it.
 """
-
-from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,20 +10,20 @@ from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Exclusive
-from prefect_slots.model.book import CellId
+from prefect_slots.model.book import Book, CellId
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Part of a cell that is held.
+    """A holder of part of a cell.
 
     Attributes:
-        since: A Unix time in seconds.
-        drawn: It is drawn on another grant.
-        peak: The most memory that its processes were seen to use; `None` where nobody has looked, or where its process
-            holds other grants beside it and theirs cannot be told apart.
+        since: Time of the grant, a Unix time in seconds.
+        drawn: The part is drawn on another grant.
+        peak: Peak memory use of its processes; `None` before the first look, or if its process holds other grants
+            beside it, of which the use cannot be told apart.
     """
 
     grant: str
@@ -39,13 +37,13 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class OutsideStatus:
-    """What a device or a licence server shows of others' use, beyond what the Prefect server counts of it.
+    """Foreign use of a cell that its device or license server shows beyond the Prefect server's count.
 
     Attributes:
-        used: `None` where it was never told.
-        seen_at: When it was last told, a Unix time.
-        misses: How often in a row nobody has answered since.
-        why: Why it is not told now; empty where it is.
+        used: The amount; `None` before the first answer.
+        seen_at: Time of the last answer, a Unix time.
+        misses: Questions in a row without an answer since.
+        why: Reason for the last missing answer; empty where there was one.
     """
 
     used: int | None
@@ -56,11 +54,12 @@ class OutsideStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """A cell: what it is, what of it is held and by whom; amounts in the resource's unit.
+    """A cell and its holders; amounts are in the resource's unit.
 
     Attributes:
-        foreign: What others use of it, by all that is known.
+        foreign: Foreign use of it, from all witnesses.
         outside: The part of that which the Prefect server does not count; `None` where nothing shows it.
+        present: It was there at the last registration.
         lost: It is there and broken.
     """
 
@@ -82,7 +81,7 @@ class CellStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class WaiterStatus:
-    """A ticket: what it waits for, since when, and why it is not granted."""
+    """A waiting ticket and the reason why it is not granted."""
 
     ticket: str
     label: str
@@ -97,7 +96,7 @@ class WaiterStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineStatus:
-    """One machine at one moment."""
+    """The status of one machine at one moment."""
 
     machine: str | None
     ledger: str
@@ -106,12 +105,12 @@ class MachineStatus:
     waiting: tuple[WaiterStatus, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
+        """Return the status as plain values for JSON."""
         return asdict(self)
 
 
 def machine_status(ledger: Ledger) -> MachineStatus:
-    """Return what the ledger says now."""
+    """Return the present status, all of it from one read of the ledger."""
     return ledger.read(lambda tx: _status(tx, ledger))
 
 
@@ -132,9 +131,10 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
             peak=None if seen is None or seen.together else seen.peak,
         )
         holders.setdefault(part.cell, []).append(holder)
+        # A draw is part of its source's holding and takes nothing more.
         held[part.cell] = held.get(part.cell, 0) + (0 if holder.drawn else part.declared)
     shown = usage.read_outside(tx)
-    cells = tuple(
+    cells = [
         CellStatus(
             resource=resource.name,
             number=cell.id.number,
@@ -153,18 +153,17 @@ def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
         )
         for resource in known.resources
         for cell in resource.cells
+        # A cell that is gone is shown as long as a grant holds it.
         if cell.present or cell.id in held
-    )
+    ]
+    folder = str(ledger.folder)
     return MachineStatus(
-        machine=known.machine,
-        ledger=ledger.id,
-        state_dir=str(ledger.folder),
-        cells=cells,
-        waiting=_waiting(tx),
+        machine=known.machine, ledger=ledger.id, state_dir=folder, cells=tuple(cells), waiting=_waiting(tx)
     )
 
 
 def _free(cell: registry.RegisteredCell, held: int) -> int:
+    # The first holder of an exclusive cell takes all of it.
     if not cell.present or cell.lost or (held and isinstance(cell.capacity, Exclusive)):
         return 0
     return max(0, cell.capacity - cell.foreign - held)
@@ -178,6 +177,7 @@ def _outside(seen: usage.Outside | None) -> OutsideStatus | None:
 
 def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
     book = tx.book()
+    # Tickets of one requirement wait for the same reason, and to find it takes a look at every cell.
     reasons: dict[Requirement, str] = {}
     waiters: list[WaiterStatus] = []
     for ticket in queries.waiting(tx):
@@ -188,10 +188,7 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
             reason = f"waits to draw on grant {ticket.shape.pool[:8]}"
         else:
             if requirement not in reasons:
-                missing = "; ".join(map(str, shortages(book, requirement, ticket.id)))
-                foreign = is_stranded(book, requirement, ticket.id)
-                stranded = "what others use, or is broken, leaves too little on every cell" if foreign else ""
-                reasons[requirement] = stranded or missing or "its turn has not come"
+                reasons[requirement] = _reason(book, requirement, ticket.id)
             reason = reasons[requirement]
         waiters.append(
             WaiterStatus(
@@ -207,3 +204,9 @@ def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
             )
         )
     return tuple(waiters)
+
+
+def _reason(book: Book, requirement: Requirement, ticket: str) -> str:
+    if is_stranded(book, requirement, ticket):
+        return "what others use, or is broken, leaves too little on every cell"
+    return "; ".join(map(str, shortages(book, requirement, ticket))) or "its turn has not come"
