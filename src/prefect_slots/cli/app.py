@@ -118,7 +118,7 @@ def say_error(error: SlotsError, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(error_data(error), default=str))
         return
-    # Only an error in words needs it, and it takes a tenth of a second to import.
+    # Deferred: `run` prints nothing of its own and starts faster without it.
     from rich.console import Console
     from rich.text import Text
 

@@ -1,6 +1,4 @@
-"""`demo`: real flow runs share this machine's cards, watched live; a table and a picture stay."""
-
-from __future__ import annotations
+"""`demo`: real flow runs share this machine's GPUs, watched live; a table and a picture stay."""
 
 import io
 import sys
@@ -23,7 +21,9 @@ from prefect_slots.observe.picture import to_png, to_svg
 from prefect_slots.observe.status import CellStatus
 from prefect_slots.observe.timeline import layout, run_of
 
+# One character a GiB of a declared GPU.
 _BAR = 24
+# The moments come every 0.4 s; in between only the clock of the display changes.
 _REFRESH_PER_SECOND = 8
 _STYLES = {"waiting": "yellow", "analysing": "bold green", "done": "green", "scheduled": "dim", "starting": "dim"}
 
@@ -67,7 +67,7 @@ def demo(
 
 
 def write_files(report: Report, folder: Path) -> tuple[Path, ...]:
-    """Write picture and table; return their places."""
+    """Write picture and table; return their paths."""
     count = len(report.at_once.runs)
     title = f"Who held which card when: {count} flow run{'s' if count > 1 else ''}, {AT_ONCE}"
     picture = layout(report.at_once.spans, report.lanes, title=title)
@@ -84,60 +84,31 @@ def write_files(report: Report, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in contents)
 
 
-class LiveAudience:
-    """Shows the demo on a terminal, redrawn as it goes."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Live | None = None
-
-    def scene(self, scene: Scene) -> None:
-        """Say what stands in for what."""
-        _say_scene(self._console, scene)
-
-    def step(self, command: str, seconds: float) -> None:
-        """Tell of a step of the setting up."""
-        self._console.print(Text("✓ ", style="green") + Text(command) + Text(f"  {seconds:.0f} s", style="dim"))
-
-    def begin(self, title: str, runs: int) -> None:
-        """Start redrawing."""
-        opening = Text(f"\n{runs} flow runs, {title}", style="bold")
-        self._live = Live(opening, console=self._console, refresh_per_second=_REFRESH_PER_SECOND)
-        self._live.start()
-
-    def moment(self, moment: Moment) -> None:
-        """Redraw."""
-        if self._live is not None:
-            self._live.update(moment_view(moment))
-
-    def end(self) -> None:
-        """Leave the last drawing."""
-        if self._live is not None:
-            self._live.stop()
-
-
 class PlainAudience:
-    """Prints a line whenever a flow run does something else."""
+    """Display of one line for each new phase of a flow run, for pipes and logs."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self.console = console
         self._phases: dict[str, tuple[str, str]] = {}
 
     def scene(self, scene: Scene) -> None:
-        """Say what stands in for what."""
-        _say_scene(self._console, scene)
+        """Print the remarks about the GPUs."""
+        title = Text("prefect-slots demo", style="bold")
+        self.console.print(title + Text(": a private server, a worker, real flow runs."))
+        for remark in scene.remarks:
+            self.console.print(Text(remark, style="yellow"))
 
     def step(self, command: str, seconds: float) -> None:
-        """Tell of a step of the setting up."""
+        """Print a step of the preparation."""
         self._line(f"{command} ({seconds:.0f} s)")
 
     def begin(self, title: str, runs: int) -> None:
-        """Say which act begins."""
+        """Print the title of the act."""
         self._phases = {}
         self._line(f"{runs} flow runs, {title}:")
 
     def moment(self, moment: Moment) -> None:
-        """Print what has changed."""
+        """Print the flow runs whose phase has changed."""
         for run in moment.runs:
             if self._phases.get(run.name, ("scheduled", ""))[0] != run.phase:
                 self._line(f"{moment.seconds:6.1f} s  {run.name:18} {run.phase} {run.detail}".rstrip())
@@ -147,19 +118,35 @@ class PlainAudience:
         """Nothing to do."""
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-        # Whoever reads a pipe waits for the line.
-        (sys.stderr if self._console.stderr else sys.stdout).flush()
+        self.console.print(text, markup=False, soft_wrap=True)
+        # A pipe is buffered by the block, and its reader waits for the line.
+        (sys.stderr if self.console.stderr else sys.stdout).flush()
 
 
-def _say_scene(console: Console, scene: Scene) -> None:
-    console.print(Text("prefect-slots demo", style="bold") + Text(": a private server, a worker, real flow runs."))
-    for remark in scene.remarks:
-        console.print(Text(remark, style="yellow"))
+class LiveAudience(PlainAudience):
+    """Display on a terminal, redrawn in place."""
+
+    def step(self, command: str, seconds: float) -> None:
+        """Print a step of the preparation."""
+        self.console.print(Text("✓ ", style="green") + Text(command) + Text(f"  {seconds:.0f} s", style="dim"))
+
+    def begin(self, title: str, runs: int) -> None:
+        """Start the drawing of an act."""
+        opening = Text(f"\n{runs} flow runs, {title}", style="bold")
+        self._live = Live(opening, console=self.console, refresh_per_second=_REFRESH_PER_SECOND)
+        self._live.start()
+
+    def moment(self, moment: Moment) -> None:
+        """Redraw."""
+        self._live.update(moment_view(moment))
+
+    def end(self) -> None:
+        """Leave the last drawing on the screen."""
+        self._live.stop()
 
 
 def moment_view(moment: Moment) -> Group:
-    """Show who holds which cell, and what each flow run does and why it waits."""
+    """Return the cells with their holders, and the flow runs with their phases and reasons to wait."""
     over = sum(run.phase == "done" for run in moment.runs)
     head = Text(f"\n{len(moment.runs)} flow runs, {moment.act}", style="bold")
     head += Text(f"   {over} done   {moment.seconds:.0f} s", style="default")
@@ -190,7 +177,7 @@ def _bar(cell: CellStatus) -> Text:
 
 
 def report_view(report: Report) -> Group:
-    """Show the flow runs, the highest use of each limit, and the times."""
+    """Return tables of the flow runs, of the highest use of each limit, and of the times."""
     numbers = map(tables.number, ("waited", "card", "held it", "whole run"))
     runs = tables.titled(f"Flow runs, {AT_ONCE}", "flow run", *numbers)
     for run in report.at_once.runs:

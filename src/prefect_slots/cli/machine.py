@@ -29,7 +29,7 @@ from prefect_slots.settings import Settings, load_settings
 from prefect_slots.usage.snapshot import others_now
 from prefect_slots.worker.refresh import changes
 
-# Twice a second: a person sees changes at once, and reading the ledger does not show in `top`.
+# Often enough for a person who watches, seldom enough for the processes that use the ledger.
 _REFRESH_SECONDS = 0.5
 
 
@@ -50,7 +50,7 @@ def detect(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Show what was found on this machine, what was declared, and what tasks may take of both. Changes nothing.
+    """Show the resources of this machine: found, declared, and offered to tasks. Changes nothing.
 
     Examples:
         prefect-slots detect --explain
@@ -146,7 +146,7 @@ def status(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Show who holds which cell since when, and who waits for what and why.
+    """Show the holders of each cell, and the waiters with their reasons.
 
     Examples:
         prefect-slots status --watch

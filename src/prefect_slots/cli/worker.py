@@ -31,7 +31,7 @@ def start(
 
         prefect-slots worker start --pool ml-pool --enforce kill
     """
-    # Importing the worker imports Prefect, which takes seconds; a mistake of the settings is told before.
+    # Deferred: the help of this command needs neither.
     from prefect_slots.settings import load_settings
     from prefect_slots.worker import start
 

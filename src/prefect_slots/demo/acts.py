@@ -1,12 +1,10 @@
 """One act: flow runs triggered, watched until they have ended, and measured."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prefect_slots.demo.api import Api, FlowRun
 from prefect_slots.demo.stage import DemoFailed, Stage
@@ -18,14 +16,17 @@ from prefect_slots.observe.status import MachineStatus, machine_status
 from prefect_slots.observe.timeline import run_of
 
 DEPLOYMENT: Final = "image-pipeline/demo"
+# Often enough to see each flow run hold its GPU, seldom enough to leave the cores to the flow runs.
 SAMPLE_SECONDS: Final = 0.4
+# Generous: only a hang should reach it.
 _SECONDS_PER_RUN: Final = 60.0
+# Releases are under way for a moment after the last flow run has ended.
 _SETTLE_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunNow:
-    """What a flow run does now: scheduled, starting, loading, waiting, analysing, saving, done, or a bad end."""
+    """Present phase of a flow run: scheduled, starting, loading, waiting, analysing, saving, done, or a bad end."""
 
     name: str
     phase: str
@@ -35,7 +36,7 @@ class RunNow:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """The machine and the flow runs at one moment; `seconds` since the act began."""
+    """The machine and the flow runs at one moment; `seconds` counts from the start of the act."""
 
     act: str
     seconds: float
@@ -45,7 +46,7 @@ class Moment:
 
 @dataclass(kw_only=True)
 class Use:
-    """A limit on the server: its slots, and the most that were ever seen taken."""
+    """A limit on the server: its slots, and the highest number seen taken."""
 
     slots: int
     peak: int = 0
@@ -53,7 +54,7 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A flow run that has ended: how long it waited, on which card it ran, how long it held that."""
+    """Record of a flow run that has ended: seconds of waiting, GPU, seconds for which it held the GPU."""
 
     name: str
     photo: str
@@ -66,25 +67,21 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Act:
-    """What happened: from the first trigger until the last flow run had ended on the server."""
+    """Record of one act, from the first trigger to the end of the last flow run on the server."""
 
     seconds: float
     runs: tuple[Outcome, ...]
     spans: tuple[Span, ...]
 
-    def to_data(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
-        return asdict(self)
-
 
 class Watch:
-    """Plays acts on a stage and keeps the highest use of each limit over all of them.
+    """Player of acts on a stage; it keeps the highest use of each limit over all of them.
 
     Args:
-        stage: Where the server and the worker run.
+        stage: The stage with server and worker.
         api: The server.
-        ledger: The worker's.
-        show: Told every moment.
+        ledger: The worker's ledger.
+        show: Called with every moment.
     """
 
     def __init__(self, stage: Stage, api: Api, ledger: Ledger, show: Callable[[Moment], None]) -> None:
@@ -104,6 +101,7 @@ class Watch:
         ids: list[str] = []
         deadline = start + 60.0 + len(photos) * _SECONDS_PER_RUN
         while True:
+            # One trigger a round keeps the display moving while the flow runs are created.
             if len(ids) < len(photos):
                 name = list(photos)[len(ids)]
                 parameters = {"photo": photos[name], "folder": str(self._stage.folder / "pictures" / name)}
@@ -112,11 +110,8 @@ class Watch:
             self._sample()
             seconds = time.monotonic() - start
             status, spans = machine_status(self._ledger), self._spans(began)
-            self._show(
-                Moment(
-                    act=title, seconds=seconds, runs=tuple(_now(n, runs, status, spans) for n in photos), machine=status
-                )
-            )
+            now = tuple(_now(name, runs, status, spans) for name in photos)
+            self._show(Moment(act=title, seconds=seconds, runs=now, machine=status))
             self._refuse_bad(runs)
             if len(runs) == len(photos) and all(run.is_over for run in runs):
                 break
@@ -145,8 +140,8 @@ class Watch:
     def _refuse_bad(self, runs: list[FlowRun]) -> None:
         for run in runs:
             if run.is_over and run.type != "COMPLETED":
-                what = f"the flow run '{run.name}' ended as {run.state}: {run.message}"
-                raise DemoFailed(what, self._stage.log("worker"))
+                words = f"the flow run '{run.name}' ended as {run.state}: {run.message}"
+                raise DemoFailed(words, self._stage.log("worker"))
 
 
 def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[Span, ...]) -> RunNow:

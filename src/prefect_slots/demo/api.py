@@ -1,6 +1,4 @@
-"""The private server's REST API, as far as the demo asks it; without importing Prefect, which takes seconds."""
-
-from __future__ import annotations
+"""Client of the private server's REST API, without Prefect, whose import takes seconds."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ import httpx
 
 from prefect_slots.demo.stage import DemoFailed
 
+# Ten seconds of attempts: a busy SQLite server answers 503 now and then, and is not to spoil the demo.
 _ATTEMPTS: Final = 50
 _PAUSE_SECONDS: Final = 0.2
 _OVER: Final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -17,7 +16,7 @@ _OVER: Final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRun:
-    """A flow run as the server has it; `seconds` is its own running time."""
+    """A flow run as the server shows it; `seconds` is its own running time."""
 
     name: str
     type: str
@@ -27,7 +26,7 @@ class FlowRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, well or badly."""
+        """The run has ended, well or badly."""
         return self.type in _OVER
 
 
@@ -54,7 +53,7 @@ class Api:
         return any(worker["status"] == "ONLINE" for worker in self._ask("POST", f"work_pools/{pool}/workers/filter"))
 
     def allow_at_once(self, pool: str, runs: int | None) -> None:
-        """Let the pool have so many flow runs at the same time; `None` for any number."""
+        """Set the number of flow runs that the pool may have at the same time; `None` for any number."""
         self._ask("PATCH", f"work_pools/{pool}", {"concurrency_limit": runs})
 
     def trigger(self, deployment: str, name: str, parameters: dict[str, Any], key: str) -> str:
@@ -78,7 +77,7 @@ class Api:
         ]
 
     def limits(self) -> dict[str, tuple[int, int]]:
-        """Return each limit's slots and how many are taken; mirrors are left out."""
+        """Return each limit's slots and the number that is taken; mirrors are left out."""
         found = self._ask("POST", "v2/concurrency_limits/filter", {"limit": 200})
         return {
             limit["name"]: (limit["limit"], limit["active_slots"])
@@ -99,6 +98,5 @@ class Api:
                 failure = f"HTTP {answer.status_code}: {answer.text[:300]}"
                 if answer.status_code < 500:
                     break
-            # A busy SQLite server answers 503 now and then.
             self._rest(_PAUSE_SECONDS)
         raise DemoFailed(f"the server does not do `{method} {path}`: {failure}")

@@ -1,6 +1,4 @@
-"""The whole piece: a server, a worker, the flow runs all at once, then the same ones strictly one after another."""
-
-from __future__ import annotations
+"""Both acts on one server and worker: the flow runs all at once, then the same ones strictly one after another."""
 
 import time
 from collections.abc import Callable
@@ -20,19 +18,22 @@ from prefect_slots.scheduling.decide import decide
 
 AT_ONCE: Final = "all at once"
 IN_TURN: Final = "one after another"
+# Each flow run is a process that imports Prefect; more of them at once would crowd a small machine.
 MOST_AT_ONCE: Final = 8
 _POOL: Final = "demo"
+# Generous: a first start makes the database, on a disk that may be slow.
 _SERVER_SECONDS: Final = 90.0
 _WORKER_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the demo showed.
+    """Results of the demo.
 
     Attributes:
-        uses: Slots of each limit and the most that the server ever showed as taken, over both acts.
-        lanes: The cells that were used, for the picture.
+        declared: The GPUs are declared and do not exist.
+        uses: Slots of each limit and the highest number that the server showed as taken, over both acts.
+        lanes: The cells in use, for the picture.
     """
 
     declared: bool
@@ -47,28 +48,28 @@ class Report:
             "cards": "declared" if self.declared else "detected",
             "seconds": {"at_once": self.at_once.seconds, "one_after_another": self.in_turn.seconds},
             "limits": {name: asdict(use) for name, use in self.uses.items()},
-            "at_once": self.at_once.to_data(),
-            "one_after_another": self.in_turn.to_data(),
+            "at_once": asdict(self.at_once),
+            "one_after_another": asdict(self.in_turn),
         }
 
 
 class Audience(Protocol):
-    """Told what happens, for people."""
+    """Display of the demo's progress for people."""
 
     def scene(self, scene: Scene) -> None:
-        """What will be played."""
+        """Show the scene before the first step."""
 
     def step(self, command: str, seconds: float) -> None:
-        """A step of the setting up is done."""
+        """Show that a step of the preparation is done."""
 
     def begin(self, title: str, runs: int) -> None:
-        """An act begins."""
+        """Show that an act begins."""
 
     def moment(self, moment: Moment) -> None:
-        """The act goes on."""
+        """Show a moment of the act."""
 
     def end(self) -> None:
-        """The act is over."""
+        """Show that the act is over."""
 
 
 def play(runs: int, audience: Audience) -> Report:

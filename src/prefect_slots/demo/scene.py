@@ -1,6 +1,4 @@
-"""What the demo plays: photographs, the flow file, and this machine's cards or the two declared ones."""
-
-from __future__ import annotations
+"""The demo's scene: photographs, the flow file, and this machine's GPUs or the two declared ones."""
 
 import os
 from collections.abc import Sequence
@@ -14,12 +12,14 @@ from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules
 from prefect_slots.model.resource import GPU_MEM
 
+# Pictures that scikit-image ships: nothing is downloaded. The sizes differ, so that the flow runs' times do too.
 PHOTOS: Final = (
     "astronaut.png", "coffee.png", "hubble_deep_field.jpg", "chelsea.png", "rocket.jpg", "moon.png", "camera.png",
     "motorcycle_left.png", "retina.jpg", "coins.png", "clock_motion.png", "grass.png",
 )  # fmt: skip
 ENTRYPOINT: Final = "image_pipeline.py:image_pipeline"
 _CONFIG, _FLOW = "configs/demo.toml", "flows/image_pipeline.py"
+# More than half of a declared GPU of 24 GiB: one flow run a GPU, so that others have to wait.
 _ASKED_GIB: Final = 16
 _WRITTEN: Final = f"gpu_mem={_ASKED_GIB},"
 _REAL_CARDS: Final = """[settings]
@@ -32,13 +32,13 @@ scope = "fleet"
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What to play.
+    """The texts of the demo's files.
 
     Attributes:
         config: Text of the resource file.
         flow: Text of the flow file.
-        remarks: What a viewer should know about the cards.
-        declared: Whether the cards are declared ones that do not exist.
+        remarks: Remarks about the GPUs for the viewer.
+        declared: The GPUs are declared and do not exist.
     """
 
     config: str
@@ -48,7 +48,7 @@ class Scene:
 
 
 def set_scene() -> Scene:
-    """Look for NVIDIA cards; where there are none, declare the example's two."""
+    """Return a scene with this machine's NVIDIA GPUs, or with the example's two declared ones if there are none."""
     # The few hundred MiB of a laptop's built-in graphics would leave nothing to share out.
     nvidia_only = Declarations(detectors=tuple(DetectorRules(name=name, enabled=False) for name in SHIPPED))
     found = survey(nvidia_only, os.environ).inventory

@@ -1,10 +1,8 @@
-"""Where the demo is played: a temporary folder, and processes that know nothing of the user's Prefect.
+"""The demo's stage: a temporary folder, and processes that know nothing of the user's Prefect.
 
-A signal is only noted, and acted on between two steps, so that none can fall between starting a process and knowing of
-it. What is ours is told by its environment: every process here, and every process it starts, names the folder.
+A signal is only noted, and acted on between two steps, so that none can fall between the start of a process and its
+entry in the list. The demo's processes, and all that they start, are recognized by the folder in their environment.
 """
-
-from __future__ import annotations
 
 import os
 import shutil
@@ -27,7 +25,9 @@ from prefect_slots.errors import SlotsError
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MARK: Final = "PREFECT_SLOTS_STATE_DIR"
+# Longest wait for processes to end by themselves: a viewer has pressed Ctrl-C and wants the terminal back.
 _GRACE_SECONDS: Final = 3.0
+# Enough for the end of a traceback with its message, and still not a whole screen.
 _LOG_LINES: Final = 15
 # Services of the server that nothing here needs: it starts sooner, and leaves the two cores to the flow runs.
 _NOT_NEEDED: Final = (
@@ -36,7 +36,7 @@ _NOT_NEEDED: Final = (
 
 
 class Stopped(Exception):
-    """A signal asks the demo to end; `number` is the signal's."""
+    """A signal has asked the demo to end; `number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -45,7 +45,7 @@ class Stopped(Exception):
 
 @dataclass(eq=False, repr=False)
 class DemoFailed(SlotsError):
-    """Something that the demo needs did not work; `log` is the end of what that printed."""
+    """A process or a package that the demo needs has failed; `log` is the end of its output."""
 
     what: str
     log: str = ""
@@ -55,12 +55,12 @@ class DemoFailed(SlotsError):
 
 
 class Stage:
-    """A folder and its processes; use it as `with`.
+    """A folder and its processes; a context manager.
 
     Attributes:
-        folder: Holds everything that is written; gone afterwards.
-        url: The private server's API.
-        env: What every process here gets as its environment.
+        folder: Folder of everything that is written; gone afterwards.
+        url: Address of the private server's API.
+        env: Environment of every process here.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Stage:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C at the terminal is for us to act on.
+                # Ctrl-C at the terminal reaches the demo alone, which ends its processes in order.
                 start_new_session=True,
             )
         return self._running[name]
@@ -160,7 +160,7 @@ class Stage:
 
 
 def clean_env(folder: Path, url: str) -> dict[str, str]:
-    """Return this process's environment without anything of the user's Prefect, and with all of the demo's."""
+    """Return the demo's environment: this process's own without the variables of the user's Prefect."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "WORKER_ID"))}
     return {
         **kept,
@@ -179,8 +179,9 @@ def clean_env(folder: Path, url: str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "NO_COLOR": "1",
         "TMPDIR": str(folder / "tmp"),
-        # A proxy must not be asked for a server on this machine.
+        # A proxy would look for the server on its own machine.
         "NO_PROXY": ",".join(filter(None, ["127.0.0.1", os.environ.get("NO_PROXY", "")])),
+        # Eight flow runs with a thread pool each would only get in each other's way.
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
 
@@ -191,6 +192,7 @@ def end_processes(folder: Path) -> None:
     while ours := processes_of(folder):
         kind = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
         for process in ours:
+            # A process may end, and be reaped by its parent, while the list is read.
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(kind)
         psutil.wait_procs(ours, timeout=max(0.2, deadline - time.monotonic()))

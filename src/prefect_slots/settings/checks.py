@@ -1,9 +1,7 @@
-"""What several keys of a configuration file contradict each other in.
+"""Contradictions between the keys of a configuration file, each with its place.
 
-Each contradiction has a place of its own, which a model's validator could not name.
+A validator of a whole table could not name the key at fault.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,24 +13,24 @@ from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, check_feature_name,
 from prefect_slots.settings.lines import KeyPath
 from prefect_slots.settings.schema import ConfigFile, GpusTable, LicenseTable, ResourceTable
 
+# Each cell becomes a limit on the server, and registration asks about every one of them.
 MAX_CELLS: Final = 1000
-"""Most cells of one declared resource: each becomes a limit on the server."""
 
+# Keys that make sense only beside `type`.
 _SERVER_KEYS: Final = (
-    "server",
-    "command",
-    "feature",
-    "features",
-    "headroom",
-    "poll_seconds",
-    "timeout",
-    "grace_seconds",
-)
+    "server", "command", "feature", "features", "headroom", "poll_seconds", "timeout", "grace_seconds",
+)  # fmt: skip
+# Keys that each way of looking for a resource decides by itself.
+_DECIDED: Final = {
+    "disk": ("cells", "unit"),
+    "devices": ("capacity", "cells", "headroom"),
+    "encoder_sessions": ("capacity", "cells", "unit", "headroom"),
+}
 _DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
 
 def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
-    """Yield what cannot be true together, or cannot be a name, in a file whose tables are each well-formed."""
+    """Yield the place and the words of each contradiction and each impossible name in a well-formed file."""
     yield from _card_contradictions(file.gpus)
     if file.host.mem is not None and file.host.mem <= file.host.mem_headroom:
         kept = format_amount(file.host.mem_headroom, "MiB")
@@ -74,12 +72,7 @@ def _way_contradictions(path: KeyPath, table: ResourceTable) -> Iterator[tuple[K
         yield (*path, others[0]), f"a resource is looked for in one way, and this one has {way}"
     if table.scope == "fleet":
         yield (*path, "scope"), f"{way} is looked for on this machine, so it cannot be the fleet's; declare capacity"
-    unused = {
-        "disk": ("cells", "unit"),
-        "devices": ("capacity", "cells", "headroom"),
-        "encoder_sessions": ("capacity", "cells", "unit", "headroom"),
-    }
-    for key in unused[way]:
+    for key in _DECIDED[way]:
         if getattr(table, key):
             yield (*path, key), f"{way} decides that; remove {key}"
 
@@ -103,6 +96,7 @@ def _license_contradictions(tables: Mapping[str, LicenseTable]) -> Iterator[tupl
         if table.feature is not None and table.features is not None:
             yield (*path, "features"), "write feature for one, or features for several"
             continue
+        # Two tables may offer the same name through `features`, which TOML itself cannot notice.
         for name, _ in table.named_features(table_name):
             place = path if table.features is None else (*path, "features")
             try:

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -85,9 +86,6 @@ def setting_texts(file: ConfigFile, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
-    # Only an error needs it, and importing it takes a millisecond or two.
-    from difflib import get_close_matches
-
     # The prefix that all share would make every name look close.
     bare = tuple(variable.removeprefix(ENV_PREFIX) for variable in known)
     close = get_close_matches(name.upper().removeprefix(ENV_PREFIX), bare, n=1, cutoff=0.5)

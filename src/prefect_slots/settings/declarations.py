@@ -1,8 +1,4 @@
-"""From the tables of a configuration file to plain declarations, with their defaults."""
-
-from __future__ import annotations
-
-from typing import Final
+"""Conversion of a configuration file's tables to the model's declarations."""
 
 from prefect_slots.model.declaration import (
     Declarations,
@@ -21,13 +17,9 @@ from prefect_slots.model.declaration import (
 from prefect_slots.model.resource import Scope
 from prefect_slots.settings.schema import ConfigFile, LicenseTable, ResourceTable
 
-POLL_SECONDS: Final = 60.0
-LICENSE_TIMEOUT: Final = 10.0
-GRACE_SECONDS: Final = 60.0
-
 
 def declarations_of(file: ConfigFile, source: str) -> Declarations:
-    """Return what `file` says about the machine, in the model's words."""
+    """Return the declarations of `file`; `source` names it in messages."""
     return Declarations(
         gpus=GpuRules(
             detect=file.gpus.detect,
@@ -62,13 +54,17 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
 
 
 def _watched(name: str, table: ResourceTable, source: str) -> Watched:
-    """Return where to look for a resource that names one way."""
+    """Return the declaration of a resource that names one way to look for it."""
     if table.disk is not None:
+        # MiB of the file to whole GiB of the resource: rounded up, so that at least the written amount stays free.
         kept = -(-table.headroom // 1024)
         return ScratchSpace(name=name, folder=table.disk, headroom_gib=kept, capacity_gib=table.capacity)
     if table.devices is not None:
         return Instruments(name=name, patterns=tuple(table.devices), unit=table.unit or "device")
     return EncoderSessions(name=name, most=table.encoder_sessions or 0, source=source)
+
+
+_PERIODS = ("poll_seconds", "timeout", "grace_seconds")
 
 
 def _license_server_of(name: str, table: LicenseTable) -> LicenseServer:
@@ -78,8 +74,7 @@ def _license_server_of(name: str, table: LicenseTable) -> LicenseServer:
         command=table.command or (),
         features=table.named_features(name),
         headroom=table.headroom or 0,
-        poll_seconds=POLL_SECONDS if table.poll_seconds is None else table.poll_seconds,
-        timeout=LICENSE_TIMEOUT if table.timeout is None else table.timeout,
-        grace_seconds=GRACE_SECONDS if table.grace_seconds is None else table.grace_seconds,
         scope=None if table.scope is None else Scope(table.scope),
+        # The defaults are the model's own.
+        **{key: getattr(table, key) for key in _PERIODS if getattr(table, key) is not None},
     )

@@ -1,6 +1,4 @@
-"""Reading settings: the file is found and read, and checked with the variables unless the same was checked before."""
-
-from __future__ import annotations
+"""Reading of settings: the file is found, read, and converted together with the variables."""
 
 import os
 from collections.abc import Mapping
@@ -18,10 +16,10 @@ SYSTEM_FILE: Final = Path("/etc/prefect-slots.toml")
 def load_settings(
     config: Path | None = None, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Settings:
-    """Read the settings of this process.
+    """Return the settings of this process.
 
     Args:
-        config: The file that was named on the command line; it must exist.
+        config: The file named on the command line; it must exist.
         env: The environment to read; this process's own by default. An empty variable counts as not set.
         cwd: The folder that relative paths start from; the current one by default.
 
@@ -44,11 +42,11 @@ def load_settings(
 
 
 def choose_file(config: Path | None, env: Mapping[str, str], cwd: Path, system: Path = SYSTEM_FILE) -> Path | None:
-    """Return the file to read: the one asked for, else the first that exists; `None` where there is none.
+    """Return the file to read: the named one, else the first that exists; `None` if there is none.
 
     Raises:
-        ConfigError: if a file that was asked for by name does not exist. Falling through to another one would run a
-            machine on rules that nobody chose.
+        ConfigError: if a named file does not exist. Another file in its place would run the machine on rules that
+            nobody chose.
     """
     named = config, "--config"
     if config is None and env.get(CONFIG_VARIABLE):

@@ -1,17 +1,15 @@
-"""The line on which a key of a TOML text stands.
+"""Line numbers of the keys of a TOML text, for messages: `tomllib` gives values without places.
 
-Only for messages: `tomllib` gives values without places. The text must be one that `tomllib` has read, so nothing here
-looks for mistakes. A key inside an inline table or an array is placed at the line of the key that holds it.
+The text must be one that `tomllib` has read, so nothing here looks for mistakes. A key inside an inline table or an
+array gets the line of the key that holds it.
 """
-
-from __future__ import annotations
 
 import re
 import tomllib
 from typing import Any, Final, TypeAlias
 
+# Place of a value in the parsed document: table names, keys and positions in arrays of tables.
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""Where a value is in the parsed document: table names, keys and positions in arrays of tables."""
 
 # Strings come first: a bracket, `=`, `#` or line end inside one is not structure. A multi-line string may end in up to
 # five quotes, of which the first two are text.
@@ -43,7 +41,7 @@ def _parts(dotted: str) -> tuple[str, ...]:
 
 
 class _Lines:
-    """The table that statements belong to, and the first line of each key seen."""
+    """State of the scan: the table of the present statement, and the first line of each key seen."""
 
     def __init__(self) -> None:
         self.found: dict[KeyPath, int] = {}
@@ -51,7 +49,7 @@ class _Lines:
         self._last: dict[KeyPath, int] = {}
 
     def _enter(self, parts: tuple[str, ...], line: int) -> KeyPath:
-        """Go to a header's table; below an array of tables that means its last one."""
+        """Return the path of a header's table; below an array of tables, of its last one."""
         path: KeyPath = ()
         for part in parts:
             path += (part,)
@@ -82,6 +80,7 @@ class _Lines:
 
 def key_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, counted from 1, of every table and key that `text` writes outside inline values."""
+    # `depth` counts open brackets: a line end inside an array does not end the statement.
     lines = _Lines()
     line, depth = 1, 0
     statement, started, in_value = "", 1, False

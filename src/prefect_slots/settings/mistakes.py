@@ -3,8 +3,6 @@
 Every mistake becomes one `ConfigError`: of the file with its line, of a variable with the variable's name.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -72,6 +70,7 @@ def _hint(hint: Any) -> Any:
     return model_of(hint) if is_dataclass(hint) else hint
 
 
+# Made at import: only a mistake or a doubtful value imports this module.
 FILE_MODEL: Final = model_of(ConfigFile)
 VARIABLES_MODEL: Final = model_of(SettingsTable, Variables)
 
@@ -84,6 +83,7 @@ def check(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
     """
     file = ConfigFile() if path is None else check_file(path, raw)
     texts = setting_texts(file, env)
+    # The file has passed, so a mistake here is a variable's.
     try:
         checked = VARIABLES_MODEL.model_validate(texts)
     except ValidationError as error:
@@ -97,7 +97,7 @@ def check(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
 
 
 def check_file(path: Path, raw: bytes) -> ConfigFile:
-    """Check what stands in one configuration file.
+    """Return the tables of one configuration file.
 
     Raises:
         ConfigError: with the file's name and, where one can be told, the line.
@@ -135,6 +135,7 @@ def _decode(path: Path, raw: bytes) -> str:
         raise ConfigError(source=str(path), key="", reason="is not UTF-8 text", line=line) from None
 
 
+# The end of `tomllib`'s messages; before Python 3.14 its errors have no line of their own.
 _AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -180,7 +181,7 @@ def _file_reason(detail: ErrorDetails) -> str:
 
 
 def _fields_at(loc: Iterable[int | str]) -> Iterable[str]:
-    """Return the keys that the table at `loc` may hold."""
+    """Return the keys of the table at `loc`."""
     kind: Any = ConfigFile
     for part in loc:
         hints = {each.name: each.type for each in fields(kind)}
@@ -189,9 +190,11 @@ def _fields_at(loc: Iterable[int | str]) -> Iterable[str]:
     return [each.name for each in fields(kind)]
 
 
+# A value of thousands of digits or letters would bury the message.
 _SHOWN: Final = Repr()
 _SHOWN.maxstring = _SHOWN.maxlong = 60
 
+# Words for the kinds of mistakes that pydantic words for programmers.
 _NEEDED: Final = {
     "missing": "is missing",
     "string_type": "text in quotes is needed",
@@ -212,7 +215,7 @@ _NEEDED: Final = {
 
 
 def _reason(detail: ErrorDetails) -> str:
-    """Say what is wrong with a value, what it is, and what would be right."""
+    """Return the mistake, the right form and the value itself, in words."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         reason = str(context["error"])

@@ -22,9 +22,11 @@ ENV_PREFIX: Final = "PREFECT_SLOTS_"
 CONFIG_VARIABLE: Final = "PREFECT_SLOTS_CONFIG"
 WORKER_ID: Final = "WORKER_ID"
 
-# No word of a vendor's command line may begin with a dash.
+# A host goes into a vendor's command line, where a word that begins with a dash would be an option.
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
+# `CUDA_VISIBLE_DEVICES` separates identities by commas.
 _IDENTITY: Final = re.compile(r"[A-Za-z0-9._:/-]+")
+# Names that the kernel numbers in the order in which devices are plugged in.
 _UNSTABLE: Final = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
 
 
@@ -51,7 +53,7 @@ def _state_dir(value: object) -> Path:
 
 
 def _auto_or(read: Callable[[object], int], value: object) -> int | None:
-    """Return `None` for `"auto"`, that is as detected, else what `read` makes of `value`."""
+    """Return `None` for `"auto"` (as detected), else `value` read by `read`."""
     return None if value == "auto" else read(value)
 
 
@@ -106,7 +108,7 @@ def _command(value: object) -> tuple[str, ...]:
 
 
 def _features(value: object) -> tuple[tuple[str, str], ...]:
-    """Return the names that tasks ask for, each with what the server calls it."""
+    """Return the names that tasks ask for, each with the server's name."""
     table = {str(name): name for name in cast("list[object]", value)} if isinstance(value, list) else value
     if not isinstance(table, dict) or not table:
         raise ValueError("a list of features is needed, or a table of the names that tasks ask for")
