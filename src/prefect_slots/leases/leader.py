@@ -7,15 +7,14 @@ dies or is stopped. Nothing here waits for a slot, and a slow answer to one job 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from prefect_slots.errors import LedgerUnreadable, ServerUnreachable, SlotsError
+from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign, reconcile
 from prefect_slots.leases.renew import Renewal
-from prefect_slots.ledger import election, leases, registry
+from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger.elected import ElectedLoop, Job
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
 
 ROLE: Final = "leader"
-BEAT_SECONDS: Final = 1.0
-_log = logging.getLogger("prefect_slots")
 
 
 class Leader:
@@ -47,68 +44,37 @@ class Leader:
         self._heeded: frozenset[str] = frozenset()
         self._listening: asyncio.Task[NoReturn] | None = None
         self._refresh_seconds = refresh_seconds
-        self._nudged = asyncio.Event()
-        self._nudged_now = False
-        self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._wanted_again: set[str] = set()
         self._answering_since: float | None = None
         self._suspicious = False
         self._compared_at = -refresh_seconds
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._loop = ElectedLoop(ledger, ROLE, self._jobs, idle_seconds=1.0, failed=self._note_error)
+        self._task = asyncio.get_running_loop().create_task(self._loop.run())
 
     def nudge(self) -> None:
         """Look at once whether there is something to do."""
-        self._nudged.set()
+        self._loop.nudge()
 
     async def close(self) -> None:
         """Stop; another process goes on."""
-        tasks: list[asyncio.Task[Any]] = [self._task, *self._jobs.values()]
+        tasks: list[asyncio.Task[Any]] = [self._task]
         if self._listening is not None:
             tasks.append(self._listening)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                if self._is_elected():
-                    self._listen()
-                    self._start_jobs()
-            except LedgerUnreadable as error:
-                _log.debug("trying again: %s", error)
-            # Not `wait_for`, which loses a cancellation that comes with a nudge: the process would not end.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(clock.between(0.7, 1.0) * BEAT_SECONDS):
-                    await self._nudged.wait()
-            self._nudged_now = self._nudged.is_set()
-            self._nudged.clear()
+    def _jobs(self) -> Mapping[str, Job]:
+        self._listen()
+        return {
+            "renew": self._renewal.renew,
+            "back": self._renewal.back,
+            "resume": self._resume,
+            "compare": self._compare,
+        }
 
-    def _is_elected(self) -> bool:
-        now = clock.boot_clock()
-        if self._ledger.read(lambda tx: election.held_by_other(tx, ROLE, now)):
-            return False
-        return self._ledger.transact(lambda tx: election.take(tx, ROLE, now))
-
-    def _start_jobs(self) -> None:
-        for name, job in (
-            ("renew", self._renewal.renew),
-            ("back", self._renewal.back),
-            ("resume", self._resume),
-            ("compare", self._compare),
-        ):
-            if name not in self._jobs:
-                task = asyncio.get_running_loop().create_task(self._do(job))
-                self._jobs[name] = task
-                task.add_done_callback(lambda _, ended=name: self._ended(ended))
-            elif self._nudged_now:
-                self._wanted_again.add(name)
-
-    def _ended(self, name: str) -> None:
-        self._jobs.pop(name, None)
-        if name in self._wanted_again:
-            self._wanted_again.discard(name)
-            self.nudge()
+    def _note_error(self, error: SlotsError) -> None:
+        if isinstance(error, ServerUnreachable):
+            self._answering_since = None
 
     def _listen(self) -> None:
         """Hear of releases by others that somebody here may wait for; that saves waiting for the next look."""
@@ -116,15 +82,6 @@ class Leader:
         if self._heeded and self._listening is None:
             listening = self._releases.run(lambda _: self.nudge(), self.nudge)
             self._listening = asyncio.get_running_loop().create_task(listening)
-
-    async def _do(self, job: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await job()
-        except ServerUnreachable as away:
-            self._answering_since = None
-            _log.debug("looking after the machine: %s", away)
-        except SlotsError as failed:
-            _log.debug("looking after the machine: %s", failed)
 
     def _suspect(self) -> None:
         self._suspicious = True

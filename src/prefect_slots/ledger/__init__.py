@@ -1,19 +1,20 @@
 """One machine, many processes: the book of grants and tickets on disk.
 
-folder       which local folder holds the ledger, and why another cannot
-schema       the tables, and opening them safely
-store        the file: transactions that commit, then wake whom they granted
-transaction  what may be done inside one: owners, events, tickets
-book         the book as rows: the view that is decided on, the changes that are written
-sql          SQL inside one transaction
-registry     what the machine has: cells and their numbers
-usage        what devices and licence servers show of others' use
-spending     what was seen of a grant's memory beside what it declared
-leases       what the server was asked for: intents, leases, releases
-owner        a process proven alive by the lock it holds
-election     what one process does for all of the machine
-failpoints   where a crash leaves something to others; tests kill there
-wakeup       datagrams to exactly the tickets that were granted
+folder       the local state folder, and the reasons to refuse one
+owner        a process proven alive by the lock that it holds
+schema       the tables, and opening their file safely
+store        the file: transactions that commit, then wake the owners of new grants
+transaction  the operations of one transaction: owners, events, tickets
+sql          statements inside one transaction
+book         the book as rows: the view for decisions, and the writing of their changes
+leases       the machine's calls to the server: intents, leases, releases
+registry     the registered machine: cells and their numbers
+usage        measured use: foreign use of cells, and grants' own use
+queries      reads for status, doctor, history and looks
+election     roles that one process has for all of the machine
+elected      the loop of a role's jobs
+wakeup       datagrams to the owners of new grants
+failpoints   the moments at which a crash leaves work to others; tests kill there
 
-It is handed the scheduler as a function and decides nothing itself.
+The scheduler is passed in as a function; nothing here decides.
 """

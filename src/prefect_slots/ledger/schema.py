@@ -47,14 +47,14 @@ CREATE TABLE cell (
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 
--- What a device or a licence server showed of a cell's use by others; see `ledger.outside`. Times are Unix times.
+-- What a device or a licence server showed of a cell's use by others; see `ledger.usage`. Times are Unix times.
 CREATE TABLE outside (
     resource TEXT NOT NULL, number INTEGER NOT NULL, used INTEGER, seen_at REAL, asked_at REAL NOT NULL,
     peak TEXT NOT NULL, counted TEXT NOT NULL, misses INTEGER NOT NULL, why TEXT NOT NULL,
     PRIMARY KEY (resource, number)
 ) WITHOUT ROWID;
 
--- What was seen of a grant's memory on a cell beside what it declared; see `ledger.spending`.
+-- What was seen of a grant's memory on a cell beside what it declared; see `ledger.usage`.
 CREATE TABLE spent (
     held TEXT NOT NULL, resource TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL,
     peak INTEGER NOT NULL, looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL,

@@ -10,18 +10,17 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
-from prefect_slots.errors import LedgerUnreadable, SlotsError
-from prefect_slots.ledger import election, queries, registry, usage
+from prefect_slots.ledger import queries, registry, usage
+from prefect_slots.ledger.elected import ElectedLoop, Job
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
-from prefect_slots.system import clock
 from prefect_slots.system.processes import Users
 from prefect_slots.system.threads import aside
 from prefect_slots.usage.foreign import Fleet
@@ -66,28 +65,22 @@ class Monitor:
         self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
         self._first_look_due = settings.declarations.gpus.detect
-        self._jobs: dict[str, asyncio.Task[None]] = {}
         self._due_at = 0.0
+        self._loop = ElectedLoop(
+            ledger,
+            ROLE,
+            self._due_looks,
+            beat_seconds=min(settings.use_seconds, 1.0),
+            offers=lambda: bool(self._looks()),
+        )
 
     async def round(self) -> None:
         """Make every look once, and record it."""
-        await asyncio.gather(*(self._do(job) for job in self._looks().values()))
+        await asyncio.gather(*(self._loop.do(job) for job in self._looks().values()))
 
     async def run(self) -> NoReturn:
         """Look again and again while no other process does."""
-        try:
-            while True:
-                elected = False
-                with suppress(LedgerUnreadable):
-                    elected = bool(self._looks()) and self._is_elected()
-                    if elected and time.monotonic() >= self._due_at:
-                        self._due_at = time.monotonic() + self._settings.use_seconds
-                        self._start_looks()
-                beat = min(self._settings.use_seconds, 1.0) if elected else election.STALE_SECONDS
-                await asyncio.sleep(clock.between(0.7, 1.0) * beat)
-        finally:
-            for task in self._jobs.values():
-                task.cancel()
+        await self._loop.run()
 
     async def before(self, requirement: Requirement) -> None:
         """Look at the GPUs before the first request of this process for one, unless another process looked lately.
@@ -102,10 +95,10 @@ class Monitor:
             # Not `wait_for`, which may lose a cancellation: the request of a caller that has left would be queued.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_LOOK_SECONDS):
-                    await self._do(self._gpus)
+                    await self._loop.do(self._gpus)
 
-    def _looks(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        looks: dict[str, Callable[[], Awaitable[None]]] = {}
+    def _looks(self) -> dict[str, Job]:
+        looks: dict[str, Job] = {}
         if self._settings.declarations.gpus.detect:
             looks["gpus"] = self._gpus
         if self._servers:
@@ -114,26 +107,11 @@ class Monitor:
             looks["memory"] = self._memory
         return looks
 
-    def _is_elected(self) -> bool:
-        now = clock.boot_clock()
-        if self._ledger.read(lambda tx: election.held_by_other(tx, ROLE, now)):
-            return False
-        return self._ledger.transact(lambda tx: election.take(tx, ROLE, now))
-
-    def _start_looks(self) -> None:
-        for name, job in self._looks().items():
-            if name not in self._jobs:
-                self._jobs[name] = asyncio.get_running_loop().create_task(self._do(job))
-                self._jobs[name].add_done_callback(lambda _, ended=name: self._jobs.pop(ended, None))
-
-    async def _do(self, job: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await job()
-        except SlotsError as failed:
-            _log.debug("looking at what others use: %s", failed)
-        except Exception:
-            # The last known use stands, and the next look may go better.
-            _log.exception("looking at what others use failed")
+    def _due_looks(self) -> dict[str, Job]:
+        if time.monotonic() < self._due_at:
+            return {}
+        self._due_at = time.monotonic() + self._settings.use_seconds
+        return self._looks()
 
     async def _gpus(self) -> None:
         keys = frozenset(cell.key for cell in self._ledger.read(registry.registered).cells(GPU_MEM))
