@@ -1,10 +1,8 @@
-"""What a task process is bound to from birth: cards, cores, numbers of threads.
+"""The pin of a task process, fixed from its birth: GPUs, cores, numbers of threads.
 
-A process never changes its pin: what a library has read at import, a CUDA context above all, stays. The ledger counts
-cores and does not name them; which ones a process is bound to is agreed between pools by locks on files.
+A process never changes its pin, because libraries read the variables when they are imported and a CUDA context stays.
+The ledger counts cores and does not number them; pools agree on the numbers by locks on files.
 """
-
-from __future__ import annotations
 
 import fcntl
 import os
@@ -17,6 +15,7 @@ from prefect_slots.model import gpu
 from prefect_slots.model.resource import CPUS
 from prefect_slots.requiring.grant import Grant, pinned
 
+# Read by each library when it is imported. Without them each of several processes starts a thread per core.
 _THREADS: Final = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -32,13 +31,13 @@ _THREADS: Final = (
 
 @dataclass(frozen=True)
 class Pin:
-    """GPUs by UUID, and how many cores were asked for; processes of equal pins are interchangeable."""
+    """GPUs by UUID, and the number of cores asked for; processes of equal pins are interchangeable."""
 
     gpus: tuple[str, ...] = ()
     cores: int = 0
 
     def environment(self) -> dict[str, str]:
-        """Return a whole environment for a process that is bound so."""
+        """Return the whole environment of a process with this pin."""
         env = dict(os.environ)
         gpu.pin(env, self.gpus)
         if self.cores:
@@ -46,23 +45,21 @@ class Pin:
         return env
 
 
-def pin_of(grant: Grant | None) -> Pin:
-    """Return what a task under `grant` is bound to."""
-    if grant is None:
-        return Pin()
+def pin_of(grant: Grant) -> Pin:
+    """Return the pin for tasks under a grant."""
     return Pin(pinned(grant), grant.amounts.get(CPUS, 0))
 
 
 def core_count() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Cores:
-    """Cores that are this holder's own among all pools of the machine, until they are given back or it dies.
+    """Cores for one holder alone among all pools of the machine, until it gives them back or dies.
 
     Attributes:
-        numbers: Empty if too few were free: the process then runs on all, and the kernel finds room for it.
+        numbers: Empty if too few were free: the process then runs on all cores, and the kernel finds room for it.
     """
 
     def __init__(self, folder: Path | None, count: int) -> None:
@@ -78,6 +75,7 @@ class Cores:
                 self.numbers.add(number)
             if len(self.numbers) == count:
                 return
+        # A part of the cores would throttle the task and keep them from another that they would suffice for.
         self.give_back()
 
     def _lock(self, path: Path) -> bool:
@@ -91,7 +89,7 @@ class Cores:
         return True
 
     def give_back(self) -> None:
-        """Let others be bound to them."""
+        """Release the cores to other holders."""
         self.numbers = set()
         while self._files:
             os.close(self._files.pop())

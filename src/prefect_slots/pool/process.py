@@ -1,10 +1,8 @@
-"""A task process as the pool sees it: started with its pin, spoken to over two sockets, ended with all it has started.
+"""A task process: its start with a pin, its two connections, its end with all that it has started, its traces.
 
-It is the leader of a process group of its own, so that what a task has started ends with it. It inherits the lock that
-proves the pool alive: until it is really gone, what the pool held is not taken for free.
+It leads a process group of its own, so that a task's children end with it. It inherits the lock that proves the pool
+alive: the pool's cells stay taken until the process is really gone.
 """
-
-from __future__ import annotations
 
 import os
 import select
@@ -22,13 +20,18 @@ import psutil
 
 from prefect_slots.pool.pinning import Cores, Pin
 from prefect_slots.pool.wire import Wire
+from prefect_slots.system.sysfs import ROOT, text_of
 
+# Time for exit handlers and the flush of files; a task's own thread that runs on would hold the place for ever.
 _ENDING_SECONDS: Final = 2.0
-_DEVICES: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/vfio/")
-_KEPT_BYTES: Final = 256 * 2**20
-_ROOT: Final = Path("/")
+# The next task waits for this end, which takes an idle interpreter a few milliseconds.
 _LOOK_SECONDS: Final = 0.002
+# `poll` takes milliseconds as a C int, 24 days at most.
 _LONGEST_WAIT: Final = 86400.0
+# Everything that has touched CUDA, ROCm, oneAPI or a TPU has one of these files open.
+_DEVICES: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/vfio/")
+# An interpreter with its usual libraries stays below; a data set that a task has left does not.
+_KEPT_BYTES: Final = 256 * 2**20
 _BEGIN: Final = """\
 import sys
 sys.path[:] = {path!r}
@@ -41,8 +44,8 @@ class Process:
     """A running task process.
 
     Attributes:
-        tasks: Where it takes calls.
-        side: Where its tasks speak to the pool.
+        tasks: The connection for calls.
+        side: The connection on which its tasks speak to the pool.
     """
 
     def __init__(self, pool: str, pin: Pin, folder: Path | None, lock: int | None) -> None:
@@ -85,24 +88,24 @@ class Process:
 
     @cached_property
     def started(self) -> float:
-        """When it was started, a Unix time: its number alone may be another's one day."""
+        """The start, a Unix time in seconds: the process id alone may be another process's one day."""
         return psutil.Process(self.pid).create_time()
 
     def speaks(self, seconds: float | None) -> list[int]:
-        """Return the descriptors of the connections on which it has said something; none if time is up, or a day."""
-        # A thousandth more, or what is left of one would be waited for in a circle; a month is more than `poll` can.
+        """Return the descriptors of the connections with something to read; none once time is up, or a day."""
+        # One millisecond more: a remainder of less would be waited for in a busy loop.
         wait = None if seconds is None else min(seconds, _LONGEST_WAIT) * 1000 + 1
         return [file for file, _ in self._poll.poll(wait)]
 
     def kill(self) -> None:
-        """Kill it and what it has started; `end` must follow."""
-        # Not reaped yet, its number cannot be anybody else's.
+        """Kill it and all that it has started; `end` must follow."""
+        # Not reaped yet, its number cannot be another process's.
         if self._popen.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> int:
-        """See it gone, with what it has started; return its exit code, negative for a signal."""
+        """Kill it, wait for its end, and return its exit code, negative for a signal."""
         self.kill()
         code = self._popen.wait()
         self.tasks.close()
@@ -111,7 +114,7 @@ class Process:
         return code
 
     def retire(self) -> None:
-        """Let it end as a program does, within a moment; a thread of a task's may hold it up no longer."""
+        """Let it end as a program does, and kill the rest after a moment."""
         self.tasks.close()
         until = time.monotonic() + _ENDING_SECONDS
         # Not reaped before the rest of its group is killed: its number would be free for another group.
@@ -122,10 +125,13 @@ class Process:
         self.end()
 
 
-def holds_device(pid: int, root: Path = _ROOT) -> bool:
-    """Tell whether a process has a device's file open, as everything does that has touched CUDA."""
+def holds_device(pid: int, root: Path = ROOT) -> bool:
+    """Return whether a process has a device's file open.
+
+    A framework keeps GPU memory for its next call: the next holder of that memory would find it taken.
+    """
     try:
-        return any(_target(file).startswith(_DEVICES) for file in (root / "proc" / str(pid) / "fd").iterdir())
+        return any(_target(file).startswith(_DEVICES) for file in (root / f"proc/{pid}/fd").iterdir())
     except OSError:
         return False
 
@@ -137,10 +143,7 @@ def _target(file: Path) -> str:
         return ""  # closed meanwhile
 
 
-def holds_memory(pid: int, root: Path = _ROOT) -> bool:
-    """Tell whether a process keeps more than some memory of its own to itself."""
-    try:
-        fields = (root / "proc" / str(pid) / "statm").read_text().split()
-        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") > _KEPT_BYTES
-    except (OSError, ValueError, IndexError):
-        return False
+def holds_memory(pid: int, root: Path = ROOT) -> bool:
+    """Return whether a process keeps more than 256 MiB that no other process shares."""
+    fields = text_of(root / f"proc/{pid}/statm").split()
+    return len(fields) > 2 and (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") > _KEPT_BYTES

@@ -1,6 +1,4 @@
-"""A map's progress on the terminal: how many are done, run and wait, and what they wait for."""
-
-from __future__ import annotations
+"""A map's progress on the terminal: counts of done, running and waiting calls, and the reasons for waiting."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,7 +13,7 @@ from prefect_slots.pool.task import TaskFuture
 
 
 class Progress:
-    """What a map's futures and its pool say at the moment at which it is drawn."""
+    """The state of a map's futures and of its pool at the moment of drawing."""
 
     def __init__(self, name: str, futures: Sequence[TaskFuture], reasons: Callable[[], list[str]]) -> None:
         self._name = name
@@ -23,7 +21,7 @@ class Progress:
         self._reasons = reasons
 
     def __rich__(self) -> RenderableType:
-        """Draw it."""
+        """Return the drawing."""
         done = sum(future.done() for future in self._futures)
         running = sum(future.running() for future in self._futures)
         failed = sum(_has_failed(future) for future in self._futures)
@@ -31,6 +29,7 @@ class Progress:
         row = Table.grid(padding=(0, 1))
         counts = f"{done} done, {running} running, {waiting} waiting" + (f", {failed} failed" if failed else "")
         row.add_row(Text(self._name), ProgressBar(len(self._futures), done, width=30), Text(counts))
+        # Each queue asks the ledger: not while nothing waits.
         reasons = sorted(set(self._reasons())) if waiting else []
         return Group(row, *(Text(f"  {reason}", style="dim") for reason in reasons))
 
@@ -47,7 +46,7 @@ def shown(
     console: Console | None = None,
 ) -> Iterator[Any]:
     """Yield the results, with their progress on standard error meanwhile."""
-    console = console or Console(stderr=True)
     progress = Progress(name, futures, reasons)
-    with Live(progress, console=console, refresh_per_second=4):
+    # Each drawing looks at every future and asks the ledger for reasons: no more than four a second.
+    with Live(progress, console=console or Console(stderr=True), refresh_per_second=4):
         yield from results
