@@ -1,34 +1,29 @@
-"""Who does what next: tasks in queues, grants and processes, decided under one lock, with no I/O and no clock.
+"""Dispatch: the next step for queued tasks, grants and processes, decided under one lock, with no I/O and no clock.
 
 Tasks of one shape stand in one queue, and at most one ticket waits in the ledger for a queue: its grant goes to the
 first task, and the next is asked for at once. So a thousand tasks of one kind do not stand before another pool's one.
-What is then to be done, by the caller and outside the lock, is had by `take`.
+The caller takes the decisions by `take`, and carries them out outside the lock.
 
 A task that was submitted by a running task may start although all processes are taken, as long as no other of that
-task's runs: so whoever waits for what it has submitted waits for something that goes on, however deep.
+task's runs: a task that waits for its own submissions waits for something that goes on, however deep.
 """
-
-from __future__ import annotations
 
 import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+from prefect_slots.model.request import Parent
+from prefect_slots.model.requirement import Requirement
 from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.task import Task
 from prefect_slots.pool.worker import Worker
 
-if TYPE_CHECKING:
-    from prefect_slots.model.request import Parent
-    from prefect_slots.model.requirement import Requirement
 
-
-@dataclass(frozen=True)
-class Shape:
-    """What makes tasks interchangeable to the ledger; `within` is the task that submitted them, if one did."""
+class Shape(NamedTuple):
+    """All that the ledger looks at: tasks of one shape are interchangeable. `within` is the submitting task, if any."""
 
     requirement: Requirement | None
     priority: int
@@ -47,8 +42,8 @@ class Queue:
     """The waiting tasks of one shape, oldest first.
 
     Attributes:
-        ticket: By which the queue waits in the ledger, if it does.
-        running: How many of its tasks run.
+        ticket: The queue's request in the ledger, if any.
+        running: Number of its tasks that run.
     """
 
     shape: Shape
@@ -59,11 +54,11 @@ class Queue:
 
 @dataclass(eq=False)
 class Job:
-    """A task that runs, under the grant that it uses.
+    """A running task and the grant that it uses.
 
     Attributes:
         extra: It runs although all processes are taken.
-        since: When its process began to serve its queue without a break.
+        since: Start of the turn, in seconds of the monotonic clock: its process serves its queue since then.
     """
 
     task: Task
@@ -73,39 +68,34 @@ class Job:
     since: float = 0.0
 
 
-@dataclass(frozen=True)
-class Ask:
-    """Ask for a grant for the first task of a queue."""
+class Ask(NamedTuple):
+    """Request a grant for the first task of a queue."""
 
     queue: Queue
     ticket: str
 
 
-@dataclass(frozen=True)
-class Withdraw:
-    """End a request or grant, whatever state it is in."""
+class Withdraw(NamedTuple):
+    """End a request or grant in any state."""
 
     ticket: str
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """Have a job done by a worker that is idle or new."""
 
     job: Job
     worker: Worker
 
 
-@dataclass(frozen=True)
-class Retire:
-    """End an idle process: its place is needed."""
+class Retire(NamedTuple):
+    """End an idle worker: another needs its place."""
 
     worker: Worker
 
 
-@dataclass(frozen=True)
-class Fail:
-    """End a task that waited: the ledger refused it, or it waited too long."""
+class Fail(NamedTuple):
+    """Fail a task that waited: the ledger refused it, or it waited too long."""
 
     task: Task
     error: BaseException
@@ -118,14 +108,14 @@ class Dispatcher:
     """The pool's state; every method is called with the pool's lock held.
 
     Args:
-        most: How many tasks may run at once, or `None` for as many as the ledger grants.
-        most_free: How many of those that ask for nothing.
-        new_worker: Returns a worker of that pin.
+        most: Number of tasks that may run at once, or `None` for as many as the ledger grants.
+        most_free: Number of tasks that ask for nothing that may run at once.
+        new_worker: Returns a new worker of a pin.
 
     Attributes:
-        queues: The queues in which tasks wait or of which tasks run; the next turn is the first one's.
-        jobs: What runs.
-        workers: All that have not been told to end.
+        queues: All queues with waiting or running tasks; the next turn is the first queue's.
+        jobs: All running tasks.
+        workers: All workers that have not been told to end.
     """
 
     def __init__(self, most: int | None, most_free: int, new_worker: Callable[[Pin], Worker]) -> None:
@@ -146,12 +136,12 @@ class Dispatcher:
         return not self.jobs and not any(queue.tasks for queue in self.queues.values())
 
     def take(self) -> list[Act]:
-        """Return what is to be done since the last call."""
+        """Return the decisions since the last call."""
         acts, self._acts = self._acts, []
         return acts
 
     def add(self, task: Task) -> None:
-        """A task was submitted."""
+        """Queue a submitted task."""
         shape = _shape(task)
         queue = self.queues.get(shape)
         if queue is None:
@@ -167,7 +157,7 @@ class Dispatcher:
         return queue if queue is not None and task in queue.tasks else None
 
     def drop(self, task: Task, error: BaseException | None = None) -> None:
-        """A waiting task was cancelled, or fails with `error` because it has waited too long."""
+        """Take a task that waits out of its queue: it was cancelled, or it fails with `error`."""
         queue = self.queue_of(task)
         if queue is None:
             return
@@ -178,18 +168,18 @@ class Dispatcher:
         self._look(queue)
 
     def granted(self, queue: Queue, ticket: str, grant: PoolGrant) -> None:
-        """The ledger granted what a queue asked for."""
+        """Use a grant that the ledger gave to a queue."""
         if queue.ticket != ticket:
-            return  # withdrawn meanwhile, and so is the grant
+            return  # the request was withdrawn meanwhile, and so is the grant
         queue.ticket = None
-        # All processes may have been taken since it asked. To hold on to the grant while waiting for one would be to
-        # hold while waiting, which can deadlock.
+        # All processes may have been taken since it asked. A pool that kept the grant until one is free would hold
+        # while waiting, which can deadlock.
         if not self._has_room(queue) or not self._start(queue, grant):
             self._acts.append(Withdraw(ticket))
         self._look(queue)
 
     def refused(self, queue: Queue, ticket: str, error: BaseException) -> None:
-        """The ledger refused what a queue asked for: its first task fails."""
+        """Fail the first task of a queue that the ledger refused."""
         if queue.ticket != ticket:
             return
         queue.ticket = None
@@ -199,7 +189,7 @@ class Dispatcher:
             self._look(queue)
 
     def next_of(self, job: Job) -> Job | None:
-        """Return the queue's next task for the process and the grant that `job` has had, if there is one."""
+        """Return the queue's next task as a job for the process and the grant of `job`, if a task waits."""
         task = self._pop(job.queue)
         if task is None:
             return None
@@ -209,7 +199,7 @@ class Dispatcher:
         return following
 
     def ended(self, job: Job, worker: Worker, *, is_fit: bool) -> None:
-        """A job is done, its grant is given back, and its worker is idle, or gone if it is not fit for more."""
+        """Note that a job is done and its grant given back; its worker is idle, or gone if it is not fit for more."""
         queue = job.queue
         del self.jobs[job.task]
         self._forget(job.task)
@@ -223,13 +213,13 @@ class Dispatcher:
             self._idle.setdefault(worker.pin, []).append(worker)
         else:
             self.workers.discard(worker)
-        # Other queues first: this one has had its turn.
+        # To the end: this queue has had its turn.
         self.queues[queue.shape] = self.queues.pop(queue.shape)
         for each in list(self.queues.values()):
             self._look(each)
 
     def retired(self, worker: Worker) -> bool:
-        """An idle process wants to end; return whether it may: it may have been given a job just now."""
+        """Take an idle worker out, and return `True`; `False` if it has just been given a job."""
         idle = self._idle.get(worker.pin, [])
         if worker not in idle:
             return False
@@ -238,16 +228,16 @@ class Dispatcher:
         return True
 
     def retire_all(self) -> None:
-        """End every idle process."""
+        """End every idle worker."""
         while self._idle:
             self._evict()
 
     def waiting(self) -> list[Task]:
-        """Return the tasks that wait."""
+        """Return all waiting tasks."""
         return [task for queue in self.queues.values() for task in queue.tasks]
 
     def _look(self, queue: Queue) -> None:
-        """Start what may start, ask for what is to be asked for, and withdraw what nobody wants any more."""
+        """Start tasks of a queue, request a grant for it, or withdraw its request if no task is left."""
         if queue.shape.requirement is None:
             while queue.tasks and self._has_room(queue):
                 self._start(queue, queue.tasks[0].under)
@@ -268,6 +258,7 @@ class Dispatcher:
 
     @staticmethod
     def _is_first_inner(queue: Queue) -> bool:
+        # One more process than the limit for each running task that submits: else nested waiting could deadlock.
         return queue.shape.within is not None and queue.shape.within.lent == 0
 
     def _start(self, queue: Queue, grant: PoolGrant) -> bool:
@@ -311,6 +302,7 @@ class Dispatcher:
     def _pop(self, queue: Queue) -> Task | None:
         while queue.tasks:
             task = queue.tasks.popleft()
+            # A cancelled task may still stand here: its canceller has the future, and waits for the pool's lock.
             if task.future.begin():
                 return task
             self._forget(task)

@@ -1,6 +1,6 @@
-"""The pool as a task within it sees it: what it submits goes to the pool's own process, over the task's connection.
+"""The handle of a pool within its tasks: submissions go to the pool's own process, over the task's connection.
 
-A pool that is pickled into a task, as an argument or as a global of the task's function, is this handle there.
+A pool that is pickled into a task, as an argument or as a global of the task's function, becomes this handle there.
 """
 
 from __future__ import annotations
@@ -8,29 +8,26 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakValueDictionary
 
 from prefect_slots.model.request import Request
 from prefect_slots.pool.child import ChildContext, raised, told
+from prefect_slots.pool.submission import Wanted
 from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
-if TYPE_CHECKING:
-    from prefect_slots.requiring.alternatives import any_of
-    from prefect_slots.requiring.decorator import requires
-
+# The pools of this process, by name; weak, because a pool that nobody can reach must be free to go.
 here: WeakValueDictionary[str, TaskExecutor] = WeakValueDictionary()
-"""The pools of this process, by name."""
 
 
 class PoolLink:
-    """A task process's connection to its pool, by which its tasks submit others: the seam that `Supervisor` has too.
+    """A task process's connection to its pool, for submissions: the seam that `Supervisor` has too.
 
-    What a task has submitted ends with it.
+    Tasks that a task has submitted end with it.
     """
 
     def __init__(self, side: Wire) -> None:
@@ -41,7 +38,7 @@ class PoolLink:
         threading.Thread(target=self._listen, name="prefect-slots-inner", daemon=True).start()
 
     def enqueue(self, request: Request, call: Packed) -> TaskFuture:
-        """Have a packed call made in another task process."""
+        """Submit a packed call, to be made in another task process."""
         with self._lock:
             self._last += 1
             number = self._last
@@ -50,7 +47,7 @@ class PoolLink:
         return future
 
     def reason(self, future: TaskFuture) -> str:
-        """Say why a task waits; the ledger's own words stay with the pool."""
+        """Return the reason for which a task waits; the ledger's own words stay with the pool."""
         del future
         return "waits for resources beside those of the task that submitted it"
 
@@ -83,7 +80,7 @@ class InnerPool(TaskExecutor):
         self._link = link
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A task that sends it on to another sends the pool.
+        # Sent on to another task it is the pool there; sent back it is the `SlotPool` itself.
         return pool_named, (ChildContext.pool,)
 
     def map(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -92,7 +89,7 @@ class InnerPool(TaskExecutor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-        requires: requires | any_of | Mapping[str, Any] | None = None,
+        requires: Wanted = None,
         task_timeout: float | None = None,
     ) -> Iterator[Any]:
         """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
@@ -100,7 +97,7 @@ class InnerPool(TaskExecutor):
         return self._submit_all(fn, iterables, timeout, requires, task_timeout)[1]
 
     def reason(self, future: TaskFuture) -> str:
-        """Say why a task waits."""
+        """Return the reason for which a task waits."""
         return self._link.reason(future)
 
 
@@ -117,10 +114,10 @@ def _inner() -> InnerPool:
 
 
 def pool_named(name: str) -> TaskExecutor:
-    """Return the pool of that name as this process sees it.
+    """Return the pool of that name: the pool itself in its own process, a handle in its task processes.
 
     Raises:
-        RuntimeError: if this process neither has made it nor works for it.
+        RuntimeError: if this process has not made it and does not work for it.
     """
     if name in here:
         return here[name]
@@ -130,7 +127,7 @@ def pool_named(name: str) -> TaskExecutor:
 
 
 def hear(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
-    """Take all that a task has said to the pool, in the pool's process."""
+    """Read all messages of a task to the pool, in the pool's process."""
     _take(enqueue, side, task)
     while side.has_more:
         _take(enqueue, side, task)
@@ -150,6 +147,7 @@ def _take(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
 
 
 def _as_it_came(packed: Packed) -> Packed:
+    # The pool's process only passes the result on: it may lack the modules of its class.
     return packed
 
 
@@ -160,6 +158,6 @@ def _reply(side: Wire, number: int, ended: concurrent.futures.Future[Any]) -> No
         kind, answer = Kind.FAILED, told(error)
     else:
         kind, answer = Kind.DONE, ended.result()
-    # The task that would have it may have ended, and its process with it.
+    # The task that waits for it may have ended, and its process with it.
     with suppress(OSError):
         side.send(kind, Packed(pickle.dumps((number, bytes(answer.body))), answer.buffers))

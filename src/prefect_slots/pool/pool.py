@@ -1,35 +1,32 @@
-"""The executor that people use: `SlotPool`."""
-
-from __future__ import annotations
+"""The public executor: `SlotPool`, with the methods for users only."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from prefect_slots.pool import nested
+from prefect_slots.pool.submission import Wanted
 from prefect_slots.pool.supervisor import IDLE_SECONDS, TURN_SECONDS, Supervisor
 from prefect_slots.pool.task import TaskExecutor, TaskFuture, is_urgent
 
-if TYPE_CHECKING:
-    from prefect_slots.requiring.alternatives import any_of
-    from prefect_slots.requiring.decorator import requires
-
 
 class SlotPool(TaskExecutor):
-    """A process pool whose tasks run when this machine can give them what they need.
+    """A process pool whose tasks run once this machine can grant their needs.
 
     It shares the machine's ledger with every other pool, worker, `requires(...)` and `prefect-slots run`. A task's
-    process is pinned to its cards and cores before anything of it is imported. A task that asks for nothing runs when
-    a process is free.
+    process is pinned to its GPUs and cores before its first import. A task without needs runs when a process is free.
 
     Args:
-        max_workers: How many tasks run at once. By default as many as the ledger grants, and of those that ask for
-            nothing as many as there are cores.
+        max_workers: Number of tasks that run at once. By default as many as the ledger grants, and of tasks without
+            needs as many as there are cores.
         initializer: Called in each process before its first task; the task fails if it raises.
         initargs: Its arguments.
-        idle_seconds: After which an idle process ends.
-        turn_seconds: How long a grant serves one task of a shape after another although others wait.
+        idle_seconds: Seconds after which an idle process ends.
+        turn_seconds: Seconds for which a grant serves one task of a shape after another although others wait.
+
+    Raises:
+        ValueError: if `max_workers` is less than 1, or a number of seconds less than 0.
 
     Settings and the state folder are those of the moment at which the pool is made.
 
@@ -58,7 +55,7 @@ class SlotPool(TaskExecutor):
         return f"<SlotPool {self._supervisor}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Within a task the pool is spoken to over the task's own process.
+        # Within a task the pool is reached over the connection of the task's own process.
         return nested.pool_named, (self._supervisor.name,)
 
     def map(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -67,7 +64,7 @@ class SlotPool(TaskExecutor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
-        requires: requires | any_of | Mapping[str, Any] | None = None,
+        requires: Wanted = None,
         task_timeout: float | None = None,
         progress: bool = False,
     ) -> Iterator[Any]:
@@ -76,51 +73,53 @@ class SlotPool(TaskExecutor):
         Args:
             fn: As for `submit`.
             *iterables: The arguments.
-            timeout: Seconds from now after which `TimeoutError` is raised and what has not ended is cancelled.
+            timeout: Seconds from now after which `TimeoutError` is raised and all unfinished calls are cancelled.
             chunksize: Without effect: every call has a grant of its own.
             requires: As for `submit`, for each call.
-            task_timeout: Seconds that each call may run.
-            progress: Show on the terminal how many are done, run and wait, and what for.
+            task_timeout: Seconds of running for each call.
+            progress: Show the counts of done, running and waiting calls on the terminal, and the reasons for waiting.
         """
         del chunksize
         futures, results = self._submit_all(fn, iterables, timeout, requires, task_timeout)
         if not progress:
             return results
+        # Rich takes as long to import as the rest of the pool.
         from prefect_slots.pool.progress import shown
 
         return shown(results, futures, getattr(fn, "__name__", "map"), self.reasons)
 
     def reasons(self) -> list[str]:
-        """Say what the tasks that wait wait for, as the ledger sees it now."""
+        """Return the reasons for which tasks wait now, one for each kind of task."""
         return self._supervisor.reasons()
 
     def reason(self, future: TaskFuture) -> str:
-        """Say what one task waits for; empty if it does not wait."""
+        """Return the reason for which one task waits now; empty if it does not wait."""
         return self._supervisor.reason(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill: bool = False) -> None:
-        """Take no more tasks, and end once those that there are have ended.
+        """Refuse new tasks, and end the processes once all tasks have ended.
 
         Args:
-            wait: Until everything has ended.
-            cancel_futures: Cancel the tasks that wait.
-            kill: Cancel those that run as well.
+            wait: Return only when everything has ended.
+            cancel_futures: Cancel waiting tasks.
+            kill: Cancel waiting and running tasks.
         """
         self._supervisor.shutdown(wait, cancel_futures=cancel_futures, kill=kill)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """End as `shutdown` does; Ctrl-C kills what runs."""
+        """End as `shutdown` does; Ctrl-C kills running tasks."""
         self.shutdown(kill=is_urgent(kind))
         return None
 
-    async def __aenter__(self) -> SlotPool:
+    async def __aenter__(self) -> Self:
         """Return the pool."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End as `shutdown` does, without blocking the event loop; a cancelled block kills what runs."""
+        """End as `shutdown` does, without blocking the event loop; a cancelled block kills running tasks."""
+        # Cancelled once more, it would leave processes behind.
         await asyncio.shield(asyncio.to_thread(self.shutdown, kill=is_urgent(kind)))

@@ -1,4 +1,4 @@
-"""What submitted calls ask for: worked out where they are submitted.
+"""The requests of submitted calls, made where they are submitted.
 
 A decorated function is called beneath its decoration, because the pool asks in its place. With `requires=` beside it
 the decoration stays: it is then a request within that grant.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.request import Request
@@ -18,29 +18,27 @@ from prefect_slots.pool.wire import Packed, pack
 from prefect_slots.requiring import context
 from prefect_slots.requiring.wrappers import arguments_of, decoration, site_of
 
+# A task process that only passes the pool on must not pay 0.2 s for the decorator's imports.
 if TYPE_CHECKING:
     from prefect_slots.requiring.alternatives import any_of
     from prefect_slots.requiring.decorator import requires
 
+Wanted: TypeAlias = "requires | any_of | Mapping[str, Any] | None"
+
 
 class Submission:
-    """What the calls of one function ask for, worked out once for all of them where no argument matters.
+    """The requests of one function's calls: one for all of them if no amount depends on the call.
 
     Args:
-        function: As it was submitted.
-        wanted: What was given beside it.
-        limit: Seconds that each call may run.
+        function: The function as submitted.
+        wanted: The needs given beside it, in place of its decoration's.
+        limit: Seconds of running for each call, or `None`.
 
     Raises:
         InvalidRequirement: if `wanted` is no requirement, or `limit` no number of seconds.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        wanted: requires | any_of | Mapping[str, Any] | None,
-        limit: float | None,
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], wanted: Wanted, limit: float | None) -> None:
         asked = _requires(wanted)
         self._called = function
         if asked is None:
@@ -66,7 +64,7 @@ class Submission:
         return replace(asked.request(self._request.label, arguments), limit=self._request.limit)
 
 
-def _requires(wanted: requires | any_of | Mapping[str, Any] | None) -> requires | None:
+def _requires(wanted: Wanted) -> requires | None:
     if wanted is None:
         return None
     from prefect_slots.requiring.alternatives import any_of
@@ -81,10 +79,11 @@ def _requires(wanted: requires | any_of | Mapping[str, Any] | None) -> requires 
     try:
         # With the types, or `True`, which is no amount, would be found where `1` was given before.
         return _declared(tuple((name, type(value), value) for name, value in wanted.items()))
-    except TypeError:  # a value that is not hashable: a mapping of licences
+    except TypeError:  # a value that is not hashable: a mapping of licenses
         return requires(**wanted)
 
 
+# The check of a requirement takes longer than all else of a submit; a program has a few kinds of calls.
 @lru_cache(maxsize=256)
 def _declared(items: tuple[tuple[str, type[Any], Any], ...]) -> requires:
     from prefect_slots.requiring.decorator import requires

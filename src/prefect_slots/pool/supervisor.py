@@ -1,10 +1,8 @@
-"""The supervision of a pool's tasks: a thread per task process, grants asked for, futures ended.
+"""The supervision of a pool: a thread for each task process, requests to the ledger, the ends of tasks.
 
-Everything that happens (a call is submitted, the ledger grants, a task ends) is told the dispatcher under one lock; its
-answer is carried out outside the lock.
+Each event (a call is submitted, the ledger grants, a task ends) goes to the dispatcher under one lock. Its decisions
+are carried out outside the lock, because they start processes and speak to the ledger.
 """
-
-from __future__ import annotations
 
 import atexit
 import threading
@@ -19,8 +17,8 @@ from typing import Any, Final
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
 from prefect_slots.model.request import Request
-from prefect_slots.pool import nested
-from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
+from prefect_slots.pool import dispatch, nested
+from prefect_slots.pool.dispatch import Job, Queue
 from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.pinning import Pin, core_count
 from prefect_slots.pool.task import Task, TaskFuture
@@ -28,18 +26,20 @@ from prefect_slots.pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.pool.worker import Outcome, Setup, Worker
 from prefect_slots.requiring.target import current_target
 
+# A start costs 50 ms to seconds of imports; an idle process costs its memory. A minute keeps it between two maps.
 IDLE_SECONDS: Final = 60.0
+# A grant costs the ledger about a millisecond: over a turn that is 1 %, and other requests wait unnoticeably longer.
 TURN_SECONDS: Final = 0.1
 
 
 class Supervisor:
     """A pool's tasks and processes: the seam for code that packs its calls itself, as the task runner does.
 
-    Args: as for `SlotPool`.
+    The arguments are those of `SlotPool`.
 
     Attributes:
-        name: By which task processes know the pool.
-        handle: The executor that people have of it, kept as long as a task runs whose result may name it.
+        name: The pool's name for task processes.
+        handle: The public executor, kept alive while tasks run: a task may return it.
     """
 
     def __init__(
@@ -62,13 +62,14 @@ class Supervisor:
         preparation = pack((initializer, tuple(initargs), {})) if initializer is not None else None
         self._grants = GrantClient(current_target())
         self._setup = Setup(self.name, self._grants, preparation, self._hear)
-        self._dispatcher = Dispatcher(max_workers, max_workers or core_count(), self._new_worker)
+        self._dispatcher = dispatch.Dispatcher(max_workers, max_workers or core_count(), self._new_worker)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._jobs: dict[Worker, SimpleQueue[Job | None]] = {}
         self._closed = False
         self._unclaimed = PoolGrant()
-        engine()  # its end at exit must come after this pool's
+        # Exit handlers run in reverse order: the engine must end after this pool.
+        engine()
         self._at_exit = partial(_shut_down, weakref.ref(self))
         atexit.register(self._at_exit)
 
@@ -83,10 +84,10 @@ class Supervisor:
         """Put a packed call into its queue.
 
         Args:
-            request: All that it asks for.
+            request: The request of the call.
             call: A function, its arguments and keyword arguments, packed.
-            read: Returns the future's result from what the task process has sent.
-            within: The task that submits it, if one does.
+            read: Converts the task process's reply to the future's result.
+            within: The task that submits it, if any.
 
         Raises:
             RuntimeError: if the pool is shut down.
@@ -107,7 +108,7 @@ class Supervisor:
         return task.future
 
     def _under(self, request: Request, within: Task | None) -> PoolGrant:
-        """Return what encloses a task that asks for nothing."""
+        """Return the enclosing grant, for a task that asks for nothing."""
         if request.parent is None or self._grants.folder is None:
             return self._unclaimed
         with self._lock:
@@ -118,7 +119,7 @@ class Supervisor:
         return PoolGrant(token=token, folder=str(self._grants.folder))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill: bool = False) -> None:
-        """Take no more tasks, and end once those that there are have ended; see `SlotPool.shutdown`."""
+        """Refuse new tasks, and end the processes once all tasks have ended; see `SlotPool.shutdown`."""
         with self._lock:
             self._closed = True
             waiting, running = self._dispatcher.waiting(), list(self._dispatcher.jobs)
@@ -131,13 +132,13 @@ class Supervisor:
             atexit.unregister(self._at_exit)
 
     def reasons(self) -> list[str]:
-        """Say what the tasks that wait wait for, as the ledger sees it now."""
+        """Return the reasons for which tasks wait now, one for each queue."""
         with self._lock:
             queues = [queue for queue in self._dispatcher.queues.values() if queue.tasks]
         return [self._why(queue) for queue in queues]
 
     def reason(self, future: TaskFuture) -> str:
-        """Say what one task waits for; empty if it does not wait."""
+        """Return the reason for which one task waits now; empty if it does not wait."""
         with self._lock:
             queues = self._dispatcher.queues.values()
             queue = next((queue for queue in queues for task in queue.tasks if task.future is future), None)
@@ -148,20 +149,21 @@ class Supervisor:
             return "waits for a free process"
         return self._grants.reason(queue.ticket) or f"waits its turn for {queue.shape.requirement.describe()}"
 
-    # What the dispatcher decides
+    # Decisions of the dispatcher
 
     def _act(self, note: Callable[[], None] | None = None) -> None:
-        """Tell the dispatcher what happened, and do what follows."""
+        """Pass an event to the dispatcher, and carry out its decisions."""
         with self._changed:
             if note is not None:
                 note()
             if self._closed and self._dispatcher.is_empty:
                 self._dispatcher.retire_all()
             acts = self._dispatcher.take()
-            starts = [act for act in acts if isinstance(act, Start)]
+            starts = [act for act in acts if isinstance(act, dispatch.Start)]
             new = [start.worker for start in starts if start.worker not in self._jobs]
             self._jobs.update((worker, SimpleQueue()) for worker in new)
             self._changed.notify_all()
+        # Tasks before requests: a task that may start must not wait for the ledger.
         for start in starts:
             start.job.task.silence()
             self._jobs[start.worker].put(start.job)
@@ -170,15 +172,15 @@ class Supervisor:
             threading.Thread(target=self._run, args=(worker,), name=name, daemon=True).start()
         for act in acts:
             match act:
-                case Ask(queue=queue, ticket=ticket):
+                case dispatch.Ask(queue=queue, ticket=ticket):
                     self._ask(queue, ticket)
-                case Withdraw(ticket=ticket):
+                case dispatch.Withdraw(ticket=ticket):
                     self._grants.withdraw(ticket)
-                case Retire(worker=idle):
+                case dispatch.Retire(worker=idle):
                     self._jobs[idle].put(None)
-                case Fail(task=task, error=error):
+                case dispatch.Fail(task=task, error=error):
                     task.fail_elsewhere(error)
-                case Start():
+                case dispatch.Start():
                     pass
 
     def _new_worker(self, pin: Pin) -> Worker:
@@ -199,6 +201,7 @@ class Supervisor:
     def _cancelled(self, task: Task) -> None:
         task.silence()
         self._act(partial(self._dispatcher.drop, task))
+        # It may be running, on any of them.
         with self._lock:
             workers = list(self._jobs)
         for worker in workers:
@@ -220,7 +223,7 @@ class Supervisor:
     # The thread of one worker
 
     def _run(self, worker: Worker) -> None:
-        """Serve until there is nothing to do for a while, or the process is no more."""
+        """Do jobs until there are none for a while, or the process has ended."""
         try:
             while (job := self._next(worker)) is not None and self._serve(worker, job):
                 pass
@@ -251,7 +254,7 @@ class Supervisor:
                 outcome = self._insist(job, outcome)
             elif worker.is_alive:
                 following = self._following(job)
-            # The next task begins before anybody is told of this one's end: that may take long.
+            # The next task begins before this one's future ends: callbacks of users may take long.
             ahead = self._begin(worker, following) if following is not None else None
             job.task.future.settle(job.task.read, *outcome)
             if following is None:
@@ -269,7 +272,7 @@ class Supervisor:
         return worker.begin(job.task, job.grant)
 
     def _following(self, job: Job) -> Job | None:
-        """Return the next task for the process and the grant of a job that has ended, if they may serve it."""
+        """Return the next job for the process and the grant of a job that has ended, if they may serve it."""
         turn_is_over = time.monotonic() - job.since > self._turn_seconds
         if turn_is_over and not (
             job.queue.tasks and job.grant.id and self._grants.may_go_on(job.grant, job.queue.ticket)
@@ -290,7 +293,7 @@ class Supervisor:
         return outcome
 
     def _end_inner(self, task: Task) -> None:
-        """End what a task has submitted and not waited for: nobody can have its results any more."""
+        """Cancel tasks that a task has submitted and not waited for: their results are lost with its process."""
         if not task.inner:
             return
         with self._lock:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import InvalidStateError
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect_slots.model.request import Request
-from prefect_slots.pool.submission import Submission
+from prefect_slots.pool.submission import Submission, Wanted
 from prefect_slots.pool.wire import Packed
 
+# A task process that only passes the pool on must not pay for the imports of the ledger's client.
 if TYPE_CHECKING:
     from prefect_slots.pool.grants import PoolGrant
-    from prefect_slots.requiring.alternatives import any_of
-    from prefect_slots.requiring.decorator import requires
 
-# The states of a `concurrent.futures.Future`, which has no way of its own from running to cancelled.
+# The states of a `concurrent.futures.Future`, the same since Python 3.2. The class knows no way from running to
+# cancelled, which a task with a process of its own has.
 _PENDING: Final = "PENDING"
 _RUNNING: Final = "RUNNING"
 _CANCELLED: Final = "CANCELLED"
@@ -34,11 +33,11 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self._on_cancel = on_cancel
 
     def cancel(self) -> bool:
-        """Take the task back; return whether it had not ended already."""
+        """Cancel the task and return `True`, or `False` if it has ended already."""
         while True:
             with self._condition:
                 if self._state == _RUNNING:
-                    self._state = _PENDING  # of which the base class knows how to cancel
+                    self._state = _PENDING  # the base class can cancel from this state only
             if super().cancel():
                 break
             if self.done():
@@ -51,7 +50,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         return True
 
     def begin(self) -> bool:
-        """Note that the task starts; return whether it still should."""
+        """Note that the task starts, and return `True`; `False` if it was cancelled."""
         with self._condition:
             if self._state != _PENDING:
                 return False
@@ -59,29 +58,29 @@ class TaskFuture(concurrent.futures.Future[Any]):
             return True
 
     def settle(self, read: Callable[[Packed], Any], value: Packed | None, error: BaseException | None) -> None:
-        """End with a value to be read, or with an error, unless it was cancelled meanwhile."""
-        if value is not None and error is None:
+        """End with `read(value)`, or with an error, unless it was cancelled meanwhile."""
+        result = None
+        if error is None and value is not None:
             try:
                 result = read(value)
             except BaseException as unreadable:
                 error = unreadable
-            else:
-                with suppress(InvalidStateError):
-                    self.set_result(result)
-                    self._let_go()
-                return
         if error is not None:
             self.fail(error)
+            return
+        with suppress(concurrent.futures.InvalidStateError):
+            self.set_result(result)
+            self._let_go()
 
     def fail(self, error: BaseException) -> None:
         """End with an exception, unless it was cancelled meanwhile."""
-        with suppress(InvalidStateError):
+        with suppress(concurrent.futures.InvalidStateError):
             self.set_exception(error)
             self._let_go()
 
     def _let_go(self) -> None:
-        # What is to be done on `cancel` knows the task, which knows this future: both, with the call's arguments, would
-        # stay until the garbage collector comes by.
+        # The callback knows the task, which knows this future: both, with the call's arguments, would stay until the
+        # next run of the garbage collector.
         self._on_cancel = _nothing
 
 
@@ -94,13 +93,13 @@ class Task:
     """A submitted call.
 
     Attributes:
-        read: Makes of what the task process sends what the future is given.
-        under: What it uses if it asks for nothing: what encloses it.
-        within: The task that submitted it, if one did.
-        inner: The tasks that it has submitted itself and that have not ended.
-        lent: How many of those run.
-        numbered: The futures of all that it has submitted, by the numbers that it knows them by.
-        alarm: What ends its waiting.
+        read: Converts the task process's reply to the future's result.
+        under: Enclosing grant, in use if the call asks for nothing.
+        within: The task that submitted it, if any.
+        inner: Tasks that it has submitted itself and that have not ended.
+        lent: Number of those that run.
+        numbered: Futures of all that it has submitted, by the numbers that its process gave them.
+        alarm: Timer of its limit on waiting.
     """
 
     request: Request
@@ -115,21 +114,21 @@ class Task:
     alarm: concurrent.futures.Future[None] | None = None
 
     def silence(self) -> None:
-        """Let it wait no more against its limit."""
+        """Stop the timer of its limit on waiting."""
         if self.alarm is not None:
             self.alarm.cancel()
 
     def fail_elsewhere(self, error: BaseException) -> None:
-        """Let its future fail from the engine's thread, in which no callback of a user's may run."""
+        """Fail its future in a thread of its own: callbacks of users must not run in the engine's thread."""
         self.silence()
         threading.Thread(target=self.future.fail, args=(error,), daemon=True).start()
 
 
 class TaskExecutor(concurrent.futures.Executor):
-    """An executor of tasks: the interface of `SlotPool` that its handle within a task has too.
+    """The interface of `SlotPool` that its handle within a task has too.
 
     Args:
-        enqueue: Takes what a call asks for and the packed call, and returns its future.
+        enqueue: Returns the future of a request and its packed call.
     """
 
     def __init__(self, enqueue: Callable[[Request, Packed], TaskFuture]) -> None:
@@ -140,20 +139,20 @@ class TaskExecutor(concurrent.futures.Executor):
         fn: Callable[..., Any],
         /,
         *args: Any,
-        requires: requires | any_of | Mapping[str, Any] | None = None,
+        requires: Wanted = None,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> TaskFuture:
-        """Have `fn(*args, **kwargs)` called in a task process once this machine can give it what it needs.
+        """Call `fn(*args, **kwargs)` in a task process once this machine can grant its needs.
 
-        Within a task, what the call needs is drawn from the task's grant where that covers it.
+        Within a task the needs are drawn from the task's grant where that covers them.
 
         Args:
-            fn: A function or a coroutine function. What it was decorated with by `@requires` is asked for.
+            fn: A function or a coroutine function; its needs are those of its `@requires` decoration, if any.
             *args: Its arguments.
-            requires: What it needs: `dict(gpu_mem=8)`, with `timeout=` for the seconds of waiting and `priority=`, or
+            requires: Its needs: `dict(gpu_mem=8)`, with `timeout=` for the seconds of waiting and `priority=`, or
                 a `requires(...)` object.
-            timeout: Seconds that it may run; then it is killed and the future raises `TaskTimeout`.
+            timeout: Seconds of running after which it is killed and the future raises `TaskTimeout`.
             **kwargs: Its arguments by name. (For a function with parameters of the two names, use `partial`.)
 
         Returns:
@@ -170,10 +169,10 @@ class TaskExecutor(concurrent.futures.Executor):
         fn: Callable[..., Any],
         iterables: Iterable[Iterable[Any]],
         timeout: float | None,
-        requires: requires | any_of | Mapping[str, Any] | None,
+        requires: Wanted,
         task_timeout: float | None,
     ) -> tuple[list[TaskFuture], Iterator[Any]]:
-        """Submit the calls of a map, and return their futures and an iterator over their results."""
+        """Submit the calls of a map; return their futures and an iterator over their results."""
         until = None if timeout is None else time.monotonic() + timeout
         submission = Submission(fn, requires, task_timeout)
         futures: list[TaskFuture] = []
@@ -181,7 +180,7 @@ class TaskExecutor(concurrent.futures.Executor):
             for args in zip(*iterables):  # noqa: B905 - as `Executor.map`
                 futures.append(self._enqueue(*submission.request(args, {})))  # noqa: PERF401 - each known if one fails
         except BaseException:
-            # Nobody could have the results of those before it.
+            # The results of the calls before it would be lost.
             for future in futures:
                 future.cancel()
             raise
@@ -189,12 +188,12 @@ class TaskExecutor(concurrent.futures.Executor):
 
 
 def results_of(futures: Sequence[TaskFuture], until: float | None) -> Iterator[Any]:
-    """Yield the futures' results in order; what has not ended when it is closed is cancelled."""
+    """Yield the futures' results in order; closing cancels all that have not ended."""
     ahead = list(futures)[::-1]
     try:
         while ahead:
             left = None if until is None else max(0.0, until - time.monotonic())
-            # Not kept: a result must be free to go once its taker lets go of it.
+            # No name holds the result here: a large one must be freed as soon as the caller drops it.
             yield _taken(ahead, left)
     finally:
         for future in ahead:
@@ -202,12 +201,12 @@ def results_of(futures: Sequence[TaskFuture], until: float | None) -> Iterator[A
 
 
 def _taken(ahead: list[TaskFuture], seconds: float | None) -> Any:
-    # Left in the list until it has a result: one that is waited for in vain is cancelled with the others.
+    # Left in the list until it has a result: after a timeout it is cancelled with the others.
     result = ahead[-1].result(seconds)
     ahead.pop()
     return result
 
 
 def is_urgent(kind: type[BaseException] | None) -> bool:
-    """Tell whether a block is left in haste, by Ctrl-C or a cancellation, so that what runs is killed."""
+    """Return whether a block is left by Ctrl-C or a cancellation, so that running tasks are killed."""
     return kind is not None and not issubclass(kind, Exception)

@@ -1,6 +1,4 @@
-"""One task process at work: given tasks one after another, heard while they run, killed and replaced where need be."""
-
-from __future__ import annotations
+"""A task process at work: it gets tasks one after another, and is killed and replaced where a task's end demands it."""
 
 import signal
 import threading
@@ -12,54 +10,50 @@ from typing import Final, NamedTuple
 
 from prefect_slots.errors import TaskDied, TaskTimeout
 from prefect_slots.model.resource import MEM
-from prefect_slots.pool import process
+from prefect_slots.pool import process, wire
 from prefect_slots.pool.child import raised
 from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.pinning import Pin
-from prefect_slots.pool.process import Process
 from prefect_slots.pool.task import Task
-from prefect_slots.pool.wire import Kind, Packed, Wire, pack
 from prefect_slots.system.cgroups import oom_kills
 
+# The grant of a process that has been told of none.
 _NONE: Final = PoolGrant()
 
 
 class Outcome(NamedTuple):
-    """How a task ended: with a value for its future's `read`, or with an error."""
+    """The end of a task: a value for its future's `read`, or an error."""
 
-    value: Packed | None
+    value: wire.Packed | None
     error: BaseException | None
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all workers of a pool have in common.
+    """The settings that all workers of a pool have in common.
 
     Attributes:
         pool: The pool's name.
-        preparation: The packed call that each new process makes before its first task.
-        hear: Called with the connection on which a running task speaks to the pool.
+        preparation: A packed call that each new process makes before its first task.
+        hear: Called with the connection on which a running task speaks to the pool, and the task.
     """
 
     pool: str
     grants: GrantClient
-    preparation: Packed | None
-    hear: Callable[[Wire, Task], None]
+    preparation: wire.Packed | None
+    hear: Callable[[wire.Wire, Task], None]
 
 
 class Worker:
     """A task process and the task that it runs.
 
     The process starts with the first task, and dies with the thread that has called `begin`.
-
-    Attributes:
-        pin: What the process is bound to.
     """
 
     def __init__(self, pin: Pin, setup: Setup) -> None:
         self.pin = pin
         self._setup = setup
-        self._process: Process | None = None
+        self._process: process.Process | None = None
         self._grant = self._noted = _NONE
         self._killing = threading.Lock()
         self._task: Task | None = None
@@ -84,7 +78,7 @@ class Worker:
             ended.retire()
 
     def retire_if_soiled(self, grant: PoolGrant) -> None:
-        """End the process if tasks have left in it what their grant will no longer cover."""
+        """End the process if tasks have left GPU or system memory in it that their grant no longer covers."""
         if self._process is None or grant.held is None:
             return
         pid = self._process.pid
@@ -93,7 +87,7 @@ class Worker:
             self.retire()
 
     def begin(self, task: Task, grant: PoolGrant) -> Outcome | None:
-        """Have a task begun, or return how it ended; a process that was killed while it was idle is replaced."""
+        """Begin a task, or return its end if it ended at once; a process that was killed while idle is replaced."""
         if task.future.cancelled():
             return Outcome(None, CancelledError())
         is_fresh = self._process is None
@@ -111,14 +105,14 @@ class Worker:
         return None
 
     def _start(self, task: Task, grant: PoolGrant) -> Outcome | None:
-        """Start the process and prepare it; return how the task ended, if that failed."""
+        """Start the process and prepare it; return the end of the task, if that failed."""
         self._kills = oom_kills()
         grants, preparation = self._setup.grants, self._setup.preparation
-        self._process = Process(self._setup.pool, self.pin, grants.folder, grants.lock())
+        self._process = process.Process(self._setup.pool, self.pin, grants.folder, grants.lock())
         self._grant = self._noted = _NONE
         if preparation is None:
             return None
-        self._process.tasks.send(Kind.CALL, preparation)
+        self._process.tasks.send(wire.Kind.CALL, preparation)
         self._note(grant)
         self._watch(task)
         outcome = self.answer(task)
@@ -131,36 +125,37 @@ class Worker:
         assert self._process is not None
         if grant is not self._grant:
             told = (grant.token, grant.folder, grant.sent, task.request.label)
-            self._process.tasks.send(Kind.GRANT, pack(told))
+            self._process.tasks.send(wire.Kind.GRANT, wire.pack(told))
             self._grant = grant
-        self._process.tasks.send(Kind.CALL, task.call)
+        self._process.tasks.send(wire.Kind.CALL, task.call)
         self._note(grant)
 
     def _note(self, grant: PoolGrant) -> None:
-        """Have noted whose memory the process's is, once it has been told what to do: that must not wait for it."""
+        """Note the grant that the process's memory counts for; after the call is sent, which must not wait for it."""
         if grant is not self._noted and self._process is not None:
             self._setup.grants.note_serving(self._process, self._noted, grant)
             self._noted = grant
 
     def _watch(self, task: Task) -> None:
-        """Let a task that runs now be killed when it is cancelled or its time is over."""
+        """Have the task, which runs now, killed when it is cancelled or its time is over."""
         assert self._process is not None
         limit = task.request.limit
         self._until = None if limit is None else time.monotonic() + limit
         with self._killing:
             self._task = task
+        # Cancelled before the line above, it was not killed by `kill`.
         if task.future.cancelled():
             self._process.kill()
 
     def answer(self, task: Task) -> Outcome:
-        """Wait until a task that has begun ends, and return how it ended."""
+        """Wait until a task that has begun ends, and return its end."""
         running = self._process
         assert running is not None
         try:
             while True:
                 left = None if self._until is None else max(0.0, self._until - time.monotonic())
                 ready = running.speaks(left)
-                # What came in time counts, though it may be read late.
+                # An answer that came in time counts, though it may be read late.
                 if left == 0 and running.tasks.fileno() not in ready:
                     self._end()
                     return Outcome(None, TaskTimeout(task=task.request.label, seconds=task.request.limit or 0.0))
@@ -168,7 +163,7 @@ class Worker:
                     self._setup.hear(running.side, task)
                 elif running.tasks.fileno() in ready:
                     kind, packed = running.tasks.receive()
-                    return Outcome(packed, None) if kind is Kind.DONE else Outcome(None, raised(packed))
+                    return Outcome(packed, None) if kind is wire.Kind.DONE else Outcome(None, raised(packed))
         except (EOFError, OSError):
             return Outcome(None, self._death(task))
         finally:
@@ -181,6 +176,7 @@ class Worker:
         if code >= 0:
             return TaskDied(task=task.request.label, pid=pid, exit_code=code)
         over_declared = self._setup.grants.was_ended(self._noted)
+        # A best guess: the kernel counts its kills for the whole cgroup, and does not name the processes.
         out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
         return TaskDied(
             task=task.request.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared

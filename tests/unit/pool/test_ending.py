@@ -17,7 +17,7 @@ from tests.unit.pool import calls
 
 from prefect_slots import SlotPool
 from prefect_slots.errors import TaskDied, TaskTimeout
-from prefect_slots.pool import worker
+from prefect_slots.pool import process
 from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.process import Process
 
@@ -156,7 +156,7 @@ def test_a_task_cancelled_while_its_process_starts_never_runs(
         started.append(pin)
         return Process(name, pin, folder, lock)
 
-    monkeypatch.setattr(worker, "Process", cancel_first)
+    monkeypatch.setattr(process, "Process", cancel_first)
     task = pool.submit(calls.hold, tmp_path, "never", requires={"scanner": 1})
     until(lambda: "0 running, 0 waiting" in repr(pool), what="the end of the task")
     assert started == [Pin()]
