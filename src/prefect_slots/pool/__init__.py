@@ -1,18 +1,18 @@
-"""`SlotPool`: a process pool whose tasks run when this machine can give them what they need.
+"""`SlotPool`: a process pool whose tasks run once this machine can grant their needs.
 
-pool        the executor that people use
-supervisor  a pool's tasks and processes: carries out the dispatcher's decisions; the task runner's seam
-dispatch    who does what next: tasks, grants and processes, decided under one lock
-grants      grants for queues of tasks of one shape, asked for in the ledger
-worker      one task process at work: given tasks one after another, killed and replaced where need be
-process     a task process: its start, its end, and what a task has left in it
-pinning     what a process is bound to from birth: cards, cores, numbers of threads
-submission  what one submitted call asks for
+pool        the public executor, with the methods for users only
+supervisor  threads, requests and ends of tasks: carries out the dispatcher's decisions; the task runner's seam
+dispatch    the next step for queued tasks, grants and processes, decided under one lock
+grants      grants for queues of tasks of one shape, requested of the ledger
+worker      a task process at work: gets tasks one after another, is killed and replaced
+process     a task process: its start, its end, and the traces of tasks in it
+pinning     the pin of a task process: GPUs, cores, numbers of threads
+submission  the requests of submitted calls
 task        a submitted task, its future, and the executor interface that returns it
 wire        messages between pool and task process, large parts in shared memory
-by_value    pickles of what a task process cannot import, with its source for tracebacks
-child       the task process's own program
-nested      the pool as a task within it sees it
+by_value    pickles of objects that a task process cannot import, with their source for tracebacks
+child       the program of a task process
+nested      the handle of a pool within its tasks
 progress    a map's progress on the terminal
 
 Importing this package imports nothing: task processes start from it.

@@ -1,6 +1,6 @@
-"""The task process's own program: takes calls, one at a time, until the pool closes the connection or dies.
+"""The program of a task process: takes calls, one at a time, until the pool closes the connection or dies.
 
-Its environment was set before it began, so that whatever a call imports finds it pinned. Little is imported here: the
+Its environment is set before it starts, so that every import of a call finds it pinned. Little is imported here: the
 first result waits for it.
 """
 
@@ -19,17 +19,19 @@ from prefect_slots.pool.wire import Kind, Packed, Wire, pack, unpack
 if TYPE_CHECKING:
     from prefect_slots.requiring.grant import Grant
 
+# From <linux/prctl.h>: the signal that the kernel sends when the parent thread ends.
 _PR_SET_PDEATHSIG: Final = 1
+# Written out here: the modules that own these names import more than a task process needs.
 _TOKEN: Final = "PREFECT_SLOTS_GRANT"
 _STATE_DIR: Final = "PREFECT_SLOTS_STATE_DIR"
 
 
 class ChildContext:
-    """What this process is, once it is a task process; set by `main`.
+    """The pool of this process, if it is a task process; set by `main`.
 
     Attributes:
-        pool: The name of the pool it works for.
-        side: The connection on which its tasks speak to the pool.
+        pool: The pool's name.
+        side: The connection on which tasks speak to the pool.
     """
 
     pool: str = ""
@@ -38,17 +40,17 @@ class ChildContext:
 
 def main(pool: str, tasks: int, side: int, parent: int) -> None:
     """Serve the pool whose process is `parent` over two inherited sockets."""
-    # Inherited from the thread that started it, which leaves signals to the pool's main thread.
+    # Blocked signals are inherited from the starting thread, which leaves them to the pool's main thread.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     lifeline = Wire(socket.socket(fileno=tasks))
     _die_with(parent, lifeline)
     ChildContext.pool, ChildContext.side = pool, Wire(socket.socket(fileno=side))
-    under = _Under()
+    enclosing = _Enclosing()
     try:
         while True:
             kind, packed = lifeline.receive()
             if kind is Kind.GRANT:
-                under.take(*pickle.loads(packed.body))
+                enclosing.enter(*pickle.loads(packed.body))
             else:
                 lifeline.send(*perform(packed))
     except (EOFError, OSError):
@@ -56,11 +58,12 @@ def main(pool: str, tasks: int, side: int, parent: int) -> None:
 
 
 def _die_with(parent: int, lifeline: Wire) -> None:
-    """End this process when its pool's dies, whatever it is doing: what it used is somebody else's then."""
+    """End this process when the pool's process dies, even in the middle of a call: its cells are granted anew then."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have died before the line above.
         if os.getppid() != parent:
             os._exit(1)
     else:
@@ -77,7 +80,7 @@ def _die_with(parent: int, lifeline: Wire) -> None:
 
 
 class Admitted:
-    """A function decorated with `requires`, called beneath the decoration: the pool has asked in its place."""
+    """A call beneath the `requires` decoration of a function: the pool has asked in its place."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
@@ -88,7 +91,7 @@ class Admitted:
 
 
 def perform(packed: Packed) -> tuple[Kind, Packed]:
-    """Do what a call says, and return how it went as a message."""
+    """Make a call, and return its result or error as a message."""
     try:
         function, args, kwargs = unpack(packed)
         value = function(*args, **kwargs)
@@ -103,11 +106,13 @@ def perform(packed: Packed) -> tuple[Kind, Packed]:
 
 def told(error: BaseException) -> Packed:
     """Pack an exception with the text of its traceback."""
+    # Tasks that succeed must not pay for this import.
     import traceback
 
     text = "".join(traceback.format_exception(error))
     try:
         packed = pack(error)
+        # Many an exception can be pickled and not unpickled: its `__init__` has other arguments than its `args`.
         unpack(packed)
     except Exception as unfit:
         kind = type(error)
@@ -117,7 +122,7 @@ def told(error: BaseException) -> Packed:
 
 
 class RemoteTraceback(Exception):
-    """The cause of an exception that was raised in a task process: the text of the traceback it had there."""
+    """The cause of an exception that was raised in a task process: the text of its traceback there."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -128,7 +133,7 @@ class RemoteTraceback(Exception):
 
 
 def raised(packed: Packed) -> BaseException:
-    """Return the exception that `told` packed, with its traceback's text as its cause."""
+    """Return the exception that `told` packed; its cause is the text of its traceback."""
     text, body = pickle.loads(packed.body)
     try:
         error = unpack(Packed(body, packed.buffers))
@@ -138,8 +143,8 @@ def raised(packed: Packed) -> BaseException:
     return error
 
 
-class _Under:
-    """The grant that this process's task runs under, for what asks within it."""
+class _Enclosing:
+    """The grant around this process's task, for requests within the task."""
 
     def __init__(self) -> None:
         self._born = {name: os.environ.get(name) for name in (_TOKEN, _STATE_DIR)}
@@ -147,8 +152,8 @@ class _Under:
         self._label = ""
         self._grant: Grant | None = None
 
-    def take(self, token: str, folder: str, held: bytes | None, label: str) -> None:
-        """Run under the grant of that token from now on; an empty one is what this process was born under."""
+    def enter(self, token: str, folder: str, held: bytes | None, label: str) -> None:
+        """Make the grant of that token the enclosing one; an empty token means the surroundings of the pool."""
         given = {_TOKEN: token, _STATE_DIR: folder} if token else self._born
         for name, value in given.items():
             if value is None:
@@ -164,11 +169,12 @@ class _Under:
             inherit(self.grant)
 
     def grant(self) -> Grant | None:
-        """Return the grant, made only when somebody asks: most tasks never do."""
+        """Return the grant, made at the first call: most tasks never ask for it."""
         if self._grant is None and self._held is not None:
             from prefect_slots.requiring.grant import Grant
 
             held, amounts = pickle.loads(self._held)
             self._grant = Grant(held, None, self._label, None, amounts)
+        # A forked child has no part in its parent's grant.
         grant = self._grant
         return grant if grant is not None and grant.pid == os.getpid() else None

@@ -1,11 +1,9 @@
-"""Messages between the pool and a task's process: pickles, with their large parts in shared memory beside them.
+"""Messages between the pool and a task process: pickles, with their large parts in shared memory beside them.
 
-A large part is written once, into a file without a name that the receiver maps; nothing of it is left behind by
-whoever is killed. Only little of the standard library is imported here (no `dataclasses`, which import `inspect`),
-because every task process pays for it.
+A large part is written once, into a file without a name that the receiver maps: a killed process leaves nothing of it
+behind. Little of the standard library is imported here (no `dataclasses`, which import `inspect`), because every task
+process pays for it.
 """
-
-from __future__ import annotations
 
 import mmap
 import os
@@ -21,17 +19,21 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
+# Below, a copy through the socket costs less than a file, its descriptor and a mapping.
 LARGE_BYTES: Final = 64 * 1024
+# Kind, number of large parts, size of the pickle in bytes.
 _HEADER: Final = struct.Struct("<BIQ")
+# One read takes most messages whole.
 _READ_BYTES: Final = 64 * 1024
+# A cache line, and the alignment that vector instructions ask of arrays.
 _ALIGNED: Final = 64
-# Before Python 3.13 every mapping keeps a file open, of which a process may have about a thousand.
+# Before Python 3.13 every mapping keeps a file open, and the usual limit is 1,024 open files.
 _MAPPED_AT_MOST: Final = 128
 _FD: Final = array("i", [0]).itemsize
 
 
 class Kind(IntEnum):
-    """What a message is."""
+    """The kind of a message."""
 
     CALL = 1
     GRANT = 2
@@ -53,7 +55,7 @@ def pack(value: object) -> Packed:
     """Pickle a value by reference where the other side can look it up, else by value.
 
     Raises:
-        Exception: whatever the value's own way of being pickled raises.
+        Exception: any error of the value's own way of being pickled.
     """
     parts: list[memoryview] = []
 
@@ -66,7 +68,7 @@ def pack(value: object) -> Packed:
             parts.append(raw)
         return raw.nbytes < LARGE_BYTES
 
-    # What lives in `__main__` would be looked up in the other process's own, and be something else or nothing there.
+    # The other process has a `__main__` of its own: a name of this one's would mean something else or nothing there.
     try:
         body = pickle.dumps(value, 5, buffer_callback=is_small)
         if b"__main__" not in body and not _has_modules_by_value():
@@ -105,7 +107,7 @@ class Wire:
 
     @property
     def has_more(self) -> bool:
-        """Whether more was received than has been asked for: polling would not tell."""
+        """Whether a part of a further message was received already: polling does not see it."""
         return self._at < len(self._data)
 
     def close(self) -> None:
@@ -123,6 +125,7 @@ class Wire:
         sizes = struct.pack(f"<{len(packed.buffers)}Q", *(part.nbytes for part in packed.buffers))
         head = _HEADER.pack(kind, len(packed.buffers), len(packed.body)) + sizes
         if packed.buffers:
+            # The descriptor travels with the first byte, so that the receiver has it before it needs it.
             with _laid_out(packed.buffers) as file, self._sending:
                 socket.send_fds(self._socket, [head[:1]], [file.fileno()])
                 self._send(head[1:], packed.body)
@@ -131,6 +134,7 @@ class Wire:
                 self._send(head, packed.body)
 
     def _send(self, head: bytes, body: bytes | bytearray) -> None:
+        # One system call where the copy of the body is cheaper than a second one.
         if len(body) <= _READ_BYTES:
             self._socket.sendall(head + body)
         else:
@@ -161,7 +165,7 @@ class Wire:
         return taken
 
     def _take_large(self, size: int) -> bytearray:
-        # Read in small pieces, a large body would be copied again for each.
+        # Each small piece added to the rest would copy the whole again.
         taken = bytearray(size)
         view = memoryview(taken)
         at = len(self._data) - self._at
@@ -190,7 +194,7 @@ class Wire:
 
 
 def _offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Return where each part begins, and where the last one ends."""
+    """Return the offset of each part, and the end of the last one."""
     offsets: list[int] = []
     end = 0
     for size in sizes:
@@ -215,6 +219,7 @@ def _laid_out(parts: Sequence[memoryview]) -> Any:
     return file
 
 
+# Mappings in use: each lives as long as an array of a user's on it.
 _mappings: WeakSet[mmap.mmap] = WeakSet()
 
 

@@ -1,4 +1,4 @@
-"""What a task process does: the run itself, by Prefect's own engine.
+"""The run of a task in its process, by Prefect's own engine.
 
 Prefect is imported only once the flow's settings are in the environment: it reads some of them when imported.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class ChildContext:
-    """What this process is, once it is a task process of a flow's; set by `prepare`.
+    """The pool of the flow, if this is one of its task processes; set by `prepare`.
 
     Attributes:
-        pool: The flow's pool, for the tasks that a task submits.
+        pool: The pool's name; tasks that a task submits go to it.
     """
 
     pool: str = ""
 
 
 def prepare(env: dict[str, str], address: str, user: bytes) -> None:
-    """Make a new process one of the flow's: its settings, its way to the server, the user's own initializer."""
+    """Give a new process the flow's settings and way to the server, and call the user's own initializer."""
     os.environ.update(env)
     ChildContext.pool = child.ChildContext.pool
     from prefect.context import SyncClientContext
@@ -64,11 +64,12 @@ def perform(task: Task[..., Any], task_run: TaskRun, arguments: dict[str, Any], 
             state: Any = run_coro_as_sync(exception_to_crashed_state(crash))
             return state
         finally:
+            # Before the answer: the process may be killed at any moment after it.
             flush()
 
 
 def by_engine(task: Task[..., Any], task_run: TaskRun, parameters: dict[str, Any], wait_for: Any = None) -> State[Any]:
-    """Have Prefect's engine run a task in this thread."""
+    """Return the final state of a task that Prefect's engine runs in this thread."""
     from prefect.task_engine import run_task_async, run_task_sync
 
     call: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Events and logs of task processes, on their way to the server through the flow's process.
 
-So one connection serves all of them, what a killed process had said is not lost, and a task process never pays for the
-server's handshake.
+So one connection serves all of them, the last messages of a killed process are not lost, and no task process pays for
+the server's handshake.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class News:
     """The receiving end, in the flow's process.
 
     Attributes:
-        address: Where task processes connect to.
+        address: Path of the socket for task processes.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class News:
         self.address = str(Path(self._folder) / "news")
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(self.address)
+        # More connections than that at once wait in `connect`: a start of a process takes far longer.
         self._server.listen(128)
         self._stop, self._stopped = os.pipe()
         self._settings = SettingsContext.get()
@@ -43,7 +44,7 @@ class News:
         self._thread.start()
 
     def close(self) -> None:
-        """Pass on what is still under way, and end. All task processes must have ended."""
+        """Pass on the messages that are still under way, and end. All task processes must have ended."""
         os.close(self._stopped)
         self._thread.join()
         self._server.close()
@@ -67,12 +68,13 @@ class News:
                 elif isinstance(one, Connection) and not _pass_on(one):
                     one.close()
                     speakers.remove(one)
+            # Only once no speaker has anything left.
             if ready == [self._stop]:
                 return
 
 
 def _pass_on(speaker: Connection[Any, Any]) -> bool:
-    """Pass one message on; return whether there may be more."""
+    """Pass one message on; return whether more may follow."""
     try:
         kind, said = speaker.recv()
     except (EOFError, OSError):
@@ -102,7 +104,7 @@ class Speaker:
         self._lock = threading.Lock()
 
     def put(self, item: tuple[str, Any]) -> None:
-        """Send an event or a log; what the flow's process no longer takes is nobody's."""
+        """Send an event or a log; it is dropped if the flow's process has closed its end."""
         with self._lock, suppress(OSError):
             self._connection.send(item)
 
@@ -112,7 +114,7 @@ class Speaker:
 
 
 def speak_through(address: str) -> None:
-    """Have this process's events and logs go through the flow's process.
+    """Send this process's events and logs through the flow's process from now on.
 
     An older Prefect knows no such way: there each process speaks to the server itself.
     """
@@ -127,7 +129,7 @@ def speak_through(address: str) -> None:
 
 
 def flush() -> None:
-    """Wait until everything that this process has said is sent."""
+    """Wait until all events and logs of this process are sent."""
     from prefect.logging import handlers
 
     EventsWorker.instance().wait_until_empty()

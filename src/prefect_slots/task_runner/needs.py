@@ -1,10 +1,8 @@
-"""What a submit takes from its surroundings: needs from decoration and `SlotTaskRunner.options`, Prefect's context."""
-
-from __future__ import annotations
+"""The surroundings of a submit: needs by decoration and by `SlotTaskRunner.options`, and Prefect's context."""
 
 import copy
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -23,11 +21,11 @@ _options: ContextVar[requires | None] = ContextVar("prefect_slots_options", defa
 
 
 class Needs(NamedTuple):
-    """What a task asks for, and who asks.
+    """The needs of a task, and the task itself.
 
     Attributes:
-        asked: What the pool asks for before the task starts; `None` for nothing.
-        task: The task as its process runs it; decorated only if it must ask there.
+        asked: Needs that the pool asks for before the task starts; `None` for none.
+        task: The task for its process; decorated only if it must ask there.
     """
 
     asked: requires | None
@@ -36,7 +34,7 @@ class Needs(NamedTuple):
 
 @contextmanager
 def options(alternatives: any_of | None = None, /, **needs: Any) -> Generator[None]:
-    """Have the tasks submitted in this block ask for more, or for something else, than they are decorated with.
+    """Add to the needs of tasks submitted in this block, or replace them, resource by resource.
 
     Args:
         alternatives: As for `requires`.
@@ -50,16 +48,16 @@ def options(alternatives: any_of | None = None, /, **needs: Any) -> Generator[No
 
 
 def needs_of(task: Task[..., Any]) -> Needs:
-    """Return what a task that is submitted here and now asks for.
+    """Return the needs of a task that is submitted here and now.
 
     An amount that depends on the attempt is asked for by the task's process at each attempt: the pool asks once.
     """
     decorated: requires | None = decoration(task.fn)
-    bare = (
-        task
-        if decorated is None
-        else _with_function(task, inspect.unwrap(task.fn, stop=lambda function: function is not task.fn))
-    )
+    bare = task
+    if decorated is not None:
+        function: Any = task.fn
+        bare = copy.copy(task)
+        bare.fn = function.__wrapped__
     given = _options.get()
     asked = decorated if given is None else _over(decorated, given)
     if asked is not None and any(map(_names_attempt, _amounts(asked))):
@@ -68,7 +66,7 @@ def needs_of(task: Task[..., Any]) -> Needs:
 
 
 def _over(under: requires | None, over: requires) -> requires:
-    """Return `under` with what `over` names in the place of what it says itself of the same resources."""
+    """Return `under`, with the amounts and terms that `over` names in place of its own."""
     if under is None:
         return over
     named = {name for amounts in combined(over.alternatives, over.amounts) for name in amounts}
@@ -83,12 +81,6 @@ def _over(under: requires | None, over: requires) -> requires:
     )
 
 
-def _with_function(task: Task[..., Any], function: Callable[..., Any]) -> Task[..., Any]:
-    bare = copy.copy(task)
-    bare.fn = function
-    return bare
-
-
 def _amounts(asked: requires) -> Iterator[Any]:
     return chain.from_iterable(each.values() for each in combined(asked.alternatives, asked.amounts))
 
@@ -97,14 +89,14 @@ def _names_attempt(amount: object) -> bool:
     try:
         return callable(amount) and "attempt" in inspect.signature(amount).parameters
     except (TypeError, ValueError):
-        return False  # whoever asks it says what is wrong with it
+        return False  # the request itself will report it
 
 
 class SentContext:
-    """The context of one runner's submits: what is the same for all of a flow run is serialised once.
+    """The Prefect context of one runner's submits; the part that is the same for a flow run is serialized once.
 
-    The settings are not in it: a process has them in its environment from birth, and to make them anew from what is
-    sent would cost each task a tenth of a second.
+    The settings are not in it: a process has them in its environment from birth, and to make them anew would cost each
+    task 0.1 s.
     """
 
     def __init__(self) -> None:

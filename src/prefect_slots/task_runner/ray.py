@@ -1,7 +1,5 @@
 """The names of prefect-ray, so that a flow written for it needs one line changed: the import."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ def RayTaskRunner(  # noqa: N802 - the name that flows have
     """Return a `SlotTaskRunner`.
 
     Raises:
-        ValueError: if it is given a cluster's address, or what this machine has: that is detected or configured.
+        ValueError: if it is given the address of a cluster, or the resources of this machine, which are detected.
     """
     if address is not None:
         raise ValueError(f"address={address!r}: tasks run on this machine; leave the address out")
@@ -37,11 +35,11 @@ def remote_options(
     resources: Mapping[str, int] | None = None,
     **others: Any,
 ) -> Generator[None]:
-    """Have the tasks submitted in this block ask for what these options of Ray's mean on this machine.
+    """Give the tasks submitted in this block the needs that these options of Ray's mean on this machine.
 
     Args:
-        num_gpus: Cards; `0.25` is a quarter of one card's memory.
-        num_cpus: Cores; a part of a core is a whole one.
+        num_gpus: Number of GPUs; `0.25` is a quarter of one GPU's memory.
+        num_cpus: Number of cores; a part of a core counts as a whole one.
         memory: Bytes of system memory.
         resources: Units of declared resources, by name.
         **others: Refused.
@@ -53,6 +51,7 @@ def remote_options(
         name, value = next(iter(others.items()))
         reason = "it has no equivalent; known are num_gpus, num_cpus, memory and resources"
         raise InvalidRequirement(key=name, value=repr(value), reason=reason)
+    # Rounded up: the amounts of a grant are whole cores and MiB.
     asked: dict[str, Any] = {
         "gpus": num_gpus,
         "cpus": math.ceil(num_cpus) if num_cpus else None,

@@ -4,8 +4,6 @@ The task process gives a task run its states while it has one. Beside that the f
 waits, that it was cancelled, and that it ended without its process.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import copy
 from contextlib import nullcontext, suppress
@@ -37,9 +35,9 @@ class Run:
 
     Attributes:
         context: The submitter's context variables.
-        sent: The same, for another process.
-        given: What the pool was given, once it was.
-        final: Its final state, to come; cancelled from anywhere, at any time.
+        sent: The submitter's Prefect context, for another process.
+        given: The pool's future, once the pool has it.
+        final: The final state to come; it may be cancelled by any thread at any time.
     """
 
     needs: Needs
@@ -55,7 +53,7 @@ class Run:
 
     @property
     def state(self) -> State[Any]:
-        """Its state, as far as the flow's process knows it."""
+        """The state that the flow's process knows of."""
         if self.final.done() and not self.final.cancelled():
             return self.final.result()
         if self.given is not None and self.given.running():
@@ -72,15 +70,15 @@ class Run:
         return f"{self.task_run.name} of {above}" if above else self.task_run.name
 
     def end(self, state: State[Any]) -> None:
-        """Note the final state, unless it was cancelled meanwhile."""
+        """Set the final state, unless it was cancelled meanwhile."""
         self.task_run.state = state
         with suppress(concurrent.futures.InvalidStateError):
             self.final.set_result(state)
 
     def show_waiting(self, reason: str) -> None:
-        """Show it as waiting for resources, and write the reason into its own log, unless it has started meanwhile."""
+        """Show it as waiting for resources, with the reason in its own log, unless it has started meanwhile."""
         state = Pending(name=AWAITING, message=reason)
-        # The state is older than a start that this look has not seen yet: the server keeps the later of the two.
+        # Made before the check: a start after the check has the later time, which the server keeps.
         if self.given is not None and not self.given.running() and not self.given.done():
             task_run_logger(task_run=self.task_run, task=self.needs.task).info("%s", reason)
             propose(self.task_run, state)
@@ -106,6 +104,7 @@ class Run:
     def _refuse(self, error: SlotsError) -> None:
         """Fail it as if its function had raised the error: with hooks, in its log."""
         task = copy.copy(self.needs.task)
+        # The needs are the same at each attempt.
         task.retries = 0
 
         def refuse(*_: Any, **__: Any) -> Any:
@@ -141,9 +140,9 @@ def created(
     wait_for: Any,
     dependencies: dict[str, set[RunInput]] | None,
 ) -> TaskRun:
-    """Return a new task run, which no server knows of yet."""
-    # A client would only be opened and closed there, which costs a tenth of a second for each task. Without one nothing
-    # is awaited, and to go through another thread's event loop would be to wait for that thread's turn.
+    """Return a new task run, unknown to the server as yet."""
+    # A client would only be opened and closed there, at 0.1 s for each task. Without one nothing is awaited, so that
+    # one step of the coroutine is all of it; another thread's event loop would cost that thread's turn.
     no_client: Any = nullcontext()
     call = partial(
         task.create_local_run, no_client, parameters=parameters, wait_for=wait_for, extra_task_inputs=dependencies

@@ -1,4 +1,4 @@
-"""The task runner that flows name: `SlotTaskRunner`."""
+"""`SlotTaskRunner`: the task runner for flows."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ from prefect_slots.task_runner import child, needs, upstream
 from prefect_slots.task_runner.forwarding import News
 from prefect_slots.task_runner.run import Run, SlotFuture, created
 
-# Less is not worth being shown: the state would have changed again before anybody saw it.
+# A shorter wait is not shown: the state would have changed again before a person saw it.
 _SHOWN_AFTER_SECONDS: Final = 0.2
+# For calls that block: results of upstream tasks, states for the server. Waiting tasks need no thread.
 _THREADS: Final = 4
 
 
 class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
-    """Runs each task in a process of its own once this machine can give it what it needs.
+    """Runs each task in a process of its own once this machine can grant its needs.
 
-    What a task needs is what its function is decorated with by `@requires`, or what `SlotTaskRunner.options` says
+    The needs of a task are those of its function's decoration by `@requires`, or those of `SlotTaskRunner.options`
     around the submit. A task waits without a process and without a thread; it is then Pending, `AwaitingResources`.
 
     Args:
-        max_workers: How many tasks run at once. By default Prefect's setting for process pools, else as many as the
-            machine's ledger grants, and of those that ask for nothing as many as there are cores.
+        max_workers: Number of tasks that run at once. By default Prefect's setting for process pools, else as many as
+            the machine's ledger grants, and of tasks without needs as many as there are cores.
         initializer: Called in each process before its first task.
         initargs: Its arguments.
 
@@ -62,7 +63,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     options: Final = staticmethod(needs.options)
     """Around a submit, as prefect-ray's `remote_options`: `with SlotTaskRunner.options(gpu_mem=8): infer.submit(x)`.
 
-    What it names replaces what the decoration says of the same resource; within another such block, that one's.
+    A resource named here replaces the same of the decoration, and of an enclosing block.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A runner is pickled with its flow; what it runs stays in its process.
+        # A runner is pickled with its flow; its tasks and its pool stay in its process.
         made = partial(type(self), self.max_workers, initializer=self.initializer, initargs=self.initargs)
         return made, ()
 
@@ -101,7 +102,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     def _configuration(self) -> tuple[Any, ...]:
         return type(self), self.max_workers, self.initializer, self.initargs
 
-    # What flows call
+    # Called by flows
 
     def submit(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -110,7 +111,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         wait_for: Iterable[PrefectFuture[Any]] | None = None,
         dependencies: dict[str, set[RunInput]] | None = None,
     ) -> SlotFuture[Any]:
-        """Have a task run in another process once what it depends on has ended and its resources are granted.
+        """Run a task in another process once its upstream tasks have ended and its resources are granted.
 
         Returns:
             A future of the task run; its `cancel` takes it back while it waits and kills it while it runs.
@@ -140,7 +141,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         run.final.add_done_callback(partial(self._left, run))
         future: SlotFuture[Any] = SlotFuture(run)
         if before:
-            # Whichever thread ends the last of them has other things to do than to read its result.
+            # Reading results may block, and the thread that ends the last of them serves others.
             upstream.when_all_have_ended(before, lambda: self._later(run, partial(self._begin, run)))
         else:
             self._begin(run)
@@ -153,14 +154,10 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         for run in unfinished:
             run.final.cancel()
 
-    def __enter__(self) -> SlotTaskRunner:
-        """Start; processes start with the first tasks."""
-        return super().__enter__()
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for the tasks that run; those that still wait are cancelled. Ctrl-C and a cancelled flow kill all."""
+        """Wait for running tasks, and cancel waiting ones. Ctrl-C and a cancelled flow kill all."""
         if is_urgent(kind):
             self.cancel_all()
         else:
@@ -171,7 +168,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     # One task run
 
     def _begin(self, run: Run) -> None:
-        """Give a task run to the pool, if what it depends on allows."""
+        """Give a task run to the pool, or end it if its upstream has failed."""
         if run.final.done():
             return
         try:
@@ -204,12 +201,12 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         return replace(asked.request(run.label, arguments), run=str(run.task_run.flow_run_id or "")), call
 
     def _show(self, run: Run) -> None:
-        """Show a task run that has no grant yet as one that waits for it."""
+        """Show a task run that has no grant yet as waiting."""
         if run.given is not None and self._pool is not None:
             run.show_waiting(self._pool.reason(run.given))
 
     def _ended(self, run: Run, given: concurrent.futures.Future[State[Any]]) -> None:
-        """Note how the pool has ended a task run."""
+        """Pass on the end of a task run in the pool."""
         if given.cancelled():
             run.final.cancel()
         elif (error := given.exception()) is not None:
@@ -218,7 +215,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             run.end(given.result())
 
     def _left(self, run: Run, final: concurrent.futures.Future[State[Any]]) -> None:
-        """Note that a task run has ended, for whatever reason."""
+        """Note the end of a task run; a cancelled one is taken back from the pool."""
         with self._lock:
             self._open.discard(run)
         if final.cancelled():
@@ -230,7 +227,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     # Threads, processes, news
 
     def _later(self, run: Run, do: Callable[[], None]) -> None:
-        """Do something for a task run in its submitter's context, in a thread that may block."""
+        """Call `do` in the context of a task run's submitter, in a thread that may block."""
         if run.final.done():
             return
         with self._lock:
@@ -240,7 +237,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         threads.submit(run.context.copy().run, do)
 
     def _pool_here(self) -> Supervisor | PoolLink:
-        """Return the pool, made when first needed; within a task it is that of the flow above."""
+        """Return the pool, made at the first task; within a task it is the pool of the flow above."""
         with self._lock:
             if self._pool is None:
                 self._pool = link() if child.ChildContext.pool else self._new_pool()
@@ -265,6 +262,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             run.final.cancel()
 
     def _finish(self) -> None:
+        # In this order: task processes speak to the threads' states and to the forwarding until they have ended.
         pool, self._pool = self._pool, None
         if isinstance(pool, Supervisor):
             pool.shutdown()

@@ -1,9 +1,7 @@
-"""The futures that a task waits for, waited for without a thread.
+"""The futures that a task depends on, waited for without a thread.
 
-A task asks for resources when all that it depends on has ended: nobody holds a card while waiting for somebody else.
+A task asks for resources when all of them have ended: no task holds a GPU while it waits for another.
 """
-
-from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
@@ -34,8 +32,9 @@ def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
 
 
 def when_all_have_ended(futures: Sequence[PrefectFuture[Any]], then: Callable[[], None]) -> None:
-    """Call `then` once, in the thread of whichever future ends last, or here if none is left to wait for."""
+    """Call `then` once, in the thread of the future that ends last, or here if all have ended."""
     lock = threading.Lock()
+    # One more, or futures that end during the loop below would call `then` before all were asked.
     left = len(futures) + 1
 
     def one_less(_: object = None) -> None:
@@ -52,9 +51,9 @@ def when_all_have_ended(futures: Sequence[PrefectFuture[Any]], then: Callable[[]
 
 
 def forget_parents(task_run: TaskRun, before: Sequence[PrefectFuture[Any]]) -> None:
-    """Let none of the futures that a task run waits for be its parent.
+    """Remove the futures that a task run waits for from its parents.
 
-    Prefect takes an argument's task run that is running for the one that this task is submitted within.
+    Prefect takes an argument's task run that is running for the task that this one is submitted within.
     """
     waited_for = {getattr(future, "task_run_id", None) for future in before}
     parents = task_run.task_inputs.pop("__parents__", [])
@@ -63,13 +62,14 @@ def forget_parents(task_run: TaskRun, before: Sequence[PrefectFuture[Any]]) -> N
 
 
 def states_for_futures(expression: Any) -> Any:
-    """Return an expression with the final states of its futures in their places."""
+    """Return an expression with the final states of its futures in their place."""
 
     def state_of(value: Any, context: dict[str, Any]) -> Any:
         if isinstance(context.get("annotation"), quote):
             raise StopVisiting
         if not isinstance(value, PrefectFuture):
             return value
+        # It has ended for this process; the server may have to be asked for its state.
         value.wait()
         return value.state
 
@@ -77,7 +77,7 @@ def states_for_futures(expression: Any) -> Any:
 
 
 def resolved(parameters: dict[str, Any], wait_for: Any) -> dict[str, Any] | None:
-    """Return the call's arguments, or `None` if something that the task depends on has failed."""
+    """Return the call's arguments, or `None` if a task that it depends on has failed."""
     try:
         arguments = resolve_inputs_sync(parameters)
         visit_collection(wait_for, visit_fn=resolve_to_final_result, return_data=False, context={})
