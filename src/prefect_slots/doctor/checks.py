@@ -277,24 +277,22 @@ def _judge_number(limit: LimitFacts) -> Iterator[Finding]:
 
 def _judge_count(limit: LimitFacts) -> Iterator[Finding]:
     about = f"limit {limit.name}"
-    mirror = 0 if limit.mirror is None else limit.mirror
-    if mirror < limit.least or limit.active < mirror + limit.others:
-        counted = min(mirror, max(0, limit.active - limit.others))
+    if limit.lacking or limit.lacking_on_mirror:
+        counted = min(limit.ours, max(0, limit.active - limit.others))
         yield _error(
             about,
             f"the server counts {counted} of this machine's slots, which holds {limit.least}: others may take what is "
             "in use",
             _FIX,
         )
-    elif mirror > limit.most:
+    elif limit.excess:
         yield _warning(
             about,
-            f"the server counts {mirror} slots of this machine, which holds {limit.most}",
+            f"the server counts {limit.ours} slots of this machine, which holds {limit.most}",
             _FIX,
         )
-    foreign = limit.active - mirror - limit.others
-    if foreign > 0:
-        yield _note(about, f"{foreign} of {limit.old} slots are held by others than prefect-slots")
+    if limit.foreign:
+        yield _note(about, f"{limit.foreign} of {limit.old} slots are held by others than prefect-slots")
 
 
 def judge_mirrors(mirrors: Iterable[MirrorFacts]) -> Iterator[Finding]:

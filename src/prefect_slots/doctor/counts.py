@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 from prefect_slots.acquire.registration import cards
 from prefect_slots.detect.survey import Survey
 from prefect_slots.doctor.facts import LimitFacts, MirrorFacts
-from prefect_slots.ledger import leases, registry
-from prefect_slots.ledger.leases import LeaseState
+from prefect_slots.leases.counts import held, snapshot
+from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.claim import Claim
 from prefect_slots.limits.client import Server
@@ -27,17 +25,6 @@ from prefect_slots.system import clock
 # Grants come and go while they are compared: what differs must do so each time.
 _ROUNDS: Final = 5
 _PAUSE_SECONDS: Final = 0.3
-_SURE: Final = (LeaseState.LEASE, LeaseState.GHOST)
-_ON_ITS_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call to the server that the ledger knows; `sure` if its slots are held and not on their way."""
-
-    names: tuple[str, ...]
-    weight: int
-    sure: bool
 
 
 @dataclass(frozen=True)
@@ -83,23 +70,17 @@ class Comparison:
         return report.entries
 
     async def _limits(self, entries: tuple[Entry, ...]) -> tuple[tuple[LimitFacts, ...], dict[str, ExistingLimit]]:
-        before = self._calls()
+        before = self.ledger.read(snapshot)
         existing = await read_all(self.server)
-        after = self._calls()
-        least = _sums(call for holder, call in before.items() if call.sure and holder in after and after[holder].sure)
-        most = _sums((before | after).values())
+        after = self.ledger.read(snapshot)
         found: list[LimitFacts] = []
         for entry in entries:
             if split_mirror(entry.name) is None:
-                counts = self._counts(entry.name, existing)
-                found.append(_facts(entry, least=least.get(entry.name, 0), most=most.get(entry.name, 0), **counts))
+                least, most = held(entry.name, before, after)
+                found.append(_facts(entry, least=least, most=most, **self._counts(entry.name, existing)))
             elif entry.action is Action.CONFLICT:
                 found.append(_facts(entry))
         return tuple(found), existing
-
-    def _calls(self) -> dict[UUID, _Call]:
-        rows = self.ledger.read(lambda tx: leases.in_states(tx, *_SURE, *_ON_ITS_WAY))
-        return {row.id: _Call(row.names, row.call.weight, row.state in _SURE) for row in rows}
 
     def _counts(self, name: str, existing: dict[str, ExistingLimit]) -> dict[str, Any]:
         limit, mirror = existing.get(name), existing.get(mirror_of(name, self.ledger.id))
@@ -136,11 +117,3 @@ def _facts(entry: Entry, **counts: Any) -> LimitFacts:
     return LimitFacts(
         name=entry.name, action=entry.action.value, old=entry.old, new=entry.new, problem=entry.problem, **counts
     )
-
-
-def _sums(calls: Iterable[_Call]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for call in calls:
-        for name in call.names:
-            found[name] = found.get(name, 0) + call.weight
-    return found

@@ -1,6 +1,6 @@
-"""What was looked at to tell what is wrong with a machine: facts, standard library only.
+"""Facts that are looked at to tell what is wrong with a machine.
 
-Whatever could not be looked at is `None`, or a trouble in words.
+What cannot be looked at is `None`, or a finding in `troubles`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_slots.leases.counts import Count
 from prefect_slots.model.finding import Finding
 
 
@@ -105,19 +106,14 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitFacts:
-    """A limit of this machine on the server.
+class LimitFacts(Count):
+    """A limit of this machine on the server, with its counts.
 
     Attributes:
         action: What a registration would do to it: `create`, `change`, `unchanged`, `orphaned` or `conflict`.
         old: Its number on the server; `None` where it is missing.
         new: Its number as it should be; `None` where nothing here needs it.
         problem: What is in the way of a registration, with the remedy.
-        active: Slots that the server counts on it.
-        mirror: Slots that the server counts on this ledger's mirror of it; `None` where there is no mirror.
-        others: Slots that it counts on other ledgers' mirrors of it.
-        least: Slots that this ledger surely holds.
-        most: The same with calls whose answer is not known yet.
     """
 
     name: str
@@ -125,17 +121,6 @@ class LimitFacts:
     old: int | None
     new: int | None
     problem: str = ""
-    active: int = 0
-    mirror: int | None = None
-    others: int = 0
-    least: int = 0
-    most: int = 0
-
-    @property
-    def drifts(self) -> bool:
-        """Whether what the server counts is not what is held."""
-        mirror = 0 if self.mirror is None else self.mirror
-        return not self.least <= mirror <= self.most or self.active < mirror + self.others
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,5 +6,6 @@ release    what is no longer held, given back to the server
 renew      leases kept alive, and taken anew where the server lost them
 leader     what one process does at the server for all of the machine
 foreign    what others take and give back there, and tickets that it refused
+counts     the server's count of a limit against the ledger's
 reconcile  the server's counts, made true by difference
 """

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prefect_slots.leases.counts import Count
 from prefect_slots.ledger import queries, registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
@@ -33,12 +34,10 @@ class LimitUse:
 
     Attributes:
         limit: Slots in all.
-        used: By anybody.
         foreign: At least so many by others than this ledger.
     """
 
     limit: int
-    used: int
     foreign: int
 
 
@@ -50,8 +49,8 @@ async def read(gateway: Gateway, name: str) -> LimitUse | None:
     if limit is None or not limit.active or before is None or after is None:
         return None
     # Our own calls go on meanwhile; what may be ours is not called foreign.
-    ours = max(before.active_slots, after.active_slots)
-    return LimitUse(limit=limit.limit, used=limit.active_slots, foreign=max(0, limit.active_slots - ours))
+    count = Count(active=limit.active_slots, mirror=max(before.active_slots, after.active_slots))
+    return LimitUse(limit=limit.limit, foreign=count.foreign)
 
 
 def resources_behind(registered: Registered, names: Collection[str]) -> set[str]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
+from prefect_slots.leases.counts import Count, held, snapshot
 from prefect_slots.leases.release import SETTLED_SECONDS
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.failpoints import Point, reached
@@ -29,10 +30,10 @@ from prefect_slots.system import clock
 if TYPE_CHECKING:
     from prefect_slots.limits.gateway import Gateway
 
+K = TypeVar("K")
 REPOSSESSED_SECONDS: Final = 35.0
 """How long after its deadline the server may still take a lapsed lease back: two rounds of its service, and some."""
 _STOPPED_SECONDS: Final = 60.0  # a request of a living process is answered or given up before that
-_COUNTED: Final = (LeaseState.LEASE, LeaseState.GHOST)
 _log = logging.getLogger("prefect_slots")
 
 
@@ -54,17 +55,13 @@ class Repaired:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What the server says of one limit.
+class Reading(Count):
+    """A limit as the server has it.
 
     Attributes:
-        used: By anybody.
-        ours: Of that, by this ledger: the mirror's count.
-        listed: Our leases that the server knows, by our holder id.
+        listed: Holder ids of our leases that the server knows.
     """
 
-    used: int
-    ours: int
     listed: frozenset[UUID]
 
 
@@ -88,24 +85,14 @@ async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
     if ledger.read(lambda tx: leases.in_states(tx, LeaseState.REPAIR, LeaseState.LAPSED)):
         return True
     for name in ledger.read(limits_of):
-        before = ledger.read(lambda tx, limit=name: _weights(tx, limit))
+        before = ledger.read(snapshot)
         mirror, limit = await gateway.read(gateway.mirror(name)), await gateway.read(name)
-        after = ledger.read(lambda tx, limit=name: _weights(tx, limit))
+        least, most = held(name, before, ledger.read(snapshot))
         if limit is None or mirror is None or not limit.active or not mirror.active:
             continue
-        sure = sum(
-            weight for holder, (weight, is_sure) in before.items() if is_sure and after.get(holder) == (weight, True)
-        )
-        possible = sum(weight for weight, _ in (before | after).values())
-        if not sure <= mirror.active_slots <= possible or limit.active_slots < sure:
+        if Count(active=limit.active_slots, mirror=mirror.active_slots, least=least, most=most).drifts:
             return True
     return False
-
-
-def _weights(tx: Transaction, limit: str) -> dict[UUID, tuple[int, bool]]:
-    """Return what each row takes of a limit, and whether it surely does."""
-    rows = leases.in_states(tx, LeaseState.INTENT, LeaseState.RELEASING, *_COUNTED)
-    return {row.id: (row.call.weight, row.state in _COUNTED) for row in rows if limit in row.names}
 
 
 async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float) -> tuple[Repaired, ...]:
@@ -198,7 +185,7 @@ def _connected(tx: Transaction, names: set[str]) -> set[str]:
     return reached_names
 
 
-async def _read(gateway: Gateway, name: str) -> Counts | None:
+async def _read(gateway: Gateway, name: str) -> Reading | None:
     try:
         listed = frozenset(await gateway.holders(name))
     except LimitMissing:
@@ -206,10 +193,10 @@ async def _read(gateway: Gateway, name: str) -> Counts | None:
     limit, mirror = await gateway.read(name), await gateway.read(gateway.mirror(name))
     if limit is None or mirror is None or not limit.active or not mirror.active:
         return None
-    return Counts(used=limit.active_slots, ours=mirror.active_slots, listed=listed)
+    return Reading(active=limit.active_slots, mirror=mirror.active_slots, listed=listed)
 
 
-async def _release_strays(gateway: Gateway, counts: Mapping[str, Counts], known: Collection[UUID]) -> bool:
+async def _release_strays(gateway: Gateway, counts: Mapping[str, Reading], known: Collection[UUID]) -> bool:
     """Give back leases that the server lists as ours and the ledger does not know; tell whether there were any."""
     strays: dict[UUID, list[str]] = {}
     for name, count in counts.items():
@@ -222,7 +209,7 @@ async def _release_strays(gateway: Gateway, counts: Mapping[str, Counts], known:
 
 
 def _judge(
-    tx: Transaction, counts: Mapping[str, Counts], now: float
+    tx: Transaction, counts: Mapping[str, Reading], now: float
 ) -> tuple[dict[str, int], dict[tuple[str, bool], int]]:
     """Decide what each recorded lease has become.
 
@@ -249,15 +236,19 @@ def _judge(
             rest.subtract(dict.fromkeys(ours, row.call.weight))
         else:
             leases.lose(tx, row.id)
-    superfluous = {name: slots for name, slots in rest.items() if slots > 0}
+    superfluous: dict[str, int] = {}
     lacking: dict[tuple[str, bool], int] = {}
     for name, count in counts.items():
-        held = count.ours - rest[name]
-        lacking[name, False] = held - max(0, count.used - superfluous.get(name, 0))
-        lacking[name, True] = held - count.ours
-        if lacking[name, False] > 0:
+        held_here = count.ours - rest[name]
+        true = replace(count, least=held_here, most=held_here)
+        if true.lacking:
             leases.note_exposed(tx, name)
-    return superfluous, {limit: slots for limit, slots in lacking.items() if slots > 0}
+        superfluous[name], lacking[name, False], lacking[name, True] = true.excess, true.lacking, true.lacking_on_mirror
+    return _positive(superfluous), _positive(lacking)
+
+
+def _positive(slots: Mapping[K, int]) -> dict[K, int]:
+    return {key: number for key, number in slots.items() if number > 0}
 
 
 def _done(tx: Transaction, names: Iterable[str]) -> None:
