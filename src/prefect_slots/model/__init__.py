@@ -7,6 +7,7 @@ declaration  what a person wrote about it: rules for detection, declared licence
 finding      problems of a machine and their remedies
 registered   what a machine has, as its ledger knows it
 requirement  what one call needs: canonical demands
+terms        priority, estimate and time limit of a request, checked in one place
 request      all that a caller asks for, from `requires`, `run` and pools to the ledger
 book         who holds what and who waits: tickets, grants, the view that scheduling decides on
 """

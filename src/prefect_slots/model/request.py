@@ -5,13 +5,12 @@ Pure and immutable: parts that are known at the call only (label, run, enclosing
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.requirement import Requirement
+from prefect_slots.model.terms import Terms, check_seconds
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,13 @@ class Parent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """All that a caller asks for.
+class Request(Terms):
+    """All that a caller asks for: its terms, its demands, and the place of the call.
 
     Attributes:
         id: Id of the ticket, then of the grant; new for every request, empty until it is put to a ledger.
         requirement: Demands on the machine; `None` if they depend on the call, or for a pool's task without any.
         amounts: Amounts of each alternative in the caller's own words, for `Grant.chosen`.
-        priority: Rank in the queue; a higher number is served first.
-        expected_seconds: Estimated seconds of holding, for backfill; `None` if unknown. Never enforced.
-        timeout: Seconds of waiting after which the request fails; `None` for no limit.
         limit: Seconds of running after which a pool kills the task; `None` for no limit.
         label: Caller for people: the function and its line, or the command.
         parent: Enclosing grant, if any.
@@ -51,15 +47,12 @@ class Request:
         for_children: The grant is used by child processes, not by the owner.
 
     Raises:
-        InvalidRequirement: if `priority`, `timeout`, `limit` or `expected_seconds` is out of its range.
+        InvalidRequirement: if `limit` or a term is out of its range.
     """
 
     id: str = ""
     requirement: Requirement | None = None
     amounts: tuple[Mapping[str, Any], ...] = ({},)
-    priority: int = 0
-    expected_seconds: float | None = None
-    timeout: float | None = None
     limit: float | None = None
     label: str = ""
     parent: Parent | None = None
@@ -67,15 +60,8 @@ class Request:
     for_children: bool = False
 
     def __post_init__(self) -> None:
-        for seconds in (self.timeout, self.limit):
-            if seconds is not None and not (_is_number(seconds) and 0 <= seconds < math.inf):
-                raise _invalid("timeout", seconds, "a number of seconds, 0 or more, or None")
-        expected = self.expected_seconds
-        if expected is not None and not (_is_number(expected) and 0 < expected < math.inf):
-            raise _invalid("expected_seconds", expected, "a number of seconds above 0, or None")
-        # `True` is an `int`, and as a priority it is a slip.
-        if isinstance(self.priority, bool) or not isinstance(self.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise _invalid("priority", self.priority, "a whole number; higher is served first")
+        super().__post_init__()
+        check_seconds(self.limit)
 
     @property
     def wanted(self) -> Requirement:
@@ -87,11 +73,3 @@ class Request:
         if self.requirement is None:
             raise ValueError(f"a request without a requirement is not put to a ledger: {self}")
         return self.requirement
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _invalid(key: str, value: object, reason: str) -> InvalidRequirement:
-    return InvalidRequirement(key=key, value=repr(value), reason=reason)

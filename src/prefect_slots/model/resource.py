@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from prefect_slots.model.amount import MAX_AMOUNT
+from prefect_slots.model.terms import Terms
 
 GPU_MEM: Final = "gpu_mem"
 MEM: Final = "mem"
@@ -20,8 +21,7 @@ LICENSE_PREFIX: Final = "license."
 
 # The words of `requires(...)` that are not resources, and prefixes that mean something in limit names.
 RESERVED: Final = frozenset({
-    "gpus", "license", "licence", "timeout", "priority", "any_of", "expected_seconds", "tag", "turn", "resource",
-    "resources",
+    *Terms.__dataclass_fields__, "gpus", "license", "licence", "any_of", "tag", "turn", "resource", "resources",
 })  # fmt: skip
 _DECLARED: Final = re.compile(r"[a-z][a-z0-9_]*")
 _FEATURE: Final = re.compile(r"[A-Za-z0-9._-]+")

@@ -24,6 +24,7 @@ from prefect_slots.acquire import client
 from prefect_slots.errors import InvalidRequirement, LeaseLost
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare, spelled
+from prefect_slots.model.terms import Terms
 from prefect_slots.requiring import context, prefect_run
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
@@ -100,7 +101,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         if alternatives is not None and any_of is not None:
             raise InvalidRequirement(key="any_of", value=repr(any_of), reason="the alternatives are given twice")
         self.alternatives = read_alternatives(any_of if alternatives is None else alternatives)
-        self.terms: dict[str, Any] = {"timeout": timeout, "priority": priority, "expected_seconds": expected_seconds}
+        self.terms = Terms(timeout=timeout, priority=priority, expected_seconds=expected_seconds)
         every = combined(self.alternatives, self.amounts)
         for amounts in every:
             plain = {name: value for name, value in amounts.items() if not callable(value)}
@@ -108,7 +109,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
                 declare(**plain)
         self.asks_the_call = any(callable(value) for amounts in every for value in amounts.values())
         requirement = None if self.asks_the_call else declare_any(every)
-        self._request = Request(requirement=requirement, amounts=tuple(every), **self.terms)
+        self._request = Request(requirement=requirement, amounts=tuple(every), **vars(self.terms))
         self._entered: list[_Entered] = []
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from prefect import Task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import AssetContext, FlowRunContext, TagsContext, TaskRunContext, serialize_context
 
-from prefect_slots.model.request import Request
+from prefect_slots.model.terms import Terms
 from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.decorator import requires
 from prefect_slots.requiring.wrappers import decoration
@@ -77,7 +77,7 @@ def _over(under: requires | None, over: requires) -> requires:
         instead,
         **{name: amount for name, amount in under.amounts.items() if name not in named},
         **over.amounts,
-        **{**under.terms, **{name: value for name, value in over.terms.items() if value != getattr(Request, name)}},
+        **{**vars(under.terms), **{n: value for n, value in vars(over.terms).items() if value != getattr(Terms, n)}},
     )
 
 

@@ -263,7 +263,7 @@ def test_a_decorated_function_and_a_requirement_can_be_pickled() -> None:
     asked = requires(scanner=1, timeout=3, priority=2)
     with asked:
         copied = cloudpickle.loads(cloudpickle.dumps(asked))
-    assert (copied.amounts, copied.terms["timeout"], copied.terms["priority"]) == ({"scanner": 1}, 3.0, 2)
+    assert (copied.amounts, copied.terms.timeout, copied.terms.priority) == ({"scanner": 1}, 3.0, 2)
     with copied:
         assert own_amounts() == {"scanner": 1}
 

@@ -11,6 +11,7 @@ from prefect import task
 
 from prefect_slots import SlotTaskRunner, any_of, requires
 from prefect_slots.errors import InvalidRequirement
+from prefect_slots.model.terms import Terms
 from prefect_slots.task_runner.needs import needs_of
 
 
@@ -57,7 +58,7 @@ def test_options_are_over_the_decoration_and_over_options_further_out():
         asked, bare = needs_of(made)
     assert asked is not None
     assert asked.amounts == {"gpu_mem": 2, "cpus": 1}
-    assert asked.terms == {"timeout": 5.0, "priority": 3, "expected_seconds": 9}
+    assert asked.terms == Terms(timeout=5.0, priority=3, expected_seconds=9)
     assert bare.fn is body
     after = needs_of(made).asked
     assert after is not None
