@@ -1,7 +1,7 @@
-"""`run`: a command under a grant, pinned to its cards, with its exit code and signals.
+"""`run`: a command under a grant, pinned to its GPUs, with its exit code and signals.
 
-The command inherits the lock that proves this process alive: if this process is killed, the command still holds its
-card, and so does the grant until the command ends.
+The command inherits the lock that proves this process alive. If this process is killed, the command still uses its
+GPU, and the grant stays until the command ends.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from cyclopts import Parameter
 from prefect_slots.cli.app import Config, Json, say_error
 from prefect_slots.errors import ConfigError, InvalidRequirement, SlotsError, WaitTimeout
 
+# The codes of `timeout(1)`, which batch scripts know already.
 TIMED_OUT: Final = 124
 OWN_FAILURE: Final = 125
 CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# Python ignores these, and a child would inherit that: `yes | head` must end by SIGPIPE.
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+# `si_code` of a signal that the terminal's driver sends; `signal` has no name for it.
 _SI_KERNEL: Final = 0x80
+# Words that `--resource` must not take: `requires` would read them as something else.
 _OPTIONS: Final = frozenset({
     "gpu_mem", "gpus", "mem", "cpus", "license", "licence", "timeout", "priority", "expected_seconds",
 })  # fmt: skip
@@ -156,22 +160,22 @@ def _run(command: list[str], asked: dict[str, Any], config: Any) -> int:
 
 
 class _Say:
-    """Tells on standard error that the command waits; its own output stays clean."""
+    """Hooks that report the wait on standard error; standard output stays the command's own."""
 
     def __init__(self, label: str) -> None:
         self._label = label
 
     def waiting(self, reason: str) -> None:
-        """Say why it waits."""
+        """Print the reason of the wait."""
         print(f"prefect-slots: {self._label}: {reason}", file=sys.stderr, flush=True)
 
     def resumed(self) -> None:
-        """Say that it starts."""
+        """Print that the command starts."""
         print(f"prefect-slots: {self._label}: granted", file=sys.stderr, flush=True)
 
 
 def _watched(code: int, was_ended: Callable[[], bool], label: str) -> int:
-    """Say so if the command was ended for what it used; return its exit code."""
+    """Return the command's exit code, and report that it was ended for overuse if it was."""
     with contextlib.suppress(SlotsError):
         if code > 128 and was_ended():
             print(f"prefect-slots: {label}: ended, as it used more than it declared", file=sys.stderr)
@@ -179,7 +183,7 @@ def _watched(code: int, was_ended: Callable[[], bool], label: str) -> int:
 
 
 def _spawn(command: list[str], env: dict[str, str], lock: int, note: Callable[[int], None]) -> int:
-    """Run the command, pass signals on, and return its exit code as a shell would; `note` is told its process."""
+    """Run the command, forward signals, and return its exit code as a shell would; `note` is given its process id."""
     # Blocked and then waited for, no signal is lost between the start of the command and its end.
     watched = {*_FORWARDED, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -192,7 +196,7 @@ def _spawn(command: list[str], env: dict[str, str], lock: int, note: Callable[[i
     except OSError as error:
         print(f"prefect-slots: {command[0]}: {error.strerror}", file=sys.stderr)
         return CANNOT_RUN
-    # What it may be ended for is not worth failing for.
+    # The note serves the watch over memory; the command must run even if the ledger cannot be written.
     with contextlib.suppress(SlotsError):
         note(child)
     while True:

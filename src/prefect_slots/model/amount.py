@@ -1,7 +1,7 @@
-"""Amounts: integers in a named unit, parsed from what people type and printed back.
+"""Amounts: integers in a named unit, parsed from people's text and printed back; expected durations, rounded.
 
-Memory is MiB, as `nvidia-smi` prints it. What is asked for is rounded up and what a machine has is rounded down, so a
-rounding never admits more than fits. Nothing here knows which resources exist.
+Memory is MiB, as `nvidia-smi` prints it. Requests are rounded up and capacities are rounded down, so a rounding never
+admits more than fits. Nothing here knows which resources exist.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ MIB: Final = "MiB"
 SEATS: Final = "seats"
 CORES: Final = "cores"
 
+# By their upper-case names: people write `8gb`, and no unit differs from another by case alone.
 _BYTES_PER: Final[dict[str, int]] = {
     "B": 1,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -23,16 +24,14 @@ _BYTES_PER: Final[dict[str, int]] = {
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 _BYTES_PER_MIB: Final = 2**20
 
+# Prefect's PostgreSQL column for the slots of a limit is a signed 32-bit integer.
 MAX_AMOUNT: Final = 2**31 - 1
-"""Largest amount of one limit: Prefect's PostgreSQL column is a signed 32-bit integer."""
-
-
 # The preferred numbers R10 of ISO 3: ten a decade, so that no duration is stretched by more than 28 %.
 _PREFERRED: Final = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0, 10.0)
 
 
 class Exclusive(int):
-    """A capacity that whoever takes any of it takes as a whole, so that nobody else fits beside its holder."""
+    """An exclusive capacity: the first holder takes all of it."""
 
 
 def _exact_mib(value: object) -> Fraction:
@@ -41,6 +40,7 @@ def _exact_mib(value: object) -> Fraction:
     Raises:
         ValueError: for anything that is not a finite amount; the text says why.
     """
+    # `True` is an `int`; as an amount it is a slip for another argument.
     if isinstance(value, bool):
         raise ValueError("True and False are not amounts of memory; write a number of GiB or a string such as '8GiB'")
     if isinstance(value, (int, float)):
@@ -147,6 +147,7 @@ def format_amount(amount: int, unit: str) -> str:
     Returns:
         `"8GiB"` where MiB divide evenly into GiB, else `"8191MiB"`; `"2 seats"` for other units.
     """
+    # Rounded to GiB the text would not be read back as the same number.
     if unit == MIB:
         return f"{amount // 1024}GiB" if amount and amount % 1024 == 0 else f"{amount}MiB"
     return f"{amount} {unit}"

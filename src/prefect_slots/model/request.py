@@ -15,7 +15,9 @@ from prefect_slots.model.terms import Terms, check_seconds
 
 @dataclass(frozen=True)
 class Parent:
-    """The grant that encloses a request, and its ledger: a grant of another machine encloses nothing here."""
+    """The grant that encloses a request, and its ledger."""
+
+    # A job that was sent to another machine takes the token along; there it names no grant of that machine's ledger.
 
     ledger: str
     grant: str
@@ -50,8 +52,10 @@ class Request(Terms):
         InvalidRequirement: if `limit` or a term is out of its range.
     """
 
+    # No id by default: this module is pure, and a random number is not.
     id: str = ""
     requirement: Requirement | None = None
+    # Beside the requirement, which has lost the caller's units and spelling.
     amounts: tuple[Mapping[str, Any], ...] = ({},)
     limit: float | None = None
     label: str = ""

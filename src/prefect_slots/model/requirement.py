@@ -1,7 +1,7 @@
-"""What one call needs: a canonical, sorted set of demands.
+"""Requirement of one call: a canonical, sorted set of demands on resources, with alternatives.
 
-`declare` turns the words of `requires(...)` into a `Requirement`; equal needs give equal requirements however they were
-spelled. Whether a machine has the resources is not known here.
+`declare` converts the keywords of `requires(...)` to a `Requirement`. Equal needs give equal requirements in any
+spelling, so that their tickets stand in one queue. The resources of a machine are not known here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,12 @@ from typing import Any, Final, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.amount import CORES, MIB, SEATS, Exclusive, count_asked, format_amount, memory_asked
-from prefect_slots.model.resource import (
-    CPUS,
-    GPU_MEM,
-    LICENSE_PREFIX,
-    MEM,
-    check_resource_name,
-    license_resource,
-)
+from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, check_resource_name, license_resource
+from prefect_slots.model.terms import invalid
 
 T = TypeVar("T")
 
+# Millionths are exact for the shares that people write (0.25, 0.07), and integers compare alike in every process.
 WHOLE: Final = 1_000_000
 
 
@@ -33,7 +28,7 @@ WHOLE: Final = 1_000_000
 class Share:
     """A part of one cell's nominal capacity, in millionths; `WHOLE` is the whole cell.
 
-    Parts are rounded down, so that four quarters fit on a card whose memory is no multiple of four.
+    Parts are rounded down, so that four quarters fit on a GPU whose memory is no multiple of four.
     """
 
     millionths: int
@@ -61,11 +56,12 @@ class Demand:
 
     def on(self, capacity: int) -> int:
         """Return the units that this demand takes on a cell of that nominal capacity."""
+        # A part of an exclusive cell is not to be had: its holder is charged for all of it.
         amount = self.amount.of(capacity) if isinstance(self.amount, Share) else self.amount
         return max(amount, int(capacity)) if isinstance(capacity, Exclusive) else amount
 
     def describe(self) -> str:
-        """Say it for people: `"16GiB of gpu_mem on one card"`, `"1 seat of license.matlab"`."""
+        """Return a text for people: `"16GiB of gpu_mem on one card"`, `"1 seat of license.matlab"`."""
         place = "card" if self.resource == GPU_MEM else "cell"
         where = f"each of {self.cells} {place}s" if self.cells > 1 else f"one {place}"
         if isinstance(self.amount, Share):
@@ -86,7 +82,7 @@ class Requirement:
     """Demands on distinct resources, sorted by resource name; at least one.
 
     Attributes:
-        others: What would do instead, in order of preference; these have no others themselves.
+        others: Alternatives after the first, in order of preference; these have no others themselves.
     """
 
     demands: tuple[Demand, ...]
@@ -106,13 +102,13 @@ class Requirement:
 
     @classmethod
     def any_of(cls, alternatives: Sequence[Requirement]) -> Requirement:
-        """Return the requirement of one of these, the first that is to be had; there is at least one."""
+        """Return the requirement of one of these, in order of preference; at least one is given."""
         first, *others = alternatives
         return cls(first.demands, tuple(others))
 
     @cached_property
     def alternatives(self) -> tuple[Requirement, ...]:
-        """What would do, in order of preference: each without alternatives."""
+        """The alternatives in order of preference, each without alternatives."""
         return (Requirement(self.demands), *self.others) if self.others else (self,)
 
     @cached_property
@@ -122,11 +118,11 @@ class Requirement:
 
     @cached_property
     def resources(self) -> tuple[str, ...]:
-        """The names of the resources asked for in any alternative, sorted."""
+        """Names of the resources of all alternatives, sorted."""
         return tuple(sorted({demand.resource for demand in self.all_demands}))
 
     def describe(self) -> str:
-        """Say it for people, demands joined by ` and `, alternatives by ` or `."""
+        """Return a text for people, demands joined by ` and `, alternatives by ` or `."""
         return " or ".join(
             " and ".join(demand.describe() for demand in alternative.demands) for alternative in self.alternatives
         )
@@ -135,18 +131,11 @@ class Requirement:
         """Return plain lists for JSON; `from_data` reads them back."""
         if self.others:
             return [{"any_of": [alternative.to_data() for alternative in self.alternatives]}]
-        return [
-            [
-                d.resource,
-                d.amount if isinstance(d.amount, int) else {"millionths": d.amount.millionths},
-                d.cells,
-            ]
-            for d in self.demands
-        ]
+        return [[each.resource, _amount_data(each.amount), each.cells] for each in self.demands]
 
     @classmethod
     def from_data(cls, data: object) -> Requirement:
-        """Read what `to_data` returned.
+        """Return the requirement of data that `to_data` returned.
 
         Raises:
             ValueError: if the data are not a requirement.
@@ -157,14 +146,18 @@ class Requirement:
             case [{"any_of": [_, *_] as alternatives}]:
                 return cls.any_of([cls.from_data(alternative) for alternative in alternatives])
             case _:
-                pass
-        return cls(tuple(map(_read_demand, data)))
+                return cls(tuple(map(_read_demand, data)))
+
+
+def _amount_data(amount: int | Share) -> object:
+    return amount if isinstance(amount, int) else {"millionths": amount.millionths}
 
 
 def _read_demand(data: object) -> Demand:
     match data:
         case [str(name), {"millionths": int(millionths)}, int(cells)]:
             return Demand(resource=name, amount=Share(millionths), cells=cells)
+        # JSON's `true` is an `int` in Python.
         case [str(name), int(amount), int(cells)] if not isinstance(amount, bool):
             return Demand(resource=name, amount=amount, cells=cells)
         case _:
@@ -175,25 +168,17 @@ def _checked(key: str, value: object, read: Callable[..., T], *args: object) -> 
     try:
         return read(value, *args)
     except ValueError as error:
-        raise InvalidRequirement(key=key, value=repr(value), reason=str(error)) from None
+        raise invalid(key, value, str(error)) from None
 
 
 def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
     if isinstance(gpus, float):
         if not math.isfinite(gpus) or gpus <= 0 or (gpus > 1 and not gpus.is_integer()):
-            raise InvalidRequirement(
-                key="gpus",
-                value=repr(gpus),
-                reason="a whole number of cards, or a part of one card above 0 and below 1",
-            )
+            raise invalid("gpus", gpus, "a whole number of cards, or a part of one card above 0 and below 1")
         if gpus < 1:
             if gpu_mem is not None:
-                raise InvalidRequirement(
-                    key="gpus",
-                    value=repr(gpus),
-                    reason="a part of a card already says how much memory; leave gpu_mem out",
-                )
-            # By its decimal digits: in binary, 0.07 is a little more than seven hundredths.
+                raise invalid("gpus", gpus, "a part of a card already says how much memory; leave gpu_mem out")
+            # By the decimal digits: in binary, 0.07 is a little more than seven hundredths.
             return Demand(resource=GPU_MEM, amount=Share(max(1, math.floor(Fraction(repr(float(gpus))) * WHOLE))))
         gpus = int(gpus)
     cells = 1 if gpus is None else _checked("gpus", gpus, count_asked, "cards")
@@ -202,7 +187,7 @@ def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
 
 
 def _unnamed(feature: object) -> InvalidRequirement:
-    return InvalidRequirement(key="license", value=repr(feature), reason="a licence's name is a string")
+    return invalid("license", feature, "a licence's name is a string")
 
 
 def _license_demands(asked: object) -> Iterable[Demand]:
@@ -214,22 +199,14 @@ def _license_demands(asked: object) -> Iterable[Demand]:
     elif isinstance(asked, (list, tuple, set, frozenset)):
         names: list[Any] = list(asked)  # pyright: ignore[reportUnknownVariableType]
         for name in names:
-            # Before anything is put into a dictionary: a list or a mapping among the names is not hashable.
+            # Checked before the dictionary is made: a list or a mapping among the names is not hashable.
             if not isinstance(name, str):
                 raise _unnamed(name)
         counts = dict.fromkeys(names, 1)
         if len(counts) != len(names):
-            raise InvalidRequirement(
-                key="license",
-                value=repr(names),
-                reason='a name stands twice; write {"name": 2} for two seats',
-            )
+            raise invalid("license", names, 'a name stands twice; write {"name": 2} for two seats')
     else:
-        raise InvalidRequirement(
-            key="license",
-            value=repr(asked),
-            reason='a name, a list of names, or a mapping such as {"matlab": 2}',
-        )
+        raise invalid("license", asked, 'a name, a list of names, or a mapping such as {"matlab": 2}')
     for feature, seats in counts.items():
         if not isinstance(feature, str):
             raise _unnamed(feature)
@@ -238,16 +215,17 @@ def _license_demands(asked: object) -> Iterable[Demand]:
 
 
 def spelled(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the amounts without those that are `None`; `licence` becomes `license`.
+    """Return the amounts without those that are `None`, and with `licence` under its other spelling, `license`.
 
     Raises:
         InvalidRequirement: if both spellings are given.
     """
     amounts = {name: amount for name, amount in asked.items() if amount is not None}
+    # One name from here on: an amount in common and one of an alternative must meet under it.
     if "licence" in amounts:
         if "license" in amounts:
             reason = "license= and licence= are one argument in two spellings; give one of them"
-            raise InvalidRequirement(key="licence", value=repr(amounts["licence"]), reason=reason)
+            raise invalid("licence", amounts["licence"], reason)
         amounts["license"] = amounts.pop("licence")
     return amounts
 
@@ -261,11 +239,11 @@ def declare(
     license: object = None,
     **declared: object,
 ) -> Requirement:
-    """Return the canonical requirement of what a call asks for.
+    """Return the canonical requirement of these amounts.
 
     Args:
-        gpu_mem: Memory per card: a number of GiB, or a string with its unit.
-        gpus: Number of cards (default 1); without `gpu_mem` they are whole cards; `0 < gpus < 1` is a part of one card.
+        gpu_mem: Memory per GPU: a number of GiB, or a string with its unit.
+        gpus: Number of GPUs (default 1); without `gpu_mem` they are whole GPUs; `0 < gpus < 1` is a part of one GPU.
         mem: System memory: a number of GiB, or a string with its unit.
         cpus: Whole number of cores.
         license: `"matlab"`, `["a", "b"]` or `{"matlab": 2}`.
@@ -285,10 +263,10 @@ def declare(
         demands.extend(_license_demands(license))
     for name, amount in declared.items():
         if amount is not None:
+            # A mistyped keyword, such as `gpu_memory`, is a valid name; only a machine knows that it has no such thing.
             _checked(name, name, check_resource_name)
             demands.append(Demand(resource=name, amount=_checked(name, amount, count_asked, "units")))
     if not demands:
-        raise InvalidRequirement(
-            key="", value="", reason="nothing is asked for; name at least one resource, such as gpu_mem=8"
-        )
+        reason = "nothing is asked for; name at least one resource, such as gpu_mem=8"
+        raise InvalidRequirement(key="", value="", reason=reason)
     return Requirement.of(demands)

@@ -32,10 +32,10 @@ class Terms:
         check_seconds(self.timeout)
         expected = self.expected_seconds
         if expected is not None and not (_is_number(expected) and 0 < expected < math.inf):
-            raise _invalid("expected_seconds", expected, "a number of seconds above 0, or None")
+            raise invalid("expected_seconds", expected, "a number of seconds above 0, or None")
         # `True` is an `int`, and as a priority it is a slip.
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise _invalid("priority", self.priority, "a whole number; higher is served first")
+            raise invalid("priority", self.priority, "a whole number; higher is served first")
 
 
 def check_seconds(timeout: float | None) -> None:
@@ -45,12 +45,13 @@ def check_seconds(timeout: float | None) -> None:
         InvalidRequirement: if they are neither `None` nor a finite number of at least 0.
     """
     if timeout is not None and not (_is_number(timeout) and 0 <= timeout < math.inf):
-        raise _invalid("timeout", timeout, "a number of seconds, 0 or more, or None")
+        raise invalid("timeout", timeout, "a number of seconds, 0 or more, or None")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _invalid(key: str, value: object, reason: str) -> InvalidRequirement:
+def invalid(key: str, value: object, reason: str) -> InvalidRequirement:
+    """Return the error of a wrong value under the keyword `key` of `requires`."""
     return InvalidRequirement(key=key, value=repr(value), reason=reason)

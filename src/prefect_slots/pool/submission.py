@@ -31,7 +31,7 @@ class Submission:
 
     Args:
         function: The function as submitted.
-        wanted: The needs given beside it, in place of its decoration's.
+        wanted: The `requires=` beside it, if any.
         limit: Seconds of running for each call, or `None`.
 
     Raises:

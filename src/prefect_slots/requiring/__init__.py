@@ -1,10 +1,10 @@
-"""`requires(...)`: what a task needs, as a decorator, a `with` block or an `async with` block.
+"""`requires(...)`: a task's needs, as a decorator, a `with` block or an `async with` block.
 
 decorator     the `requires` object: one declaration, three uses
-alternatives  `any_of`: what would do instead, in order of preference
-wrappers      the four kinds of functions, Prefect tasks and flows
-grant         what the holder sees: devices, environment, how long it waited
-context       the grant of this thread, task or child process
+alternatives  `any_of`: alternatives in order of preference
+wrappers      grants around the four kinds of functions, Prefect tasks and flows
+grant         a grant as its holder sees it: devices, amounts, environment
+context       the grant around this thread, task or child process
 target        settings and state folder, read once per environment
 prefect_run   the Prefect run around a request: its logger, its state, its attempt
 

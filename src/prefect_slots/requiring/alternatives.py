@@ -1,6 +1,6 @@
-"""`any_of(...)`: what a call can do with, in order of preference; a grant is of the first that is to be had.
+"""`any_of(...)`: alternatives in order of preference; a grant is of the first that can be granted.
 
-Checked when it is made; it becomes a requirement when its callables have been asked.
+Amounts are checked when it is made. It becomes a requirement for each call, once callable amounts have been called.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ from typing import Any
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.requirement import Requirement, declare, spelled
+from prefect_slots.model.terms import invalid
 
 
 class any_of:  # noqa: N801 - used within `requires(...)`, it reads as words
     """Alternatives in order of preference: `requires(any_of(dict(gpu_mem=8), dict(cpus=8)))`.
 
-    One ticket waits for all of them, and is granted the first that fits when its turn comes; `grant.chosen` tells.
-    It is impossible only if every alternative is. Overtaken too often, it reserves for the first that is possible here.
+    One ticket waits for all of them and is granted the first that fits when its turn comes; `grant.chosen` shows it.
+    The request is impossible only if every alternative is. Overtaken too often, it reserves cells for the first that is
+    possible on this machine.
 
     Args:
-        alternatives: Each the amounts of a `requires(...)`.
+        alternatives: Mappings of amounts, each with the keywords of `requires`.
 
     Raises:
-        InvalidRequirement: if there is none, or one is no amounts.
+        InvalidRequirement: if there is no alternative, or one is no mapping of amounts.
     """
 
     def __init__(self, *alternatives: Mapping[str, Any]) -> None:
         self.alternatives = tuple(map(_checked, alternatives))
         if not self.alternatives:
-            raise _invalid("", "name at least one alternative, such as dict(gpu_mem=8)")
+            reason = "name at least one alternative, such as dict(gpu_mem=8)"
+            raise InvalidRequirement(key="any_of", value="", reason=reason)
 
     def __repr__(self) -> str:
         return f"any_of({', '.join(map(repr, self.alternatives))})"
@@ -39,34 +42,35 @@ class any_of:  # noqa: N801 - used within `requires(...)`, it reads as words
 
 
 def read_alternatives(given: object) -> any_of | None:
-    """Return what `any_of=` or the first argument of `requires` says: alternatives, or a list of them.
+    """Return the alternatives given as `any_of=` or as the first argument of `requires`, also as a list.
 
     Raises:
-        InvalidRequirement: if it is neither.
+        InvalidRequirement: if they are neither.
     """
     if given is None or isinstance(given, any_of):
         return given
     if isinstance(given, (list, tuple)):
         return any_of(*given)  # pyright: ignore[reportUnknownVariableType]
-    raise _invalid(given, "alternatives, such as any_of(dict(gpu_mem=8), dict(cpus=8))")
+    raise invalid("any_of", given, "alternatives, such as any_of(dict(gpu_mem=8), dict(cpus=8))")
 
 
 def combined(alternatives: any_of | None, common: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the amounts of each alternative, those that all have in common included.
+    """Return the amounts of each alternative, common ones included.
 
     Raises:
-        InvalidRequirement: if an alternative says again what all have in common.
+        InvalidRequirement: if an alternative repeats a common amount.
     """
     if alternatives is None:
         return [dict(common)]
     for alternative in alternatives:
+        # Neither value may silently win over the other.
         for name in alternative.keys() & common.keys():
-            raise _invalid(alternative, f"'{name}' is asked for in all alternatives already")
+            raise invalid("any_of", alternative, f"'{name}' is asked for in all alternatives already")
     return [{**common, **alternative} for alternative in alternatives]
 
 
 def declare_any(amounts: Iterable[Mapping[str, Any]]) -> Requirement:
-    """Return the requirement of the first of these amounts that is to be had.
+    """Return the requirement of these amounts as alternatives, in order of preference.
 
     Raises:
         InvalidRequirement: see `declare`.
@@ -76,9 +80,5 @@ def declare_any(amounts: Iterable[Mapping[str, Any]]) -> Requirement:
 
 def _checked(alternative: object) -> dict[str, Any]:
     if not isinstance(alternative, Mapping) or not all(isinstance(name, str) for name in alternative):  # pyright: ignore[reportUnknownVariableType]
-        raise _invalid(alternative, "an alternative is a mapping of amounts, such as dict(gpu_mem=8)")
+        raise invalid("any_of", alternative, "an alternative is a mapping of amounts, such as dict(gpu_mem=8)")
     return spelled(alternative)  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _invalid(value: object, reason: str) -> InvalidRequirement:
-    return InvalidRequirement(key="any_of", value=repr(value) if value != "" else "", reason=reason)

@@ -1,4 +1,4 @@
-"""The grant of this thread, task or child process: what a nested request is served from.
+"""The grant around this thread, task or child process: the source of nested requests.
 
 Context variables carry it within a process (Prefect copies them into the threads of `.submit`); the variable
 `PREFECT_SLOTS_GRANT` carries it to child processes. A forked child has no part in its parent's grant.
@@ -23,13 +23,14 @@ _inherited: Callable[[], Grant | None] | None = None
 def current_grant() -> Grant | None:
     """Return the innermost grant held by the calling code, or `None`."""
     grant = _innermost.get()
+    # A forked child inherits the variable, and a copied context may outlive its grant.
     while grant is not None and (grant.ended or grant.pid != os.getpid()):
         grant = grant.parent
     return _inherited() if grant is None and _inherited is not None else grant
 
 
 def inherit(grant: Callable[[], Grant | None]) -> None:
-    """Have what `grant` returns, asked for when it is needed, enclose all of this process: a pool's task process."""
+    """Let a pool's task process run under the grant that `grant` returns, which is called when it is needed."""
     global _inherited
     _inherited = grant
 
@@ -40,14 +41,30 @@ def enter(grant: Grant) -> Token[Grant | None]:
 
 
 def leave(token: Token[Grant | None]) -> None:
-    """Take back what `enter` did; in another context than that, there is nothing to take back."""
+    """Undo `enter`."""
+    # A generator that another thread ends runs in another context, in which there is nothing to undo.
     with suppress(ValueError):
         _innermost.reset(token)
 
 
+class inside:  # noqa: N801 - used as `with inside(grant)`
+    """A block in which a grant is the innermost one; a class, since a generator would change `StopIteration`."""
+
+    def __init__(self, grant: Grant) -> None:
+        self._grant = grant
+
+    def __enter__(self) -> None:
+        """Make the grant the innermost one."""
+        self._token = enter(self._grant)
+
+    def __exit__(self, *exc: object) -> None:
+        """Take it back."""
+        leave(self._token)
+
+
 def enclosing() -> Parent | None:
     """Return the grant that a new request is nested in: this context's, else the one this process was started under."""
-    # Not before it is needed: every task process imports this module.
+    # Imported when needed: every task process imports this module, and few make requests.
     from prefect_slots.model.book import TOKEN
     from prefect_slots.model.request import Parent
 

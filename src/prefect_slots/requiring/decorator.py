@@ -15,16 +15,14 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Token
 from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from prefect_slots.acquire import client
-from prefect_slots.errors import InvalidRequirement, LeaseLost
+from prefect_slots.errors import LeaseLost
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare, spelled
-from prefect_slots.model.terms import Terms
+from prefect_slots.model.terms import Terms, invalid
 from prefect_slots.requiring import context, prefect_run
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
@@ -37,7 +35,7 @@ _log = logging.getLogger("prefect_slots")
 
 @dataclass(frozen=True, eq=False)
 class _Entered:
-    """A block that has begun; `frame` is where, `here` in which thread and task."""
+    """An entered block: its frame, its thread and task (`here`), its grant."""
 
     frame: FrameType | None
     here: tuple[int, int]
@@ -46,29 +44,35 @@ class _Entered:
 
 
 class requires:  # noqa: N801 - used as a decorator, it reads as a verb
-    """What a call needs of this machine: it runs when all of it is granted, and gives it back however it ends.
+    """Resources of this machine for a call: it starts once all are granted, and releases them however it ends.
 
     Use it as a decorator (below or above `@task`, on a `@flow` function, on any function, coroutine function or
     generator), as `with requires(...) as grant`, or as `async with`. Inside another grant whose total covers it, the
     request draws on that grant.
 
     Args:
-        alternatives: What would do, in order of preference: `requires(any_of(dict(gpu_mem=8), dict(cpus=8)))`; all else
-            that is asked for belongs to each of them.
-        gpu_mem: GPU memory per card: a number of GiB, or a string with its unit (`"512MiB"`; `"8GB"` is decimal).
-        gpus: Number of cards, default 1; without `gpu_mem` whole cards; `0.25` is a quarter of one card's memory.
+        alternatives: Alternatives in order of preference: `requires(any_of(dict(gpu_mem=8), dict(cpus=8)))`. All other
+            amounts are added to each of them.
+        gpu_mem: Memory per GPU: a number of GiB, or a string with its unit (`"512MiB"`; `"8GB"` is decimal).
+        gpus: Number of GPUs, default 1; without `gpu_mem` whole GPUs; `0.25` is a quarter of one GPU's memory.
         mem: System memory, as `gpu_mem`.
         cpus: Whole number of cores.
         license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
         licence: Other spelling of `license`; give one of the two.
         timeout: Seconds of waiting (not of running) after which `WaitTimeout` is raised; `None` waits without limit.
-        priority: Higher is served first; the default is 0. (Prefect's work queues count the other way.)
-        expected_seconds: How long the call will take once it runs, if that is known: short work may then run on what is
-            set aside for long work that cannot start before. It is a word and no limit: nothing is stopped.
+        priority: Rank in the queue: a higher number is served first. (Prefect's work queues count the other way.)
+        expected_seconds: Estimated seconds of running, for backfill: a short call may use resources that are reserved
+            for a long one until that can start. It is no limit: a longer call is not stopped.
         any_of: The alternatives as a list: `any_of=[dict(gpu_mem=8), dict(cpus=8)]`.
         **declared: Whole numbers of resources declared in `prefect-slots.toml`: `scanner=1`.
 
     Any amount may be a callable; it is given the call's arguments that it names, and `attempt` (1, 2, ...).
+
+    Attributes:
+        amounts: The amounts that all alternatives have in common, as given.
+        alternatives: The alternatives, or `None`.
+        terms: Time limit, priority and estimate.
+        asks_the_call: An amount is a callable, so the requirement is known for each call only.
 
     Raises:
         InvalidRequirement: at once, if a value is no amount or nothing is asked for.
@@ -99,11 +103,12 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         named = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, "licence": licence}
         self.amounts = spelled({**named, **declared})
         if alternatives is not None and any_of is not None:
-            raise InvalidRequirement(key="any_of", value=repr(any_of), reason="the alternatives are given twice")
+            raise invalid("any_of", any_of, "the alternatives are given twice")
         self.alternatives = read_alternatives(any_of if alternatives is None else alternatives)
         self.terms = Terms(timeout=timeout, priority=priority, expected_seconds=expected_seconds)
         every = combined(self.alternatives, self.amounts)
         for amounts in every:
+            # A mistake beside a callable is found here, at the declaration, and not hours later at the first call.
             plain = {name: value for name, value in amounts.items() if not callable(value)}
             if plain or not amounts:
                 declare(**plain)
@@ -117,11 +122,11 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         return f"requires({', '.join([*first, *(f'{name}={value!r}' for name, value in self.amounts.items())])})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # What this process has entered is not the business of a process that unpickles a decorated function.
+        # Entered blocks hold frames, which cannot be pickled, and belong to this process.
         return {**self.__dict__, "_entered": []}
 
     def __call__(self, target: F) -> F:
-        """Return `target` (a function, a Prefect task or a Prefect flow) so that it runs under a grant."""
+        """Return `target` (a function, a Prefect task or a Prefect flow) with every call under a grant."""
         return wrap(self, target)
 
     # As a block
@@ -163,15 +168,12 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         return grant
 
     def _leave(self, block: FrameType | None) -> Grant:
-        # One object may be entered by several threads and generators at once, which end in any order, a generator
-        # even in another thread: the block's own frame tells. Behind an `ExitStack` only thread and task can.
+        # Several threads and generators may have entered one object; they end in any order, a generator even in another
+        # thread. The block's own frame identifies its entry. Behind an `ExitStack` only thread and task can.
         here = _here()
-        entered = self._entered[::-1]
-        by_frame = (entry for entry in entered if entry.frame is block)
-        by_place = (entry for entry in entered if entry.here == here)
-        entry = next(chain(by_frame, by_place, entered), None)
-        if entry is None:
+        if not self._entered:
             raise RuntimeError(f"{self!r} is left, and was not entered")
+        entry = max(reversed(self._entered), key=lambda entry: 2 if entry.frame is block else int(entry.here == here))
         self._entered.remove(entry)
         context.leave(entry.token)
         return entry.grant
@@ -202,21 +204,17 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 
     def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         with prefect_run.no_vain_retry():
-            target, label = current_target(), _label(site)
-            if target is None:
-                return Grant(None, None, label, context.current_grant(), self.amounts_of(arguments))
-            request = self.request(label, arguments)
-            held = client.acquire(target, request, prefect_run.RunHooks(label))
-        return Grant(held, target, label, context.current_grant(), request.amounts)
+            target, label, amounts = current_target(), _label(site), self.amounts_of(arguments)
+            hooks = prefect_run.RunHooks(label)
+            held = client.acquire(target, self._requested(label, amounts), hooks) if target is not None else None
+        return Grant(held, target, label, context.current_grant(), amounts)
 
     async def _acquire_async(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         with prefect_run.no_vain_retry():
-            target, label = current_target(), _label(site)
-            if target is None:
-                return Grant(None, None, label, context.current_grant(), self.amounts_of(arguments))
-            request = self.request(label, arguments)
-            held = await client.acquire_async(target, request, prefect_run.RunHooks(label))
-        return Grant(held, target, label, context.current_grant(), request.amounts)
+            target, label, amounts = current_target(), _label(site), self.amounts_of(arguments)
+            hooks = prefect_run.RunHooks(label)
+            held = await client.acquire_async(target, self._requested(label, amounts), hooks) if target else None
+        return Grant(held, target, label, context.current_grant(), amounts)
 
     def amounts_of(self, arguments: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         """Return the amounts of each alternative for one call with these arguments.
@@ -241,12 +239,18 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         Raises:
             InvalidRequirement: if a callable amount cannot be called or returns no amount.
         """
-        request = self._request
-        if self.asks_the_call:
-            amounts = self.amounts_of(arguments)
-            request = replace(request, requirement=declare_any(amounts), amounts=amounts)
-        own_id, parent, run = uuid.uuid4().hex, context.enclosing(), prefect_run.run_id()
-        return replace(request, id=own_id, label=label, parent=parent, run=run)
+        return self._requested(label, self.amounts_of(arguments))
+
+    def _requested(self, label: str, amounts: tuple[Mapping[str, Any], ...]) -> Request:
+        return replace(
+            self._request,
+            id=uuid.uuid4().hex,
+            requirement=self._request.requirement or declare_any(amounts),
+            amounts=amounts,
+            label=label,
+            parent=context.enclosing(),
+            run=prefect_run.run_id(),
+        )
 
 
 def _release(grant: Grant) -> str | None:
@@ -267,7 +271,7 @@ async def _release_async(grant: Grant) -> str | None:
 
 @contextmanager
 def _kept_result(grant: Grant) -> Generator[None]:
-    # The work is done, and its result must not be lost for a ledger that cannot be written: the engine tries on,
+    # The work is done, and its result must not be lost because the ledger cannot be written. The engine tries again,
     # and the cells are free at the latest when this process ends.
     try:
         yield
@@ -281,7 +285,7 @@ def _insist(grant: Grant, lost: str | None) -> None:
 
 
 def _ended(grant: Grant) -> client.Target | None:
-    """Mark a grant as ended; return where to give it back, unless it is only a forked child's copy."""
+    """Mark a grant as ended, and return its target; a forked child's copy has none: the grant is its parent's."""
     grant.ended = True
     return grant.target if grant.pid == os.getpid() else None
 
@@ -293,21 +297,21 @@ def _resolved(name: str, value: Any, arguments: Mapping[str, Any]) -> Any:
     try:
         parameters = inspect.signature(value).parameters
     except (TypeError, ValueError) as error:
-        raise InvalidRequirement(
-            key=name, value=repr(value), reason=f"its parameters cannot be read: {error}"
-        ) from None
+        raise invalid(name, value, f"its parameters cannot be read: {error}") from None
+    # A callable with `**kwargs` is not given all arguments: it names those that it uses.
     named = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [p.name for p in named if p.name not in known and p.default is p.empty]
     if missing:
         offered = ", ".join(sorted(known))
         reason = f"the call has no argument '{missing[0]}'; a callable amount may name: {offered}"
-        raise InvalidRequirement(key=name, value=repr(value), reason=reason)
+        raise invalid(name, value, reason)
     given = [p for p in named if p.name in known]
     by_position = [known[p.name] for p in given if p.kind is p.POSITIONAL_ONLY]
     return value(*by_position, **{p.name: known[p.name] for p in given if p.kind is not p.POSITIONAL_ONLY})
 
 
 def _here() -> tuple[int, int]:
+    # Outside an event loop `current_task` raises instead of returning `None`.
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -320,9 +324,10 @@ def _caller(frame: FrameType | None) -> FrameType | None:
 
 
 def _site(block: FrameType | None) -> str:
-    return f"with block ({Path(block.f_code.co_filename).name}:{block.f_lineno})" if block else "with block"
+    return f"with block ({block.f_code.co_filename.rpartition('/')[2]}:{block.f_lineno})" if block else "with block"
 
 
 def _label(site: str) -> str:
+    # A run's name tells two runs of one function apart in `prefect-slots status`.
     name = prefect_run.run_name()
     return f"{name} {site[site.rindex('(') :]}" if name and "(" in site else site

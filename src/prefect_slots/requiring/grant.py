@@ -1,4 +1,4 @@
-"""What the holder of a grant sees: its devices, an environment that pins them, and how long it waited.
+"""A grant as its holder sees it: devices, amounts, waiting time, and an environment that pins a child process.
 
 `requires` never edits `os.environ`: threads share it. Pinning by environment is for processes.
 """
@@ -26,12 +26,12 @@ _log = logging.getLogger("prefect_slots")
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A card of a grant.
+    """A GPU of a grant.
 
     Attributes:
-        index: Position that `nvidia-smi` showed at registration, or the declared card's number; for people, the UUID is
-            the identity.
-        memory_mib: What the grant may use of it.
+        index: Position that `nvidia-smi` showed at registration, or the number of a declared GPU; for people, since the
+            UUID is the identity.
+        memory_mib: MiB of its memory that are granted.
     """
 
     uuid: str
@@ -46,9 +46,9 @@ class Grant:
     Attributes:
         id: The ticket's id in the ledger; empty with `coordination=off`.
         waited: Seconds from the request to the grant.
-        label: Who holds it, for people.
+        label: Holder for people: the function and its line, or the command.
         parent: The grant around it in this thread or task, if any.
-        chosen: The amounts that were granted, as they were asked for: of alternatives, the one chosen.
+        chosen: The granted amounts in the caller's own words; of alternatives, the chosen one.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Grant:
         return f"<Grant {self.id[:8] or 'off'} {self.describe()}{' ended' if self.ended else ''}>"
 
     def describe(self) -> str:
-        """Say what is held and where: `"gpu_mem:0=16384, license.matlab:0=1"`."""
+        """Return the held cells as text: `"gpu_mem:0=16384, license.matlab:0=1"`."""
         if self._held is None:
             return "nothing is admitted or counted (coordination=off)"
         return ", ".join(f"{cell.resource}:{cell.number}={amount}" for cell, amount in self._held.holdings)
 
     @property
     def amounts(self) -> dict[str, int]:
-        """What is held of each resource, summed over its cells, in the resource's unit."""
+        """Held amount of each resource in its unit, summed over its cells."""
         total: dict[str, int] = {}
         for cell, amount in self._held.holdings if self._held else ():
             total[cell.resource] = total.get(cell.resource, 0) + amount
@@ -88,7 +88,7 @@ class Grant:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """The cards, by number; empty if no GPU was asked for."""
+        """The GPUs by number; empty for a request without any."""
         found: list[Device] = []
         for cell_id, amount in self._held.holdings if self._held else ():
             cell = self._held.registered.cell(cell_id) if self._held and cell_id.resource == GPU_MEM else None
@@ -139,7 +139,7 @@ class Grant:
 
     @property
     def token(self) -> str:
-        """What a child process draws on this grant by, in the variable `PREFECT_SLOTS_GRANT`."""
+        """Value of `PREFECT_SLOTS_GRANT` by which a child process draws on this grant; empty without coordination."""
         return f"{self._held.ledger_id}:{self.id}" if self._held else ""
 
 

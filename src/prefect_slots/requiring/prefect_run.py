@@ -1,6 +1,7 @@
-"""The Prefect run around a request: its id, its name, its logger, its state while it waits, its attempt.
+"""The Prefect run around a request: its id, name, logger, attempt, and its state while it waits.
 
-Prefect is imported only if the process has imported it already; outside a run everything falls back to plain logging.
+Prefect is imported only if the process has imported it already: that takes seconds. Outside a run a wait is logged to
+this package's own logger.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prefect.context import FlowRunContext, TaskRunContext
 
 AWAITING: Final = "AwaitingResources"
+# Errors that the same request meets again, however often Prefect retries it.
 _PERMANENT: Final = (Impossible, InvalidRequirement, OutOfOrder, UnknownResource)
 _log = logging.getLogger("prefect_slots")
 
@@ -42,7 +44,7 @@ def _flow_context() -> FlowRunContext | None:
 
 
 def run_name() -> str:
-    """Return what Prefect calls the run around the calling code: `"analyse-0 of brave-otter"`; empty outside one."""
+    """Return Prefect's name of the run around the calling code, `"analyse-0 of brave-otter"`; empty outside one."""
     task, flow = task_context(), _flow_context()
     names = [task.task_run.name if task else "", (flow.flow_run.name if flow and flow.flow_run else "") or ""]
     return " of ".join(name for name in names if name)
@@ -56,7 +58,7 @@ def run_id() -> str:
 
 
 def attempt() -> int:
-    """Return which attempt the task run is in: 1, 2, ...; 1 outside a task run."""
+    """Return the number of the task run's attempt: 1, 2, ...; 1 outside a task run."""
     context = task_context()
     return max(1, context.task_run.run_count) if context else 1
 
@@ -96,7 +98,7 @@ class RunHooks:
 
 
 def _show(context: TaskRunContext, state: State[Any]) -> None:
-    # What people see of a wait must never decide whether the task runs.
+    # A state is for people only: the task must run even if the server cannot show it.
     try:
         propose(context.task_run, state)
     except Exception as error:
@@ -111,14 +113,8 @@ def propose(task_run: TaskRun, state: State[Any]) -> None:
     task_run.state = state
     task_run.state_name = state.name
     task_run.state_type = state.type
-    try:
-        from prefect.utilities.engine import emit_task_run_state_change_event
-    except ImportError:
-        from prefect.client.orchestration import get_client
+    from prefect.utilities.engine import emit_task_run_state_change_event
 
-        with get_client(sync_client=True) as client:
-            client.set_task_run_state(task_run.id, state, force=True)
-        return
     emit_task_run_state_change_event(task_run=task_run, initial_state=before, validated_state=state)
 
 
@@ -136,6 +132,7 @@ def no_vain_retry() -> Generator[None]:
 
 def _forbid_retry(task: Any) -> None:
     asked = task.retry_condition_fn
+    # A task object is shared by all runs of the task: it is wrapped once.
     if getattr(asked, "__name__", "").startswith("unless_permanent"):
         return
     if inspect.iscoroutinefunction(asked):

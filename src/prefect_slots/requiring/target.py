@@ -1,6 +1,6 @@
-"""Settings and state folder for the calling process, read once per environment.
+"""The target of this process's requests: its settings and state folder, read once per environment.
 
-A test or a child that changes its environment gets what the environment then says.
+A changed environment, as in a test or a child process, is read anew.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ _folders: dict[tuple[int, Path | None, str, str], Path] = {}
 
 
 def current_settings() -> Settings:
-    """Return the settings that this process's environment means.
+    """Return the settings of this process's environment.
 
     Raises:
         ConfigError: if a variable or the file is wrong.
     """
+    # The working folder may hold a `prefect-slots.toml`, so that it is part of the environment too.
     ours = sorted((key, value) for key, value in os.environ.items() if key.startswith("PREFECT_SLOTS_"))
     seen = (*ours, ("WORKER_ID", os.environ.get("WORKER_ID", "")), ("", str(Path.cwd())))
     if seen not in _settings:
+        # Only the last environment is kept: a process that changes it in a loop must not grow.
         _settings.clear()
         _settings[seen] = load_settings()
     return _settings[seen]
 
 
 def current_target() -> Target | None:
-    """Return where requests of this process go, or `None` with `coordination=off`.
+    """Return the target of this process's requests, or `None` with `coordination=off`.
 
     Raises:
-        ConfigError, StateFolderUnsuitable: each says what to do.
+        ConfigError, StateFolderUnsuitable: the settings or the folder cannot be used; each names the remedy.
     """
     settings = current_settings()
     coordination = coordinate(settings.coordination, os.environ)
@@ -46,6 +48,7 @@ def current_target() -> Target | None:
 def target_of(settings: Settings, coordination: Coordination) -> Target:
     """Return the target of these settings, looking for a fit folder once per process."""
     env = os.environ
+    # A forked child looks again: its user and rights may have changed since.
     key = (os.getpid(), settings.state_dir, env.get("XDG_STATE_HOME", ""), env.get("HOME", ""))
     if key not in _folders:
         _folders[key] = find_folder(settings.state_dir, env)

@@ -1,7 +1,7 @@
-"""Putting a grant around the four kinds of functions, Prefect tasks and flows.
+"""Wrappers that put a grant around the four kinds of functions, around Prefect tasks and flows.
 
-A wrapper must stay what Prefect takes it for: of the same kind as the function, with a code object of its own
-(Prefect's task key is a hash of it, and wrappers would share one) that says the function's own file.
+Prefect inspects a wrapper: it must be of the function's kind, and have a code object of its own that names the
+function's file. Prefect's task key is a hash of the code, and wrappers would share one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import FunctionType
 from typing import Any, Final, Protocol, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.requiring import context
+from prefect_slots.requiring.context import inside
 from prefect_slots.requiring.grant import Grant
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,20 +39,22 @@ class Granting(Protocol):
 
 
 def wrap(asked: Granting, target: F) -> F:
-    """Return `target` so that every call of it runs under a grant of what is `asked`.
+    """Return `target` with every call under a grant of `asked`.
 
     Raises:
-        InvalidRequirement: if `target` is not something that can be called.
+        InvalidRequirement: if `target` cannot be called.
     """
     if isinstance(target, (staticmethod, classmethod)):
         kind = type(target)
         return kind(wrap(asked, target.__func__))  # pyright: ignore[reportReturnType]
     if _is_prefect_object(target):
+        # A copy: the undecorated task may be in use elsewhere.
         wrapped: Any = copy.copy(target)
         wrapped.fn = wrap(asked, wrapped.fn)
         return wrapped
     if isinstance(target, type) or not callable(target):
         raise InvalidRequirement(key="", value=repr(target), reason="it decorates functions, tasks and flows")
+    # A callable object shows its kind by its class's `__call__`.
     told_by = target if inspect.isroutine(target) or isinstance(target, functools.partial) else type(target).__call__
     if inspect.isasyncgenfunction(told_by):
         wrapper = _around_async_generator(asked, target)
@@ -78,6 +80,7 @@ def decoration(function: Callable[..., Any]) -> Any:
 
 
 def _is_prefect_object(target: object) -> bool:
+    # Importing Prefect takes seconds, and without it nothing can be a task.
     if "prefect" not in sys.modules:
         return False
     from prefect import Flow, Task
@@ -86,7 +89,7 @@ def _is_prefect_object(target: object) -> bool:
 
 
 def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
-    # Later versions of the format write who shares an object with whom, which differs from process to process.
+    # Version 2: later versions of the format record which objects are shared, which differs from process to process.
     digest = hashlib.sha256(marshal.dumps(function.__code__, 2)).hexdigest()
     code = wrapper.__code__
     return code.replace(
@@ -101,12 +104,8 @@ def _around_function(asked: Granting, function: Callable[..., Any]) -> Callable[
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with asked.granted(site, arguments_of(function, args, kwargs)) as grant:
-            token = context.enter(grant)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                context.leave(token)
+        with asked.granted(site, arguments_of(function, args, kwargs)) as grant, inside(grant):
+            return function(*args, **kwargs)
 
     return call
 
@@ -117,11 +116,8 @@ def _around_coroutine(asked: Granting, function: Callable[..., Any]) -> Callable
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         async with asked.granted_async(site, arguments_of(function, args, kwargs)) as grant:
-            token = context.enter(grant)
-            try:
+            with inside(grant):
                 return await function(*args, **kwargs)
-            finally:
-                context.leave(token)
 
     return call
 
@@ -146,14 +142,12 @@ def _around_async_generator(asked: Granting, function: Callable[..., Any]) -> Ca
             inner = function(*args, **kwargs)
             step: Callable[[], Any] = inner.__anext__
             while True:
-                # Between its values the generator's consumer runs, and the grant is not the consumer's to draw on.
-                token = context.enter(grant)
+                # Between two values the generator's consumer runs, which must not draw on this grant.
                 try:
-                    value = await step()
+                    with inside(grant):
+                        value = await step()
                 except StopAsyncIteration:
                     return
-                finally:
-                    context.leave(token)
                 try:
                     sent = yield value
                 except BaseException as error:
@@ -167,13 +161,11 @@ def _around_async_generator(asked: Granting, function: Callable[..., Any]) -> Ca
 def _driven(inner: Generator[Any, Any, Any], grant: Grant) -> Generator[Any, Any, Any]:
     step: Callable[[], Any] = functools.partial(next, inner)
     while True:
-        token = context.enter(grant)
         try:
-            value = step()
+            with inside(grant):
+                value = step()
         except StopIteration as stop:
             return stop.value
-        finally:
-            context.leave(token)
         try:
             sent = yield value
         except BaseException as error:
@@ -187,13 +179,13 @@ def arguments_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Ma
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
-        return {}  # the call itself will say what is wrong with its arguments
+        return {}  # the call itself raises the error of its arguments
     bound.apply_defaults()
     return dict(bound.arguments)
 
 
 def site_of(function: Callable[..., Any]) -> str:
-    """Return a function's name and place, for people: `"infer (tasks.py:12)"`."""
+    """Return a function's name, file and line for people: `"infer (tasks.py:12)"`."""
     name = getattr(function, "__qualname__", repr(function))
     code = getattr(function, "__code__", None)
     return f"{name} ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})" if code else f"{name} ()"
