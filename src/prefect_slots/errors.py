@@ -1,4 +1,4 @@
-"""Every way a request, a registration or the machine's own book can fail: one type per circumstance.
+"""Errors of requests, registrations and the ledger: one type per circumstance.
 
 Fields come first and the message is made from them, so that a program can act on an error and a person can read
 it. Errors survive pickling (they cross process pools and Prefect results). This file knows nothing else of the package.
@@ -31,16 +31,18 @@ class SlotsError(Exception):
 
 
 def nearest(name: str, known: tuple[str, ...]) -> str:
-    """Say which known names are close to a mistyped one; all of them when none is."""
+    """Return the known names close to a mistyped one, in words; all of them if none is close."""
     if not known:
         return "nothing is registered here"
+    # Below a likeness of one half, suggestions look like jokes.
+    # Below a likeness of one half, suggestions look like jokes.
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 @dataclass(eq=False, repr=False)
 class InvalidRequirement(SlotsError, ValueError):
-    """What was asked for is not a requirement, whatever the machine has."""
+    """A request that no machine could understand: a wrong word, amount or combination."""
 
     key: str
     value: str
@@ -105,7 +107,12 @@ class WaitTimeout(SlotsError, TimeoutError):
 
 @dataclass(eq=False, repr=False)
 class OutOfOrder(SlotsError):
-    """A nested request could deadlock with another process's, so it is refused before it waits."""
+    """A nested request could deadlock with another process's, so it is refused before it waits.
+
+    Attributes:
+        held_at: Label of the outer request.
+        wanted_at: Label of the nested request.
+    """
 
     wanted: str
     held: str
@@ -164,7 +171,7 @@ class LimitConflict(SlotsError):
     """A limit of our name exists with another number, and we did not make it; or it is switched off.
 
     Attributes:
-        problem: What else is in the way, and the remedy, where the numbers alone do not say.
+        problem: Another obstacle and its remedy, if the numbers alone do not say.
     """
 
     name: str
@@ -283,10 +290,10 @@ class TaskDied(SlotsError):
     """The process of a pool's task ended without an answer; other tasks go on.
 
     Attributes:
-        exit_code: What it ended with, or `None` if a signal ended it.
+        exit_code: Exit code of the process, or `None` if a signal ended it.
         signal: The signal that ended it, or `None`.
-        out_of_memory: Whether the kernel's OOM killer seems to have ended it: a best guess, by its counter.
-        over_declared: Whether it was ended for using more memory than was declared for it (`enforce = "kill"`).
+        out_of_memory: The kernel's OOM killer seems to have ended it: a best guess, by its counter.
+        over_declared: It was ended for using more memory than declared (`enforce = "kill"`).
     """
 
     task: str
@@ -309,7 +316,7 @@ class TaskDied(SlotsError):
 
 @dataclass(eq=False, repr=False)
 class TaskTimeout(SlotsError, TimeoutError):
-    """A pool's task ran longer than its `timeout`; it was killed and what it held was given back."""
+    """A pool's task ran longer than its `timeout`; it was killed, and its grant released."""
 
     task: str
     seconds: float
@@ -321,5 +328,6 @@ class TaskTimeout(SlotsError, TimeoutError):
 def _signal_name(number: int) -> str:
     try:
         return f"{number} ({Signals(number).name})"
+    # Real-time signals have no names.
     except ValueError:
         return str(number)

@@ -1,7 +1,4 @@
-"""What is wrong with a machine, and what to do about it: facts go in, findings come out. Pure.
-
-Facts are gathered elsewhere.
-"""
+"""The doctor's checks: pure functions from facts to findings, in the order in which a person would look."""
 
 from __future__ import annotations
 
@@ -13,17 +10,21 @@ from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFact
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM
 
+# As `pyproject.toml` claims.
 _OLDEST_CLIENT: Final = (3, 6, 17)
+# Prefect up to 3.8.8 leaves fastapi unbounded, and its server does not import with this one.
 _FIRST_BAD_FASTAPI: Final = (0, 151)
 _MIB: Final = 2**20
+# A ledger takes a few MiB; programs that share its disk can fill the rest of this within minutes.
 _LITTLE_SPACE: Final = 100 * _MIB
+# SQLite's write-ahead log must fit between two checkpoints.
 _NO_SPACE: Final = 4 * _MIB
 _REGISTER: Final = "run `prefect-slots register`"
 _FIX: Final = "run `prefect-slots doctor --fix`, or wait: a worker, or whoever waits, does the same"
 
 
 def judge(facts: Facts) -> tuple[Finding, ...]:
-    """Return what was found, in the order in which a person would look."""
+    """Return the findings of all checks."""
     return (
         *judge_versions(facts.versions),
         *judge_settings(facts),
@@ -59,7 +60,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def judge_versions(versions: Versions) -> Iterator[Finding]:
-    """Judge what is installed."""
+    """Check the installed versions against each other and the supported ones."""
     about = "versions"
     listed = [f"prefect-slots {versions.ours}"]
     listed += [f"prefect {versions.client}"] if versions.client else []
@@ -80,7 +81,7 @@ def judge_versions(versions: Versions) -> Iterator[Finding]:
 
 
 def judge_settings(facts: Facts) -> Iterator[Finding]:
-    """Judge where settings come from and what this machine is called."""
+    """Check the settings and this machine's name."""
     if facts.settings is not None:
         yield _ok("settings", f"read from {facts.settings}" if facts.settings != "defaults" else "defaults, no file")
     names = facts.names
@@ -101,7 +102,7 @@ def judge_settings(facts: Facts) -> Iterator[Finding]:
 
 
 def judge_folder(facts: Facts) -> Iterator[Finding]:
-    """Judge the state folder."""
+    """Check the state folder and its disk."""
     folder = facts.folder
     if folder is None:
         return
@@ -121,7 +122,7 @@ def judge_folder(facts: Facts) -> Iterator[Finding]:
 
 
 def judge_ledger(facts: Facts) -> Iterator[Finding]:
-    """Judge who takes part, who has died, and who waits for ever."""
+    """Check the ledger for dead owners and for requests that would wait for ever."""
     ledger = facts.ledger
     if ledger is None:
         if facts.folder is not None and facts.folder.ballast is None:
@@ -166,7 +167,7 @@ def _judge_stale(stale: StaleFacts) -> Finding:
 
 
 def _age(seconds: float) -> str:
-    """Return about how long that is, rounded down to the largest unit of which there are two."""
+    """Return a duration in words, rounded down to the largest unit of which there are two."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
@@ -179,11 +180,7 @@ def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
         left = [
             _count(owner.grants, "grant"), _count(owner.tickets, "ticket"), _count(owner.leases, "lease"),
         ]  # fmt: skip
-        yield _warning(
-            "processes",
-            f"{process} has died and left {', '.join(left)}",
-            _FIX,
-        )
+        yield _warning("processes", f"{process} has died and left {', '.join(left)}", _FIX)
     elif owner.lock_file_missing:
         yield _warning(
             "processes",
@@ -193,7 +190,7 @@ def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
 
 
 def judge_cards(facts: Facts) -> Iterator[Finding]:
-    """Judge how processes number the cards."""
+    """Check the order in which processes number the GPUs."""
     if not facts.cards:
         return
     yield _ok("cards", f"{len(facts.cards)}: {', '.join(sorted(set(facts.cards)))}")
@@ -207,7 +204,7 @@ def judge_cards(facts: Facts) -> Iterator[Finding]:
 
 
 def judge_server(facts: Facts) -> Iterator[Finding]:
-    """Judge the server and whose the machine's name is."""
+    """Check the server and the claim of the machine's name."""
     about = "server"
     if facts.mode == "off":
         remedy = "remove `coordination` from the settings, unless these are unit tests"
@@ -230,6 +227,7 @@ def _judge_leases(storage: str | None) -> Iterator[Finding]:
     if storage is None:
         yield _note(about, "the server does not tell where it keeps them")
         return
+    # The setting names a module; the last word of it is the kind, but for a package of somebody's own.
     kind = storage.rpartition(".")[2]
     if kind != "memory":
         yield _ok(about, f"kept in {kind if kind != 'lease_storage' else storage}")
@@ -249,7 +247,7 @@ def _judge_leases(storage: str | None) -> Iterator[Finding]:
 
 
 def judge_limits(limits: tuple[LimitFacts, ...] | None) -> Iterator[Finding]:
-    """Judge the server's limits against what the machine has, and their counts against what the ledger holds."""
+    """Check the server's limits against the machine, and their counts against the ledger."""
     if limits is None:
         return
     found = [finding for limit in limits for finding in (*_judge_number(limit), *_judge_count(limit))]
@@ -277,26 +275,20 @@ def _judge_number(limit: LimitFacts) -> Iterator[Finding]:
 
 def _judge_count(limit: LimitFacts) -> Iterator[Finding]:
     about = f"limit {limit.name}"
+    # Too few counted slots is an error: others may take what is in use. Too many only keeps others waiting.
     if limit.lacking or limit.lacking_on_mirror:
         counted = min(limit.ours, max(0, limit.active - limit.others))
-        yield _error(
-            about,
-            f"the server counts {counted} of this machine's slots, which holds {limit.least}: others may take what is "
-            "in use",
-            _FIX,
-        )
+        found = f"the server counts {counted} of this machine's slots, which holds {limit.least}"
+        yield _error(about, f"{found}: others may take what is in use", _FIX)
     elif limit.excess:
-        yield _warning(
-            about,
-            f"the server counts {limit.ours} slots of this machine, which holds {limit.most}",
-            _FIX,
-        )
+        yield _warning(about, f"the server counts {limit.ours} slots of this machine, which holds {limit.most}", _FIX)
+    # Slots on no mirror were taken by other tools than prefect-slots, which is their right.
     if limit.foreign:
         yield _note(about, f"{limit.foreign} of {limit.old} slots are held by others than prefect-slots")
 
 
 def judge_mirrors(mirrors: Iterable[MirrorFacts]) -> Iterator[Finding]:
-    """Judge what other ledgers have left on this machine's limits."""
+    """Check this machine's limits for slots that other ledgers have left on them."""
     for mirror in mirrors:
         about = f"mirror {mirror.name}"
         uncovered = f"counts {mirror.active} slots for which the server lists no lease"

@@ -1,6 +1,6 @@
-"""Facts that are looked at to tell what is wrong with a machine.
+"""Facts about a machine, its ledger and its server, for the doctor's checks.
 
-What cannot be looked at is `None`, or a finding in `troubles`.
+A fact that could not be read is `None`, with a finding in `troubles` that says why.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prefect_slots.model.finding import Finding
 
 @dataclass(frozen=True, kw_only=True)
 class Versions:
-    """Versions installed here, and the server's; `server_is_here` means that the URL names this machine."""
+    """Versions installed here, and the server's; `server_is_here` if the URL names this machine."""
 
     ours: str
     client: str | None
@@ -25,7 +25,7 @@ class Versions:
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """What this machine is called: by the settings, by `WORKER_ID`, and in its ledger."""
+    """This machine's name in the settings, in `WORKER_ID`, and in its ledger."""
 
     setting: str | None
     worker_id: str | None
@@ -34,7 +34,7 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The state folder; `ballast` is `None` where there is no ledger yet."""
+    """The state folder; `ballast` is `None` if there is no ledger yet."""
 
     path: str
     file_system: str | None
@@ -44,7 +44,7 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnerFacts:
-    """A process in the ledger, and how much is its."""
+    """An owner in the ledger, and the number of its grants, tickets and leases."""
 
     pid: int
     program: str
@@ -57,14 +57,14 @@ class OwnerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class StaleFacts:
-    """What others use of a cell, of which nobody has told for long enough to be warned of.
+    """Foreign use of a cell whose measurement is out of date.
 
     Attributes:
         resource: `"license.ansys"`, or `"gpu_mem"` with the card's `label`.
-        used: What was told last, for people; empty if nothing ever was.
+        used: The last measurement, for people; empty if there was none.
         age: Seconds since then.
-        misses: How often in a row nobody has answered.
-        why: In the words of whoever was asked.
+        misses: Number of failed measurements in a row.
+        why: Reason of the last failure, in the words of the server or driver.
     """
 
     resource: str
@@ -77,14 +77,14 @@ class StaleFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerFacts:
-    """What the ledger says.
+    """Contents of the ledger.
 
     Attributes:
         machine: `None` before the first registration.
-        stranded: Who waits for what cannot be given while others use so much.
-        unbacked: Grants that go on although the server does not count all of what they hold.
+        stranded: Waiting requests that cannot be granted while foreign use is as high as now.
+        unbacked: Grants that go on although the server does not count all of their slots.
         changed: Resources that are registered otherwise than they are detected and declared now.
-        stale: Numbers of others' use that are old.
+        stale: Foreign use whose measurement is out of date.
     """
 
     id: str
@@ -98,7 +98,7 @@ class LedgerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
-    """The server that takes part; `lease_storage` is `None` where it does not tell."""
+    """The server that takes part; `lease_storage` is `None` if the server does not tell."""
 
     url: str
     lease_storage: str | None
@@ -110,10 +110,10 @@ class LimitFacts(Count):
     """A limit of this machine on the server, with its counts.
 
     Attributes:
-        action: What a registration would do to it: `create`, `change`, `unchanged`, `orphaned` or `conflict`.
-        old: Its number on the server; `None` where it is missing.
-        new: Its number as it should be; `None` where nothing here needs it.
-        problem: What is in the way of a registration, with the remedy.
+        action: The change that a registration would make: `create`, `change`, `unchanged`, `orphaned` or `conflict`.
+        old: Number on the server; `None` if the limit is missing.
+        new: Number that is right; `None` if nothing here needs the limit.
+        problem: Obstacle to a registration, with its remedy.
     """
 
     name: str
@@ -125,7 +125,7 @@ class LimitFacts(Count):
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorFacts:
-    """Another ledger's mirror of one of this machine's limits; `holders` are the live leases that it lists."""
+    """Another ledger's mirror of one of this machine's limits; `holders` is the number of its live leases."""
 
     name: str
     ledger: str
@@ -136,14 +136,14 @@ class MirrorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything that was looked at.
+    """All facts of one examination.
 
     Attributes:
         settings: The file that was read, or `defaults`; `None` if it is wrong.
-        mode: Who decides about requests.
-        claimed: Whether this ledger owns the machine's name on the server; `None` where that was not asked.
-        cards: Product names of the cards, as registered or detected.
-        troubles: What could not be looked at, and what the survey remarked.
+        mode: Arbiters of a request: the ledger and the server, the ledger alone, or none.
+        claimed: This ledger owns the machine's name on the server; `None` if the server was not asked.
+        cards: Product names of the detected GPUs.
+        troubles: Findings about facts that could not be read, and the findings of detection.
     """
 
     versions: Versions

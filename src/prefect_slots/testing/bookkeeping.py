@@ -1,7 +1,7 @@
-"""Who keeps a machine's book: the protocol, and two keepers in memory.
+"""Keepers of a machine's book: the protocol of a ledger under test, and the model in memory.
 
 A new ledger is tested by a small adapter to `BookKeeper`: `machines.BookMachine` then drives it beside the model and
-compares the books after every event. Only what a keeper writes and shows is its own; the decisions are `decide`'s.
+compares the books after every event. A keeper stores and shows the book; the decisions are `decide`'s.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from prefect_slots.scheduling.decide import decide
 
 
 class BookKeeper(Protocol):
-    """Keeps the book of one machine: lets `decide` answer each event, and remembers what it says.
+    """Keeper of one machine's book: `decide` answers each event, and the keeper stores the changes.
 
     `apply` is one transaction. It decides once more, on `Changed()`, while a decision says `again`.
     """
 
     def apply(self, event: Event, now: float, /) -> tuple[Change, ...]:
-        """Apply `event` and return all that was written, in order."""
+        """Apply `event` and return all changes, in order."""
         ...
 
     def equip(self, cells: tuple[CellState, ...], now: float, /) -> tuple[Change, ...]:
@@ -33,7 +33,7 @@ class BookKeeper(Protocol):
 
 
 def normalised(book: Book) -> Book:
-    """Return `book` in a form in which equal states are equal whoever kept them.
+    """Return `book` in a form in which equal states are equal, independent of the keeper.
 
     Order does not matter, a line without tickets is no line, and only the difference between a line's count and a
     ticket's base means anything.
@@ -57,7 +57,7 @@ def normalised(book: Book) -> Book:
 
 
 def with_tails(event: Event, book: Book) -> Event:
-    """Return `event` with what the whole `book` knows of the asker's run."""
+    """Return `event` with the turns of the requester's run in the whole `book`."""
     if not isinstance(event, Asked) or not event.ticket.run:
         return event
     found: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""A stateful machine that drives bookkeepers through everything that can happen to a book.
+"""A Hypothesis state machine that drives keepers of a book through all events.
 
 Subclass `BookMachine`: add keepers to compare with the model, or watch each step to check a law. To test a ledger:
 
@@ -22,6 +22,8 @@ from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.play import Play, Step
 from prefect_slots.testing.strategies import SCOPES, Situation, situations
 
+# As many as there may be options to choose from; more would make shrinking slower for nothing.
+# As many as there may be options to choose from; more would make shrinking slower for nothing.
 _CHOICE: Final = st.integers(0, 63)
 _PRIORITY: Final = st.integers(0, 1)
 _RUN: Final = st.sampled_from(["", "a", "b"])
@@ -29,7 +31,7 @@ _EXPECTED: Final = st.sampled_from([None, 1.0, 8.0, 60.0])
 
 
 class BookMachine(RuleBasedStateMachine):
-    """Asks, nested asks, draws, endings, time-outs, refusals by the server, changes of cells, in any order.
+    """Requests, nested requests, draws, ends, time-outs, refusals by the server, changes of cells, in any order.
 
     The first keeper is the model; every further one must show an equal book after every event.
     """
@@ -38,11 +40,11 @@ class BookMachine(RuleBasedStateMachine):
     situation: Situation
 
     def keepers(self, situation: Situation) -> Sequence[BookKeeper]:
-        """Return who keeps the book; extend it with the keeper under test."""
+        """Return the keepers; extend the list with the keeper under test."""
         return [MemoryLedger(situation.cells, max_overtakes=situation.max_overtakes)]
 
     def watch(self, step: Step) -> None:
-        """Check what a step did; called after each."""
+        """Check a step; called after each."""
 
     @initialize(situation=situations())
     def start(self, situation: Situation) -> None:
@@ -53,13 +55,13 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(wish=_CHOICE, priority=_PRIORITY, run=_RUN, expected=_EXPECTED)
     def ask(self, wish: int, priority: int, run: str, expected: float | None) -> None:
-        """Somebody asks outside any grant."""
+        """A process asks outside any grant."""
         self.play.ask(self._wish(wish), priority, run, expected)
 
     @precondition(lambda self: self.play.book.grants)
     @rule(where=_CHOICE, wish=_CHOICE, priority=_PRIORITY, expected=_EXPECTED)
     def ask_inside(self, where: int, wish: int, priority: int, expected: float | None) -> None:
-        """Somebody asks inside a grant, for something that may be asked for there."""
+        """A process asks inside a grant, for a requirement that is allowed there."""
         wishes = self.situation.wishes
         first = wish % len(wishes)
         self.play.ask_inside_any(where, (*wishes[first:], *wishes[:first]), priority, expected)
@@ -67,19 +69,19 @@ class BookMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.play.book.grants)
     @rule(which=_CHOICE)
     def end(self, which: int) -> None:
-        """A holder ends, whatever goes on inside its grant."""
+        """A holder ends, with its nested requests still open."""
         self.play.end(which)
 
     @precondition(lambda self: self.play.book.lines or self.play.aside)
     @rule(which=_CHOICE)
     def leave(self, which: int) -> None:
-        """Somebody times out, is cancelled, or dies while waiting."""
+        """A waiting process times out, is cancelled, or dies."""
         self.play.leave(which)
 
     @precondition(lambda self: self.play.book.grants)
     @rule(which=_CHOICE)
     def refuse(self, which: int) -> None:
-        """The server refuses what the ledger granted."""
+        """The server refuses a grant of the ledger."""
         self.play.refuse(which)
 
     @precondition(lambda self: self.play.aside)
@@ -90,7 +92,7 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(which=_CHOICE, foreign=st.integers(0, 3))
     def use(self, which: int, foreign: int) -> None:
-        """Others than us use some of a cell."""
+        """The foreign use of a cell changes."""
         self.play.use(which, foreign)
 
     @rule(which=_CHOICE, capacity=st.integers(0, 5))
@@ -100,7 +102,7 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([5.0, 40.0]))
     def pass_time(self, seconds: float) -> None:
-        """Nothing happens for a while, and who said that it would end by then may be late."""
+        """Time passes, so that holders may outlast their expected seconds."""
         self.play.pass_time(seconds)
 
     def _wish(self, which: int) -> Requirement:

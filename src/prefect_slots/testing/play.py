@@ -1,6 +1,6 @@
-"""A day in the life of one machine: everything that can happen to a book, played on one or more bookkeepers at once.
+"""Events of one machine's book, applied to one or more keepers at once.
 
-Choices are plain integers, taken modulo what there is to choose from, so that any sequence of numbers is a play and a
+Choices are plain integers, taken modulo the number of options, so that any sequence of numbers is a play and a
 failing one shrinks well. All keepers must show equal books after every event.
 """
 
@@ -36,12 +36,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One event and what came of it.
+    """One event and its changes.
 
     Attributes:
-        now: When, on the clock of the decisions.
-        before: The book that the event met; its cells are the new ones where they changed.
-        event: What happened; `None` where the cells changed.
+        now: Time of the event in seconds, on the clock of the decisions.
+        before: The book before the event; its cells are the new ones if they changed.
+        event: The event; `None` if the cells changed.
     """
 
     now: float
@@ -57,12 +57,12 @@ def waiting(book: Book) -> dict[str, tuple[Shape, Ticket]]:
 
 
 class Play:
-    """One machine and the processes on it.
+    """A machine and the processes on it.
 
     Attributes:
         watchers: Called with every step.
-        ancestors: For every ticket ever asked for, the ids of the grants around it, whether or not they still live.
-        aside: Tickets that the server sent back and that have not been resumed, as the grants they were.
+        ancestors: Ids of the grants around each ticket ever asked for, those that have ended included.
+        aside: Former grants that the server sent back and that have not been resumed, by ticket.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Play:
         """The book as it is now."""
         return self._keepers[0].book()
 
-    # What can happen
+    # Events
 
     def ask(self, requirement: Requirement, priority: int = 0, run: str = "", expected: float | None = None) -> str:
         """Ask for the machine's cells, outside any grant, for a run; return the ticket's id."""
@@ -152,7 +152,7 @@ class Play:
             self._apply(Resumed(shape=was.shape, ticket=old, overtaken=was.overtaken))
 
     def use(self, which: int, foreign: int) -> None:
-        """Let others than us use that much of one cell."""
+        """Set the foreign use of one cell."""
         self._change(which, foreign=foreign)
 
     def resize(self, which: int, capacity: int) -> None:
@@ -160,18 +160,18 @@ class Play:
         self._change(which, capacity=capacity)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time go by in which nothing happens."""
+        """Advance the clock without an event."""
         self._now += seconds
 
     def restore(self) -> None:
-        """Give all cells their first capacity, with nobody else on them."""
+        """Give all cells their first capacity, without foreign use."""
         self._equip(self._original)
 
     def drain(self, order: Iterable[int]) -> None:
         """Let everybody finish, in some order, as `with` blocks do: a grant ends when nothing inside it waits or holds.
 
         Raises:
-            AssertionError: if somebody waits who is never granted.
+            AssertionError: if a ticket waits for ever.
         """
         numbers = iter(order)
         self.restore()
@@ -186,7 +186,7 @@ class Play:
         if self.book.grants:
             raise AssertionError(f"grants that nobody can end: {self.book.grants}")
 
-    # How
+    # Machinery
 
     def _endable(self) -> list[Grant]:
         return [grant for grant in self.book.grants if not grant.closed and not self._within(grant.id)]

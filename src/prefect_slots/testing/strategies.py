@@ -1,6 +1,6 @@
-"""What to try: Hypothesis strategies for amounts, demands, requirements, machines, books and units.
+"""Hypothesis strategies for amounts, demands, requirements, machines, books and units.
 
-Machines are small on purpose, a few cells of a few units: whatever can go wrong goes wrong there, and often.
+Machines are small on purpose, a few cells of a few units: every mistake shows there, and often.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCOPES: Final = {name: Scope.FLEET if name.startswith("license.") else Scope.WOR
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """A machine, what its tasks may ask for, and how patient its scheduler is."""
+    """A machine, the requirements of its tasks, and the number of overtakes that its scheduler allows."""
 
     cells: tuple[CellState, ...]
     wishes: tuple[Requirement, ...]
@@ -45,7 +45,7 @@ def shares() -> st.SearchStrategy[Share]:
 def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: int = 4) -> tuple[CellState, ...]:
     """Return the cells of an idle machine: at most that many resources, cells of each and units on a cell.
 
-    Some bear one holder only, whatever it asks for.
+    Some are exclusive: the first holder takes all of them.
     """
     names = draw(st.lists(st.sampled_from(RESOURCES), min_size=1, max_size=resources, unique=True))
     made: list[CellState] = []
