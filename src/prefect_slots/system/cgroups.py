@@ -4,8 +4,6 @@ The folder that stands for `/` is an argument, so that made-up trees can be read
 that cannot be read or understood raises: a guessed limit would over-commit the machine.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The boot of this machine, the time since, and pauses that differ between processes."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from random import SystemRandom

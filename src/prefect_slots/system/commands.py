@@ -4,8 +4,6 @@ The program runs in a process group of its own, which is killed however the run 
 ignore the polite signal. What it printed until then is kept.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import os

@@ -3,8 +3,6 @@
 The folder that stands for `/` is an argument. What cannot be read is taken for the case in which less is believed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mounted file systems, as `/proc/self/mountinfo` lists them, and the kinds that are special."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

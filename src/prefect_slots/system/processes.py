@@ -5,8 +5,6 @@ memory gets short. The resident memory costs microseconds to read and counts a s
 share costs as many milliseconds as the process has hundreds of MiB.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 import pwd

@@ -1,7 +1,5 @@
 """Devices as sysfs lists them, on the PCI bus and by graphics drivers, and the reader of the kernel's small files."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A call into a driver that hangs cannot be ended from outside. So nobody waits fo
 included, and while it hangs no second one is sent after it.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping

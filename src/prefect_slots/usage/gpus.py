@@ -4,35 +4,28 @@ A grant keeps all that it declared until it ends, even while it uses little, so 
 subtracted a second time. Memory that a process keeps after the end of its grant is subtracted as long as it is there.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from prefect_slots.detect.gpu.drm_usage import query_drm_use
-from prefect_slots.detect.gpu.nvml import NVIDIA, Failure
+from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.amount import bytes_used
 from prefect_slots.model.book import TOKEN, Changed
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.settings import Settings
+from prefect_slots.system import processes, sysfs, threads
 from prefect_slots.system.container import Surroundings, query_surroundings
-from prefect_slots.system.processes import ProcessInfo, named, query_lineage, query_variable
-from prefect_slots.system.sysfs import ROOT
-from prefect_slots.system.threads import LOOKOUT, Hanging, Look
+from prefect_slots.system.processes import ProcessInfo
 from prefect_slots.usage.attribution import GpuHolders
 from prefect_slots.usage.foreign import beyond, remembered, settled, stale_of
 from prefect_slots.usage.overuse import Excess, Noted, groups, judge, suggestions
-
-if TYPE_CHECKING:
-    from prefect_slots.settings import Settings
 
 # A driver uses about this much of a GPU for itself: a whole GPU that lacks no more is granted as a whole GPU.
 CRUMBS_MIB: Final = 64
@@ -57,7 +50,7 @@ class GpusSeen:
     at: float
 
 
-def read_gpus(now: float, keys: Collection[str], root: Path = ROOT) -> GpusSeen:
+def read_gpus(now: float, keys: Collection[str], root: Path = sysfs.ROOT) -> GpusSeen:
     """Ask NVML and the kernel for the use of GPUs, and read the processes that they name. A driver may hang in it.
 
     Args:
@@ -66,12 +59,12 @@ def read_gpus(now: float, keys: Collection[str], root: Path = ROOT) -> GpusSeen:
         root: The folder that stands for `/`.
     """
     told = query_use()
-    reading = replace(told, devices=(*told.devices, *query_drm_use(root, keys)))
+    reading = replace(told, devices=(*told.devices, *drm_usage.query_drm_use(root, keys)))
     pids = {pid for device in reading.devices for pid in device.processes or ()}
     return GpusSeen(
         reading=reading,
-        lineage=query_lineage(pids),
-        tokens=query_variable(TOKEN, pids),
+        lineage=processes.query_lineage(pids),
+        tokens=processes.query_variable(TOKEN, pids),
         around=query_surroundings(root, {}),
         at=now,
     )
@@ -80,9 +73,10 @@ def read_gpus(now: float, keys: Collection[str], root: Path = ROOT) -> GpusSeen:
 def look_at_gpus(keys: Collection[str], seconds: float) -> GpusSeen:
     """Return `read_gpus`, or after that many seconds a failure: a driver that hangs counts as one that fails."""
     now = time.time()
-    seen = LOOKOUT.send({NVIDIA: Look(partial(read_gpus, now, keys), seconds)})[NVIDIA]
-    if isinstance(seen, Hanging):
-        return GpusSeen(reading=UseReading(failure=Failure(code=None, words=seen.words)), at=now)
+    look = threads.Look(partial(read_gpus, now, keys), seconds)
+    seen = threads.LOOKOUT.send({nvml.NVIDIA: look})[nvml.NVIDIA]
+    if isinstance(seen, threads.Hanging):
+        return GpusSeen(reading=UseReading(failure=nvml.Failure(code=None, words=seen.words)), at=now)
     return seen
 
 
@@ -100,7 +94,7 @@ def note_gpus(tx: Transaction, seen: GpusSeen, settings: Settings) -> Noted:
         device = devices.get(cell.key)
         if cell.id not in known and device is None:
             continue  # a declared GPU, or one of a vendor that tells no use
-        before = known.get(cell.id) or Outside(cell=cell.id)
+        before = known.get(cell.id) or usage.Outside(cell=cell.id)
         before = replace(before, counted=remembered(before.counted, seen.at, counted.get(cell.id, 0), _RAMP_SECONDS))
         over = 0
         if device is None or (device.used is None and device.why):
@@ -130,9 +124,11 @@ def _failure(device: DeviceUse | None, reading: UseReading) -> str:
     return failure.words if failure is not None else "the driver does not list it"
 
 
-def _seen(before: Outside, seen: GpusSeen, device: DeviceUse, holders: GpuHolders, settings: Settings) -> Outside:
+def _seen(
+    before: usage.Outside, seen: GpusSeen, device: DeviceUse, holders: GpuHolders, settings: Settings
+) -> usage.Outside:
     ignore = settings.declarations.gpus.ignore
-    ignored = named({name for name in ignore if isinstance(name, str)}, seen.lineage)
+    ignored = processes.named({name for name in ignore if isinstance(name, str)}, seen.lineage)
     ignored |= {pid for pid in ignore if isinstance(pid, int)}
     own, kept = holders.on(before.cell.number), 0
     if device.processes is not None and not seen.around.why_pids_mislead:

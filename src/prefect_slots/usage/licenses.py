@@ -15,7 +15,6 @@ from prefect_slots.detect.licenses.outside import Hold, outside_use
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.ledger.usage import Outside
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.book import Changed
 from prefect_slots.model.declaration import LicenseServer
@@ -85,7 +84,7 @@ def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users
         counted = counted_here.get(cell.id, 0)
         if floats:
             counted = fleet.counted.get(seats.resource, counted)
-        before = known.get(cell.id) or Outside(cell=cell.id)
+        before = known.get(cell.id) or usage.Outside(cell=cell.id)
         if seats.asked_at < before.asked_at <= tx.now:
             continue  # another process has asked since
         after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted)
@@ -104,8 +103,8 @@ def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users
 
 
 def _after(
-    tx: Transaction, before: Outside, seats: SeatsSeen, users: Users, hosts: frozenset[str] | None, counted: int
-) -> Outside:
+    tx: Transaction, before: usage.Outside, seats: SeatsSeen, users: Users, hosts: frozenset[str] | None, counted: int
+) -> usage.Outside:
     new = seats.asked_at > before.asked_at
     if seats.feature is None:
         misses = before.misses + 1 if new else before.misses

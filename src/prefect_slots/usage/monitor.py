@@ -4,8 +4,6 @@ Every process that takes part offers itself, and another one takes over when the
 Drivers and license servers may hang: they are asked in threads of their own, and the last known use stands meanwhile.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -13,23 +11,22 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.elected import ElectedLoop, Job
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Stale
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
+from prefect_slots.settings import Settings
 from prefect_slots.system.processes import Users
 from prefect_slots.system.threads import aside
 from prefect_slots.usage.foreign import Fleet
-
-if TYPE_CHECKING:
-    from prefect_slots.ledger.transaction import Transaction
-    from prefect_slots.model.declaration import LicenseServer
-    from prefect_slots.settings import Settings
-    from prefect_slots.usage.overuse import Excess, Noted
+from prefect_slots.usage.memory import note_memory, read_memory
+from prefect_slots.usage.overuse import Excess, Noted, end, note_signal
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
@@ -135,8 +132,8 @@ class Monitor:
 
     async def _memory(self) -> None:
         parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
-        note = await aside(partial(_look_at_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
-        self._say(self._ledger.transact(note))
+        found = await aside(partial(read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
+        self._say(self._ledger.transact(lambda tx: note_memory(tx, found)))
 
     def _say(self, noted: Noted) -> None:
         for stale in noted.stale:
@@ -168,8 +165,6 @@ class Monitor:
             more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.process is not None and excess.may_be_ended:
-            from prefect_slots.usage.overuse import end, note_signal
-
             # Recorded first: the parent that sees its process end asks at once for the reason.
             self._ledger.transact(lambda tx: note_signal(tx, excess))
             signalled = end(*excess.process, by_force=excess.row.signals > 0)
@@ -177,22 +172,13 @@ class Monitor:
                 _log.error('%s: %s, by enforce = "kill"', excess, signalled)
 
 
-# The needs of looks are imported where looks are made: every process that takes part imports this module, and most of
-# them never look.
+# Detection is imported where a look is made: every process that takes part imports this module, and most never look.
 
 
 def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], Noted]:
     from prefect_slots.usage.gpus import look_at_gpus, note_gpus
 
     return partial(note_gpus, seen=look_at_gpus(keys, settings.detect_seconds), settings=settings)
-
-
-def _look_at_memory(
-    parts: tuple[queries.Part, ...], ledger: str, rests: dict[int, float]
-) -> Callable[[Transaction], Noted]:
-    from prefect_slots.usage.memory import note_memory, read_memory
-
-    return partial(note_memory, found=read_memory(parts, ledger, rests))
 
 
 def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], Noted]:

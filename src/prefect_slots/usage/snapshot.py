@@ -1,31 +1,23 @@
 """A snapshot of foreign use for people who ask: one look at this moment, of which nothing is recorded."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from prefect_slots.detect.gpu.usage import foreign_use
-from prefect_slots.detect.licenses.client import DESK
-from prefect_slots.detect.licenses.report import Counted
-from prefect_slots.ledger import registry, usage
-from prefect_slots.ledger.folder import folder_with
-from prefect_slots.ledger.schema import FILE
+from prefect_slots.detect.licenses import client, report
+from prefect_slots.ledger import folder, registry, schema, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import MIB, SEATS
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.scheduling.decide import decide
+from prefect_slots.settings import Settings
 from prefect_slots.system.processes import Users
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.gpus import GpusSeen, look_at_gpus, note_gpus
 from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
-
-if TYPE_CHECKING:
-    from prefect_slots.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +46,13 @@ def others_now(settings: Settings, env: Mapping[str, str], keys: Collection[str]
         keys: Keys of this machine's cells, from its survey.
     """
     declarations = settings.declarations
+    # First, because it may take long: the ledger is not locked meanwhile.
     gpus = look_at_gpus(keys, settings.detect_seconds) if declarations.gpus.detect else None
-    seats = ask_servers(declarations.license_servers, env, DESK)
-    folder = folder_with(FILE, settings.state_dir, env)
-    if folder is None:
+    seats = ask_servers(declarations.license_servers, env, client.DESK)
+    state = folder.folder_with(schema.FILE, settings.state_dir, env)
+    if state is None:
         return tuple(_of_nobody(gpus, seats))
-    with closing(Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))) as ledger:
+    with closing(Ledger(state, partial(decide, max_overtakes=settings.max_overtakes))) as ledger:
         found = ledger.rehearse(lambda tx: _noted(tx, gpus, seats, settings))
     known = {(use.resource, use.key) for use in found}
     return (*found, *(use for use in _of_nobody(gpus, seats) if (use.resource, use.key) not in known))
@@ -86,6 +79,6 @@ def _of_nobody(gpus: GpusSeen | None, seats: tuple[SeatsSeen, ...]) -> Iterator[
             yield OthersUse(resource=GPU_MEM, key=device.uuid, unit=MIB, used=use.mib, why=use.why)
     for told in seats:
         usage = told.feature.usage if told.feature is not None else None
-        used = usage.used if isinstance(usage, Counted) else None
+        used = usage.used if isinstance(usage, report.Counted) else None
         if used is not None or told.why:
             yield OthersUse(resource=told.resource, key="0", unit=SEATS, used=used, why=told.why)
