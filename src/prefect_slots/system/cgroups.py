@@ -35,12 +35,14 @@ def parse_membership(text: str) -> Membership:
     unified: str | None = None
     controllers: dict[str, tuple[str, str]] = {}
     for line in text.splitlines():
+        # A path may hold colons, too.
         parts = line.split(":", 2)
         if len(parts) != 3:
             raise ValueError(f"/proc/self/cgroup holds a line that is not id:controllers:path: {line!r}")
         if parts[1] == "":
             unified = parts[2]
         else:
+            # Controllers that are mounted together share a line and a tree.
             controllers.update(dict.fromkeys(parts[1].split(","), (parts[1], parts[2])))
     return Membership(unified=unified, controllers=controllers)
 
@@ -87,12 +89,14 @@ def ancestors(mount: Path, path: str) -> Iterator[Path]:
     A container may see its own cgroup at the mount while `path` is the host's, or goes up from it with `..`: folders
     that do not exist are the caller's to skip, and the mount itself always comes last.
     """
+    # Inside a container `path` may lead out of the mount: `/../../docker/x`.
     inside = PurePosixPath(*[part for part in PurePosixPath(path).parts if part not in ("/", "..")])
     for folder in (inside, *inside.parents):
         yield mount / folder
 
 
 def _read(path: Path) -> str | None:
+    # Not `text_of`: a limit that exists and cannot be read must not be taken for no limit.
     try:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError):
@@ -110,6 +114,7 @@ def _folders(root: Path, membership: Membership, controller: str) -> Iterator[tu
         yield from ((folder, 2) for folder in ancestors(mounts, membership.unified))
     if controller in membership.controllers:
         together, path = membership.controllers[controller]
+        # `cpu` may be mounted alone, or as `cpu,cpuacct` with a link from its own name.
         for mount in {controller, together}:
             yield from ((folder, 1) for folder in ancestors(mounts / mount, path))
 

@@ -15,21 +15,25 @@ _SYSTEM: Final = SystemRandom()
 
 
 def between(least: float, most: float) -> float:
-    """Return a number from `least` to `most`, each as likely."""
+    """Return a random number from `least` to `most`, all equally likely."""
     return _SYSTEM.uniform(least, most)
 
 
 def around(seconds: float) -> float:
-    """Return between half and one and a half times `seconds`."""
+    """Return `seconds` with jitter: a random number between half and one and a half times that."""
     return seconds * between(0.5, 1.5)
 
 
 def boot_id() -> str:
-    """Return what differs after every boot of this machine."""
+    """Return the id of this boot of the machine: every boot has another one."""
     return text_of(Path("/proc/sys/kernel/random/boot_id")) or f"{psutil.boot_time():.0f}"
 
 
 def boot_clock() -> float:
-    """Return seconds that also pass while the machine sleeps, equal in all its processes."""
+    """Return a time in seconds, equal in all processes of the machine, that also counts its sleep.
+
+    A monotonic clock stands still in suspend, and a wall clock may be set: deadlines of several processes need neither.
+    """
+    # Systems other than Linux have the monotonic clock only.
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)

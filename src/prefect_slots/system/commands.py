@@ -1,7 +1,7 @@
-"""One run of a vendor's program: no shell, a hard time limit, and nothing of it left behind.
+"""Runs of vendors' programs: without a shell, within a time limit, and with nothing left behind.
 
-The program runs in a process group of its own, which is killed however the run ends: licence tools fork, hang, and
-ignore the polite signal. What it printed until then is kept.
+A program runs in a process group of its own, which is killed at the end of every run: license tools fork, hang, and
+ignore SIGTERM. Their output until then is kept.
 """
 
 import atexit
@@ -18,27 +18,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+# A program is stopped after so many bytes: the license tools of the largest sites print some ten million.
 MAX_OUTPUT: Final = 64 * 2**20
-"""Bytes after which a program is stopped: the largest sites print some ten million."""
-
+# The capacity of a pipe.
 _CHUNK: Final = 2**16
+# A program that ends while a child of it holds its output open is noticed this late.
 _LOOK_SECONDS: Final = 0.05
+# A killed process is gone in milliseconds, unless it waits for a dead file server.
 _GONE_SECONDS: Final = 1.0
+# At the end of this process a program that is just being started is waited for: it would be left behind. A start takes
+# milliseconds; this limit is for one that hangs on a dead file server.
 _LAST_START_SECONDS: Final = 5.0
-# Programs that run now, each with the process that started it. One that is just being started is waited for at the end
-# of this process: nobody would know of it.
+# Programs that run now, each with the process that started it.
 _running: Final[dict[int, int]] = {}
 _starting = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a program printed, both streams, and how it ended.
+    """The output of a program, and its end.
 
     Attributes:
-        text: It may name people, so no `repr` shows it.
-        code: Its exit status, minus the signal's number if one ended it; `None` if it was stopped or never started.
-        failure: Why it was stopped or never started; `None` if it ended by itself.
+        text: Both streams, errors last. It may name people, so no `repr` shows it.
+        code: The exit status, or minus the number of the signal that ended it; `None` if it was stopped or never
+            started.
+        failure: Reason why it was stopped or never started; `None` if it ended by itself.
     """
 
     text: str = field(default="", repr=False)
@@ -49,13 +53,13 @@ class Output:
 def run_command(
     argv: Sequence[str], *, env: Mapping[str, str], timeout: float, stdin: str = "", limit: int = MAX_OUTPUT
 ) -> Output:
-    """Run a program to its end, or to the end of its time. Never raises for what the program does.
+    """Run a program to its end, or to the end of its time. Never raises because of the program.
 
     Args:
         argv: The program and its arguments.
-        env: The environment to give it; its messages are asked for in English.
+        env: Its environment; messages in English are added.
         timeout: Seconds from its start after which it is killed.
-        stdin: What it reads; then, or at once, its input ends.
+        stdin: Its whole input.
         limit: Bytes of output after which it is killed.
     """
     try:
@@ -89,7 +93,8 @@ def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[byte
 
 @atexit.register
 def _end_all() -> None:
-    # The thread that would end them is not waited for when this process ends, and a forked child has its parent's list.
+    # Their threads are daemons and end with this process, before they end the programs. A forked child has the list of
+    # its parent, whose programs are not its own.
     _starting.acquire(timeout=_LAST_START_SECONDS)
     for program, starter in list(_running.items()):
         if starter == os.getpid():
@@ -98,6 +103,7 @@ def _end_all() -> None:
 
 
 def _after_fork() -> None:
+    # Another thread of the parent may have held the lock, and no thread of the child would release it.
     global _starting
     _starting = threading.Lock()
 
@@ -136,7 +142,7 @@ class _Run:
         self._selector.register(self._stdin, selectors.EVENT_WRITE)
 
     def follow(self, deadline: float, timeout: float) -> str | None:
-        """Feed and read the program until it ends; return why it was left before."""
+        """Feed and read the program until it ends; return the reason if it is left before."""
         while self._selector.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
@@ -144,7 +150,7 @@ class _Run:
             ended = self._has_ended()
             ready = self._selector.select(0 if ended else min(left, _LOOK_SECONDS))
             if ended and not any(key.fileobj is not self._stdin for key, _ in ready):
-                # What it started may hold its output open for ever.
+                # A child of it may hold its output open forever.
                 return None
             for key, _ in ready:
                 self._serve(key.fd)
@@ -178,21 +184,21 @@ class _Run:
         except BlockingIOError:
             return
         except OSError:
-            # It does not read: what it prints may be whole all the same.
+            # It does not read its input; its output may be complete all the same.
             self._left = b""
         if not self._left:
             self._selector.unregister(self._stdin)
             self._close(self._stdin)
 
     def _has_ended(self) -> bool:
-        # Without taking its exit status: until that is taken no other process can get its number, nor its group's.
+        # The exit status is left in place: until it is taken no other process gets the same number, nor its group's.
         try:
             return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return True
 
     def end(self) -> int | None:
-        """Kill what is left of the group, close everything, and return the exit status."""
+        """Kill the rest of the group, close everything, and return the exit status."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._selector.close()
@@ -202,7 +208,7 @@ class _Run:
         try:
             return self._process.wait(_GONE_SECONDS)
         except subprocess.TimeoutExpired:
-            # A process that waits for a dead file server cannot be killed; it is not worth waiting for.
+            # A process that waits for a dead file server cannot be killed.
             return None
 
     def _close(self, stream: IO[bytes]) -> None:
@@ -210,6 +216,6 @@ class _Run:
             stream.close()
 
     def text(self) -> str:
-        """What it printed, errors last."""
+        """Return its output, errors last."""
         parts = [b"".join(chunks).decode("utf-8", "replace") for _, chunks in self._streams.values()]
         return "\n".join(part for part in parts if part)

@@ -1,6 +1,7 @@
-"""Where this process runs, as far as it decides what a driver's answers mean: WSL, a container, a Jetson.
+"""The surroundings of this process that decide how a driver's answers are read: WSL, a container, a Jetson, MPS.
 
-The folder that stands for `/` is an argument. What cannot be read is taken for the case in which less is believed.
+The folder that stands for `/` is an argument. A fact that cannot be read is taken for the case in which the driver is
+believed less.
 """
 
 from collections.abc import Mapping
@@ -11,23 +12,26 @@ from typing import Final
 from prefect_slots.system.processes import has_own_pids
 from prefect_slots.system.sysfs import query_pci, text_of
 
+# NVIDIA's number in the PCI registry.
 _NVIDIA: Final = "0x10de"
 _MPS_VARIABLE: Final = "CUDA_MPS_PIPE_DIRECTORY"
+# The folder of the control daemon's pipe if the variable names none.
 _MPS_FOLDER: Final = "/tmp/nvidia-mps"
+# Windows puts its driver's libraries here.
 _WSL_LIBRARY: Final = "usr/lib/wsl/lib/libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Where this process runs.
+    """The surroundings of this process.
 
     Attributes:
-        wsl: Whether Linux runs under Windows.
-        wsl_library: Whether Windows has put its NVIDIA driver into this Linux.
-        own_pids: Whether process ids here are others than the host's, as in most containers.
-        tegra: Whether this is a Jetson.
-        nvidia_cards: NVIDIA's cards on the bus that are not given to a virtual machine.
-        mps: Whether NVIDIA's Multi-Process Service runs, whose clients are one process to a card.
+        wsl: Linux runs under Windows.
+        wsl_library: Windows has put its NVIDIA driver into this Linux.
+        own_pids: Process ids here are others than the host's, as in most containers.
+        tegra: The machine is a Jetson.
+        nvidia_cards: Number of NVIDIA GPUs on the bus that are not given to a virtual machine.
+        mps: NVIDIA's Multi-Process Service runs; a GPU sees its clients as one process.
     """
 
     wsl: bool = False
@@ -39,7 +43,7 @@ class Surroundings:
 
     @property
     def why_pids_mislead(self) -> str:
-        """Why a driver's process ids say nothing about processes here; empty where they can be trusted."""
+        """Reason why a driver's process ids say nothing about processes here; empty where they can be trusted."""
         if self.wsl:
             return "under WSL the driver does not tell which processes use a card"
         if self.own_pids:
@@ -48,9 +52,10 @@ class Surroundings:
 
 
 def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
-    """Look where a process with that environment runs. Never raises."""
+    """Return the surroundings of a process with that environment. Never raises."""
     release = text_of(root / "proc/sys/kernel/osrelease").lower()
     own_pids = has_own_pids(root)
+    # A container on a Jetson has no release file, but the kernel shows it the device tree.
     compatible = text_of(root / "proc/device-tree/compatible")
     return Surroundings(
         wsl="microsoft" in release,
@@ -65,8 +70,9 @@ def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
 
 
 def _has_mps(root: Path, folder: str, *, own_pids: bool) -> bool:
-    """Tell whether the control daemon of MPS answers in that folder: its pipe outlives it when it is killed."""
+    """Return whether the control daemon of MPS runs with that folder."""
     pipe = root / folder.lstrip("/")
+    # Its pipe stays behind when the daemon is killed, and in a pid namespace its process cannot be looked up.
     daemon = text_of(pipe / "nvidia-cuda-mps-control.pid")
     try:
         return (pipe / "control").exists() and (own_pids or not daemon or (root / "proc" / daemon).exists())

@@ -1,4 +1,4 @@
-"""Mounted file systems, as `/proc/self/mountinfo` lists them, and the kinds that are special."""
+"""Mounted file systems as `/proc/self/mountinfo` lists them, and the types that lie in memory or on a network."""
 
 import re
 from collections.abc import Mapping
@@ -7,12 +7,13 @@ from typing import Final
 
 from prefect_slots.system.sysfs import ROOT, text_of
 
-# Their file locks cannot be trusted, and other machines take of the same space.
+# File locks on these types cannot be trusted, and other machines take of the same space.
 NETWORK: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "9p", "ceph", "fuse.ceph",
     "glusterfs", "fuse.glusterfs", "fuse.sshfs", "sshfs", "lustre", "gpfs", "beegfs", "pvfs2", "orangefs", "ocfs2",
     "gfs2", "panfs", "wekafs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
 })  # fmt: skip
+# Files on these types take the host's memory.
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 

@@ -26,7 +26,7 @@ _SAME_START_SECONDS: Final = 1.5
 
 # The kernel gives its first pid namespace this number, on every machine since 3.8.
 _FIRST_NAMESPACE: Final = "pid:[4026531836]"
-# Names of users whose processes have ended; a machine has far fewer grants at a time.
+# A machine has far fewer processes with a seat at a time.
 _MAX_USERS: Final = 1000
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _RESIDENT: Final = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
@@ -101,17 +101,18 @@ def parse_stat(text: str, booted: float) -> ProcessInfo:
 
 
 def same_start(one: float, other: float) -> bool:
-    """Tell whether two readings of a start time, at different moments or by different processes, may be of one."""
+    """Return whether two readings of a start time, at other moments or by other processes, may be of one start."""
     return abs(one - other) < _SAME_START_SECONDS
 
 
 def is_running(pid: int, started: float, table: Mapping[int, ProcessInfo] | None = None) -> bool:
-    """Tell whether that very process runs, and not another one with its number.
+    """Return whether that very process runs, and not another one with its number.
 
     Args:
         pid: The process id.
         started: The start as it was noted, a Unix time in seconds.
-        table: Where to look; by default the kernel is asked, and a process that it does not show counts as running.
+        table: The processes to look among; by default the kernel is asked, and a process that it hides counts as
+            running.
     """
     if table is not None:
         return pid in table and same_start(table[pid].started, started)
@@ -162,7 +163,7 @@ def _environment(pid: int) -> Mapping[str, str]:
 
 
 def has_own_pids(root: Path = ROOT) -> bool:
-    """Tell whether process ids here are others than the host's, as in most containers, or may be."""
+    """Return whether process ids here are others than the host's, as in most containers, or may be."""
     try:
         return str((root / "proc/self/ns/pid").readlink()) != _FIRST_NAMESPACE
     except OSError:
@@ -225,7 +226,7 @@ def _sum(line: re.Pattern[str], text: str) -> int | None:
 
 
 def parse_locks(text: str, device: tuple[int, int], inode: int, byte: int) -> int | None:
-    """Return the process that has that byte of a file locked for writing, from the text of `/proc/locks`."""
+    """Return the process that has that byte of a file locked for writing, by the text of `/proc/locks`."""
     for line in text.splitlines():
         fields = line.split()
         # 12: POSIX  ADVISORY  WRITE 4242 fd:01:131079 120 120; a line with "->" only waits.

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+# The folder that stands for `/`; tests read made-up trees elsewhere.
 ROOT: Final = Path("/")
+# Beside them stand their outputs (`card0-HDMI-A-1`) and render nodes (`renderD128`).
 _CARD: Final = re.compile(r"card[0-9]+")
 
 
@@ -21,13 +23,13 @@ def text_of(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PciDevice:
-    """One device.
+    """A device on the PCI bus, with numbers as sysfs writes them.
 
     Attributes:
-        vendor: As sysfs writes it: `0x10de`.
+        vendor: The vendor's number, such as `0x10de`.
         device: The vendor's number of the product.
-        kind: The class code: `0x030200`.
-        driver: Which kernel driver has it, empty where none has.
+        kind: The class code, such as `0x030200`.
+        driver: The kernel driver that has it; empty if none has.
     """
 
     vendor: str
@@ -37,7 +39,7 @@ class PciDevice:
 
     @property
     def draws(self) -> bool:
-        """Whether it is a display controller: a graphics or compute card, not the audio device beside it."""
+        """It is a display controller, which a GPU is and the audio device beside it is not."""
         return self.kind.startswith("0x03")
 
 
@@ -59,10 +61,10 @@ def query_pci(root: Path) -> Iterator[PciDevice]:
 
 
 def query_drm(root: Path, vendor: str) -> dict[str, Path]:
-    """Return the cards of a vendor (`"0x8086"`) by their place on the bus, in its order: each card's folder.
+    """Return the folder of each GPU of a vendor (`"0x8086"`) by its address on the bus, in the order of addresses.
 
     Raises:
-        OSError: if the list of cards exists and cannot be read.
+        OSError: if the list of GPUs exists and cannot be read.
     """
     found: dict[str, Path] = {}
     with contextlib.suppress(FileNotFoundError):

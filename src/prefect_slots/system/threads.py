@@ -1,7 +1,7 @@
-"""Looks that may hang: each runs in a daemon thread, and is left behind when its time is up.
+"""Calls that may hang, in daemon threads: a call is abandoned when its time is up.
 
-A call into a driver that hangs cannot be ended from outside. So nobody waits for its thread, the end of the process
-included, and while it hangs no second one is sent after it.
+A call into a driver that hangs cannot be ended from outside. So neither a caller nor the end of the process waits for
+its thread, and while it hangs no second call of that name is made.
 """
 
 import threading
@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 
 def beside(call: Callable[[], T], name: str) -> Future[T]:
-    """Have `call` made in a daemon thread: whoever waits for its answer may stop waiting, and no exit waits for it."""
+    """Return the answer to come of `call`, made in a daemon thread: no caller has to wait for it, and no exit does."""
     answer: Future[T] = Future()
+    # A cancelled future would refuse the answer; the call cannot be cancelled anyway.
     answer.set_running_or_notify_cancel()
 
     def run() -> None:
@@ -32,14 +33,15 @@ def beside(call: Callable[[], T], name: str) -> Future[T]:
 
 async def aside(call: Callable[[], T], name: str) -> T:
     """Return the answer of `call`, made in a daemon thread: a driver that hangs stops neither the loop nor an exit."""
-    import asyncio  # not at the top: programs without a loop send looks, and it takes 40 ms to import
+    # Not at the top: programs without a loop use this module, too, and the import takes 40 ms.
+    import asyncio
 
     return await asyncio.wrap_future(beside(call, name))
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look: what is called, and the seconds after which it is left behind."""
+    """A call, and the seconds after which it is abandoned."""
 
     call: Callable[[], Any]
     seconds: float
@@ -47,7 +49,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Hanging:
-    """Stands in the place of an answer that did not come in time."""
+    """The place of an answer that did not come in time, with the reason in words."""
 
     words: str
 
@@ -59,31 +61,31 @@ class _Sent:
     seconds: float
 
     @property
-    def is_left_behind(self) -> bool:
+    def is_abandoned(self) -> bool:
         return not self.answer.done() and time.monotonic() - self.at > self.seconds
 
 
 class Lookout:
-    """Sends looks, all at once, and remembers those that hang."""
+    """Makes several calls at once, and remembers those that hang."""
 
     def __init__(self) -> None:
         self._sent: dict[str, _Sent] = {}
         self._lock = threading.Lock()
 
     def send(self, looks: Mapping[str, Look]) -> dict[str, Any]:
-        """Return each look's answer by its name, or `Hanging`; takes as long as the slowest, its limit at most.
+        """Return each call's answer by name, or `Hanging`, in the time of the slowest call: its limit at most.
 
         Raises:
-            BaseException: what a look raised.
+            BaseException: the error of a call.
         """
         sent = {name: self._send(name, look) for name, look in looks.items()}
         return {name: _answer(*one) for name, one in sent.items()}
 
     def _send(self, name: str, look: Look) -> tuple[_Sent, bool]:
-        """Return what was sent, and whether that was now and not before."""
+        """Make the call, or return the one that hangs; the flag says that it was made now."""
         with self._lock:
             before = self._sent.get(name)
-            if before is not None and before.is_left_behind:
+            if before is not None and before.is_abandoned:
                 return before, False
             sent = self._sent[name] = _Sent(beside(look.call, name), time.monotonic(), look.seconds)
             return sent, True
@@ -93,6 +95,7 @@ def _answer(sent: _Sent, now: bool) -> Any:
     try:
         return sent.answer.result(max(0.0, sent.at + sent.seconds - time.monotonic()))
     except NotYet:
+        # The call itself may have raised this very error.
         if sent.answer.done():
             return sent.answer.result()
     if now:
@@ -100,5 +103,5 @@ def _answer(sent: _Sent, now: bool) -> Any:
     return Hanging(f"has not answered for {time.monotonic() - sent.at:.0f} s")
 
 
+# One for the whole process: a driver that hangs for one caller is not called by another.
 LOOKOUT: Final = Lookout()
-"""The lookout of this process."""

@@ -6,6 +6,6 @@ licenses     a look at the license servers
 memory       a look at the host's memory
 attribution  the grants that processes belong to
 overuse      use against the declared amount: excesses, their end, and suggestions
-foreign      foreign use from two witnesses, and the part of it that is blocked; pure
+foreign      foreign use from two witnesses, and the part that is blocked; pure
 snapshot     foreign use at this moment, for people who ask
 """
