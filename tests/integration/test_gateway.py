@@ -15,9 +15,9 @@ from tests.support.gateway_battery import LIFE, GatewayBattery, Play, Scenario, 
 from tests.support.lossy_proxy import LossyProxy, lossy_proxy
 from tests.support.polling import until_async
 from tests.support.prefect_server import PrefectServer
+from tests.support.server_views import check_server
 
 from prefect_slots.errors import ServerRefused
-from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]

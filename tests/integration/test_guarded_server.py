@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from tests.support.prefect_server import PrefectServer
+from tests.support.server_views import check_server
 
 from prefect_slots.errors import ServerRefused, ServerUnreachable
-from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.registration import register
 from prefect_slots.model.registered import Stock

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from tests.support.postgres import Postgres, has_postgres
 from tests.support.prefect_server import PrefectServer
+from tests.support.server_views import check_server
 
-from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import Busy
 from prefect_slots.limits.registration import register

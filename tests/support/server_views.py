@@ -7,6 +7,17 @@ from typing import Any
 import httpx
 from tests.support.boxes import Box
 
+from prefect_slots.limits.client import Server, ServerInfo
+
+
+async def check_server(url: str | None = None) -> ServerInfo:
+    """Return the server's description of itself, over a connection of its own; by default that of PREFECT_API_URL."""
+    server = await Server.open(url, request_seconds=5.0)
+    try:
+        return await server.info()
+    finally:
+        await server.close()
+
 
 def shown(box: Box, task_run: object) -> dict[str, Any]:
     """Return a task run as the server has it; without a state if it has not heard of it."""

@@ -1,14 +1,14 @@
 """Prefect's global concurrency limits: the only package, besides the worker, that talks to a Prefect server.
 
 naming        resources to limit names; knows no Prefect
-outcome       what an answer means: busy, too large, unknown
+outcome       the meanings of an answer: busy, too large, unknown
 transport     HTTP that never repeats a change whose answer was lost
 client        one kept-alive client of one server, and its errors in our words
 gateway       occupy, release, renew, look up
-plan          which limits to create, change or leave; pure
+plan          limits to create, change or leave; pure
 claim         the Prefect Variable by which one ledger owns a machine name
-registration  makes the server's limits equal what this machine has
-events        tells others what was taken and given back, and hears it from them
+registration  makes the server's limits equal this machine's resources
+events        announces leases and releases to others, and hears of theirs
 
-It is handed numbers and decides nothing: neither scheduling nor settings are imported here.
+This package is handed numbers and decides nothing: neither scheduling nor settings are imported here.
 """

@@ -1,7 +1,5 @@
 """The claim: a Prefect Variable by which one ledger owns a machine name, and others learn what the machine has."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -14,21 +12,23 @@ from typing import Any, Final, cast
 from prefect_slots.errors import ConfigError
 from prefect_slots.limits.client import Server
 
-_LONGEST: Final = 4900  # Prefect refuses a Variable whose JSON is longer than 5,000 characters.
+# A little less than the 5,000 characters of JSON that Prefect allows in a Variable.
+_LONGEST: Final = 4900
 _PACKED: Final = "packed"
 _TAG: Final = "prefect-slots"
+# Prefect returns at most this many Variables per request.
 _PAGE: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Who owns a machine name, and what it registered.
+    """The owner of a machine name, and the limits that it registered.
 
     Attributes:
         former: Ledgers that owned the name before and may have left mirrors.
-        version: Of prefect-slots.
+        version: The release of prefect-slots that registered them.
         limits: The limits registered, with their numbers, without mirrors.
-        cards: Card number in limit names to UUID.
+        cards: UUIDs by the GPU's number in limit names.
     """
 
     machine: str
@@ -41,10 +41,8 @@ class Claim:
 
 
 def variable_name(machine: str) -> str:
-    """Return the name of the Variable that claims `machine`: what Prefect allows, different for every machine.
-
-    Variable names are lower case and have no dots; the digest keeps `gpu.1` and `GPU-1` apart.
-    """
+    """Return the name of the Variable that claims `machine`, which is allowed by Prefect and different for each."""
+    # Variable names are lower case and have no dots: without the digest, `gpu.1` and `GPU-1` would share one.
     readable = re.sub(r"[^a-z0-9-]+", "-", machine.lower())[:100]
     return f"prefect-slots-{readable}-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
 
@@ -53,7 +51,7 @@ def encode(claim: Claim) -> dict[str, Any]:
     """Return the Variable's value: readable where it fits, packed where a machine has very many cells.
 
     Raises:
-        ConfigError: if it does not even fit when packed.
+        ConfigError: if the packed form does not fit either.
     """
     plain: dict[str, Any] = {
         "machine": claim.machine,
@@ -76,7 +74,8 @@ def encode(claim: Claim) -> dict[str, Any]:
 
 
 def decode(value: object) -> Claim | None:
-    """Return the claim that `encode` made a value of, or `None` for any other value."""
+    """Return the claim of a Variable's value, or `None` for a value that `encode` did not make."""
+    # A person can write anything into a Variable.
     try:
         found = cast("dict[str, Any]", value)
         if _PACKED in found:
@@ -95,7 +94,10 @@ def decode(value: object) -> Claim | None:
 
 
 async def read_claim(server: Server, machine: str) -> tuple[bool, Claim | None]:
-    """Return whether the Variable exists, and the claim in it (`None` if it holds something else).
+    """Look up the claim of one machine name.
+
+    Returns:
+        Existence of the Variable, and the claim in it: `None` if it holds something else.
 
     Raises:
         ServerUnreachable: if the server does not answer.
@@ -124,7 +126,7 @@ async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
     """Create the Variable, or overwrite it.
 
     Raises:
-        prefect.exceptions.ObjectAlreadyExists: if it is to be created and somebody else was faster.
+        prefect.exceptions.ObjectAlreadyExists: if it is to be created and another process was faster.
         UnknownOutcome: it may have been written; read it again.
     """
     from prefect.client.schemas.actions import VariableCreate, VariableUpdate

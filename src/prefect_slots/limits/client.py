@@ -1,6 +1,6 @@
 """One Prefect server: a kept-alive client of it, and its errors in our words.
 
-Used from the one event loop that opened it. Knows how to ask, not what to ask for.
+A server is used from the one event loop that opened it. Limits and leases are not known here.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Database = Literal["sqlite", "postgresql", "unknown"]
 
+# Longer than a busy server takes. Later, an answer counts as lost and the outcome as unknown.
 REQUEST_SECONDS: Final = 30.0
-"""How long one answer may take before its outcome counts as unknown."""
-
-# A busy SQLite server refuses more the more often it is asked: wait a little, differently each time, and not for ever.
+# A busy SQLite server refuses more the more often it is asked: wait a little, differently each time.
 _PAUSE_SECONDS: Final = (0.05, 0.2)
+# About 1.5 s in all: a database that stays busy longer is reported instead of waited for.
 _ATTEMPTS: Final = 12
 
 
 def known_database(kind: str | None) -> Database | None:
-    """Return a kind that was written down, unless it was unknown then."""
+    """Return a kind of database that was written down earlier, or `None` if it was unknown then."""
     return "sqlite" if kind == "sqlite" else "postgresql" if kind == "postgresql" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
-    """What a server says about itself.
+    """A server's description of itself.
 
     Attributes:
         lease_storage: The module that keeps leases (`prefect.server.concurrency.lease_storage.memory` loses them at a
@@ -73,7 +73,7 @@ class Server:
 
         Args:
             url: The API's address; by default `PREFECT_API_URL`. A temporary server is never started.
-            request_seconds: How long one answer may take.
+            request_seconds: Seconds that one answer may take.
             database: Its kind, if that is known from before: a server that answers 503 does not tell.
 
         Raises:
@@ -105,12 +105,15 @@ class Server:
         await self._client.__aexit__(None, None, None)
 
     async def ask(self, call: Callable[[PrefectClient], Awaitable[T]], *, expected: Collection[int] = ()) -> T:
-        """Return what one call of the client returns. It is sent again only when it was certainly not applied.
+        """Send one request by Prefect's client; again only if it was certainly not applied.
 
         Args:
             call: Makes one request.
             expected: HTTP codes that mean something to the caller and pass as `httpx.HTTPStatusError`; Prefect's
                 `ObjectNotFound` and `ObjectAlreadyExists` always pass.
+
+        Returns:
+            The result of `call`.
 
         Raises:
             ServerUnreachable: nothing was applied; trying again may help.
@@ -138,33 +141,21 @@ class Server:
         return ServerRefused(url=self.url, status=answer.status_code, detail=detail_of(answer))
 
     async def database(self) -> Database:
-        """Return the kind of the server's database, asking at most a few times and remembering a definite answer.
-
-        The server hides its connection URL. But PostgreSQL cannot compare with a text that holds a NUL, and SQLite can:
-        looking for a variable of such a name, which changes nothing, tells them apart.
-        """
+        """Return the kind of the server's database, asking at most a few times and remembering a definite answer."""
         if self._database is None:
-            found = await self._driver() or await self._database_by_nul()
-            if found == "unknown":
-                return found
-            self._database = found
-        return self._database
+            driver = str((await self._settings()).get("server", {}).get("database", {}).get("driver") or "")
+            self._database = known_database(driver.partition("+")[0]) or await self._database_by_nul()
+        return self._database or "unknown"
 
-    async def _driver(self) -> Database | None:
-        settings = await self._settings()
-        driver = str(settings.get("server", {}).get("database", {}).get("driver") or "")
-        if driver.startswith("sqlite"):
-            return "sqlite"
-        return "postgresql" if driver.startswith("postgresql") else None
-
-    async def _database_by_nul(self) -> Database:
-        refused = 0
-        while refused < 2:
+    async def _database_by_nul(self) -> Database | None:
+        # The server hides its connection URL. But PostgreSQL cannot compare with a text that holds a NUL, and SQLite
+        # can: looking for a variable of such a name, which changes nothing, tells them apart. A refusal counts only if
+        # a plain name is answered, and twice, because a server in trouble refuses anything.
+        for _ in range(2):
             if await self._can_look_for("\0"):
                 return "sqlite"
             if not await self._can_look_for("prefect-slots"):
-                return "unknown"
-            refused += 1
+                return None
         return "postgresql"
 
     async def _can_look_for(self, name: str) -> bool:
@@ -184,12 +175,13 @@ class Server:
         return found if isinstance(found, dict) else {}
 
     async def info(self) -> ServerInfo:
-        """Ask the server what it is.
+        """Ask the server for its version and kind.
 
         Raises:
             ServerUnreachable: if it does not answer.
             ServerRefused: if it refuses us, is no Prefect server, or is one of another major version.
         """
+        # Before anything else: settings and databases of another major version may have another form.
         version = str(await self.ask(lambda client: client.api_version()))
         ours = self._client.client_version()
         if version.partition(".")[0] != ours.partition(".")[0]:
@@ -205,22 +197,8 @@ class Server:
         )
 
 
-async def check_server(url: str | None = None, *, request_seconds: float = 5.0) -> ServerInfo:
-    """Return what the server at `url` (by default `PREFECT_API_URL`) is, over a connection of its own.
-
-    Raises:
-        ServerUnreachable: if it does not answer within `request_seconds`.
-        ServerRefused: if it refuses us, is no Prefect server, or is one of another major version.
-    """
-    server = await Server.open(url, request_seconds=request_seconds)
-    try:
-        return await server.info()
-    finally:
-        await server.close()
-
-
 def detail_of(answer: httpx.Response) -> str:
-    """Return what a refusal says, shortened for a message."""
+    """Return a refusal's words, shortened to 200 characters for a message."""
     try:
         body = answer.json()
     except ValueError:
@@ -234,6 +212,7 @@ def _tls_context(*, cert_file: str | None, insecure: bool) -> ssl.SSLContext:
     import certifi
 
     if insecure:
+        # As Prefect's own setting asks: the name must be left unchecked first, or `CERT_NONE` is refused.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -1,7 +1,7 @@
-"""Prefect's own events about slots: telling what this process took and gave back, hearing what others gave back.
+"""Prefect's own events about slots: this process announces its leases, and hears of the releases of others.
 
-They save waiting and are no proof: the server keeps a bounded number for each listener, and sends none for leases that
-ran out. So nothing here fails because of them, and whoever waits also looks for itself now and then.
+Events save waiting and are no proof: the server keeps a bounded number for each listener, and sends none for leases
+that ran out. So nothing here fails because of them, and a waiter also asks the server now and then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 from uuid import UUID, uuid4
 
 from prefect_slots.errors import ServerRefused, SlotsError
@@ -25,7 +25,6 @@ from prefect_slots.model.finding import Stale
 from prefect_slots.system import clock
 
 if TYPE_CHECKING:
-    from prefect.events import Event
     from prefect.events.clients import PrefectEventSubscriber
 
     from prefect_slots.limits.client import Server
@@ -35,13 +34,20 @@ _STALE: Final = "prefect-slots.resource.stale"
 _RELEASED: Final = f"{_EVENT}.released"
 # Prefect links two events only when they lie this close together.
 _LINKED: Final = timedelta(minutes=5)
+# Of a server that is away, the newest are kept: news of the last minutes is all that a listener can use.
 _QUEUED: Final = 1000
+# One request with more would keep a server on SQLite from others for too long.
 _AT_ONCE: Final = 100
+# The closing handshake of a web socket with a stopped server; by default it takes ten seconds.
 _FAREWELL_SECONDS: Final = 1.0
+# A server that is still starting accepts a connection and answers late.
 _CONNECT_SECONDS: Final = 20.0
+# The next holder of the slots asks the server now, and should not find it busy with events.
 _GATHER_SECONDS: Final = 0.05
+# These two bound the end of every process that held a slot: under a second in all.
 _FLUSH_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 0.3
+# First and longest pause before a new connection: soon after a restart, and rarely while a server is away.
 _PAUSE_SECONDS: Final = (0.1, 10.0)
 
 _log = logging.getLogger("prefect_slots")
@@ -49,11 +55,11 @@ _log = logging.getLogger("prefect_slots")
 
 @dataclass(frozen=True, kw_only=True)
 class _News:
-    """What is to be told of one call.
+    """The events about one call.
 
     Attributes:
-        ids: The event about each limit.
-        follows: For a release, the event by which each limit was acquired.
+        ids: The event's id for each limit.
+        follows: For a release, the id of the event about each limit's acquisition.
     """
 
     phase: Literal["acquired", "released"]
@@ -64,32 +70,24 @@ class _News:
     follows: dict[str, UUID] = field(default_factory=dict[str, UUID])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Alarm:
-    """What is to be told of a resource of which nobody tells any more."""
-
-    id: UUID
-    occurred: datetime
-    stale: Stale
-
-
 class Announcer:
-    """Tells others which slots this process takes and gives back, in the words of Prefect's own `concurrency()`.
+    """Announces the slots that this process takes and gives back, by the same events as Prefect's own `concurrency()`.
 
-    Used from one event loop. What is told is queued and sent by a task of its own, all that is queued in one request:
-    a connection kept for it, as Prefect's own clients keep one, would count as a request under way all the time, and
-    Prefect's server on SQLite serves a hundred at once and then nobody. Neither that task nor a server that is away
-    ever holds anybody up.
+    Used from one event loop. A task of its own sends the queued events: neither it nor a server that is away delays a
+    caller.
 
     Args:
-        server: Told, and asked for the id of a limit on which this process has taken nothing itself.
+        server: The receiver of the events, and the source of a limit's id if this process has taken nothing on it.
     """
+
+    # All queued events go in one request. A connection kept for them, as Prefect's own clients keep one, would count as
+    # a request under way all the time, and Prefect's server on SQLite serves a hundred at once and then nobody.
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._limits: dict[str, TakenLimit] = {}
         self._acquired: dict[UUID, _News] = {}
-        self._queue: deque[_News | _Alarm] = deque(maxlen=_QUEUED)
+        self._queue: deque[_News | dict[str, Any]] = deque(maxlen=_QUEUED)
         self._queued = asyncio.Event()
         self._sent = asyncio.Event()
         self._pausing = False
@@ -97,7 +95,7 @@ class Announcer:
         self._task: asyncio.Task[NoReturn] | None = None
 
     def acquired(self, lease: OccupiedLease, slots: int) -> None:
-        """Tell that `slots` were taken on each limit of `lease`."""
+        """Announce that `slots` were taken on each limit of `lease`."""
         self._limits |= {limit.name: limit for limit in lease.limits}
         news = _news("acquired", tuple(limit.name for limit in lease.limits), slots)
         for old in [id for id, taken in self._acquired.items() if news.occurred - taken.occurred > _LINKED]:
@@ -106,12 +104,12 @@ class Announcer:
         self._tell(news)
 
     def released(self, lease_id: UUID | None, names: tuple[str, ...], slots: int) -> None:
-        """Tell that a lease was given back, after the server has said so.
+        """Announce that a lease was given back; call it after the server has confirmed that.
 
         Args:
-            lease_id: Whoever took it; `None` where its id was lost with an answer.
+            lease_id: The lease, taken by any process; `None` where its id was lost with an answer.
             names: Its limits, without mirrors.
-            slots: Given back on each of them.
+            slots: The number given back on each of them.
         """
         news = _news("released", names, slots)
         taken = self._acquired.pop(lease_id, None) if lease_id is not None else None
@@ -120,10 +118,10 @@ class Announcer:
         self._tell(news)
 
     def stale(self, stale: Stale) -> None:
-        """Tell that what others use of a resource has not been told for a while."""
-        self._tell(_Alarm(id=uuid4(), occurred=datetime.now(UTC), stale=stale))
+        """Announce that the use of a resource by others has not been read for a while."""
+        self._tell(_alarm(stale))
 
-    def _tell(self, news: _News | _Alarm) -> None:
+    def _tell(self, news: _News | dict[str, Any]) -> None:
         self._queue.append(news)
         self._queued.set()
         self._sent.clear()
@@ -131,11 +129,12 @@ class Announcer:
             self._task = asyncio.get_running_loop().create_task(self._send())
 
     async def close(self) -> None:
-        """Send what is queued if the server is there; takes a second at most."""
+        """Send the queued events if the server is there; takes a second at most."""
         self._closed = True
         task, self._task = self._task, None
         if task is None:
             return
+        # In a pause the server is away: waiting for it would delay the end of the process for nothing.
         if not self._pausing:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_SECONDS):
@@ -147,7 +146,6 @@ class Announcer:
         pauses = _Pauses()
         while True:
             await self._queued.wait()
-            # Whoever is to have the slots next asks the server now, and should not find it busy with the news.
             await asyncio.sleep(_GATHER_SECONDS)
             news = [self._queue.popleft() for _ in range(min(len(self._queue), _AT_ONCE))]
             try:
@@ -171,21 +169,24 @@ class Announcer:
         await pauses.sleep()
         self._pausing = False
 
-    async def _post(self, news: Iterable[_News | _Alarm]) -> None:
+    async def _post(self, news: Iterable[_News | dict[str, Any]]) -> None:
+        from prefect.events import Event
+
         events: list[Event] = []
         for each in news:
-            events += [_alarm(each)] if isinstance(each, _Alarm) else await self._events_of(each)
+            bodies = [each] if isinstance(each, dict) else await self._bodies_of(each)
+            try:
+                events += [Event.model_validate(body) for body in bodies]
+            except ValueError as error:
+                # A call on very many limits: an event may name a bounded number of related resources.
+                _log.debug("more than an event may hold: %s", error)
         if events:
             body = [event.model_dump(mode="json") for event in events]
             await self._server.ask(lambda client: client.request("POST", "/events", json=body))
 
-    async def _events_of(self, news: _News) -> list[Event]:
+    async def _bodies_of(self, news: _News) -> list[dict[str, Any]]:
         limits = [limit for limit in [await self._limit(name) for name in news.names] if limit is not None]
-        try:
-            return [_event(news, limit, limits) for limit in limits]
-        except ValueError as error:
-            _log.debug("more than an event may hold: %s", error)
-            return []
+        return [_body(news, limit, limits) for limit in limits]
 
     async def _limit(self, name: str) -> TakenLimit | None:
         from prefect.exceptions import ObjectNotFound
@@ -204,51 +205,43 @@ def _news(phase: Literal["acquired", "released"], names: tuple[str, ...], slots:
     return _News(phase=phase, names=names, slots=slots, occurred=datetime.now(UTC), ids=ids)
 
 
-def _event(news: _News, limit: TakenLimit, limits: list[TakenLimit]) -> Event:
+def _body(news: _News, limit: TakenLimit, limits: list[TakenLimit]) -> dict[str, Any]:
     """Return the event about one limit of a call, equal to that of Prefect's own clients."""
-    from prefect.events import Event
-
-    return Event.model_validate(
-        {
-            "id": news.ids[limit.name],
-            "event": f"{_EVENT}.{news.phase}",
-            "occurred": news.occurred,
-            "follows": news.follows.get(limit.name),
-            "resource": {
-                "prefect.resource.id": _resource_id(limit),
-                "prefect.resource.name": limit.name,
-                "slots-acquired": str(news.slots),
-                "limit": str(limit.limit),
-            },
-            "related": [
-                {"prefect.resource.id": _resource_id(other), "prefect.resource.role": "concurrency-limit"}
-                for other in limits
-                if other.id != limit.id
-            ],
-        }
-    )
+    return {
+        "id": news.ids[limit.name],
+        "event": f"{_EVENT}.{news.phase}",
+        "occurred": news.occurred,
+        "follows": news.follows.get(limit.name),
+        "resource": {
+            "prefect.resource.id": _resource_id(limit),
+            "prefect.resource.name": limit.name,
+            "slots-acquired": str(news.slots),
+            "limit": str(limit.limit),
+        },
+        "related": [
+            {"prefect.resource.id": _resource_id(other), "prefect.resource.role": "concurrency-limit"}
+            for other in limits
+            if other.id != limit.id
+        ],
+    }
 
 
-def _alarm(alarm: _Alarm) -> Event:
+def _alarm(stale: Stale) -> dict[str, Any]:
     """Return the event about a resource, with its label where it has several cells."""
-    from prefect.events import Event
-
-    stale = alarm.stale
     seen_at = "" if stale.seen_at is None else datetime.fromtimestamp(stale.seen_at, UTC).isoformat()
-    return Event.model_validate(
-        {
-            "id": alarm.id,
-            "event": _STALE,
-            "occurred": alarm.occurred,
-            "resource": {
-                "prefect.resource.id": f"prefect-slots.resource.{stale.machine}.{stale.resource}",
-                "prefect.resource.name": stale.resource,
-                "machine": stale.machine,
-                "label": stale.label,
-            },
-            "payload": {"seen_at": seen_at, "misses": stale.misses, "why": stale.why},
-        }
-    )
+    return {
+        # Its id is made here: sent again after a lost answer, it must be the same event.
+        "id": uuid4(),
+        "event": _STALE,
+        "occurred": datetime.now(UTC),
+        "resource": {
+            "prefect.resource.id": f"prefect-slots.resource.{stale.machine}.{stale.resource}",
+            "prefect.resource.name": stale.resource,
+            "machine": stale.machine,
+            "label": stale.label,
+        },
+        "payload": {"seen_at": seen_at, "misses": stale.misses, "why": stale.why},
+    }
 
 
 def _resource_id(limit: TakenLimit) -> str:
@@ -256,11 +249,11 @@ def _resource_id(limit: TakenLimit) -> str:
 
 
 class Releases:
-    """Hears which limits somebody gave slots back on: any process, with prefect-slots or without.
+    """Hears of slots given back by any process, with prefect-slots or without.
 
     Args:
         url: The API's address, with credentials if it holds any.
-        names: Returns the limits to hear of; asked for each event.
+        names: Returns the names of the limits to report; called for each event.
     """
 
     def __init__(self, url: str, names: Callable[[], Collection[str]]) -> None:
@@ -268,13 +261,13 @@ class Releases:
         self._names = names
 
     async def run(self, on_released: Callable[[frozenset[str]], None], on_connected: Callable[[], None]) -> NoReturn:
-        """Listen until cancelled, through restarts of the server; quiet where it cannot be listened to.
+        """Listen until cancelled, through restarts of the server; silent where it cannot be listened to.
 
         Args:
-            on_released: Told the limits, some of them perhaps once more: after connecting, the server repeats what was
-                released within the last minute.
-            on_connected: Told whenever listening begins or begins again. What was released before may not be told, so
-                whoever waits must look once.
+            on_released: Called with the limits, for some of them perhaps again: after connecting, the server repeats
+                the releases of the last minute.
+            on_connected: Called each time listening begins. Earlier releases may stay unheard, so that a waiter must
+                ask the server once.
         """
         pauses = _Pauses()
         with _hushed():
@@ -282,7 +275,7 @@ class Releases:
                 try:
                     await self._listen(on_released, on_connected, pauses)
                     _log.debug("%s has closed the stream of events", without_password(self._url))
-                except Exception as error:  # whatever Prefect's client raises
+                except Exception as error:  # of Prefect's client, which documents none
                     _log.debug("listening to %s: %s", without_password(self._url), error)
                 await pauses.sleep()
 
@@ -304,8 +297,8 @@ class Releases:
 
 
 async def _until_the_filter_has_arrived(subscriber: PrefectEventSubscriber) -> None:
-    # Prefect's client sends its filter last, and the server subscribes us when it has read it, without a word. An
-    # answer to what was sent after the filter says that it is there.
+    # Prefect's client sends its filter last, and the server subscribes us when it has read it, without a word. The
+    # answer to a ping that was sent after the filter proves that it was read.
     websocket = vars(subscriber).get("_websocket")
     if websocket is not None:
         # A server that is stopped or busy would keep a process from ending for as long as all of its exit may take.
@@ -325,12 +318,12 @@ def _subscriber(url: str) -> PrefectEventSubscriber:
 
     kind = PrefectCloudEventSubscriber if _is_cloud(url) else PrefectEventSubscriber
     only_releases = EventFilter(event=EventNameFilter(name=[_RELEASED]))
-    # One attempt: whoever uses it must learn of every new connection.
+    # One attempt: after a new connection that Prefect's client made by itself, `on_connected` would not be called.
     return kind(api_url=url, filter=only_releases, reconnection_attempts=0)
 
 
 class _Pauses:
-    """How long to wait before the next connection: longer each time, until one has lasted."""
+    """Pauses before a new connection: longer each time, until a connection has lasted."""
 
     def __init__(self) -> None:
         self._next, self._longest = _PAUSE_SECONDS
@@ -352,7 +345,7 @@ _is_ours: ContextVar[bool] = ContextVar("prefect_slots_events", default=False)
 
 
 class _Hush(logging.Filter):
-    """Drops what Prefect's clients have to say about connections of ours, which are tried for ever."""
+    """Drops the log lines of Prefect's clients about our connections, which are tried for ever."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno <= logging.DEBUG or not _is_ours.get()
@@ -361,6 +354,7 @@ class _Hush(logging.Filter):
 _HUSH: Final = _Hush()
 
 
+# A context variable and no flag: the user's own subscribers in other tasks keep their lines.
 @contextlib.contextmanager
 def _hushed() -> Generator[None]:
     for name in ("prefect.events.clients", "websockets.client"):

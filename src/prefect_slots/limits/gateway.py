@@ -1,14 +1,14 @@
 """The gateway: occupy, release, renew and look up slots of limits, one HTTP request each.
 
 Every increment also names this ledger's mirror of each limit, so that a lost answer can be looked up by its holder.
-Nothing is repeated that may have been applied, nothing waits for a slot, and no order is chosen here.
+A change that may have been applied is never repeated, nothing waits for a slot, and no order is chosen here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from uuid import UUID
 
@@ -24,20 +24,23 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
 T = TypeVar("T")
+# Takes the outcome of a call after its caller was cancelled: the result or the exception.
 Late = Callable[[T | BaseException], None]
-"""Told the outcome of a call whose caller was cancelled: what it returned, or what it raised."""
 
+# Prefect gives this refusal no code of its own, only these words.
 _TOO_LARGE: Final = "greater than the limit"
-# The server takes the mean time that slots are held from this, for its advice to those who wait.
+# The server computes its advice to waiters from the mean time that slots are held. The real time is unknown here; a
+# large number would make others sleep long.
 _OCCUPANCY_SECONDS: Final = 1.0
+# The process cannot end before; a server that hangs must not keep it for long.
 _CLOSE_SECONDS: Final = 5.0
 
 
 class Gateway:
     """Slots on one server for one ledger; made by `Gateway.open`, used from the event loop that opened it.
 
-    A cancelled call is not taken back: its request goes on, and the caller, who no longer waits, is told by `late` or
-    looks it up. Cancelling a request half-way would leave its outcome unknown instead.
+    A cancelled call is not taken back: its request goes on, and the caller learns the outcome by `late` or looks it up.
+    A request cancelled half-way would have an unknown outcome instead.
     """
 
     def __init__(self, server: Server, ledger_id: str) -> None:
@@ -57,9 +60,9 @@ class Gateway:
         """Make the gateway of one process. Sends nothing yet.
 
         Args:
-            ledger_id: Whose mirrors are occupied.
+            ledger_id: The ledger that owns the mirrors.
             url: The API's address; by default `PREFECT_API_URL`.
-            request_seconds: How long one answer may take before its outcome counts as unknown.
+            request_seconds: Seconds after which a missing answer's outcome counts as unknown.
             database: The kind of the server's database, if it is known.
 
         Raises:
@@ -90,18 +93,19 @@ class Gateway:
         Args:
             names: Limits, without mirrors.
             slots: The same number on every name, above zero.
-            holder: By which the mirrors list this call. Use a new one for every call.
+            holder: The key of this call in the mirrors' lists. Use a new one for every call.
             lease_seconds: Life of the lease, 60 to 86,400.
             late: See `Late`.
 
         Raises:
-            Busy: somebody holds the slots; nothing was taken.
+            Busy: the slots are held by others; nothing was taken.
             TooLarge: a limit has fewer than `slots`; nothing was taken.
-            LimitMissing: the server lacks some of the names or mirrors; what was taken on the others was given back.
+            LimitMissing: the server lacks some of the names or mirrors; the slots on the others were given back.
             UnknownOutcome: the slots may be held; `find` tells.
             ServerUnreachable: nothing was taken.
             ServerRefused: nothing was taken, and trying again will not help.
         """
+        # Each method must have its request sent in one task, which `_fly` can shield.
         return await self._fly(self._occupy(names, slots, holder, lease_seconds), late)
 
     async def _occupy(self, names: tuple[str, ...], slots: int, holder: UUID, lease_seconds: float) -> OccupiedLease:
@@ -110,9 +114,10 @@ class Gateway:
         asked = (*names, *(self.mirror(name) for name in names))
         # Prefect's tag routes list holders of this type only.
         held_by = ConcurrencyLeaseHolder(type="task_run", id=holder)
-        sent = time.monotonic()
+        sent = 0.0
 
         def increment(client: PrefectClient) -> Coroutine[Any, Any, httpx.Response]:
+            # `ask` may send it again after a 503: the lease lives from the last time.
             nonlocal sent
             sent = time.monotonic()
             return client.increment_concurrency_slots_with_lease(
@@ -161,8 +166,8 @@ class Gateway:
     async def release(self, lease_id: UUID, *, late: Late[None] | None = None) -> None:
         """Give back a lease, once: a second release of one lease, sent at the same time, subtracts twice.
 
-        Returning says that nothing is held by the lease any more. The server answers the same for a lease it had
-        forgotten, and then frees nothing; the mirror tells.
+        After it, the lease holds nothing. The server answers the same for a lease that it had forgotten, and then
+        frees nothing; only the mirror's count shows that.
 
         Raises:
             UnknownOutcome: it may have been given back.
@@ -171,7 +176,7 @@ class Gateway:
         await self._fly(self._release(lease_id), late)
 
     async def _release(self, lease_id: UUID) -> None:
-        await self.server.ask(lambda client: client.release_concurrency_slots_with_lease(lease_id))
+        await self._send(lambda client: client.release_concurrency_slots_with_lease(lease_id))
 
     async def renew(self, lease_id: UUID, seconds: float) -> bool:
         """Let a lease live `seconds` from now; repeating it does no harm.
@@ -206,9 +211,9 @@ class Gateway:
         return tuple(UUID(str(holder)) for holder in found.active_slots)
 
     async def find(self, limit: str, holder: UUID) -> bool:
-        """Return whether the server lists a live lease of `holder` on our mirror of `limit`.
+        """Return True if the server lists a live lease of `holder` on our mirror of `limit`.
 
-        An answer of False means little while the call it is about may still be on its way.
+        False means little while the call in question may still be on its way.
 
         Raises:
             LimitMissing: if the server has no mirror of `limit` for this ledger.
@@ -226,18 +231,16 @@ class Gateway:
             UnknownOutcome: it may have been given back.
             ServerUnreachable: nothing was sent.
         """
-        await self._fly(self._release_by_holder(names, holder), late)
-
-    async def _release_by_holder(self, names: tuple[str, ...], holder: UUID) -> None:
         tags = [tag_of(self.mirror(name)) for name in names]
-        await self.server.ask(
+        decrement = self._send(
             lambda client: client.decrement_v1_concurrency_slots(
                 names=tags, task_run_id=holder, occupancy_seconds=_OCCUPANCY_SECONDS
             )
         )
+        await self._fly(decrement, late)
 
     async def read(self, name: str) -> ExistingLimit | None:
-        """Return the limit of that name, or `None`; pass `mirror(name)` to read how much of it is ours.
+        """Return the limit of that name, or `None`; pass `mirror(name)` to read our part of it.
 
         Raises:
             ServerUnreachable: if the server does not answer.
@@ -249,28 +252,26 @@ class Gateway:
         return mirror_of(limit, self._ledger_id)
 
     async def subtract(self, limit: str, slots: int, *, late: Late[None] | None = None) -> None:
-        """Take `slots` off `limit` and off our mirror of it in one transaction, whoever holds what.
+        """Take `slots` off `limit` and off our mirror of it in one transaction, whatever its holders.
 
-        Only for counts that no lease stands for any more, after the server forgot its leases.
+        Only for counts without a lease, after the server forgot its leases.
 
         Raises:
             UnknownOutcome: it may have been done; read the mirror again.
             ServerUnreachable: nothing was sent.
         """
-        await self._fly(self._subtract(limit, slots), late)
-
-    async def _subtract(self, limit: str, slots: int) -> None:
         names = [limit, self.mirror(limit)]
-        await self.server.ask(
+        decrement = self._send(
             lambda client: client.release_concurrency_slots(
                 names=names, slots=slots, occupancy_seconds=_OCCUPANCY_SECONDS
             )
         )
+        await self._fly(decrement, late)
 
     async def add(self, limit: str, slots: int, *, late: Late[None] | None = None) -> None:
         """Count `slots` more on `limit`, without a lease and without its mirror.
 
-        Only for what leases of ours stand for and somebody has taken off the count by hand.
+        Only for leases of ours that a person has taken off the count by hand.
 
         Raises:
             UnknownOutcome: it may have been done.
@@ -287,8 +288,11 @@ class Gateway:
         except httpx.HTTPStatusError:
             return  # others have taken the room meanwhile: there is nothing left to count it on
 
+    async def _send(self, change: Callable[[PrefectClient], Awaitable[object]]) -> None:
+        await self.server.ask(change)
+
     async def _fly(self, call: Coroutine[Any, Any, T], late: Late[T] | None) -> T:
-        """Run `call` to its end even if whoever awaits it is cancelled; then tell `late`, exactly once."""
+        """Run `call` to its end even if its caller is cancelled; then tell `late`, exactly once."""
         task = asyncio.get_running_loop().create_task(call)
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)

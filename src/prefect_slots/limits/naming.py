@@ -1,10 +1,8 @@
-"""Names of limits: what each resource, cell and scope is called on the Prefect server.
+"""Names of limits on the Prefect server, for each resource, cell and scope.
 
-Injective: no two resources, cells, scopes or machines share a name, because no part of a name holds a `:`. Knows
-neither Prefect nor the order in which names are occupied.
+The naming is injective: no two resources, cells, scopes or machines share a name, because no part of a name holds a
+`:`. Neither Prefect nor the order in which names are occupied is known here.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -12,8 +10,8 @@ from typing import Final
 from prefect_slots.model.registered import LimitSpec, LimitUnit, Stock
 from prefect_slots.model.resource import GPU_MEM, LICENSE_PREFIX, Scope, sanitise_machine_name
 
+# Prefect lists and releases holders for limits with this prefix only.
 _MIRROR_PREFIX: Final = "tag:"
-"""Prefect lists and releases holders for limits with this prefix only."""
 
 
 def _base(resource: str) -> str:
@@ -25,7 +23,7 @@ def _base(resource: str) -> str:
 def names_of(unit: LimitUnit, machine: str) -> tuple[str, ...]:
     """Return the limits that `unit` occupies in one atomic call, without their mirrors.
 
-    A fleet's total comes with this machine's part of it, so that the server shows which machine holds what. A cell is
+    A fleet's total comes with this machine's part of it, so that the server shows the part of each machine. A cell is
     always one machine's.
 
     Raises:
@@ -48,9 +46,7 @@ def cells_counted(stocks: Iterable[Stock]) -> frozenset[str]:
 def specs(machine: str, stocks: Iterable[Stock]) -> tuple[LimitSpec, ...]:
     """Return the limits that the server should have for `stocks`, without mirrors, sorted by name.
 
-    Only a fleet's total has fleet scope; this machine's part of it and its cells belong to the machine. What has a
-    capacity of zero gets no limit: Prefect divides by the number when slots are given back, so that nothing held on a
-    limit of zero can be released.
+    Only a fleet's total has fleet scope; this machine's part of it and its cells belong to the machine.
     """
     found: list[LimitSpec] = []
     stocks = tuple(stocks)
@@ -62,20 +58,21 @@ def specs(machine: str, stocks: Iterable[Stock]) -> tuple[LimitSpec, ...]:
             found += [
                 LimitSpec(name=name, limit=unit.weight, scope=Scope.FLEET if name != names[-1] else Scope.WORKER)
                 for name in names
+                # Prefect divides by the number at a release: nothing held on a limit of zero could be given back.
                 if unit.weight > 0
             ]
     return tuple(sorted(found, key=lambda spec: spec.name))
 
 
 def units(placed: Iterable[tuple[str, Scope, int, int]], per_cell: Collection[str]) -> tuple[LimitUnit, ...]:
-    """Turn a placement into the units it occupies: a total per resource, and one per cell where cells are counted.
+    """Return the units that a placement occupies: a total per resource, and one per cell where cells are counted.
 
     Args:
         placed: `(resource, scope, cell number, amount)` for every cell used; amounts on one cell add up.
         per_cell: Resources that have a limit per cell, as `cells_counted` says.
 
     Returns:
-        Units in no meaningful order; which goes first, and with which, is scheduling's to say.
+        Units in no meaningful order: `scheduling.canonical_order` orders and groups them.
     """
     weights: dict[tuple[str, int | None], int] = {}
     scopes: dict[str, Scope] = {}
@@ -104,5 +101,5 @@ def split_mirror(name: str) -> tuple[str, str] | None:
 
 
 def tag_of(mirror: str) -> str:
-    """Return what Prefect's tag routes call a mirror: its name without the prefix."""
+    """Return a mirror's name in Prefect's tag routes: the name without its prefix."""
     return mirror.removeprefix(_MIRROR_PREFIX)

@@ -1,9 +1,7 @@
-"""Outcomes: what the server's answers about slots mean.
+"""Outcomes: the meanings of the server's answers about slots.
 
-Standard library only, so that whoever drives the gateway can name these without importing Prefect.
+Standard library only: the lease engine names these without importing Prefect.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -13,10 +11,10 @@ from prefect_slots.errors import SlotsError
 
 @dataclass(eq=False, repr=False)
 class Busy(SlotsError):
-    """Somebody else holds the slots; nothing was taken.
+    """The slots are held by others; nothing was taken.
 
     Attributes:
-        names: The limits asked for; the server does not say which of them was full.
+        names: The limits asked for; the server does not name the full one among them.
         retry_after: Seconds the server suggests to wait, or `None`. A release may come sooner.
     """
 
@@ -43,7 +41,7 @@ class TooLarge(SlotsError):
 
 @dataclass(eq=False, repr=False)
 class UnknownOutcome(SlotsError):
-    """A change was sent and no definite answer came back: the server may or may not have applied it.
+    """A change without a definite answer: the server may or may not have applied it.
 
     Repeating it could apply it twice. Look it up by its holder, then decide.
     """
@@ -69,9 +67,9 @@ class OccupiedLease:
     """Slots that are occupied until the lease runs out.
 
     Attributes:
-        seconds: Life left when the answer came, counted from before the request was sent, so that our deadline is
-            never later than the server's.
-        limits: Where they are occupied, without mirrors.
+        seconds: Life left when the answer came, counted from before the request was sent: our deadline is never
+            later than the server's.
+        limits: The occupied limits, without mirrors.
     """
 
     id: UUID

@@ -1,10 +1,8 @@
-"""What to do to the server's limits so that they equal what a machine has. Pure: no server, no clock.
+"""The plan of a registration: limits to create, change or leave on the server. Pure: no server, no clock.
 
-A limit's number is changed only by whoever made it. For a fleet's limit, which several machines make, that is whoever
-last saw it as it now is: a machine with an outdated file is refused instead of undoing what another has just changed.
+A limit's number is changed only by its maker. A fleet's limit is made by several machines; the one that last saw its
+present number may change it. So a machine with an outdated file is refused, and does not undo another's change.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +15,7 @@ from prefect_slots.model.resource import Scope
 
 
 class Action(StrEnum):
-    """What becomes of one limit."""
+    """The fate of one limit."""
 
     CREATE = "create"
     CHANGE = "change"
@@ -34,8 +32,8 @@ class Entry:
     Attributes:
         old: Its number on the server, or `None` where it does not exist.
         new: Its number as it should be, or `None` where nothing here needs it any more.
-        held: Slots that are occupied now; they stay so whatever happens to the number.
-        problem: What is wrong with it and what to do, for a conflict.
+        held: Slots that are occupied now; a change of the number leaves them occupied.
+        problem: The fault of a limit in conflict, and its remedy.
     """
 
     name: str
@@ -48,21 +46,19 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationPlan:
-    """What to do, limits and this ledger's mirrors of them apart; both sorted by name."""
+    """The entries of the limits and of this ledger's mirrors of them, each sorted by name."""
 
     limits: tuple[Entry, ...]
     mirrors: tuple[Entry, ...]
 
     @property
     def conflicts(self) -> tuple[Entry, ...]:
-        """What must not be touched without being told to; nothing else may be done while there are any."""
+        """The entries that only `adopt` may touch; while there are any, nothing is written."""
         return tuple(entry for entry in (*self.limits, *self.mirrors) if entry.action is Action.CONFLICT)
 
     def steps(self) -> tuple[Entry, ...]:
-        """Return what is to be created or changed, mirrors that grow first and mirrors that shrink last.
-
-        So a mirror never refuses slots that its limit has, and will have, to give.
-        """
+        """Return the entries to create or change: growing mirrors first, shrinking mirrors last."""
+        # In any other order, a mirror could refuse slots that its limit has to give.
         touched = (Action.CREATE, Action.CHANGE)
         mirrors = [entry for entry in self.mirrors if entry.action in touched]
         growing = [entry for entry in mirrors if (entry.new or 0) > (entry.old or 0)]
@@ -71,7 +67,7 @@ class RegistrationPlan:
 
 
 def numbers_of(existing: Mapping[str, ExistingLimit], ledgers: Collection[str]) -> dict[str, int]:
-    """Return the limits that `ledgers` have mirrors of, with the numbers they last gave them."""
+    """Return the limits mirrored by `ledgers`, with the numbers that these last gave them."""
     found: dict[str, int] = {}
     for name, limit in existing.items():
         parts = split_mirror(name)
@@ -89,34 +85,36 @@ def plan(
     former: Collection[str] = (),
     adopt: bool = False,
 ) -> RegistrationPlan:
-    """Compare what a machine has with what the server has.
+    """Compare the limits that a machine needs with those of the server.
 
     Args:
         wanted: The limits that the server should have, without mirrors.
-        existing: Everything the server has, mirrors of all ledgers included.
+        existing: All limits of the server, mirrors of all ledgers included.
         ours: Limits that this machine made, with the numbers it last gave them.
-        ledger_id: Whose mirrors to make.
+        ledger_id: The ledger to make mirrors for.
         former: Ledgers that had this machine's name before; their mirrors are orphaned.
         adopt: Take over limits that this machine did not make.
     """
     specs = {spec.name: spec for spec in wanted}
     limits = [_judge(spec, existing.get(name), ours.get(name), adopt=adopt) for name, spec in specs.items()]
+    # A limit that another machine mirrors is still in use there, though this one needs it no more.
     limits += [
-        Entry(name=name, action=Action.ORPHANED, old=existing[name].limit, new=None, held=existing[name].active_slots)
+        _orphan(name, existing[name])
         for name in ours
         if name in existing and name not in specs and not _mirrored_by_others(name, existing, {ledger_id, *former})
     ]
-    mirrors: list[Entry] = []
-    for name, spec in specs.items():
-        mirror = mirror_of(name, ledger_id)
-        made_by_us = replace(spec, name=mirror, scope=Scope.WORKER)
-        mirrors.append(_judge(made_by_us, existing.get(mirror), spec.limit, adopt=adopt))
+    # Nobody else makes a mirror of this ledger: its number is always ours to change.
+    own = [replace(spec, name=mirror_of(name, ledger_id), scope=Scope.WORKER) for name, spec in specs.items()]
+    mirrors = [_judge(spec, existing.get(spec.name), spec.limit, adopt=adopt) for spec in own]
     for name, limit in existing.items():
         parts = split_mirror(name)
         if parts and (parts[1] in former or (parts[1] == ledger_id and parts[0] not in specs)):
-            orphan = Entry(name=name, action=Action.ORPHANED, old=limit.limit, new=None, held=limit.active_slots)
-            mirrors.append(orphan)
+            mirrors.append(_orphan(name, limit))
     return RegistrationPlan(limits=_sorted(limits), mirrors=_sorted(mirrors))
+
+
+def _orphan(name: str, found: ExistingLimit) -> Entry:
+    return Entry(name=name, action=Action.ORPHANED, old=found.limit, new=None, held=found.active_slots)
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -139,17 +137,15 @@ def _judge(spec: LimitSpec, found: ExistingLimit | None, last_given: int | None,
         action = Action.CHANGE
     else:
         action = Action.CONFLICT
-        made = (
-            "another machine or a person has changed it" if last_given is not None else "this machine did not make it"
-        )
-        problem = f"{made}; `prefect-slots register --adopt` takes it over"
+        why = "this machine did not make it" if last_given is None else "another machine or a person has changed it"
+        problem = f"{why}; `prefect-slots register --adopt` takes it over"
     return Entry(
         name=spec.name, action=action, old=found.limit, new=spec.limit, held=found.active_slots, problem=problem
     )
 
 
 def _defect(name: str, found: ExistingLimit) -> str:
-    # Switching it on again here would be wrong: a lease granted meanwhile subtracts slots that it never took.
+    # Switched on again here, it would lose count: a lease granted meanwhile subtracts slots that it never took.
     if not found.active:
         return f"it is switched off, so it counts nothing; when nothing runs, `prefect gcl enable '{name}'`"
     if found.decay > 0:

@@ -1,10 +1,8 @@
 """Registration: make the server's limits, their mirrors and the claim equal what this machine has.
 
-Safe to run by several workers at once and after a crash at any point: what was done is read again, and done steps are
+Safe to run by several workers at once and after a crash at any point: the server is read again, and done steps are
 not repeated. A number is changed by itself only; `active_slots` is never set, and nothing held is deleted.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
@@ -22,15 +20,19 @@ from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, numbers_o
 from prefect_slots.model.registered import LimitSpec, Stock
 from prefect_slots.system import clock
 
-_PAGE: Final = 200  # Prefect returns at most this many limits per request.
+# Prefect returns at most this many limits per request.
+_PAGE: Final = 200
+# Two workers that register at once lose a round each now and then; after so many, something else changes the limits.
 _ROUNDS: Final = 12
+# The longest pause between two rounds, in which another worker's registration ends.
 _PAUSE_SECONDS: Final = 0.5
+# A mirror follows its limit; only these say more than the limit's own entry.
 _SHOWN_MIRRORS: Final = (Action.ORPHANED, Action.CONFLICT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationReport:
-    """What a registration did, or with `dry_run` would do.
+    """The result of a registration; with `dry_run`, the result that it would have.
 
     Attributes:
         entries: Every limit of this machine; mirrors only where they are orphaned or in the way.
@@ -48,19 +50,16 @@ class RegistrationReport:
         return asdict(self)
 
 
-class ReadAgain(Exception):
-    """Somebody else was faster, or an answer was lost: what the server has must be read before going on."""
+class _ReadAgain(Exception):
+    """Another process was faster, or an answer was lost: the server must be read before going on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Wish:
-    """One registration, as it was asked for."""
+    """The arguments of one registration; `claim` is the claim to write, without former ledgers."""
 
-    machine: str
-    ledger_id: str
-    host: str
+    claim: Claim
     wanted: tuple[LimitSpec, ...]
-    cards: Mapping[int, str]
     adopt: bool
     prune: bool
     dry_run: bool
@@ -81,15 +80,15 @@ async def register(
     """Claim `machine` for `ledger_id` and make its limits equal `stocks`.
 
     Args:
-        server: Where to register.
+        server: The server to register on.
         machine: A sanitised machine name.
         ledger_id: The ledger that decides for this machine.
         host: The host's name, for people.
-        stocks: What the machine has, nominally.
-        cards: Card number in limit names to UUID.
+        stocks: The machine's resources with their nominal capacities.
+        cards: UUIDs by the GPU's number in limit names.
         adopt: Take over the name from another ledger, and limits that this machine did not make.
         prune: Delete limits that this machine made and no longer has, if nothing holds them.
-        dry_run: Only say what would be done; conflicts are then entries, not errors.
+        dry_run: Write nothing and report the plan; conflicts are then entries, not errors.
 
     Raises:
         NameTaken: another ledger has claimed the name.
@@ -97,48 +96,55 @@ async def register(
         ServerUnreachable: the server did not answer, or others kept changing the same limits.
         ServerRefused: the server refused us.
     """
-    wish = _Wish(
-        machine=machine, ledger_id=ledger_id, host=host, wanted=specs(machine, stocks), cards=dict(cards),
-        adopt=adopt, prune=prune, dry_run=dry_run,
-    )  # fmt: skip
+    wanted = specs(machine, stocks)
+    limits = {spec.name: spec.limit for spec in wanted}
+    claim = Claim(
+        machine=machine, ledger_id=ledger_id, host=host, version=_our_version(), limits=limits, cards=dict(cards)
+    )
+    wish = _Wish(claim=claim, wanted=wanted, adopt=adopt, prune=prune, dry_run=dry_run)
     done: dict[str, Entry] = {}
     words: list[str] = []
     for _ in range(_ROUNDS):
         try:
             return await _one_round(server, wish, done, words)
-        except ReadAgain:
+        except _ReadAgain:
             # Two that go on in step would be in each other's way at every limit.
             await asyncio.sleep(clock.between(0, _PAUSE_SECONDS))
     raise ServerUnreachable(url=server.url, cause=f"the limits of '{machine}' kept changing while they were registered")
 
 
 async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words: list[str]) -> RegistrationReport:
+    ledger_id = wish.claim.ledger_id
     exists, found = await _standing_claim(server, wish)
     existing = await read_all(server)
-    former = _former(found, existing, wish)
-    made = numbers_of(existing, former) | dict(found.limits if found else {}) | numbers_of(existing, {wish.ledger_id})
-    todo = plan(wish.wanted, existing, made, ledger_id=wish.ledger_id, former=former, adopt=wish.adopt)
+    claim = replace(wish.claim, former=_former(found, existing, ledger_id))
+    # The later of these say more: our own mirrors have the numbers of our last registration, even of a broken one.
+    made = numbers_of(existing, claim.former) | dict(found.limits if found else {}) | numbers_of(existing, {ledger_id})
+    todo = plan(wish.wanted, existing, made, ledger_id=ledger_id, former=claim.former, adopt=wish.adopt)
     if todo.conflicts and not wish.dry_run:
         first = todo.conflicts[0]
         raise LimitConflict(name=first.name, theirs=first.old or 0, ours=first.new or 0, problem=first.problem)
 
-    claim = _claim_of(wish, former)
     words.append(_word(found, claim))
     if not wish.dry_run:
         standing = found
-        if found is None or found.ledger_id != wish.ledger_id:
-            # The name first, so that of two ledgers only one goes on; what it registered last, so that a crash
-            # between leaves the numbers that the limits still have.
+        if found is None or found.ledger_id != ledger_id:
+            # The name first, so that of two ledgers only one goes on; the limits last, so that a crash between leaves
+            # the numbers that the limits still have.
             standing = replace(claim, limits=found.limits if found else {})
             await _sure(write_claim(server, standing, replace=exists))
-        await apply(server, todo, done=done, prune=wish.prune)
+        for step in todo.steps():
+            await _write(server, step)
+            done[step.name] = step
+        for group in _orphans(todo) if wish.prune else ():
+            await _prune(server, group, done)
         if standing != claim:
             await _sure(write_claim(server, claim, replace=True))
-    # In a later round, what an earlier one did looks as if it had always been so.
+    # In a later round, an earlier round's changes look as if they had always been so.
     entries = (*todo.limits, *(entry for entry in todo.mirrors if entry.action in _SHOWN_MIRRORS))
     return RegistrationReport(
-        machine=wish.machine,
-        ledger_id=wish.ledger_id,
+        machine=claim.machine,
+        ledger_id=ledger_id,
         claim=next((word for word in words if word != "unchanged"), "unchanged"),
         entries=tuple(done.get(entry.name, entry) for entry in entries),
         dry_run=wish.dry_run,
@@ -146,32 +152,25 @@ async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words:
 
 
 async def _standing_claim(server: Server, wish: _Wish) -> tuple[bool, Claim | None]:
-    exists, found = await read_claim(server, wish.machine)
-    if exists and not wish.adopt and (found is None or found.ledger_id != wish.ledger_id):
+    ours = wish.claim
+    exists, found = await read_claim(server, ours.machine)
+    if exists and not wish.adopt and (found is None or found.ledger_id != ours.ledger_id):
         raise NameTaken(
-            machine=wish.machine,
+            machine=ours.machine,
             theirs=found.ledger_id if found else "unreadable",
-            ours=wish.ledger_id,
+            ours=ours.ledger_id,
             host=found.host if found else "unknown",
         )
     return exists, found
 
 
-def _former(found: Claim | None, existing: Mapping[str, ExistingLimit], wish: _Wish) -> tuple[str, ...]:
+def _former(found: Claim | None, existing: Mapping[str, ExistingLimit], ledger_id: str) -> tuple[str, ...]:
     """Return the ledgers that had this name before ours and still have mirrors."""
     if found is None:
         return ()
     mirrored = {parts[1] for parts in map(split_mirror, existing) if parts}
-    before = {*found.former, found.ledger_id} - {wish.ledger_id}
+    before = {*found.former, found.ledger_id} - {ledger_id}
     return tuple(sorted(before & mirrored))
-
-
-def _claim_of(wish: _Wish, former: tuple[str, ...]) -> Claim:
-    limits = {spec.name: spec.limit for spec in wish.wanted}
-    return Claim(
-        machine=wish.machine, ledger_id=wish.ledger_id, host=wish.host, version=_our_version(), limits=limits,
-        cards=wish.cards, former=former,
-    )  # fmt: skip
 
 
 def _word(found: Claim | None, claim: Claim) -> str:
@@ -182,25 +181,11 @@ def _word(found: Claim | None, claim: Claim) -> str:
     return "unchanged" if found == claim else "changed"
 
 
-async def apply(server: Server, todo: RegistrationPlan, *, done: dict[str, Entry], prune: bool) -> None:
-    """Carry out a plan without conflicts, noting in `done` each step that was taken.
-
-    Raises:
-        ReadAgain: what the server has is no longer what the plan was made from.
-    """
-    for step in todo.steps():
-        await _write(server, step)
-        done[step.name] = step
-    if prune:
-        for group in _orphans(todo):
-            await _prune(server, group, done)
-
-
 async def _write(server: Server, step: Entry) -> None:
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 
     number = step.new
-    assert number is not None
+    assert number is not None  # only an orphan has none, and an orphan is no step
     if step.action is Action.CREATE:
         create = GlobalConcurrencyLimitCreate(name=step.name, limit=number)
         await _sure(server.ask(lambda client: client.create_global_concurrency_limit(create)))
@@ -215,7 +200,7 @@ async def _sure(write: Awaitable[object]) -> None:
     try:
         await write
     except (ObjectAlreadyExists, ObjectNotFound, UnknownOutcome) as error:
-        raise ReadAgain from error
+        raise _ReadAgain from error
 
 
 def _orphans(todo: RegistrationPlan) -> Iterator[tuple[Entry, ...]]:
@@ -236,7 +221,7 @@ def _limit_of(mirror: Entry) -> str:
 
 
 async def _prune(server: Server, group: tuple[Entry, ...], done: dict[str, Entry]) -> None:
-    # Deleting what is held would leave leases that count nowhere; so it is looked at again right before.
+    # Leases on a deleted limit would count nowhere: its holders are read again right before.
     for entry in group:
         found = await read_limit(server, entry.name)
         if found is not None and found.active_slots > 0:

@@ -1,10 +1,8 @@
 """HTTP that never repeats a change whose answer was lost, under Prefect's own client.
 
 Prefect's client repeats a request after a lost answer, so that one call can take two leases, and sleeps seconds after a
-503. It catches `httpx` exceptions to do so; ours are none, and pass through it. Knows nothing of limits or leases.
+503. It catches `httpx` exceptions to do so; ours are none, and pass through it. Limits and leases are not known here.
 """
-
-from __future__ import annotations
 
 import ssl
 import urllib.request
@@ -15,6 +13,7 @@ import httpx
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.limits.outcome import UnknownOutcome
 
+# With these, no byte of the request has left: nothing can have been applied.
 _NEVER_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -22,14 +21,18 @@ _NEVER_SENT: Final = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
+# A proxy between us and the server answers with these; the server itself may have heard nothing, or everything.
 _NO_ANSWER_FROM_PREFECT: Final = frozenset({408, 429, 502, 503, 504})
+# A 500 can come after the commit.
 _LEFT_OPEN: Final = _NO_ANSWER_FROM_PREFECT | {500}
+# Prefect's own 503 is told from a proxy's by its words.
 _PREFECTS_503: Final = b"Service Unavailable"
 _STALE_CSRF: Final = b"Invalid CSRF token"
 
 # Prefect's server closes a connection after 5 idle seconds. A request sent on it at that moment is lost, and a lost
 # change costs a look-up; so ours are dropped before.
 _KEEPALIVE_SECONDS: Final = 4.0
+# Acquiring, giving back, renewing and listening go on at once; more would crowd a server that serves a hundred.
 _CONNECTIONS: Final = 4
 
 
@@ -37,8 +40,8 @@ class Unavailable(Exception):
     """A 503: the server says it could not serve the request now.
 
     Attributes:
-        may_be_applied: Whether the database's kind decides if the change was undone (it was, on SQLite). False for
-            reads, which may always be repeated.
+        may_be_applied: True for a change: the database's kind decides if it was undone, as on SQLite. False for a
+            read, which may always be repeated.
     """
 
     def __init__(self, request: str, *, may_be_applied: bool) -> None:
@@ -62,7 +65,7 @@ class OnceTransport(httpx.AsyncBaseTransport):
         """Send `request` once and return its definite answer, body included.
 
         Raises:
-            ServerUnreachable: nothing was sent, or what was asked only reads.
+            ServerUnreachable: nothing was sent, or the request only reads.
             Unavailable: a 503 to a read, or one in the words of Prefect's server to a change.
             UnknownOutcome: a change was sent, and it may have been applied.
         """

@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.support.http_stub import HttpStub, Reply, http_stub
+from tests.support.server_views import check_server
 
 from prefect_slots.errors import LimitMissing, ServerRefused, ServerUnreachable
-from prefect_slots.limits.client import check_server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
 

@@ -128,9 +128,15 @@ with requires(license="ansys"):
 threads = [threading.Thread(target=busy) for _ in range(3)]
 for thread in threads: thread.start()
 codes = []
+def fork():
+    while True:
+        try:
+            return os.fork()
+        except RuntimeError as error:  # on Python 3.12 and newer, filelock refuses a fork while another thread forks
+            if "filelock" not in str(error): raise
 def forking():
     for _ in range(10):
-        child = os.fork()
+        child = fork()
         if child == 0:
             try:
                 with requires(license="matlab", timeout=20):
