@@ -1,12 +1,13 @@
-"""What looks at one kind of resource: the protocol, those shipped here, and those that other packages bring.
+"""The protocol of detectors, their answers, and the detectors of other packages.
 
-A package brings one by an entry point of the group `prefect_slots.detectors`, called as the resource it looks for. That
-it is installed is enough; `[detectors.<name>]` in the configuration hands it options, or switches it off.
+Another package offers a detector by an entry point of the group `prefect_slots.detectors`, named after its resource. An
+installed detector is used; `[detectors.<name>]` in the configuration passes options to it, or switches it off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -19,17 +20,25 @@ from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import UNPRINTABLE, Finding
 from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, Resource, check_resource_name
 
+GROUP: Final = "prefect_slots.detectors"
+
+# Cards that no process keeps awake take seconds each to answer, so a machine of eight may need most of it.
+DETECT_SECONDS: Final = 20.0
+
+# `check_resource_name` refuses names of more than a declared resource may have; these are the package's own.
+_OWN_NAMES: Final = frozenset({GPU_MEM, MEM, CPUS})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """One place of a resource beside what became of it, for people.
+    """An explanation of one cell, for people: the amounts on the way from detection to offer.
 
     Attributes:
-        key: The cell's key, also of one that is not offered.
-        found: What was seen there, before anything is taken off; `None` where nothing looked or could look.
-        declared: What a person wrote down; `None` where nobody did.
-        offered: What tasks may take; `None` if nothing.
-        why: What lies between.
+        key: The cell's key, also of a cell that is not offered.
+        found: Detected amount before deductions; `None` if nothing was detected.
+        declared: Declared amount; `None` without a declaration.
+        offered: Amount for tasks; `None` if the cell is not offered.
+        why: Reason of the difference.
     """
 
     resource: str
@@ -44,15 +53,15 @@ class Sight:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The answer of one probe.
+    """The answer of one detector.
 
     Attributes:
-        unknown: Resources whose cells could not all be read. One may be in `resources` too: its listed cells are true,
-            and cells that are not listed may still exist.
+        unknown: Resources of which some cells could not be read. A resource may be in `resources` too: its listed cells
+            are true, and others may exist.
         unknown_cells: Keys of cells that exist but could not be read now.
-        lost: Resources of which every cell that is not listed is broken or gone; they are in `unknown` too.
-        lost_cells: Keys of cells that are broken; they are in `unknown_cells` too.
-        sights: What was looked at, where it is not simply what `resources` lists.
+        lost: Resources of which every unlisted cell is broken or gone; they are in `unknown` too.
+        lost_cells: Keys of broken cells; they are in `unknown_cells` too.
+        sights: Explanations of cells, where `resources` alone does not explain them.
     """
 
     resources: tuple[Resource, ...] = ()
@@ -64,21 +73,134 @@ class Answer:
     sights: tuple[Sight, ...] = ()
 
 
-def check_answer(value: object) -> Answer:
-    """Return what another package answered, if it is an `Answer` down to its last field.
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The surroundings that a detector may read.
 
-    Raises:
-        TypeError: for anything else: it would fail later, where nobody could tell whose mistake it is.
+    Attributes:
+        root: The folder that stands for `/`.
+        env: The environment in which tasks will run.
+        options: The table `[detectors.<name>]` without `enabled`.
+        gpus: The table `[gpus]`: excluded GPUs and the headroom of each.
+        load: Imports NVIDIA's binding of NVML.
     """
-    if not isinstance(value, Answer):
-        raise TypeError(f"it answered {type(value).__name__} instead of Answer")
-    for mistake in _mistakes(value, Answer, "its answer"):
+
+    root: Path = Path("/")
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    gpus: GpuRules = field(default_factory=GpuRules)
+    load: Callable[[], Nvml] = load_nvml
+
+
+class Detector(Protocol):
+    """A detector of one kind of resource.
+
+    Attributes:
+        resources: Names of all resources that it may ever find. If it fails they are unknown, so that their
+            registration stays as it is.
+    """
+
+    @property
+    def resources(self) -> frozenset[str]: ...  # noqa: D102
+
+    def detect(self, scene: Scene) -> Answer:
+        """Return the resources, the findings for people, and the names of everything that could not be read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One run of a detector, with the findings for its failures.
+
+    Attributes:
+        name: Subject of the findings: the detector's name in the configuration, or a resource for an own detector.
+        label: Name of the run, for people; while a run of one label hangs, no other is started.
+        seconds: Time limit.
+        own: The detector cannot be switched off or replaced, so its failure is a mistake of this package.
+    """
+
+    name: str
+    detector: Detector
+    scene: Scene = field(default_factory=Scene)
+    label: str = ""
+    seconds: float = DETECT_SECONDS
+    own: bool = False
+
+    def run(self) -> Answer:
+        """Return the detector's answer; any mistake of the detector becomes a finding and makes its resources unknown.
+
+        The answer is checked down to its last field: otherwise it would fail later, without a hint of its maker.
+        """
+        try:
+            resources = _resources_of(self.detector)
+            answer = self.detector.detect(self.scene)
+            _check(answer, resources)
+        except BaseException as error:
+            # A detector that calls `sys.exit` must end nothing; no signal is raised in the thread of a probe.
+            return self.failed(error)
+        return answer
+
+    def failed(self, error: BaseException) -> Answer:
+        """Return the answer of a detector that raised."""
+        if not self.own:
+            return failure_of(self.name, error, self._known())
+        problem = f"looking at {self.label} failed: {type(error).__name__}: {error}"
+        remedy = "please report this; until then declare the resource in prefect-slots.toml"
+        return unreadable(self.name, problem, remedy, self._known())
+
+    def hanging(self, words: str) -> Answer:
+        """Return the answer of a detector that did not answer in time."""
+        problem, hint = f"its detector {words}", "or whether what it looks at lies on a network"
+        if self.own:
+            problem, hint = f"looking at {self.label} {words}", "a driver that hangs may need a reboot"
+        remedy = f"what was registered before stays; see the kernel log, {hint}"
+        return unreadable(self.name, problem, remedy, self._known())
+
+    def _known(self) -> frozenset[str]:
+        with suppress(Exception):
+            return _resources_of(self.detector) or frozenset({self.name})
+        return frozenset({self.name})
+
+
+def failure_of(name: str, error: BaseException, resources: frozenset[str]) -> Answer:
+    """Return the answer in place of a detector of that name that raised, or could not be loaded."""
+    problem = f"its detector failed: {type(error).__name__}: {error}"
+    remedy = f"tell whoever made it; until then set enabled = false under [detectors.{name}]"
+    return unreadable(name, problem, remedy, resources)
+
+
+def unreadable(subject: str, problem: str, remedy: str, resources: frozenset[str]) -> Answer:
+    """Return the answer that makes these resources unknown, with an error as its only finding."""
+    finding = Finding(subject=subject, problem=problem, remedy=remedy, severity="error")
+    return Answer(unknown=resources, findings=(finding,))
+
+
+def _resources_of(detector: Detector) -> frozenset[str]:
+    resources = cast("Any", detector.resources)
+    # A string is iterable too, but its letters are no names of resources.
+    if isinstance(resources, str) or not all(isinstance(name, str) for name in resources):
+        raise TypeError("its `resources` are no set of names")
+    return frozenset(resources)
+
+
+def _check(answer: object, resources: frozenset[str]) -> None:
+    if not isinstance(answer, Answer):
+        raise TypeError(f"it answered {type(answer).__name__} instead of Answer")
+    for mistake in _mistakes(answer, Answer, "its answer"):
         raise TypeError(mistake)
-    return value
+    listed = [resource.name for resource in answer.resources]
+    named = {*listed, *answer.unknown}
+    if len(set(listed)) < len(listed):
+        raise ValueError("it answered for a resource twice")
+    if not named <= resources:
+        raise ValueError(f"it answered for {', '.join(sorted(named - resources))}, which it does not look for")
+    for resource in named - _OWN_NAMES:
+        if not resource.startswith(LICENSE_PREFIX):
+            check_resource_name(resource)
 
 
 def _mistakes(value: Any, kind: Any, at: str) -> Iterator[str]:
-    """Yield what is not as `kind` says: a dataclass, a tuple or set of one kind, a choice of several, or a class."""
+    """Yield the deviations from the type `kind`: a dataclass, a tuple or set of one type, a union, or a class."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
         if all(any(_mistakes(value, each, at)) for each in args):
@@ -86,6 +208,7 @@ def _mistakes(value: Any, kind: Any, at: str) -> Iterator[str]:
     elif origin is Literal:
         if value not in args:
             yield f"{at} is {value!r}, not one of {', '.join(args)}"
+    # `True` is an `int` to Python, but no capacity.
     elif not isinstance(value, origin or kind) or (kind is int and isinstance(value, bool)):
         yield f"{at} is {type(value).__name__} instead of {(origin or kind).__name__}"
     elif kind is str and UNPRINTABLE.search(value):
@@ -103,69 +226,28 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-GROUP: Final = "prefect_slots.detectors"
-
-_NAMED_HERE: Final = frozenset({GPU_MEM, MEM, CPUS})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a detector may look at.
-
-    Attributes:
-        root: The folder that stands for `/`.
-        env: The environment that tasks will run in.
-        options: What `[detectors.<name>]` says, but for `enabled`.
-        gpus: Which cards to leave out, and what to keep free on each.
-        load: Gives NVIDIA's binding of NVML.
-    """
-
-    root: Path = Path("/")
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
-    options: Mapping[str, object] = field(default_factory=dict[str, object])
-    gpus: GpuRules = field(default_factory=GpuRules)
-    load: Callable[[], Nvml] = load_nvml
-
-
-class Detector(Protocol):
-    """Looks at one kind of resource.
-
-    Attributes:
-        resources: Names of all that it may ever find. They are unknown when it fails, so that what was registered
-            before stays.
-    """
-
-    @property
-    def resources(self) -> frozenset[str]: ...  # noqa: D102
-
-    def detect(self, scene: Scene) -> Answer:
-        """Look, and say what there is, what there is to know about it, and what could not be read."""
-        ...
-
-
 @dataclass(frozen=True)
 class Installed:
-    """The detectors that other packages bring, by name, and what is wrong with those that cannot be used."""
+    """The detectors of other packages by name, and answers in place of those that cannot be loaded."""
 
     detectors: Mapping[str, Detector] = field(default_factory=dict[str, Detector])
     failed: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
 
 
 def query_installed() -> Installed:
-    """Load what installed packages bring. Never raises: one that cannot be loaded is an answer."""
+    """Load the detectors of installed packages. Never raises: a failure to load is an answer."""
     detectors: dict[str, Detector] = {}
     failed: dict[str, Answer] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             detectors[entry.name] = _load(entry)
         except BaseException as error:
-            # One that calls `sys.exit` must end nothing; no signal is raised in the thread in which this is called.
             failed[entry.name] = failure_of(entry.name, error, frozenset({entry.name}))
     return Installed(detectors, failed)
 
 
 def names_installed() -> tuple[str, ...]:
-    """Return what the detectors that packages bring are called, without loading any."""
+    """Return the names of the detectors of installed packages, without an import of any."""
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
 
@@ -175,57 +257,3 @@ def _load(entry: EntryPoint) -> Detector:
     if not callable(getattr(detector, "detect", None)) or not hasattr(detector, "resources"):
         raise TypeError(f"{entry.value} has no `resources` and `detect`")
     return cast("Detector", detector)
-
-
-def failure_of(name: str, error: BaseException, resources: frozenset[str]) -> Answer:
-    """Return the answer that stands for a detector that failed."""
-    finding = Finding(
-        subject=name,
-        problem=f"its detector failed: {type(error).__name__}: {error}",
-        remedy=f"tell whoever made it; until then set enabled = false under [detectors.{name}]",
-        severity="error",
-    )
-    return Answer(unknown=resources, findings=(finding,))
-
-
-def hanging_of(name: str, detector: Detector, words: str) -> Answer:
-    """Return the answer that stands for a detector that does not answer."""
-    try:
-        resources = _looked_for(detector) or frozenset({name})
-    except Exception:
-        resources = frozenset({name})
-    finding = Finding(
-        subject=name,
-        problem=f"its detector {words}",
-        remedy="what was registered before stays; see the kernel log, or whether what it looks at lies on a network",
-        severity="error",
-    )
-    return Answer(unknown=resources, findings=(finding,))
-
-
-def run(name: str, detector: Detector, scene: Scene) -> Answer:
-    """Let a detector look; whatever it does wrong becomes a finding, and leaves unknown what it looks for."""
-    resources = frozenset[str]()
-    try:
-        resources = _looked_for(detector)
-        answer = check_answer(detector.detect(scene))
-        listed = [resource.name for resource in answer.resources]
-        named = {*listed, *answer.unknown}
-        if len(set(listed)) < len(listed):
-            raise ValueError("it answered for a resource twice")
-        if not named <= resources:
-            raise ValueError(f"it answered for {', '.join(sorted(named - resources))}, which it does not look for")
-        for resource in named - _NAMED_HERE:
-            if not resource.startswith(LICENSE_PREFIX):
-                check_resource_name(resource)
-    except BaseException as error:
-        return failure_of(name, error, resources or frozenset({name}))
-    return answer
-
-
-def _looked_for(detector: Detector) -> frozenset[str]:
-    told = cast("Any", detector.resources)
-    # The letters of a text are no names of resources.
-    if isinstance(told, str) or not all(isinstance(name, str) for name in told):
-        raise TypeError("its `resources` are no set of names")
-    return frozenset(detector.resources)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-from prefect_slots.detect.detector import Answer, Sight
+from prefect_slots.detect.detector import Answer, Scene, Sight
 from prefect_slots.model.amount import CORES, MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import HostRules
 from prefect_slots.model.finding import Finding
@@ -41,6 +42,21 @@ def query_cores(root: Path = ROOT) -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = core_limit(root)
     return affinity if limit is None else min(affinity, limit)
+
+
+@dataclass(frozen=True)
+class HostDetector:
+    """Detector of `cpus` and `mem`, with the `[host]` table and the file that holds it."""
+
+    rules: HostRules
+    source: str
+    resources = frozenset({CPUS, MEM})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Return cores and memory, declared or within the limits of this process."""
+        return interpret_host(
+            self.rules, self.source, partial(query_cores, scene.root), partial(query_memory, scene.root)
+        )
 
 
 def interpret_host(rules: HostRules, source: str, cores: Callable[[], int], memory_mib: Callable[[], int]) -> Answer:

@@ -1,84 +1,66 @@
-"""The survey of one machine: every probe is run, and their answers become one inventory.
+"""The survey of one machine: all detectors run at once, and their answers become one inventory.
 
-All look at once. A probe that fails or hangs makes its resources unknown, with a finding; it never loses what the
-others saw, and never turns into "this machine has none". The host and NVIDIA's cards come first, then the other
-detectors by name.
+A detector that fails or hangs makes its own resources unknown, with a finding. It never loses the answers of the others
+and never turns into "this machine has none". The host and NVIDIA's GPUs come first, then the other detectors by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
+from prefect_slots.detect import gpu as gpu_detectors
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.detector import (
+    DETECT_SECONDS,
     Answer,
     Detector,
     Installed,
+    Probe,
     Scene,
     Sight,
-    hanging_of,
     names_installed,
     query_installed,
-    run,
+    unreadable,
 )
 from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
-from prefect_slots.detect.gpu.amd import AmdDetector
-from prefect_slots.detect.gpu.apple import AppleDetector
-from prefect_slots.detect.gpu.intel import IntelDetector
-from prefect_slots.detect.gpu.nvidia import interpret_nvml, query_nvml
+from prefect_slots.detect.gpu.nvidia import NvidiaDetector
 from prefect_slots.detect.gpu.nvml import NVIDIA, Nvml, load_nvml
-from prefect_slots.detect.host import interpret_host, query_cores, query_memory
+from prefect_slots.detect.host import HostDetector
 from prefect_slots.detect.instruments import InstrumentDetector
-from prefect_slots.detect.licenses.client import DESK, Desk, look_at_licences
+from prefect_slots.detect.licenses.client import DESK, Desk, LicenseDetector
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model import gpu
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import CPUS, GPU_MEM, MEM, Cell, Inventory, Resource, license_resource
-from prefect_slots.system.container import query_surroundings
+from prefect_slots.model.resource import GPU_MEM, MEM, Cell, Inventory, Resource
 from prefect_slots.system.sysfs import ROOT
 from prefect_slots.system.threads import LOOKOUT, Hanging, Look, Lookout
 
-SHIPPED: Final[Mapping[str, Detector]] = {
-    "amd": AmdDetector(),
-    "apple": AppleDetector(),
-    "intel": IntelDetector(),
-    "tpu": TpuDetector(),
-}
+# Detectors that `[detectors.<name>]` can switch off.
+SHIPPED: Final[Mapping[str, Detector]] = {**gpu_detectors.shipped(), "tpu": TpuDetector()}
 
-DETECT_SECONDS: Final = 20.0
-"""Cards that nobody keeps awake take seconds each to answer."""
+# Beyond the limits of the license servers themselves, for the start of their programs.
 _GRACE_SECONDS: Final = 2.0
-_ORDER: Final = {"error": 0, "warning": 1, "info": 2}
+_ORDER: Final = {"error": 0, "warning": 1, "info": 2, "ok": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a machine has, and what a person should know about it.
+    """The resources of a machine, with findings for people.
 
     Attributes:
         findings: Errors first, then warnings, then remarks.
-        sights: What was found and what was declared of each place, side by side, sorted by resource.
+        sights: Explanations of all cells, detected and declared amounts side by side, sorted by resource.
     """
 
     inventory: Inventory
     findings: tuple[Finding, ...] = ()
     sights: tuple[Sight, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """One probe: what it looks at, for people, and what makes an answer of it that stands for one that hangs."""
-
-    what: str
-    look: Look
-    hanging: Callable[[str], Answer]
 
 
 def survey(
@@ -92,89 +74,74 @@ def survey(
     desk: Desk = DESK,
     lookout: Lookout = LOOKOUT,
 ) -> Survey:
-    """Look at what this machine has. Never raises for what the machine does.
+    """Survey this machine. Never raises because of the machine's state.
 
     Args:
-        declarations: What the configuration says.
-        env: The environment that tasks will run in.
-        seconds: After which a probe that does not answer is left behind; licence servers have limits of their own.
-        load: Gives NVIDIA's binding.
+        declarations: The configuration's tables about the machine.
+        env: The environment in which tasks will run.
+        seconds: Time limit of each detector; license servers have limits of their own.
+        load: Imports NVIDIA's binding.
         root: The folder that stands for `/`.
-        installed: Gives the detectors that other packages bring.
-        desk: Where licence servers are asked.
-        lookout: Who keeps watch over the probes.
+        installed: Loads the detectors of other packages.
+        desk: The client of license servers.
+        lookout: Runs the detectors, and remembers those that hang.
     """
-    memory_mib = partial(query_memory, root)
-
-    def host() -> Answer:
-        return interpret_host(declarations.host, declarations.source, partial(query_cores, root), memory_mib)
-
-    def nvml() -> Answer:
-        return interpret_nvml(query_nvml(load), declarations.gpus, env, memory_mib, query_surroundings(root, env))
-
-    def licences() -> Answer:
-        return look_at_licences(declarations.license_servers, env, desk)
-
-    probes = [_own(host, "the host", seconds, CPUS, MEM)]
-    if declarations.gpus.detect:
-        probes.append(_own(nvml, NVIDIA, seconds, GPU_MEM))
-    brought, instead = _brought(installed, seconds, lookout)
     scene = Scene(root=root, env=env, gpus=declarations.gpus, load=load)
-    probes.extend(_detectors(declarations, scene, brought, seconds))
-    if declarations.license_servers:
-        seats = [license_resource(name) for table in declarations.license_servers for name, _ in table.features]
-        # Each waits for its turn and is given up by its own limit; those of one server are asked one after the other.
-        limit = 2 * sum(table.timeout for table in declarations.license_servers) + _GRACE_SECONDS
-        probes.append(_own(licences, "licence servers", limit, *seats))
-    seen = lookout.send({probe.what: probe.look for probe in probes})
+    brought, instead = _brought(installed, seconds, lookout)
+    probes = list(_probes(declarations, scene, brought, desk, seconds))
+    seen = lookout.send({probe.label: Look(probe.run, probe.seconds) for probe in probes})
     answers = [
-        probe.hanging(answer.words) if isinstance(answer := seen[probe.what], Hanging) else answer for probe in probes
+        probe.hanging(answer.words) if isinstance(answer := seen[probe.label], Hanging) else answer for probe in probes
     ]
-    return merge([*answers, *instead, *_failed(declarations, brought)], tuple(declared_resources(declarations)))
-
-
-def _own(probe: Callable[[], Answer], what: str, seconds: float, *names: str) -> _Probe:
-    """Make a probe of our own, of which a mistake is told and leaves unknown what it looks for."""
-
-    def hanging(words: str) -> Answer:
-        remedy = "what was registered before stays; see the kernel log, a driver that hangs may need a reboot"
-        finding = Finding(subject=names[-1], problem=f"looking at {what} {words}", remedy=remedy, severity="error")
-        return Answer(unknown=frozenset(names), findings=(finding,))
-
-    return _Probe(what, Look(partial(_guarded, probe, what, *names), seconds), hanging)
+    return merge([*answers, *instead, *_unusable(declarations, brought)], tuple(declared_resources(declarations)))
 
 
 def _brought(
     installed: Callable[[], Installed], seconds: float, lookout: Lookout
 ) -> tuple[Installed, tuple[Answer, ...]]:
-    """Load what other packages bring, or say that one of them hangs while it is imported."""
-    loaded = lookout.send({"detectors of other packages": Look(installed, seconds)})["detectors of other packages"]
+    """Load the detectors of other packages; if the import of one hangs, none of them runs and an answer says so."""
+    label = "detectors of other packages"
+    loaded = lookout.send({label: Look(installed, seconds)})[label]
     if not isinstance(loaded, Hanging):
         return loaded, ()
     problem = f"importing the detectors of other packages {loaded.words}; none of them looks"
     remedy = "uninstall the package that hangs, or tell whoever made it"
-    finding = Finding(subject="[detectors]", problem=problem, remedy=remedy, severity="error")
-    return Installed(), (Answer(unknown=frozenset(names_installed()), findings=(finding,)),)
+    return Installed(), (unreadable("[detectors]", problem, remedy, frozenset(names_installed())),)
 
 
-def _detectors(declarations: Declarations, scene: Scene, brought: Installed, seconds: float) -> Iterator[_Probe]:
-    """Yield the detectors: those shipped and installed unless they are switched off, and those that were asked for."""
+def _probes(
+    declarations: Declarations, scene: Scene, brought: Installed, desk: Desk, seconds: float
+) -> Iterator[Probe]:
+    """Yield the probes of a survey; of two that find one resource the first is believed."""
+    host = HostDetector(declarations.host, declarations.source)
+    yield Probe(name=MEM, label="the host", detector=host, scene=scene, seconds=seconds, own=True)
+    if declarations.gpus.detect:
+        yield Probe(name=GPU_MEM, label=NVIDIA, detector=NvidiaDetector(), scene=scene, seconds=seconds, own=True)
     rules = {rule.name: rule for rule in declarations.detectors}
     for name, detector in sorted({**brought.detectors, **SHIPPED}.items()):
         rule = rules.get(name, DetectorRules(name=name))
-        cards = GPU_MEM in detector.resources if name in SHIPPED else False
-        if rule.enabled and (declarations.gpus.detect or not cards):
-            yield _detector(name, f"detector {name}", detector, replace(scene, options=rule.options), seconds)
+        finds_gpus = name in SHIPPED and GPU_MEM in detector.resources
+        if rule.enabled and (declarations.gpus.detect or not finds_gpus):
+            told = replace(scene, options=rule.options)
+            yield Probe(name=name, label=f"detector {name}", detector=detector, scene=told, seconds=seconds)
     for watched in declarations.watched:
-        yield _detector(watched.name, f"resource {watched.name}", _watcher(watched), scene, seconds)
+        label, detector = f"resource {watched.name}", _watcher(watched)
+        yield Probe(name=watched.name, label=label, detector=detector, scene=scene, seconds=seconds)
+    if servers := declarations.license_servers:
+        seats = LicenseDetector(servers, desk)
+        # Each server waits for its turn within its own limit, and those of one address are asked one after the other.
+        limit = 2 * sum(table.timeout for table in servers) + _GRACE_SECONDS
+        yield Probe(name=seats.names[-1], label="licence servers", detector=seats, scene=scene, seconds=limit, own=True)
 
 
-def _detector(name: str, what: str, detector: Detector, scene: Scene, seconds: float) -> _Probe:
-    return _Probe(what, Look(partial(run, name, detector, scene), seconds), partial(hanging_of, name, detector))
+def _watcher(watched: Watched) -> Detector:
+    if isinstance(watched, ScratchSpace):
+        return DiskDetector(watched)
+    return EncoderDetector(watched) if isinstance(watched, EncoderSessions) else InstrumentDetector(watched)
 
 
-def _failed(declarations: Declarations, brought: Installed) -> Iterator[Answer]:
-    """Yield what stands for detectors that are there and cannot be used, or named and not there."""
+def _unusable(declarations: Declarations, brought: Installed) -> Iterator[Answer]:
+    """Yield answers in place of detectors that cannot be loaded, and of configured ones that do not exist."""
     rules = {rule.name: rule for rule in declarations.detectors}
     yield from (answer for name, answer in brought.failed.items() if name not in rules or rules[name].enabled)
     others = sorted({**brought.detectors, **SHIPPED})
@@ -184,28 +151,8 @@ def _failed(declarations: Declarations, brought: Installed) -> Iterator[Answer]:
             yield Answer(findings=(Finding(subject=f"[detectors.{name}]", problem="there is none", remedy=remedy),))
 
 
-def _watcher(watched: Watched) -> Detector:
-    if isinstance(watched, ScratchSpace):
-        return DiskDetector(watched)
-    return EncoderDetector(watched) if isinstance(watched, EncoderSessions) else InstrumentDetector(watched)
-
-
-def _guarded(probe: Callable[[], Answer], what: str, *names: str) -> Answer:
-    """Run a probe; a mistake in it, or in a library below it, is told and leaves its resources unknown."""
-    try:
-        return probe()
-    except Exception as error:
-        finding = Finding(
-            subject=names[-1],
-            problem=f"looking at {what} failed: {type(error).__name__}: {error}",
-            remedy="please report this; until then declare the resource in prefect-slots.toml",
-            severity="error",
-        )
-        return Answer(unknown=frozenset(names), findings=(finding,))
-
-
 def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
-    """Join what was detected with what is declared. A declared cell replaces the detected one of the same key."""
+    """Return one survey of all answers; a declared cell replaces a detected cell with the same key."""
     findings = [finding for answer in answers for finding in answer.findings]
     resources: dict[str, Resource] = {}
     settled: set[str] = set()
@@ -240,7 +187,7 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
 
 
 def _side_by_side(answers: list[Answer], declared: tuple[Resource, ...], inventory: Inventory) -> tuple[Sight, ...]:
-    """Return what was seen of each place and what was declared of it, with what the inventory makes of both."""
+    """Return an explanation of each cell: its detected, its declared and its offered amount."""
     sights = {(sight.resource, sight.key): sight for answer in answers for sight in answer.sights}
     origins: dict[tuple[str, str], str] = {}
     for resource in (resource for answer in answers for resource in answer.resources):
@@ -270,7 +217,7 @@ def _plain(resource: Resource, cell: Cell) -> Sight:
 
 
 def _left_out(resource: Resource) -> Finding:
-    """Tell of what a second detector finds of a resource: a task could get either kind, and most bear only one."""
+    """Return the remark on a resource that a second detector found: a task could get cells of two kinds."""
     return Finding(
         subject=resource.name,
         problem=f"what {resource.origin} tells is left out beside what another one tells: "
@@ -304,7 +251,7 @@ def _joined(detected: Resource, declared: Resource) -> Resource:
 
 
 def _exceeding(declared: Resource, detected: Resource) -> list[Finding]:
-    """Tell of cells that are declared larger than what was detected."""
+    """Return warnings of cells that are declared larger than detected."""
     seen = {cell.key: cell.capacity for cell in detected.cells}
     return [
         Finding(

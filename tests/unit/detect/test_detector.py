@@ -19,11 +19,10 @@ from prefect_slots.detect.detector import (
     Answer,
     Detector,
     Installed,
+    Probe,
     Scene,
     Sight,
-    hanging_of,
     query_installed,
-    run,
 )
 from prefect_slots.detect.survey import SHIPPED, Survey, survey
 from prefect_slots.model.declaration import Declarations, DetectorRules, GpuRules, HostRules
@@ -188,7 +187,7 @@ def boards(name: str = "fpga", *keys: str) -> Resource:
     ],
 )
 def test_whatever_one_does_wrong_leaves_unknown_what_it_looks_for_and_nothing_else(answer: Any, words: str):
-    seen = run("toy", Told(answer, "fpga", "dsp"), Scene())
+    seen = Probe(name="toy", detector=Told(answer, "fpga", "dsp")).run()
     assert (seen.resources, seen.unknown) == ((), {"fpga", "dsp"})
     assert words in seen.findings[0].problem
 
@@ -206,13 +205,15 @@ def test_whatever_one_does_wrong_leaves_unknown_what_it_looks_for_and_nothing_el
 )
 def test_a_cell_that_could_not_be_written_down_is_refused(odd: Any, words: str):
     resource = replace(boards(), cells=(Cell(**({"key": "a", "capacity": 1} | odd)),))
-    seen = run("toy", Told(Answer(resources=(resource,)), "fpga"), Scene())
+    seen = Probe(name="toy", detector=Told(Answer(resources=(resource,)), "fpga")).run()
     assert (seen.resources, seen.unknown) == ((), {"fpga"})
     assert words in seen.findings[0].problem
 
 
 def test_a_scope_is_no_text():
-    seen = run("toy", Told(Answer(resources=(replace(boards(), scope=cast("Any", "worker")),)), "fpga"), Scene())
+    seen = Probe(
+        name="toy", detector=Told(Answer(resources=(replace(boards(), scope=cast("Any", "worker")),)), "fpga")
+    ).run()
     assert "its answer.resources[0].scope is str instead of Scope" in seen.findings[0].problem
 
 
@@ -220,9 +221,9 @@ def test_a_scope_is_no_text():
 def test_one_that_does_not_say_what_it_looks_for_is_taken_by_its_name(resources: Any):
     detector = Told(Answer(resources=(boards(),)))
     detector.resources = resources
-    seen = run("fpga", detector, Scene())
+    seen = Probe(name="fpga", detector=detector).run()
     assert (seen.resources, seen.unknown) == ((), {"fpga"})
-    assert hanging_of("fpga", detector, "hangs").unknown == {"fpga"}
+    assert Probe(name="fpga", detector=detector).hanging("hangs").unknown == {"fpga"}
 
 
 def test_one_that_wants_to_end_the_process_while_it_is_loaded_ends_nothing(toy: Path):
@@ -234,14 +235,14 @@ def test_one_that_wants_to_end_the_process_while_it_is_loaded_ends_nothing(toy: 
 
 @pytest.mark.parametrize("name", ["FPGA", "gpus", "a:b"])
 def test_a_name_that_no_task_could_ask_for_is_refused(name: str):
-    seen = run("toy", Told(Answer(resources=(boards(name),)), name), Scene())
+    seen = Probe(name="toy", detector=Told(Answer(resources=(boards(name),)), name)).run()
     assert (seen.resources, seen.unknown) == ((), {name})
 
 
 @pytest.mark.parametrize("name", ["fpga", "gpu_mem", "license.ansys"])
 def test_a_true_answer_is_passed_on(name: str):
     answer = Answer(resources=(boards(name, "a"),))
-    assert run("toy", Told(answer, name), Scene()) is answer
+    assert Probe(name="toy", detector=Told(answer, name)).run() is answer
 
 
 def among(tmp_path: Path, *rules: DetectorRules, **detectors: Detector) -> Survey:

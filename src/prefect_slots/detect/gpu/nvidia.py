@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
-from prefect_slots.detect.detector import Answer, Sight
+from prefect_slots.detect.detector import Answer, Scene, Sight
 from prefect_slots.detect.gpu import nvml as nvml_api
 from prefect_slots.detect.gpu.cuda_visible import VARIABLE, Device, Visible, interpret_visible
 from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, load_nvml, read_memory, text_of
+from prefect_slots.detect.host import query_memory
 from prefect_slots.model.amount import MIB, Exclusive, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import Finding, Severity
 from prefect_slots.model.resource import GPU_MEM, Cell, Resource
-from prefect_slots.system.container import Surroundings
+from prefect_slots.system.container import Surroundings, query_surroundings
 
 _NOWHERE_SPECIAL: Final = Surroundings()
 
@@ -143,6 +145,18 @@ def _legacy_name(nvml: Nvml, instance: object, card_uuid: str) -> str | None:
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
     memory = read_memory(nvml, handle)
     return None if memory is None else Memory(total=memory[0], reserved=memory[1])
+
+
+class NvidiaDetector:
+    """Detector of NVIDIA's GPUs and MIG instances, as cells of `gpu_mem`."""
+
+    resources = frozenset({GPU_MEM})
+
+    def detect(self, scene: Scene) -> Answer:
+        """Return the GPUs that NVML lists and `CUDA_VISIBLE_DEVICES` leaves."""
+        host_mib = partial(query_memory, scene.root)
+        around = query_surroundings(scene.root, scene.env)
+        return interpret_nvml(query_nvml(scene.load), scene.gpus, scene.env, host_mib, around)
 
 
 _MPS_VARIABLE: Final = "NVML_MPS_DEVICE_ENUMERATION"

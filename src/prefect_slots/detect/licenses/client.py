@@ -22,11 +22,12 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from prefect_slots.detect.detector import Answer
+from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.licenses.report import Reading
 from prefect_slots.detect.licenses.seats import Here, identities, interpret_seats
 from prefect_slots.detect.licenses.vendors import VENDORS
 from prefect_slots.model.declaration import LicenseServer
+from prefect_slots.model.resource import license_resource
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.threads import beside
 
@@ -212,12 +213,29 @@ DESK: Final = Desk(folder=shared_folder())
 """The desk of this process."""
 
 
-def look_at_licences(servers: Sequence[LicenseServer], env: Mapping[str, str], desk: Desk) -> Answer:
-    """Return the seats that the servers count. Takes as long as the slowest of them, its time limit at most."""
-    asked = questions(servers)
-    readings = desk.ask_all(tuple(asked), env)
-    tables = [(table, reading) for tables, reading in zip(asked.values(), readings, strict=True) for table in tables]
-    return interpret_seats(tables, query_here(), date.today())
+@dataclass(frozen=True)
+class LicenseDetector:
+    """Detector of the seats that the configured servers count; takes as long as the slowest of them."""
+
+    servers: Sequence[LicenseServer]
+    desk: Desk
+
+    @property
+    def names(self) -> list[str]:
+        """The resources of the configured features, in the order of the configuration."""
+        return [license_resource(name) for table in self.servers for name, _ in table.features]
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """The resources of the configured features."""
+        return frozenset(self.names)
+
+    def detect(self, scene: Scene) -> Answer:
+        """Ask every server and return the seats."""
+        asked = questions(self.servers)
+        readings = self.desk.ask_all(tuple(asked), scene.env)
+        told = [(table, reading) for tables, reading in zip(asked.values(), readings, strict=True) for table in tables]
+        return interpret_seats(told, query_here(), date.today())
 
 
 def query_here() -> Here:
