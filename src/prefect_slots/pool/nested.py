@@ -129,6 +129,7 @@ def pool_named(name: str) -> TaskExecutor:
 def hear(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
     """Read all messages of a task to the pool, in the pool's process."""
     _take(enqueue, side, task)
+    # Messages that came in one read: `poll` does not report them again.
     while side.has_more:
         _take(enqueue, side, task)
 

@@ -17,12 +17,10 @@ from typing import Any, Final
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
 from prefect_slots.model.request import Request
-from prefect_slots.pool import dispatch, nested
+from prefect_slots.pool import dispatch, nested, pinning, wire
 from prefect_slots.pool.dispatch import Job, Queue
 from prefect_slots.pool.grants import GrantClient, PoolGrant
-from prefect_slots.pool.pinning import Pin, core_count
 from prefect_slots.pool.task import Task, TaskFuture
-from prefect_slots.pool.wire import Packed, Wire, pack, unpack
 from prefect_slots.pool.worker import Outcome, Setup, Worker
 from prefect_slots.requiring.target import current_target
 
@@ -59,10 +57,11 @@ class Supervisor:
         self.handle: object = None
         self._idle_seconds = min(idle_seconds, threading.TIMEOUT_MAX)
         self._turn_seconds = turn_seconds
-        preparation = pack((initializer, tuple(initargs), {})) if initializer is not None else None
+        preparation = wire.pack((initializer, tuple(initargs), {})) if initializer is not None else None
         self._grants = GrantClient(current_target())
-        self._setup = Setup(self.name, self._grants, preparation, self._hear)
-        self._dispatcher = dispatch.Dispatcher(max_workers, max_workers or core_count(), self._new_worker)
+        setup = Setup(self.name, self._grants, preparation, partial(nested.hear, self.enqueue))
+        workers = max_workers or pinning.core_count()
+        self._dispatcher = dispatch.Dispatcher(max_workers, workers, lambda pin: Worker(pin, setup))
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._jobs: dict[Worker, SimpleQueue[Job | None]] = {}
@@ -79,7 +78,11 @@ class Supervisor:
             return f"{running} running, {waiting} waiting, {len(self._dispatcher.workers)} processes"
 
     def enqueue(
-        self, request: Request, call: Packed, read: Callable[[Packed], Any] = unpack, within: Task | None = None
+        self,
+        request: Request,
+        call: wire.Packed,
+        read: Callable[[wire.Packed], Any] = wire.unpack,
+        within: Task | None = None,
     ) -> TaskFuture:
         """Put a packed call into its queue.
 
@@ -183,9 +186,6 @@ class Supervisor:
                 case dispatch.Start():
                     pass
 
-    def _new_worker(self, pin: Pin) -> Worker:
-        return Worker(pin, self._setup)
-
     def _ask(self, queue: Queue, ticket: str) -> None:
         with self._lock:
             head = queue.tasks[0] if queue.tasks and queue.ticket == ticket else None
@@ -216,9 +216,6 @@ class Supervisor:
         wanted, seconds = requirement.describe(), task.request.timeout or 0.0
         error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(queue))
         self._act(partial(self._dispatcher.drop, task, error))
-
-    def _hear(self, side: Wire, task: Task) -> None:
-        nested.hear(self.enqueue, side, task)
 
     # The thread of one worker
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from prefect.context import SettingsContext
-from prefect.events.worker import EventsWorker
-from prefect.logging.loggers import get_logger
+from prefect.events import worker
+from prefect.logging import get_logger, handlers
 
 EVENT: Final = "event"
 LOG: Final = "log"
@@ -84,11 +84,9 @@ def _pass_on(speaker: Connection[Any, Any]) -> bool:
         return True
     try:
         if kind == EVENT:
-            EventsWorker.instance().send(said)
+            worker.EventsWorker.instance().send(said)
         elif kind == LOG:
-            from prefect.logging.handlers import emit_api_log
-
-            emit_api_log(said)
+            handlers.emit_api_log(said)
     except Exception as error:
         get_logger("task_runner.slot").debug("What a task process said could not be passed on: %r", error)
     return True
@@ -118,20 +116,16 @@ def speak_through(address: str) -> None:
 
     An older Prefect knows no such way: there each process speaks to the server itself.
     """
-    try:
-        from prefect.events.worker import ProcessPoolForwardingEventsClient
-        from prefect.logging.handlers import set_api_log_sink
-    except ImportError:
+    if not (hasattr(handlers, "set_api_log_sink") and hasattr(worker, "ProcessPoolForwardingEventsClient")):
         return
     speaker = Speaker(address)
-    EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=speaker, item_type=EVENT)
-    set_api_log_sink(speaker.log)
+    client = worker.ProcessPoolForwardingEventsClient
+    worker.EventsWorker.set_client_override(client, event_queue=speaker, item_type=EVENT)
+    handlers.set_api_log_sink(speaker.log)
 
 
 def flush() -> None:
     """Wait until all events and logs of this process are sent."""
-    from prefect.logging import handlers
-
-    EventsWorker.instance().wait_until_empty()
+    worker.EventsWorker.instance().wait_until_empty()
     if not hasattr(handlers, "set_api_log_sink"):
         handlers.APILogWorker.instance().wait_until_empty()

@@ -1,16 +1,13 @@
 """`SlotTaskRunner`: the task runner for flows."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from prefect import Task
 from prefect.client.schemas.objects import RunInput, State
@@ -21,14 +18,11 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.model.request import Request
-from prefect_slots.pool import by_value
-from prefect_slots.pool.nested import PoolLink, link
+from prefect_slots.pool import by_value, nested, wire
 from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import is_urgent
-from prefect_slots.pool.wire import pack
 from prefect_slots.requiring import context
-from prefect_slots.task_runner import child, needs, upstream
-from prefect_slots.task_runner.forwarding import News
+from prefect_slots.task_runner import child, forwarding, needs, upstream
 from prefect_slots.task_runner.run import Run, SlotFuture, created
 
 # A shorter wait is not shown: the state would have changed again before a person saw it.
@@ -80,11 +74,11 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self._lock = threading.Lock()
         self._open: set[Run] = set()
         self._context = needs.SentContext()
-        self._pool: Supervisor | PoolLink | None = None
-        self._news: News | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._pool: Supervisor | nested.PoolLink | None = None
+        self._news: forwarding.News | None = None
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
-    def duplicate(self) -> SlotTaskRunner:
+    def duplicate(self) -> Self:
         """Return a new runner that is configured the same."""
         return type(self)(self.max_workers, initializer=self.initializer, initargs=self.initargs)
 
@@ -195,7 +189,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         if arguments is None:
             return None, None
         asked, task = run.needs
-        call = pack((child.perform, (task, run.task_run, arguments, run.sent), {}))
+        call = wire.pack((child.perform, (task, run.task_run, arguments, run.sent), {}))
         if asked is None:
             return Request(parent=context.enclosing(), label=run.label), call
         return replace(asked.request(run.label, arguments), run=str(run.task_run.flow_run_id or "")), call
@@ -232,19 +226,21 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
             return
         with self._lock:
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prefect-slots-runner")
+                self._threads = concurrent.futures.ThreadPoolExecutor(
+                    _THREADS, thread_name_prefix="prefect-slots-runner"
+                )
             threads = self._threads
         threads.submit(run.context.copy().run, do)
 
-    def _pool_here(self) -> Supervisor | PoolLink:
+    def _pool_here(self) -> Supervisor | nested.PoolLink:
         """Return the pool, made at the first task; within a task it is the pool of the flow above."""
         with self._lock:
             if self._pool is None:
-                self._pool = link() if child.ChildContext.pool else self._new_pool()
+                self._pool = nested.link() if child.ChildContext.pool else self._new_pool()
             return self._pool
 
     def _new_pool(self) -> Supervisor:
-        self._news = self._news or News()
+        self._news = self._news or forwarding.News()
         env = get_current_settings().to_environment_variables(exclude_unset=True)
         user = by_value.dumps((self.initializer, self.initargs))
         return Supervisor(self.max_workers, child.prepare, (env, self._news.address, user))
