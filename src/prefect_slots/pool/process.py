@@ -53,6 +53,7 @@ class Process:
         self._cores = Cores(folder, pin.cores)
         pairs = (socket.socketpair(), socket.socketpair())
         theirs = [their.fileno() for _, their in pairs]
+        # The same search path, so that all modules of the program are found there by the same names.
         begin = _BEGIN.format(
             path=[entry for entry in sys.path if isinstance(entry, str)],  # pyright: ignore[reportUnnecessaryIsInstance]
             pool=pool,
@@ -65,6 +66,7 @@ class Process:
             self._popen = subprocess.Popen(
                 [sys.executable, *optimised, "-c", begin],
                 env=pin.environment(),
+                # A task that reads standard input would take it from the program, and could stop at the terminal.
                 stdin=subprocess.DEVNULL,
                 pass_fds=[*theirs, *([lock] if lock is not None else [])],
                 process_group=0,
@@ -78,6 +80,7 @@ class Process:
             for _, their in pairs:
                 their.close()
         self.pid = self._popen.pid
+        # Set from outside, before the interpreter is up: all its threads inherit it.
         if self._cores.numbers:
             with suppress(OSError):
                 os.sched_setaffinity(self.pid, self._cores.numbers)

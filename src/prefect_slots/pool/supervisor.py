@@ -69,6 +69,7 @@ class Supervisor:
         self._unclaimed = PoolGrant()
         # Exit handlers run in reverse order: the engine must end after this pool.
         engine()
+        # Weak, or a pool that is never shut down would live until the exit.
         self._at_exit = partial(_shut_down, weakref.ref(self))
         atexit.register(self._at_exit)
 
@@ -103,6 +104,7 @@ class Supervisor:
             task.alarm = engine().later(request.timeout, partial(self._expired, task))
 
         def add() -> None:
+            # Tasks within tasks still run: the outer ones are waited for.
             if self._closed and within is None:
                 raise RuntimeError("cannot submit to a pool that is shut down")
             self._dispatcher.add(task)
@@ -117,6 +119,7 @@ class Supervisor:
         with self._lock:
             outer = self._dispatcher.jobs.get(within) if within is not None else None
         token = request.parent.token
+        # With the pin of the outer task, so that its processes and their libraries serve the inner one too.
         if outer is not None and outer.grant.token == token:
             return outer.grant.lent()
         return PoolGrant(token=token, folder=str(self._grants.folder))
@@ -196,6 +199,7 @@ class Supervisor:
             settled = self._dispatcher.granted if isinstance(told, PoolGrant) else self._dispatcher.refused
             self._act(partial(settled, queue, ticket, told))
 
+        # The label and the amounts are those of the first task, for people; the shape is that of all.
         self._grants.ask(ticket, head.request, answer)
 
     def _cancelled(self, task: Task) -> None:
@@ -236,6 +240,7 @@ class Supervisor:
             try:
                 return jobs.get(timeout=self._idle_seconds)
             except Empty:
+                # A job may have come between the timeout and the lock.
                 with self._lock:
                     if self._dispatcher.retired(worker):
                         return None
@@ -278,6 +283,7 @@ class Supervisor:
         with self._lock:
             following = self._dispatcher.next_of(job)
         if following is not None:
+            # A turn that was prolonged begins anew: else each further task would ask the ledger.
             if turn_is_over:
                 following.since = 0.0
             following.task.silence()

@@ -55,6 +55,7 @@ class Worker:
         self._setup = setup
         self._process: process.Process | None = None
         self._grant = self._noted = _NONE
+        # Held for a kill, so that no process is killed for a task that it runs no longer.
         self._killing = threading.Lock()
         self._task: Task | None = None
         self._until: float | None = None
@@ -96,6 +97,7 @@ class Worker:
             if failed is not None:
                 return failed
             self._send(task, grant)
+        # Killed while idle, the process has not begun the task: a new one can.
         except ConnectionError:
             died = self._death(task)
             return Outcome(None, died) if is_fresh else self.begin(task, grant)
@@ -159,6 +161,7 @@ class Worker:
                 if left == 0 and running.tasks.fileno() not in ready:
                     self._end()
                     return Outcome(None, TaskTimeout(task=task.request.label, seconds=task.request.limit or 0.0))
+                # Submissions first: the answer ends the task, and with it all that it has submitted.
                 if running.side.fileno() in ready:
                     self._setup.hear(running.side, task)
                 elif running.tasks.fileno() in ready:

@@ -55,6 +55,7 @@ class News:
         if self._settings is None:
             self._receive()
             return
+        # Events and logs go to the server of the flow, which a test or a profile may have set in its context only.
         with self._settings.model_copy():
             self._receive()
 
@@ -79,6 +80,7 @@ def _pass_on(speaker: Connection[Any, Any]) -> bool:
         kind, said = speaker.recv()
     except (EOFError, OSError):
         return False
+    # One message that cannot be unpickled must not end the connection, nor the thread that serves all of them.
     except Exception as error:
         get_logger("task_runner.slot").warning("A task process said what cannot be read: %r", error)
         return True

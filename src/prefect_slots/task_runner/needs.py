@@ -60,6 +60,7 @@ def needs_of(task: Task[..., Any]) -> Needs:
         bare.fn = function.__wrapped__
     given = _options.get()
     asked = decorated if given is None else _over(decorated, given)
+    # The pool asks once for all attempts.
     if asked is not None and any(map(_names_attempt, _amounts(asked))):
         return Needs(None, asked(bare))
     return Needs(asked, bare)
@@ -70,6 +71,7 @@ def _over(under: requires | None, over: requires) -> requires:
     if under is None:
         return over
     named = {name for amounts in combined(over.alternatives, over.amounts) for name in amounts}
+    # Alternatives are one amount: an outer amount of a resource that an alternative names would contradict it.
     instead = under.alternatives
     if over.alternatives is not None or any(named & alternative.keys() for alternative in instead or ()):
         instead = over.alternatives
@@ -106,6 +108,7 @@ class SentContext:
     def sent(self, task: Task[..., Any], task_run: TaskRun) -> dict[str, Any]:
         """Return the calling code's context for a task run in another process."""
         flow_run = FlowRunContext.get()
+        # Serialized anew for another flow run only: it takes milliseconds, and a map has thousands of tasks.
         if not self._same or flow_run is not self._of:
             self._of, self._same = flow_run, {**serialize_context(), "settings_context": {}}
         above, tags = TaskRunContext.get(), TagsContext.get()

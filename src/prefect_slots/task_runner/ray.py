@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from prefect_slots.errors import InvalidRequirement
@@ -59,8 +59,6 @@ def remote_options(
         **(resources or {}),
     }
     needs = {name: amount for name, amount in asked.items() if amount}
-    if not needs:
-        yield
-        return
-    with options(**needs):
+    # Ray takes an empty block, and zeros; `requires()` without any need is an error.
+    with options(**needs) if needs else nullcontext():
         yield

@@ -172,10 +172,12 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
                 return
             given = self._pool_here().enqueue(request, call)
         except Exception as error:
+            # In a thread: hooks of users run there.
             self._later(run, partial(run.end_with, error))
             return
         run.given = given
         given.add_done_callback(partial(self._ended, run))
+        # Cancelled before the pool had it, it is not taken back by `_left`.
         if run.final.cancelled():
             given.cancel()
         elif request.requirement is not None:
@@ -213,6 +215,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         with self._lock:
             self._open.discard(run)
         if final.cancelled():
+            # For `concurrent.futures.wait`, which does not see a cancelled future otherwise.
             final.set_running_or_notify_cancel()
             if run.given is not None:
                 run.given.cancel()
@@ -230,6 +233,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
                     _THREADS, thread_name_prefix="prefect-slots-runner"
                 )
             threads = self._threads
+        # A copy for each call: two threads cannot enter one context at a time.
         threads.submit(run.context.copy().run, do)
 
     def _pool_here(self) -> Supervisor | nested.PoolLink:

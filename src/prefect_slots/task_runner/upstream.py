@@ -20,6 +20,7 @@ def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
     found: dict[int, PrefectFuture[Any]] = {}
 
     def note(value: Any) -> Any:
+        # Prefect does not look into quoted values either.
         if isinstance(value, quote):
             raise StopVisiting
         if isinstance(value, PrefectFuture):

@@ -1,4 +1,4 @@
-"""Whose memory a task process's is: written down when its grant begins to be served, and gone with the grant."""
+"""Notes in the ledger of the grant that a task process serves: made when it begins, gone with the grant."""
 
 from __future__ import annotations
 
