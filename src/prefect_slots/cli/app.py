@@ -44,6 +44,7 @@ Exit codes: 0 done; 1 an error, told on standard error; 130 interrupted. `run` a
 command's code; `run` with 124 when waiting timed out and 125 when prefect-slots itself failed.""",
     version=lambda: version("prefect-slots"),
     help_format="markdown",
+    # Cyclopts would print a command's exit code otherwise, and end the process itself.
     result_action="return_value",
 )
 
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_commands(tokens)
     try:
         code = app(tokens)
+        # Flushed here, so that a closed pipe is noticed inside this `try`.
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough (`| head`). Python flushes once more as it ends, and would complain of it.
@@ -97,6 +99,7 @@ def _ours(tokens: list[str]) -> list[str]:
 def _with_json_flag(tokens: list[str]) -> list[str]:
     """Accept `-o json` and `--output json`, as `prefect` does, before any `--`."""
     own = _ours(tokens)
+    # `worker start` hands its flags on, and one of them may be `-o`.
     for place, token in enumerate(own):
         if token in ("-o", "--output") and own[place + 1 : place + 2] == ["json"] and own[:2] != ["worker", "start"]:
             return [*own[:place], "--json", *own[place + 2 :], *tokens[len(own) :]]

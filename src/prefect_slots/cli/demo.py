@@ -25,6 +25,7 @@ from prefect_slots.observe.timeline import layout, run_of
 _BAR = 24
 # The moments come every 0.4 s; in between only the clock of the display changes.
 _REFRESH_PER_SECOND = 8
+# Green for phases that hold a GPU or are over, yellow for waiting: the colors tell the story without reading.
 _STYLES = {"waiting": "yellow", "analysing": "bold green", "done": "green", "scheduled": "dim", "starting": "dim"}
 
 
@@ -48,6 +49,7 @@ def demo(
         prefect-slots demo --json | jq .limits
     """
     out = out.absolute()
+    # With `--json`, standard output is for programs alone.
     console = Console(stderr=json, highlight=False)
     audience = LiveAudience(console) if console.is_terminal and not json else PlainAudience(console)
     try:
@@ -160,6 +162,7 @@ def moment_view(moment: Moment) -> Group:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("flow run", "does", "", "for"):
         table.add_column(name, no_wrap=True, justify="right" if name == "for" else "left")
+    # Flow runs that wait for the same thing share one line below the table.
     reasons: dict[str, list[str]] = {}
     for run in moment.runs:
         since = "" if run.since is None else tables.ago(run.since)
@@ -185,6 +188,7 @@ def report_view(report: Report) -> Group:
     title = "Limits, as the server showed them"
     limits = tables.titled(title, "limit", tables.number("slots"), tables.number("most ever taken"))
     for name, use in report.uses.items():
+        # Limits that no flow run took would only lengthen the table.
         if use.peak:
             style = "bold red" if use.peak > use.slots else ""
             limits.add_row(name, _slots(name, use.slots), Text(_slots(name, use.peak), style=style))

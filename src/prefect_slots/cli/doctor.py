@@ -47,12 +47,14 @@ def doctor(
     mended: tuple[Finding, ...] = ()
     if fix:
         failed = _mend(facts, config)
+        # All is examined again: mending one thing may change the findings about another.
         after = (*judge(asyncio.run(examine(config, os.environ))), *failed)
         # A finding counts as mended if nothing is wrong any more with its subject.
         wrong = {finding.subject for finding in after if _is_wrong(finding)}
         mended = tuple(finding for finding in findings if _is_wrong(finding) and finding.subject not in wrong)
         findings = after
     if json:
+        # `mended` stands only beside `--fix`, so that programs can tell "nothing mended" from "not tried".
         data = {"findings": findings, "mended": mended} if fix else {"findings": findings}
         counts = {word: _count(findings, severity) for severity, word in tables.DOCTORS_WORDS.items()}
         print_json({**{key: [_data(each) for each in value] for key, value in data.items()}, "counts": counts})
@@ -79,6 +81,7 @@ def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:
     return ()
 
 
+# Programs know the keys of a doctor's finding by other names than those of detection's.
 def _data(finding: Finding) -> dict[str, str]:
     word = tables.DOCTORS_WORDS[finding.severity]
     return {"about": finding.subject, "severity": word, "found": finding.problem, "remedy": finding.remedy}

@@ -61,6 +61,7 @@ def detect(
     # Output of another package's detector is no part of the answer that programs read.
     with redirect_stdout(sys.stderr):
         seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
+    # Only for cells that were found: a driver that hangs is waited for once.
     others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
     if json:
         print_json({
@@ -118,6 +119,7 @@ def register(
     if done.limits is not None:
         console.print(tables.limits_table(done.limits))
     else:
+        # Without a server there are no limits to list; the change of the ledger is shown.
         for news in changes(before, done.registered):
             console.print(Text(news))
     console.print(tables.findings(done.findings, explain=False))
@@ -167,6 +169,7 @@ def status(
 
 
 def _watch(ledger: Ledger) -> None:
+    # Drawn only with new data, and below the prompt: after Ctrl-C the last state stays on the screen.
     with Live(auto_refresh=False, screen=False) as live:
         while True:
             live.update(tables.status_view(machine_status(ledger)), refresh=True)

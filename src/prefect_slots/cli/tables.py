@@ -19,7 +19,9 @@ from prefect_slots.model.resource import GPU_MEM, Inventory
 from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
 from prefect_slots.usage.snapshot import OthersUse
 
+# Identities of NVIDIA's GPUs and MIG instances: too long for a column, and mostly told apart by their first letters.
 _UUID = re.compile(r"(GPU|MIG)(-[0-9a-f]{8})(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+# `dim` for remarks: a healthy machine's page must not look like a list of warnings.
 _STYLES = {"ok": "green", "info": "dim", "warning": "yellow", "error": "bold red"}
 # `doctor` says "note" where `detect` says "info"; programs read both, so that neither can change.
 DOCTORS_WORDS = {"ok": "ok", "info": "note", "warning": "warning", "error": "error"}
@@ -42,6 +44,7 @@ def folded(header: str, **options: Any) -> Column:
 
 def amount(value: int, unit: str) -> str:
     """Return an amount in words: `"16GiB"`, `"1 seat"`; the largest amount of all stands for no limit."""
+    # Registration stores an unlimited license as the largest number that a limit can have.
     if value == MAX_AMOUNT:
         return "unlimited"
     text = format_amount(value, unit)
@@ -85,6 +88,7 @@ def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -
         cell = Text(f"{key} {sight.label}".strip())
         table.add_row(Text(name), cell, Text(found), Text(declared), _offered(sight, survey.inventory), _used(use))
         reasons.add_row(Text(key or sight.resource), Text(why))
+    # A resource that could not be read has no cells to show, and must not look like one that the machine lacks.
     for name in sorted(survey.inventory.unknown):
         cell = "what else there may be" if name in survey.inventory else ""
         table.add_row(Text(name), Text(cell), "", "", Text("unknown", style="yellow"), "")
@@ -148,6 +152,7 @@ def limits_table(report: RegistrationReport) -> Table:
 
 def status_view(status: MachineStatus, now: float | None = None) -> Group:
     """Return a machine's cells with their holders, then the waiters with their reasons."""
+    # The number of a cell is noise for a resource that has only one.
     counts = Counter(cell.resource for cell in status.cells)
     numbers = map(number, ("held", "free", "of"))
     others, by = number("others", overflow="fold"), folded("by", ratio=1)
@@ -159,6 +164,7 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
         first = (name + gone, *amounts, _others(cell, now))
         for holder in cell.holders:
             table.add_row(*first, _holder(holder, cell), ago(holder.since, now))
+            # Further holders of the same cell stand below the first, without its numbers.
             first = ("",) * len(first)
         if not cell.holders:
             table.add_row(*first)

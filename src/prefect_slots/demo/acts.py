@@ -139,6 +139,7 @@ class Watch:
 
     def _refuse_bad(self, runs: list[FlowRun]) -> None:
         for run in runs:
+            # One failure ends the demo: the figures of the others would mean nothing.
             if run.is_over and run.type != "COMPLETED":
                 words = f"the flow run '{run.name}' ended as {run.state}: {run.message}"
                 raise DemoFailed(words, self._stage.log("worker"))
@@ -157,6 +158,7 @@ def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[Spa
         for holder in cell.holders:
             if run_of(holder.label) == name and cell.resource == GPU_MEM:
                 return RunNow(name=name, phase="analysing", detail=f"on card {cell.number}", since=holder.since)
+    # The ledger knows waiting and holding; before and after them the server's state has to do.
     if run.type != "RUNNING":
         return RunNow(name=name, phase="starting")
     return RunNow(name=name, phase="saving" if any(run_of(span.label) == name for span in spans) else "loading")

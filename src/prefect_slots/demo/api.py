@@ -34,6 +34,7 @@ class Api:
     """A connection to the server at `url`; `rest` waits between two attempts."""
 
     def __init__(self, url: str, rest: Callable[[float], None]) -> None:
+        # `trust_env` off: a proxy or a `.netrc` of the user's has no business with this server.
         self._client = httpx.Client(base_url=f"{url}/", timeout=5.0, trust_env=False)
         self._rest = rest
 
@@ -58,6 +59,7 @@ class Api:
 
     def trigger(self, deployment: str, name: str, parameters: dict[str, Any], key: str) -> str:
         """Create a flow run to start now, once per `key`; return its id."""
+        # The key makes a repeated request find the first one's flow run instead of making another.
         found = self._ask("GET", f"deployments/name/{deployment}")
         wanted = {"name": name, "parameters": parameters, "idempotency_key": key}
         return str(self._ask("POST", f"deployments/{found['id']}/create_flow_run", wanted)["id"])
@@ -96,6 +98,7 @@ class Api:
                 if answer.is_success:
                     return answer.json() if answer.content else None
                 failure = f"HTTP {answer.status_code}: {answer.text[:300]}"
+                # Asking again does not change a refusal.
                 if answer.status_code < 500:
                     break
             self._rest(_PAUSE_SECONDS)

@@ -79,6 +79,7 @@ def play(runs: int, audience: Audience) -> Report:
         DemoFailed: if something did not work.
         Stopped: if a signal came.
     """
+    # Said before a server is started: otherwise the first flow run would fail, after all the waiting.
     missing = [name for name in ("skimage", "PIL", "numpy") if find_spec(name) is None]
     if missing:
         raise DemoFailed(f"the demo computes with {', '.join(missing)}: pip install 'prefect-slots[demo]'")
@@ -90,6 +91,7 @@ def play(runs: int, audience: Audience) -> Report:
         api = Api(stage.url, stage.rest)
         try:
             _set_up(stage, api, runs, audience.step)
+            # Opened for reading alone; the worker's processes decide.
             ledger = Ledger(stage.folder / "state", partial(decide, max_overtakes=0))
             try:
                 return _play(stage, api, ledger, runs, scene, audience)

@@ -78,6 +78,7 @@ def affordable(sizes_mib: Sequence[int], asked: int = _ASKED_GIB) -> int:
 
 def read_part(path: str) -> str:
     """Return a file that the wheel packages beside this one and a clone has in its own place."""
+    # The build puts both files beside this module; an editable install has them only in the repository.
     packaged = files("prefect_slots") / "demo" / Path(path).name
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")

@@ -85,6 +85,7 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every process of ours, remove the folder, then let signals do again what they did."""
+        # The order matters: a process that still ran would write into the folder while it is removed.
         try:
             end_processes(self.folder)
             for process in self._running.values():
@@ -94,6 +95,7 @@ class Stage:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
+    # A handler that raised could leave a process running that no list names.
     def _note(self, number: int, _: FrameType | None) -> None:
         self._signal = number
 
@@ -190,6 +192,7 @@ def end_processes(folder: Path) -> None:
     """End every process whose environment names `folder`, and those that these start meanwhile."""
     deadline = time.monotonic() + _GRACE_SECONDS
     while ours := processes_of(folder):
+        # Asked first, so that Prefect's processes can end in order, and then killed.
         kind = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
         for process in ours:
             # A process may end, and be reaped by its parent, while the list is read.
@@ -203,6 +206,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
+            # The environment of another user's process cannot be read, and is none of ours.
             if process.pid != os.getpid() and process.environ().get(_MARK) == str(folder / "state"):
                 found.append(process)
     return found

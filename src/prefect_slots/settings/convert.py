@@ -50,6 +50,7 @@ def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
     """
     # Editors on Windows begin a file with a byte order mark, which TOML does not know.
     file = table(ConfigFile, tomllib.loads(raw.decode("utf-8-sig")))
+    # One contradiction is enough for doubt.
     for place, reason in contradictions(file):
         raise ValueError(place, reason)
     texts = setting_texts(file, env)
@@ -72,6 +73,7 @@ def setting_texts(file: ConfigFile, env: Mapping[str, str]) -> dict[str, str]:
     """
     keys = {ENV_PREFIX + each.name.upper(): each.name for each in fields(SettingsTable)}
     texts: dict[str, str] = {}
+    # The name that Prefect users give their workers already; the file and the variable of ours win.
     if file.settings.worker is None and env.get(WORKER_ID):
         texts["worker"] = env[WORKER_ID]
     for name in sorted(env):
@@ -110,6 +112,7 @@ def table(kind: type[T], data: object) -> T:
             made[each.name] = _value(each.type, left.pop(each.name))
         elif is_required(each):
             raise ValueError(each.name)
+    # An unknown key is most often a mistyped one: it must not pass in silence.
     if rest:
         made[rest] = left
     elif left:
@@ -131,6 +134,7 @@ def _value(hint: Any, given: Any) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         kind, *checks = args
+        # Such a check takes several types, as `"8GiB"` or 8, and so comes before the check of the type.
         if isinstance(checks[0], Plain):
             return checks[0].read(given)
         given = _value(kind, given)

@@ -9,6 +9,7 @@ from prefect_slots.errors import ConfigError
 from prefect_slots.settings.convert import convert
 from prefect_slots.settings.schema import CONFIG_VARIABLE, Settings
 
+# A project's own file wins over the machine's.
 LOCAL_FILE: Final = "prefect-slots.toml"
 SYSTEM_FILE: Final = Path("/etc/prefect-slots.toml")
 

@@ -23,6 +23,7 @@ from prefect_slots.settings.lines import KeyPath, key_lines, line_of
 from prefect_slots.settings.schema import ENV_PREFIX, WORKER_ID, ConfigFile, Plain, Settings, SettingsTable
 
 
+# Text of variables is read leniently ("yes", " 7 "); values of a file keep their TOML types ("20" is no number).
 class Variables(BaseSettings):
     """Base of the model of variables: text, read leniently."""
 
@@ -52,6 +53,7 @@ class _Open(BaseModel):
 def model_of(kind: Any, base: type[BaseModel] | None = None) -> type[BaseModel]:
     """Return the pydantic model of a table. Defaults are left out: `convert` makes the values."""
     known = [each for each in fields(kind) if not is_rest(each)]
+    # A table with a field for the rest takes any key.
     base = base or (_Strict if len(known) == len(fields(kind)) else _Open)
     keys: dict[str, Any] = {each.name: (_hint(each.type), ... if is_required(each) else None) for each in known}
     return create_model(kind.__name__, __base__=base, **keys)

@@ -78,6 +78,7 @@ def _absolute(value: str) -> str:
 
 
 def _stable_name(value: str) -> str:
+    # A pattern in a folder's name would make detection search all of /dev.
     path = PurePosixPath(value)
     below = path.parts[:2] == ("/", "dev") and len(path.parts) > 2 and ".." not in path.parts
     if not below or any(sign in str(path.parent) for sign in "*?["):
@@ -161,6 +162,7 @@ def _count(unit: str) -> Plain:
     return Plain(partial(count_asked, unit=unit))
 
 
+# An empty text is a forgotten one.
 _Text = Annotated[str, _filled]
 # A whole day: a longer period could be meant, but is more likely a mistake of the unit.
 _DAY: Final = 86400

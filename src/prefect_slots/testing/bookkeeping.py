@@ -79,6 +79,7 @@ class MemoryLedger:
     def apply(self, event: Event, now: float) -> tuple[Change, ...]:
         """Apply `event`; see `BookKeeper`."""
         decision = decide(self._book, with_tails(event, self._book), now, max_overtakes=self._max_overtakes)
+        # Only a truncated view may ask for another decision.
         if decision.again:
             raise AssertionError("a book that shows every ticket was not enough to decide on")
         self._book = decision.book

@@ -25,6 +25,7 @@ from prefect_slots.testing.strategies import SCOPES, Situation, situations
 # As many as there may be options to choose from; more would make shrinking slower for nothing.
 # As many as there may be options to choose from; more would make shrinking slower for nothing.
 _CHOICE: Final = st.integers(0, 63)
+# Two priorities, few runs and few durations: equal ones must meet for fairness to show.
 _PRIORITY: Final = st.integers(0, 1)
 _RUN: Final = st.sampled_from(["", "a", "b"])
 _EXPECTED: Final = st.sampled_from([None, 1.0, 8.0, 60.0])

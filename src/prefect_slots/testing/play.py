@@ -77,6 +77,7 @@ class Play:
         self.watchers: list[Callable[[Step], None]] = []
         self.ancestors: dict[str, tuple[str, ...]] = {}
         self.aside: dict[str, Grant] = {}
+        # Draining needs the first capacities: a cell may have shrunk below a waiting request.
         self._original = cells
         self._cells = cells
         self._keepers = tuple(keepers)
@@ -118,6 +119,7 @@ class Play:
             if not isinstance(answer, RefusedNesting):
                 shape = Shape(requirement=requirement, priority=priority, expected=expected, nesting=answer.nesting)
                 self._ask(shape, (parent.id, *self.ancestors[parent.id]), ticket)
+                # A nested request that may not wait leaves the queue at once, as `acquire` does.
                 if answer.may_wait or ticket not in waiting(self.book):
                     return ticket
                 self._apply(Left(ticket=ticket))
@@ -228,6 +230,7 @@ class Play:
             if isinstance(change, SteppedAside):
                 self.aside[change.grant.id] = change.grant
         after = self.book
+        # Compared in normal form: order and bases are each keeper's own business.
         model = normalised(after)
         for keeper in self._keepers[1:]:
             kept = normalised(keeper.book())

@@ -18,6 +18,7 @@ from prefect_slots.model.resource import Scope
 from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.play import Play
 
+# One of each kind that limits treat differently: cells, fleet scope, memory, plain counts, declared.
 RESOURCES: Final = ("cpus", "gpu_mem", "license.matlab", "mem", "scanner")
 SCOPES: Final = {name: Scope.FLEET if name.startswith("license.") else Scope.WORKER for name in RESOURCES}
 
@@ -51,6 +52,7 @@ def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: i
     made: list[CellState] = []
     for name in sorted(names):
         for number, units in enumerate(draw(st.lists(st.integers(1, capacity), min_size=1, max_size=cells))):
+            # One cell in six is exclusive: often enough to meet shares, seldom enough to leave room for two holders.
             whole = draw(st.integers(0, 5)) == 5
             made.append(CellState(id=CellId(name, number), capacity=Exclusive(units) if whole else units))
     return tuple(made)
@@ -80,6 +82,7 @@ def situations(draw: st.DrawFn, *, wishes: int = 5, most_overtakes: int = 3) -> 
     """Return a machine, some requirements that fit it, and a number of overtakes to allow."""
     cells = draw(machines())
     alternatives = st.lists(requirements(cells), min_size=2, max_size=3, unique=True).map(Requirement.any_of)
+    # Listed twice: plain requirements are drawn twice as often as alternatives.
     wish = st.one_of(requirements(cells), requirements(cells), alternatives)
     wanted = draw(st.lists(wish, min_size=1, max_size=wishes, unique=True))
     return Situation(cells=cells, wishes=tuple(wanted), max_overtakes=draw(st.integers(0, most_overtakes)))

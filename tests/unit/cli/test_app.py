@@ -1,10 +1,11 @@
-"""`--help`: every command shows its own words and examples; the list of commands is read without importing them."""
+"""The root of the command line: `--help` of each command with its examples, the list of commands, a closed pipe."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,23 @@ def test_the_list_names_all_commands():
     text = shown()
     for name in ("detect", "register", "status", "doctor", "run", "worker", "demo"):
         assert f" {name} " in text
+
+
+@pytest.mark.parametrize("command", [["detect", "--json"], ["detect"]], ids=" ".join)
+def test_a_closed_pipe_ends_it_quietly(command: list[str], tmp_path: Path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {**os.environ, "PREFECT_SLOTS_STATE_DIR": str(tmp_path / "state")}
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "prefect_slots", *command],
+            env=env,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert ended.stderr == ""
+    assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""`prefect-slots detect`: what was found, what was declared, what disagrees and why, for people and programs."""
+"""`detect` and `register`: found, declared, offered and changed resources of a machine, for people and programs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.support.nvml_stub.library import build, environment
 from tests.support.nvml_stub.machines import GIB, GPU_IS_LOST, FakeDevice, Machine
+from tests.support.processes import SharedMachine
 
 CONFIG = """
 [gpus]
@@ -159,3 +160,31 @@ def test_a_driver_that_hangs_is_waited_for_once_and_not_once_for_what_others_use
     )
     assert "did not answer within 1 s" in child.stdout
     assert child.stdout.splitlines()[-1] == str(["MainThread", "NVIDIA's cards"])
+
+
+SCANNER = """
+[gpus]
+detect = false
+[host]
+mem = "64MiB"
+[resources.scanner]
+capacity = CAPACITY
+"""
+
+
+def register(box: SharedMachine, *options: str) -> str:
+    command = [sys.executable, "-m", "prefect_slots", "register", *options]
+    return subprocess.run(command, env=box.env, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_dry_run_tells_what_would_change_and_changes_nothing(tmp_path: Path):
+    box = SharedMachine(tmp_path, SCANNER.replace("CAPACITY", "1"), worker="box")
+    assert "scanner 0 (0) is new, with 1 units" in register(box)
+    assert "scanner" not in register(box)
+    (tmp_path / "prefect-slots.toml").write_text(SCANNER.replace("CAPACITY", "3"))
+    for _ in range(2):
+        told = register(box, "--dry-run")
+        assert "scanner 0 (0) now has 3 units" in told
+        assert "mem" not in told
+        assert "box would be registered" in told
+    assert box.all("SELECT capacity FROM cell WHERE resource='scanner'") == [(1,)]
