@@ -39,12 +39,14 @@ class Fleet:
 def remembered(counted: Samples, now: float, amount: int, seconds: float) -> Samples:
     """Add the server's present count, and drop samples that no question about the last `seconds` needs."""
     samples = (*((time, each) for time, each in counted if time < now), (now, amount))
+    # The last of the old samples stays: it is the count at the beginning of the period.
     old = [sample for sample in samples if sample[0] <= now - seconds]
     return (*old[-1:], *samples[len(old) :])
 
 
 def settled(counted: Samples, since: float) -> int:
     """Return the amount that every count since then includes; 0 before a count as old as that."""
+    # A slot that was free in between may have passed to a holder that has not used it yet.
     before = [amount for time, amount in counted if time <= since]
     return min([before[-1], *(amount for time, amount in counted if time > since)]) if before else 0
 

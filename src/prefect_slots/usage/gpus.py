@@ -107,6 +107,7 @@ def note_gpus(tx: Transaction, seen: GpusSeen, settings: Settings) -> Noted:
                 belonging = holders.belonging(cell.id.number)
                 found = judge(tx, groups(belonging, device.processes), belonging.roots.values())
                 excesses += found
+                # An excess is not free either: the next grant would run out of memory together with its neighbor.
                 over = sum(excess.group.excess for excess in found)
         usage.write_outside(tx, after)
         changed |= registry.block(tx, cell.id, min(cell.capacity, (after.used or 0) + over))

@@ -48,6 +48,7 @@ def ask_servers(servers: tuple[LicenseServer, ...], env: Mapping[str, str], desk
     """Ask the license servers, in the time of the slowest of them: its time limit at most."""
     asked = questions(servers)
     readings = desk.ask_all(tuple(asked), env)
+    # Readings carry the monotonic clock, rows Unix times.
     lag = time.time() - time.monotonic()
     return tuple(
         _told(table, license_resource(name), feature, reading, lag)
@@ -105,12 +106,14 @@ def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users
 def _after(
     tx: Transaction, before: usage.Outside, seats: SeatsSeen, users: Users, hosts: frozenset[str] | None, counted: int
 ) -> usage.Outside:
+    # An answer that is kept for several looks counts once.
     new = seats.asked_at > before.asked_at
     if seats.feature is None:
         misses = before.misses + 1 if new else before.misses
         return replace(before, asked_at=max(before.asked_at, seats.asked_at), misses=misses, why=seats.why)
     answered = replace(before, seen_at=seats.asked_at, asked_at=seats.asked_at, misses=0, why="")
     in_use = seats.feature.usage
+    # A server that does not count a license does not limit it either.
     if not isinstance(in_use, Counted):
         return replace(answered, used=0)
     grace = seats.table.grace_seconds
@@ -120,6 +123,7 @@ def _after(
     if use.unseen and new:
         _log.debug("%s: %d seats are held here and not shown by its server", seats.resource, use.unseen)
     explained = settled(samples, seats.asked_at - grace)
+    # Seats that are shown on hosts outside the fleet are people's, and no slot explains them.
     if hosts is not None and seats.feature.checkouts is not None:
         explained = min(explained, sum(each.count for each in seats.feature.checkouts if each.is_on(hosts)))
     # A garbled answer may count more than a database can hold.
@@ -130,6 +134,7 @@ def _holds(tx: Transaction, resource: str, users: Users, lately: float) -> Itera
     """Yield the seats that tasks of this ledger hold, and those that they gave back lately."""
     host = socket.gethostname()
     for part in queries.holdings(tx, resource):
+        # A draw takes no further seat.
         if part.source is None:
             user = users.name(part.grant, part.pid or 0)
             yield Hold(user=user, host=host, count=part.declared, since=part.since, ended=None)

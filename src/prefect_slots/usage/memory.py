@@ -55,6 +55,7 @@ def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> 
             found.append(group)
         elif time.monotonic() >= rests.get(group.pids[0], 0.0):
             found += _by_share(belonging, group, rests)
+    # Of a grant without a process nothing was seen, which is not the same as no use.
     return tuple(group for group in found if group.pids)
 
 
@@ -72,6 +73,7 @@ def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> 
     began = time.monotonic()
     shares = {pid: processes.query_share(pid) for pid in seeming.pids}
     now = time.monotonic()
+    # Processes come and go: rests that are over would pile up.
     for ended in [pid for pid, until in rests.items() if until < now]:
         del rests[ended]
     rests[seeming.pids[0]] = now + _REST * (now - began)

@@ -4,6 +4,8 @@ Every process that takes part offers itself, and another one takes over when the
 Drivers and license servers may hang: they are asked in threads of their own, and the last known use stands meanwhile.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.elected import ElectedLoop, Job
@@ -25,8 +27,9 @@ from prefect_slots.settings import Settings
 from prefect_slots.system.processes import Users
 from prefect_slots.system.threads import aside
 from prefect_slots.usage.foreign import Fleet
-from prefect_slots.usage.memory import note_memory, read_memory
-from prefect_slots.usage.overuse import Excess, Noted, end, note_signal
+
+if TYPE_CHECKING:
+    from prefect_slots.usage.overuse import Excess, Noted
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
@@ -125,12 +128,15 @@ class Monitor:
 
     async def _seats(self) -> None:
         note = await aside(partial(_ask_servers, self._servers), "prefect-slots seats")
+        # After the question, so that the count is not older than the answer it explains.
         names = {license_resource(name) for table in self._servers for name, _ in table.features}
         fleet = Fleet(counted={}) if self.server is None else await self.server.fleet(names)
         after = self._settings.stale_after
         self._say(self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)))
 
     async def _memory(self) -> None:
+        from prefect_slots.usage.memory import note_memory, read_memory
+
         parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
         found = await aside(partial(read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
         self._say(self._ledger.transact(lambda tx: note_memory(tx, found)))
@@ -165,6 +171,8 @@ class Monitor:
             more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.process is not None and excess.may_be_ended:
+            from prefect_slots.usage.overuse import end, note_signal
+
             # Recorded first: the parent that sees its process end asks at once for the reason.
             self._ledger.transact(lambda tx: note_signal(tx, excess))
             signalled = end(*excess.process, by_force=excess.row.signals > 0)
@@ -172,7 +180,8 @@ class Monitor:
                 _log.error('%s: %s, by enforce = "kill"', excess, signalled)
 
 
-# Detection is imported where a look is made: every process that takes part imports this module, and most never look.
+# Modules for looks are imported where a look is made: every process that takes part imports this one, and most of them
+# never look.
 
 
 def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], Noted]:

@@ -118,12 +118,14 @@ def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared:
         elif (holder := belonging.holder_of(pid)) is not None:
             by_holder.setdefault(holder, []).append(pid)
     for holder, mine in belonging.by_pid.items():
+        # Use that belongs to no single grant of a holder is shared by all of them; without any they are told apart.
         joint = by_holder.get(holder, [])
         for parts in [tuple(mine)] if joint else [(part,) for part in mine]:
             pids = (*joint, *(pid for part in parts for pid in by_grant.get(part.grant, ())))
             amounts = [processes[pid] for pid in pids]
             told = [amount for amount in amounts if amount is not None]
             if len(told) == len(amounts):
+                # A task process brings an interpreter along that no task declares; a command is all the grant's own.
                 kept = 0 if parts[0].command is not None else spared
                 above = sum(max(0, amount - kept) for amount in told)
                 declared = sum(part.declared for part in parts)
@@ -216,6 +218,7 @@ def end(pid: int, started: float, *, by_force: bool) -> str:
         A description of the deed for people; empty if there is nothing to end any more.
     """
     try:
+        # No grant's: 0 is the kernel's number, 1 the first process, and this process gives the grant back.
         root = psutil.Process(pid)
         if pid in (0, 1, os.getpid()) or not same_start(root.create_time(), started):
             return ""

@@ -77,6 +77,7 @@ def _of_nobody(gpus: GpusSeen | None, seats: tuple[SeatsSeen, ...]) -> Iterator[
         for device in gpus.reading.devices:
             use = foreign_use(device, own=(), around=gpus.around)
             yield OthersUse(resource=GPU_MEM, key=device.uuid, unit=MIB, used=use.mib, why=use.why)
+    # A license has one cell, and its key is always 0.
     for told in seats:
         usage = told.feature.usage if told.feature is not None else None
         used = usage.used if isinstance(usage, report.Counted) else None
