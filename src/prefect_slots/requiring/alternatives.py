@@ -75,6 +75,7 @@ def declare_any(amounts: Iterable[Mapping[str, Any]]) -> Requirement:
     Raises:
         InvalidRequirement: see `declare`.
     """
+    # Each is declared by itself: alternatives share no demands but those in common, which they repeat.
     return Requirement.any_of([declare(**each) for each in amounts])
 
 

@@ -143,9 +143,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             LeaseLost: with `on_lease_lost = "fail"`, if others could take its slots meanwhile.
         """
         grant = self._leave(_caller(inspect.currentframe()))
-        lost = _release(grant)
-        if kind is None:
-            _insist(grant, lost)
+        _release(grant, insist=kind is None)
 
     async def __aenter__(self) -> Grant:
         """Wait for the grant without blocking the event loop, and return it."""
@@ -159,9 +157,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             LeaseLost: with `on_lease_lost = "fail"`, if others could take its slots meanwhile.
         """
         grant = self._leave(_caller(inspect.currentframe()))
-        lost = await _release_async(grant)
-        if kind is None:
-            _insist(grant, lost)
+        await _release_async(grant, insist=kind is None)
 
     def _enter(self, block: FrameType | None, grant: Grant) -> Grant:
         self._entered.append(_Entered(block, _here(), grant, context.enter(grant)))
@@ -173,6 +169,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         here = _here()
         if not self._entered:
             raise RuntimeError(f"{self!r} is left, and was not entered")
+        # The latest first: nested blocks of one frame end in reverse.
         entry = max(reversed(self._entered), key=lambda entry: 2 if entry.frame is block else int(entry.here == here))
         self._entered.remove(entry)
         context.leave(entry.token)
@@ -187,9 +184,9 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         try:
             yield grant
         except BaseException:
-            _release(grant)
+            _release(grant, insist=False)
             raise
-        _insist(grant, _release(grant))
+        _release(grant, insist=True)
 
     @asynccontextmanager
     async def granted_async(self, site: str, arguments: Mapping[str, Any]) -> AsyncGenerator[Grant]:
@@ -198,9 +195,9 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         try:
             yield grant
         except BaseException:
-            await _release_async(grant)
+            await _release_async(grant, insist=False)
             raise
-        _insist(grant, await _release_async(grant))
+        await _release_async(grant, insist=True)
 
     def _acquire(self, site: str, arguments: Mapping[str, Any]) -> Grant:
         with prefect_run.no_vain_retry():
@@ -253,20 +250,20 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         )
 
 
-def _release(grant: Grant) -> str | None:
-    target = _ended(grant)
+def _release(grant: Grant, *, insist: bool) -> None:
+    target, lost = _ended(grant), None
     if target is not None:
         with _kept_result(grant):
-            return client.release(target, grant.id)
-    return None
+            lost = client.release(target, grant.id)
+        _insist(grant, target, lost if insist else None)
 
 
-async def _release_async(grant: Grant) -> str | None:
-    target = _ended(grant)
+async def _release_async(grant: Grant, *, insist: bool) -> None:
+    target, lost = _ended(grant), None
     if target is not None:
         with _kept_result(grant):
-            return await client.release_async(target, grant.id)
-    return None
+            lost = await client.release_async(target, grant.id)
+        _insist(grant, target, lost if insist else None)
 
 
 @contextmanager
@@ -279,8 +276,8 @@ def _kept_result(grant: Grant) -> Generator[None]:
         _log.exception("grant %s (%s) could not be given back yet", grant.id, grant.label)
 
 
-def _insist(grant: Grant, lost: str | None) -> None:
-    if lost is not None and grant.target is not None and grant.target.settings.on_lease_lost == "fail":
+def _insist(grant: Grant, target: client.Target, lost: str | None) -> None:
+    if lost is not None and target.settings.on_lease_lost == "fail":
         raise LeaseLost(limit=lost, grant=grant.id)
 
 

@@ -64,6 +64,7 @@ class Grant:
         self.label = label
         self.parent = parent
         self.ended = False
+        # A forked child's copy must not release the grant of its parent.
         self.pid = os.getpid()
         self.target = target
         self.chosen = dict(amounts[held.chosen if held else 0])
@@ -134,6 +135,7 @@ class Grant:
         gpu.pin(env, pinned(self))
         if self._held is not None:
             env[TOKEN] = self.token
+            # The child may run under another HOME, and would look for the ledger elsewhere.
             env["PREFECT_SLOTS_STATE_DIR"] = str(self._held.folder)
         return env
 

@@ -26,51 +26,33 @@ _PERMANENT: Final = (Impossible, InvalidRequirement, OutOfOrder, UnknownResource
 _log = logging.getLogger("prefect_slots")
 
 
-def task_context() -> TaskRunContext | None:
-    """Return the context of the task run that the calling code is in, if any."""
+def _contexts() -> tuple[TaskRunContext | None, FlowRunContext | None]:
+    """Return the contexts of the task run and of the flow run around the calling code, if any."""
     if "prefect" not in sys.modules:
-        return None
-    from prefect.context import TaskRunContext
+        return None, None
+    from prefect.context import FlowRunContext, TaskRunContext
 
-    return TaskRunContext.get()
-
-
-def _flow_context() -> FlowRunContext | None:
-    if "prefect" not in sys.modules:
-        return None
-    from prefect.context import FlowRunContext
-
-    return FlowRunContext.get()
+    return TaskRunContext.get(), FlowRunContext.get()
 
 
 def run_name() -> str:
     """Return Prefect's name of the run around the calling code, `"analyse-0 of brave-otter"`; empty outside one."""
-    task, flow = task_context(), _flow_context()
+    task, flow = _contexts()
     names = [task.task_run.name if task else "", (flow.flow_run.name if flow and flow.flow_run else "") or ""]
     return " of ".join(name for name in names if name)
 
 
 def run_id() -> str:
     """Return the id of the flow run around the calling code, or of the one that started this process; else nothing."""
-    task, flow = task_context(), _flow_context()
+    task, flow = _contexts()
     known = (task and task.task_run.flow_run_id) or (flow and flow.flow_run and flow.flow_run.id)
     return str(known) if known else os.environ.get("PREFECT__FLOW_RUN_ID", "")
 
 
 def attempt() -> int:
     """Return the number of the task run's attempt: 1, 2, ...; 1 outside a task run."""
-    context = task_context()
-    return max(1, context.task_run.run_count) if context else 1
-
-
-def _log_wait(label: str, reason: str) -> None:
-    """Write the reason into the run's own log, which names the run by itself; else into ours."""
-    if task_context() is None and _flow_context() is None:
-        _log.info("%s %s", label, reason)
-    else:
-        from prefect import get_run_logger
-
-        get_run_logger().info("%s", reason)
+    task, _ = _contexts()
+    return max(1, task.task_run.run_count) if task else 1
 
 
 class RunHooks:
@@ -81,26 +63,31 @@ class RunHooks:
 
     def waiting(self, reason: str) -> None:
         """Log the reason once and show the task run as waiting."""
-        _log_wait(self._label, reason)
-        context = task_context()
-        if context is not None:
-            from prefect.states import Pending
+        task, flow = _contexts()
+        if task is None and flow is None:
+            _log.info("%s %s", self._label, reason)
+            return
+        from prefect import get_run_logger
+        from prefect.states import Pending
 
-            _show(context, Pending(name=AWAITING, message=reason))
+        # The run's own log names the run by itself.
+        get_run_logger().info("%s", reason)
+        _show(task, Pending(name=AWAITING, message=reason))
 
     def resumed(self) -> None:
         """Show the task run as running again."""
-        context = task_context()
-        if context is not None:
+        task, _ = _contexts()
+        if task is not None:
             from prefect.states import Running
 
-            _show(context, Running())
+            _show(task, Running())
 
 
-def _show(context: TaskRunContext, state: State[Any]) -> None:
+def _show(task: TaskRunContext | None, state: State[Any]) -> None:
     # A state is for people only: the task must run even if the server cannot show it.
     try:
-        propose(context.task_run, state)
+        if task is not None:
+            propose(task.task_run, state)
     except Exception as error:
         _log.debug("the state %s could not be shown: %s", state.name, error)
 
@@ -124,9 +111,9 @@ def no_vain_retry() -> Generator[None]:
     try:
         yield
     except _PERMANENT:
-        context = task_context()
-        if context is not None:
-            _forbid_retry(context.task)
+        task, _ = _contexts()
+        if task is not None:
+            _forbid_retry(task.task)
         raise
 
 
