@@ -12,29 +12,8 @@ from typing import Any, Final
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.sql import Tables
+from prefect_slots.model import book as model
 from prefect_slots.model.amount import Exclusive
-from prefect_slots.model.book import (
-    Book,
-    CellId,
-    CellState,
-    Change,
-    Closed,
-    Counted,
-    Dequeued,
-    Freed,
-    Grant,
-    Granted,
-    Holding,
-    Line,
-    Nesting,
-    Queued,
-    Refused,
-    Reserved,
-    Shape,
-    Slot,
-    SteppedAside,
-    Ticket,
-)
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 
@@ -42,12 +21,12 @@ FRONT: Final = 4
 HISTORY: Final = 10_000
 
 
-def read_book(tables: Tables, front: int = FRONT) -> Book:
+def read_book(tables: Tables, front: int = FRONT) -> model.Book:
     """Return the cells, the grants and the front of each line: every reserver and the first `front` others."""
-    return Book(cells=_cells(tables), grants=_grants(tables), lines=_lines(tables, front))
+    return model.Book(cells=_cells(tables), grants=_grants(tables), lines=_lines(tables, front))
 
 
-def _cells(tables: Tables) -> tuple[CellState, ...]:
+def _cells(tables: Tables) -> tuple[model.CellState, ...]:
     # Of a cell that is broken nothing is left, and its capacity stays: who waits for it may get it back.
     rows = tables.all(
         "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive FROM cell "
@@ -60,19 +39,21 @@ def _cells(tables: Tables) -> tuple[CellState, ...]:
 
 
 @lru_cache(maxsize=16)
-def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[CellState, ...]:
+def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[model.CellState, ...]:
     return tuple(
-        CellState(id=CellId(resource, number), capacity=Exclusive(capacity) if exclusive else capacity, foreign=foreign)
+        model.CellState(
+            id=model.CellId(resource, number), capacity=Exclusive(capacity) if exclusive else capacity, foreign=foreign
+        )
         for resource, number, capacity, foreign, exclusive in rows
     )
 
 
 @lru_cache(maxsize=1024)
-def _plain_shape(requirement: str, priority: int, expected: float | None) -> Shape:
-    return Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority, expected=expected)
+def _plain_shape(requirement: str, priority: int, expected: float | None) -> model.Shape:
+    return model.Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority, expected=expected)
 
 
-def read_grant(tables: Tables, grant: str) -> Grant:
+def read_grant(tables: Tables, grant: str) -> model.Grant:
     """Return one grant.
 
     Raises:
@@ -84,20 +65,20 @@ def read_grant(tables: Tables, grant: str) -> Grant:
     return found[0]
 
 
-def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ...]:
-    grants: dict[str, Grant] = {}
+def _grants(tables: Tables, where: str = "", *values: object) -> tuple[model.Grant, ...]:
+    grants: dict[str, model.Grant] = {}
     for row in tables.all(
         "SELECT h.id, resource, number, amount, requirement, priority, expected, parent, root, source, "
         "seq, turn, run, chosen, overtaken, ends, closed "
         f"FROM held h JOIN holding c ON c.held=h.id {where} ORDER BY seq, resource, number",
         *values,
     ):
-        holding = Holding(CellId(row[1], row[2]), row[3])
+        holding = model.Holding(model.CellId(row[1], row[2]), row[3])
         known = grants.get(row[0])
         if known is not None:
             grants[row[0]] = replace(known, holdings=(*known.holdings, holding))
             continue
-        grants[row[0]] = Grant(
+        grants[row[0]] = model.Grant(
             id=row[0],
             shape=shape_of(row[0], *row[4:10]),
             holdings=(holding,),
@@ -112,8 +93,8 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[Grant, ..
     return tuple(grants.values())
 
 
-def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
-    lines: list[Line] = []
+def _lines(tables: Tables, front: int) -> tuple[model.Line, ...]:
+    lines: list[model.Line] = []
     for row in tables.all(
         "SELECT key, overtakes, requirement, priority, expected, parent, root, source FROM shape ORDER BY key"
     ):
@@ -127,17 +108,19 @@ def _lines(tables: Tables, front: int) -> tuple[Line, ...]:
             shape = shape_of(tickets[0].id, *row[2:])
             truncated = len(waiting) > front
             last = _last(tables, row[0], tickets[-1].slot) if truncated else None
-            lines.append(Line(shape=shape, overtakes=row[1], tickets=tuple(tickets), truncated=truncated, last=last))
+            lines.append(
+                model.Line(shape=shape, overtakes=row[1], tickets=tuple(tickets), truncated=truncated, last=last)
+            )
     return tuple(lines)
 
 
-def _last(tables: Tables, shape: str, shown: Slot) -> Slot:
+def _last(tables: Tables, shape: str, shown: model.Slot) -> model.Slot:
     hidden = tables.one(
         "SELECT turn, seq FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved IS NULL "
         "ORDER BY turn DESC, seq DESC LIMIT 1",
         shape,
     )
-    return max(shown, Slot(*hidden)) if hidden else shown
+    return max(shown, model.Slot(*hidden)) if hidden else shown
 
 
 def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
@@ -150,30 +133,30 @@ def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...
     return tuple((key, tail) for key, tail in found)
 
 
-def write(tables: Tables, change: Change, request: Request | None) -> None:
+def write(tables: Tables, change: model.Change, request: Request | None) -> None:
     """Write one change; a new ticket is the actor's, for `request`."""
     match change:
-        case Queued(shape=shape, ticket=ticket):
+        case model.Queued(shape=shape, ticket=ticket):
             _queue(tables, shape, ticket, request)
-        case Granted(grant=grant):
+        case model.Granted(grant=grant):
             _hold(tables, grant)
-        case Dequeued(ticket=ticket):
+        case model.Dequeued(ticket=ticket):
             _dequeue(tables, ticket)
-        case Refused(ticket=ticket):
+        case model.Refused(ticket=ticket):
             _refuse(tables, ticket)
-        case Closed(grant=grant):
+        case model.Closed(grant=grant):
             tables.run("UPDATE held SET closed=1 WHERE id=?", grant)
-        case Freed(grant=grant):
+        case model.Freed(grant=grant):
             _free(tables, grant)
-        case SteppedAside(grant=grant, blocked_on=limit):
+        case model.SteppedAside(grant=grant, blocked_on=limit):
             _step_aside(tables, grant, limit)
-        case Counted(shape=shape, overtakes=overtakes):
+        case model.Counted(shape=shape, overtakes=overtakes):
             tables.run("UPDATE shape SET overtakes=? WHERE key=?", overtakes, shape.key)
-        case Reserved(ticket=ticket, cells=cells):
+        case model.Reserved(ticket=ticket, cells=cells):
             tables.run("UPDATE ticket SET reserved=? WHERE id=?", _dump(cells) if cells else None, ticket)
 
 
-def _queue(tables: Tables, shape: Shape, ticket: Ticket, request: Request | None) -> None:
+def _queue(tables: Tables, shape: model.Shape, ticket: model.Ticket, request: Request | None) -> None:
     _shape_row(tables, shape)
     resumed = tables.run(
         "UPDATE ticket SET blocked_on=NULL, turn=?, base=?, reserved=NULL WHERE id=?",
@@ -189,7 +172,7 @@ def _queue(tables: Tables, shape: Shape, ticket: Ticket, request: Request | None
         )
 
 
-def _shape_row(tables: Tables, shape: Shape) -> None:
+def _shape_row(tables: Tables, shape: model.Shape) -> None:
     nesting = shape.nesting
     tables.run(
         "INSERT INTO shape VALUES (?, ?, ?, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -206,7 +189,7 @@ def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
     return row
 
 
-def _hold(tables: Tables, grant: Grant) -> None:
+def _hold(tables: Tables, grant: model.Grant) -> None:
     row = _dequeue(tables, grant.id)
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
@@ -254,7 +237,7 @@ def _delete_held(tables: Tables, grant: str) -> None:
     tables.run("DELETE FROM held WHERE id=?", grant)
 
 
-def _step_aside(tables: Tables, grant: Grant, limit: str) -> None:
+def _step_aside(tables: Tables, grant: model.Grant, limit: str) -> None:
     row = tables.one("SELECT owner, label, asked_at, refusals, for_children FROM held WHERE id=?", grant.id)
     if row is None:
         raise LookupError(f"grant {grant.id} is not in the ledger")
@@ -275,18 +258,18 @@ def shape_of(
     parent: str | None,
     root: str | None,
     source: str | None,
-) -> Shape:
+) -> model.Shape:
     """Return the shape of a ticket or grant from its columns."""
     shape = _plain_shape(requirement, priority, expected)
     if not (parent and root):
         return shape
-    return replace(shape, nesting=Nesting(ticket=ticket, parent=parent, root=root, source=source))
+    return replace(shape, nesting=model.Nesting(ticket=ticket, parent=parent, root=root, source=source))
 
 
-def _ticket(ticket: str, seq: int, turn: int, run: str, base: int, reserved: str | None) -> Ticket:
-    cells = tuple(Holding(CellId(r, n), a) for r, n, a in json.loads(reserved)) if reserved else ()
-    return Ticket(id=ticket, seq=seq, turn=turn, run=run, base=base, reserved=cells)
+def _ticket(ticket: str, seq: int, turn: int, run: str, base: int, reserved: str | None) -> model.Ticket:
+    cells = tuple(model.Holding(model.CellId(r, n), a) for r, n, a in json.loads(reserved)) if reserved else ()
+    return model.Ticket(id=ticket, seq=seq, turn=turn, run=run, base=base, reserved=cells)
 
 
-def _dump(cells: tuple[Holding, ...]) -> str:
+def _dump(cells: tuple[model.Holding, ...]) -> str:
     return json.dumps([[cell.resource, cell.number, amount] for cell, amount in cells])

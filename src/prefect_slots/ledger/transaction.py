@@ -17,20 +17,7 @@ from uuid import UUID
 from prefect_slots.ledger import book, leases
 from prefect_slots.ledger.owner import Owner, is_dead
 from prefect_slots.ledger.sql import Tables
-from prefect_slots.model.book import (
-    Asked,
-    Book,
-    Changed,
-    Decision,
-    Dequeued,
-    Ended,
-    Event,
-    Grant,
-    Granted,
-    Left,
-    Resumed,
-    Ticket,
-)
+from prefect_slots.model import book as model
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.system import clock
@@ -39,12 +26,12 @@ from prefect_slots.system import clock
 class Decide(Protocol):
     """The scheduler, with its settings bound."""
 
-    def __call__(self, book: Book, event: Event, now: float) -> Decision:
+    def __call__(self, book: model.Book, event: model.Event, now: float) -> model.Decision:
         """Return what to write."""
         ...
 
 
-Plan = Callable[["Transaction", Grant], Iterable[leases.Call]]
+Plan = Callable[["Transaction", model.Grant], Iterable[leases.Call]]
 """The calls that a grant needs on the server, in canonical order."""
 
 
@@ -116,11 +103,11 @@ class Transaction(Tables):
         """
         waiting = self.all("SELECT id FROM ticket WHERE owner=?", owner)
         for (ticket,) in waiting:
-            book.write(self, Dequeued(ticket=ticket), None)
+            book.write(self, model.Dequeued(ticket=ticket), None)
         if waiting:
-            self.apply(Changed())
+            self.apply(model.Changed())
         for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
-            self.apply(Ended(grant=grant))
+            self.apply(model.Ended(grant=grant))
         self.run("DELETE FROM refusal WHERE owner=?", owner)
         for (grant,) in self.all("SELECT DISTINCT held FROM lease WHERE owner=?", owner):
             heir = self._heir(grant, owner)
@@ -153,9 +140,9 @@ class Transaction(Tables):
         self.set_meta("seq", str(seq))
         return seq
 
-    def apply(self, event: Event, request: Request | None = None) -> None:
+    def apply(self, event: model.Event, request: Request | None = None) -> None:
         """Decide on `event` and write the changes; `request` goes with `Asked`, and its owner is the actor."""
-        if isinstance(event, Asked) and event.ticket.run:
+        if isinstance(event, model.Asked) and event.ticket.run:
             event = replace(event, tails=book.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
         again = True
@@ -163,9 +150,9 @@ class Transaction(Tables):
             decision = self._decide(self.book(), event, self.moment)
             for change in decision.changes:
                 book.write(self, change, request)
-                if isinstance(change, Granted):
+                if isinstance(change, model.Granted):
                     granted.append(change.grant.id)
-            event, again = Changed(), decision.again
+            event, again = model.Changed(), decision.again
         self._hand_over(granted)
         for grant in granted:
             self._announce(grant)
@@ -229,8 +216,8 @@ class Transaction(Tables):
         )
         if row is not None:
             shape = book.shape_of(ticket, *row[:6])
-            old = Ticket(id=ticket, seq=row[6], turn=row[8], run=row[9])
-            self.apply(Resumed(shape=shape, ticket=old, overtaken=row[7]))
+            old = model.Ticket(id=ticket, seq=row[6], turn=row[8], run=row[9])
+            self.apply(model.Resumed(shape=shape, ticket=old, overtaken=row[7]))
 
     def requirement(self, ticket: str) -> Requirement:
         """Return what a waiting ticket asks for.
@@ -257,17 +244,17 @@ class Transaction(Tables):
         """End a ticket or grant, whatever state it is in; one that is gone already is left so."""
         state = self.state(ticket)
         if state is TicketState.HELD:
-            self.apply(Ended(grant=ticket))
+            self.apply(model.Ended(grant=ticket))
         elif state in (TicketState.WAITING, TicketState.BLOCKED):
-            self.apply(Left(ticket=ticket))
+            self.apply(model.Left(ticket=ticket))
         else:
             self.run("DELETE FROM refusal WHERE ticket=?", ticket)
 
-    def book(self) -> Book:
+    def book(self) -> model.Book:
         """Return the cells, the grants and the front of each line."""
         return book.read_book(self)
 
-    def grant(self, grant: str) -> Grant:
+    def grant(self, grant: str) -> model.Grant:
         """Return one grant.
 
         Raises:

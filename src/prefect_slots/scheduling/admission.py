@@ -12,16 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect_slots.model.book import Grant, Line, Slot, Ticket
+from prefect_slots.scheduling import fairness
 from prefect_slots.scheduling.backfill import Gaps
-from prefect_slots.scheduling.fairness import (
-    Reservation,
-    choose_cells,
-    exhausted,
-    front,
-    preferred,
-    reserving,
-    set_aside,
-)
 from prefect_slots.scheduling.placement import Placed, Pool, place
 from prefect_slots.scheduling.wait_graph import WaitGraph
 
@@ -36,7 +28,7 @@ class Admission:
         need_more: Whether a line's front ran out before it was known what it reserves; nothing is found then.
     """
 
-    reservations: tuple[Reservation, ...]
+    reservations: tuple[fairness.Reservation, ...]
     found: tuple[Line, Ticket, Placed] | None = None
     need_more: bool = False
 
@@ -59,7 +51,7 @@ def admit(
     left = [pool.free]
     for reservation in reservations:
         left.append(dict(left[-1]))
-        set_aside(left[-1], reservation.cells)
+        fairness.set_aside(left[-1], reservation.cells)
     for line, ticket, ahead in _candidates(here, reservations, sated):
         usable, nesting = left[ahead], line.shape.nesting
         if ahead and (nesting or line.shape.expected is not None):
@@ -69,7 +61,7 @@ def admit(
             shut = {cell for at in late for cell, _ in reservations[at].cells}
             usable = dict(pool.free)
             for at in heeded:
-                set_aside(usable, (held for held in reservations[at].cells if held.cell in shut))
+                fairness.set_aside(usable, (held for held in reservations[at].cells if held.cell in shut))
         placed = place(pool, line.shape.requirement, usable)
         if placed is not None:
             return Admission(reservations, found=(line, ticket, placed))
@@ -78,7 +70,7 @@ def admit(
 
 def _reservations(
     pool: Pool, lines: Sequence[Line], max_overtakes: int
-) -> tuple[tuple[Reservation, ...], set[str], bool]:
+) -> tuple[tuple[fairness.Reservation, ...], set[str], bool]:
     """Choose cells for every ticket that reserves, by place.
 
     Returns:
@@ -88,33 +80,33 @@ def _reservations(
     waiting: list[tuple[Slot, Ticket, Line]] = []
     last_shown: set[str] = set()
     for line in lines:
-        number = reserving(line, max_overtakes)
+        number = fairness.reserving(line, max_overtakes)
         # What does not fit even an idle machine is stranded: it could never use what it reserved.
         if number and place(pool, line.shape.requirement, pool.most) is not None:
             waiting.extend((ticket.slot, ticket, line) for ticket in line.tickets[:number])
-            unserved = front(line)
+            unserved = fairness.front(line)
             if line.truncated and (not unserved or unserved[-1].slot <= line.tickets[number - 1].slot):
                 last_shown.add(unserved[-1].id if unserved else line.tickets[-1].id)
     waiting.sort(key=lambda entry: entry[0])
     left = dict(pool.free)
-    made: list[Reservation] = []
+    made: list[fairness.Reservation] = []
     sated: set[str] = set()
     for _, ticket, line in waiting:
         # A nested ticket may pass those before it, so that nothing left over for it need not mean that it cannot fit.
-        if line.shape.key in sated or (line.shape.nesting is None and exhausted(pool, line.shape, left)):
+        if line.shape.key in sated or (line.shape.nesting is None and fairness.exhausted(pool, line.shape, left)):
             sated.add(line.shape.key)
             continue
-        wanted = preferred(pool, line.shape)
-        cells = choose_cells(pool, wanted, ticket.reserved, left)
-        made.append(Reservation(line.shape, ticket, wanted, cells))
-        set_aside(left, cells)
+        wanted = fairness.preferred(pool, line.shape)
+        cells = fairness.choose_cells(pool, wanted, ticket.reserved, left)
+        made.append(fairness.Reservation(line.shape, ticket, wanted, cells))
+        fairness.set_aside(left, cells)
         if ticket.id in last_shown:
             return tuple(made), sated, True
     return tuple(made), sated, False
 
 
 def _candidates(
-    lines: Sequence[Line], reservations: Sequence[Reservation], sated: set[str]
+    lines: Sequence[Line], reservations: Sequence[fairness.Reservation], sated: set[str]
 ) -> Iterator[tuple[Line, Ticket, int]]:
     """Yield who may be granted, in order, with the number of reservations that each must heed."""
     by_key = {line.shape.key: line for line in lines}

@@ -11,31 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from prefect_slots.model.book import (
-    Asked,
-    Book,
-    Change,
-    Changed,
-    Closed,
-    Counted,
-    Decision,
-    Dequeued,
-    Ended,
-    Event,
-    Freed,
-    Grant,
-    Granted,
-    Left,
-    Line,
-    Queued,
-    Refused,
-    Reserved,
-    Resumed,
-    Returned,
-    Shape,
-    SteppedAside,
-    Ticket,
-)
+from prefect_slots.model import book as model
 from prefect_slots.scheduling.admission import admit
 from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
 from prefect_slots.scheduling.placement import Placed, Pool, grant_pool, machine_pool, place
@@ -45,7 +21,7 @@ FRONT: Final = 4
 """How many tickets that do not reserve a view should show of each line."""
 
 
-def decide(book: Book, event: Event, now: float, *, max_overtakes: int) -> Decision:
+def decide(book: model.Book, event: model.Event, now: float, *, max_overtakes: int) -> model.Decision:
     """Return what to write after `event`, and the book as it then is.
 
     Args:
@@ -60,24 +36,24 @@ def decide(book: Book, event: Event, now: float, *, max_overtakes: int) -> Decis
     while not desk.again and desk.settle_one():
         pass
     desk.write_reservations()
-    return Decision(book=desk.book(), changes=tuple(desk.changes), again=desk.again)
+    return model.Decision(book=desk.book(), changes=tuple(desk.changes), again=desk.again)
 
 
 class _Desk:
     """A book being worked on, and the changes made so far."""
 
-    def __init__(self, book: Book, now: float, max_overtakes: int) -> None:
+    def __init__(self, book: model.Book, now: float, max_overtakes: int) -> None:
         self.cells = book.cells
         self.grants = {grant.id: grant for grant in book.grants}
         self.lines = {line.shape.key: line for line in book.lines}
         self.written = {ticket.id: ticket.reserved for line in book.lines for ticket in line.tickets if ticket.reserved}
         self.now = now
         self.max_overtakes = max_overtakes
-        self.changes: list[Change] = []
+        self.changes: list[model.Change] = []
         self.again = False
 
-    def book(self) -> Book:
-        return Book(
+    def book(self) -> model.Book:
+        return model.Book(
             cells=self.cells,
             grants=tuple(self.grants.values()),
             lines=tuple(line for line in self.lines.values() if line.tickets),
@@ -85,47 +61,47 @@ class _Desk:
 
     # What happened
 
-    def note(self, event: Event) -> None:
+    def note(self, event: model.Event) -> None:
         match event:
-            case Asked(shape=shape, ticket=ticket, tails=tails):
+            case model.Asked(shape=shape, ticket=ticket, tails=tails):
                 pool = self._source(shape.pool)
                 turn = next_turn(pool, shape, tails, self.lines) if pool else 0
                 self._queue(shape, replace(ticket, turn=turn), counted=0)
-            case Resumed(shape=shape, ticket=ticket, overtaken=counted):
+            case model.Resumed(shape=shape, ticket=ticket, overtaken=counted):
                 pool = self._source(shape.pool)
                 turn = turn_of_return(pool, shape, ticket, self.lines) if pool else 0
                 self._queue(shape, replace(ticket, turn=turn), counted=counted)
-            case Left(ticket=ticket_id):
+            case model.Left(ticket=ticket_id):
                 self._drop(ticket_id)
-                self.changes.append(Dequeued(ticket=ticket_id))
-            case Ended(grant=grant_id):
+                self.changes.append(model.Dequeued(ticket=ticket_id))
+            case model.Ended(grant=grant_id):
                 if grant_id in self.grants:
                     self._end(self.grants[grant_id])
-            case Returned(grant=grant_id, blocked_on=limit):
+            case model.Returned(grant=grant_id, blocked_on=limit):
                 # A grant that others draw on is past being refused: its task runs.
                 if grant_id in self.grants and not self._is_drawn_on(grant_id):
                     grant = self.grants.pop(grant_id)
-                    self.changes.append(SteppedAside(grant=grant, blocked_on=limit))
+                    self.changes.append(model.SteppedAside(grant=grant, blocked_on=limit))
                     self._refuse_draws(grant_id)
-            case Changed():
+            case model.Changed():
                 self._refuse_hopeless_draws()
 
-    def _queue(self, shape: Shape, ticket: Ticket, counted: int) -> None:
+    def _queue(self, shape: model.Shape, ticket: model.Ticket, counted: int) -> None:
         line = self.lines.get(shape.key)
         opened = line is None
-        line = line or Line(shape=shape)
+        line = line or model.Line(shape=shape)
         if line.tickets and ticket.slot < line.end:
             # Who is put before others has been overtaken as often as they: they would be held up by its patience.
             counted = max(counted, overtaken(line, line.tickets[0]))
         ticket = replace(ticket, base=line.overtakes - counted, reserved=())
-        self.changes.append(Queued(shape=shape, ticket=ticket))
+        self.changes.append(model.Queued(shape=shape, ticket=ticket))
         source = shape.pool
         if source is not None and (source not in self.grants or self.grants[source].closed):
-            self.changes.append(Refused(ticket=ticket.id))
+            self.changes.append(model.Refused(ticket=ticket.id))
             return
         if opened:
             # A table may still hold the count of a line whose tickets all stand aside; the base above knows none.
-            self.changes.append(Counted(shape=shape, overtakes=0))
+            self.changes.append(model.Counted(shape=shape, overtakes=0))
         unserved = front(line)
         if line.last is not None:
             line = replace(line, last=max(line.last, ticket.slot))
@@ -141,7 +117,7 @@ class _Desk:
                 self._take_out(line, ticket_id)
                 return
 
-    def _take_out(self, line: Line, ticket_id: str) -> None:
+    def _take_out(self, line: model.Line, ticket_id: str) -> None:
         kept = tuple(ticket for ticket in line.tickets if ticket.id != ticket_id)
         line = replace(line, tickets=kept)
         self.lines[line.shape.key] = line
@@ -150,14 +126,14 @@ class _Desk:
     def _is_drawn_on(self, grant_id: str) -> bool:
         return any(other.shape.pool == grant_id for other in self.grants.values())
 
-    def _end(self, grant: Grant) -> None:
+    def _end(self, grant: model.Grant) -> None:
         if self._is_drawn_on(grant.id):
             if not grant.closed:
                 self.grants[grant.id] = replace(grant, closed=True)
-                self.changes.append(Closed(grant=grant.id))
+                self.changes.append(model.Closed(grant=grant.id))
         else:
             del self.grants[grant.id]
-            self.changes.append(Freed(grant=grant.id))
+            self.changes.append(model.Freed(grant=grant.id))
             source = grant.shape.pool
             if source is not None and source in self.grants and self.grants[source].closed:
                 self._end(self.grants[source])
@@ -166,7 +142,7 @@ class _Desk:
     def _refuse_draws(self, source: str) -> None:
         for key, line in list(self.lines.items()):
             if line.shape.pool == source:
-                self.changes.extend(Refused(ticket=ticket.id) for ticket in line.tickets)
+                self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
                 del self.lines[key]
 
     def _refuse_hopeless_draws(self) -> None:
@@ -176,7 +152,7 @@ class _Desk:
             if source is not None and line.tickets:
                 pool = self._pool(source)
                 if place(pool, line.shape.requirement, pool.most) is None:
-                    self.changes.extend(Refused(ticket=ticket.id) for ticket in line.tickets)
+                    self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
                     del self.lines[key]
 
     # What follows
@@ -200,7 +176,7 @@ class _Desk:
         return self._pool(source) if source is None or source in self.grants else None
 
     def _pool(self, source: str | None) -> Pool:
-        book = Book(cells=self.cells, grants=tuple(self.grants.values()))
+        book = model.Book(cells=self.cells, grants=tuple(self.grants.values()))
         return machine_pool(book) if source is None else grant_pool(book, self.grants[source])
 
     def _keep(self, reservations: Sequence[Reservation]) -> None:
@@ -217,8 +193,8 @@ class _Desk:
             )
             self.lines[key] = replace(line, tickets=tickets)
 
-    def _grant(self, pool: Pool, line: Line, ticket: Ticket, placed: Placed) -> None:
-        grant = Grant(
+    def _grant(self, pool: Pool, line: model.Line, ticket: model.Ticket, placed: Placed) -> None:
+        grant = model.Grant(
             id=ticket.id,
             shape=line.shape,
             holdings=placed.holdings,
@@ -233,7 +209,7 @@ class _Desk:
         if grant.ends is not None:
             # Who was passed, and why it lost nothing, can be seen only from what was set aside at that moment.
             self.write_reservations()
-        self.changes.append(Granted(grant=grant))
+        self.changes.append(model.Granted(grant=grant))
         for cell, amount in placed.holdings:
             pool.free[cell] -= amount
         for key, other in list(self.lines.items()):
@@ -241,7 +217,7 @@ class _Desk:
                 continue
             if other.tickets[0].slot < ticket.slot and is_hurt(pool, other.shape, placed.holdings):
                 self.lines[key] = replace(other, overtakes=other.overtakes + 1)
-                self.changes.append(Counted(shape=other.shape, overtakes=other.overtakes + 1))
+                self.changes.append(model.Counted(shape=other.shape, overtakes=other.overtakes + 1))
         self._take_out(line, ticket.id)
 
     def write_reservations(self) -> None:
@@ -249,5 +225,5 @@ class _Desk:
         for line in self.lines.values():
             for ticket in line.tickets:
                 if ticket.reserved != self.written.get(ticket.id, ()):
-                    self.changes.append(Reserved(ticket=ticket.id, cells=ticket.reserved))
+                    self.changes.append(model.Reserved(ticket=ticket.id, cells=ticket.reserved))
                     self.written[ticket.id] = ticket.reserved
