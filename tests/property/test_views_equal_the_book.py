@@ -13,7 +13,7 @@ from tests.property.stories import Story, all_of_a_line_stand_aside, long_lines
 from tests.support.interleavings import cells
 from tests.support.truncating_ledger import TruncatingLedger
 
-from prefect_slots.scheduling.decide import FRONT
+from prefect_slots.model.book import FRONT
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.machines import BookMachine
 from prefect_slots.testing.play import Play

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from prefect_slots.model.book import (
+    FRONT,
     Book,
     CellState,
     Change,
@@ -25,7 +26,7 @@ from prefect_slots.model.book import (
     SteppedAside,
     Ticket,
 )
-from prefect_slots.scheduling.decide import FRONT, decide
+from prefect_slots.scheduling.decide import decide
 from prefect_slots.testing.bookkeeping import with_tails
 
 

@@ -1,6 +1,6 @@
-"""The book as rows: reading the view that scheduling decides on, and writing what it decides.
+"""The book as rows: the view that scheduling decides on, and the writing of its changes.
 
-A view shows the front of each line only, so that its cost grows with the number of shapes, not of waiters.
+A view shows only the front of each line, so that its cost grows with the number of shapes, not of waiting tickets.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 
-FRONT: Final = 4
+# Rows of the timeline that are kept: days of usual work, in one or two megabytes of the file.
 HISTORY: Final = 10_000
 
 
-def read_book(tables: Tables, front: int = FRONT) -> model.Book:
+def read_book(tables: Tables, front: int = model.FRONT) -> model.Book:
     """Return the cells, the grants and the front of each line: every reserver and the first `front` others."""
     return model.Book(cells=_cells(tables), grants=_grants(tables), lines=_lines(tables, front))
 
 
 def _cells(tables: Tables) -> tuple[model.CellState, ...]:
-    # Of a cell that is broken nothing is left, and its capacity stays: who waits for it may get it back.
+    # A broken cell offers nothing and keeps its capacity: it may come back, so requests for it wait and do not fail.
     rows = tables.all(
         "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive FROM cell "
         "WHERE present ORDER BY 1, 2"
@@ -35,7 +35,7 @@ def _cells(tables: Tables) -> tuple[model.CellState, ...]:
     return _cell_states(tuple(rows))
 
 
-# What is read again and again and hardly changes is worked out once: whoever waits for a slot waits for this too.
+# Parsed once: every grant of the machine waits while a transaction reads the book, and these rows hardly change.
 
 
 @lru_cache(maxsize=16)
@@ -124,7 +124,7 @@ def _last(tables: Tables, shape: str, shown: model.Slot) -> model.Slot:
 
 
 def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
-    """Return the last turn of a run's waiting tickets in each line of that priority, by the line's key."""
+    """Return the last turn of a run's waiting tickets in each line of one priority, by the line's key."""
     found = tables.all(
         "SELECT key, (SELECT MAX(turn) FROM ticket WHERE run=? AND shape=key AND blocked_on IS NULL) AS tail "
         "FROM shape WHERE priority=? AND parent IS NULL AND tail IS NOT NULL",
@@ -158,6 +158,7 @@ def write(tables: Tables, change: model.Change, request: Request | None) -> None
 
 def _queue(tables: Tables, shape: model.Shape, ticket: model.Ticket, request: Request | None) -> None:
     _shape_row(tables, shape)
+    # A ticket that steps back from aside has a row; a new one has none.
     resumed = tables.run(
         "UPDATE ticket SET blocked_on=NULL, turn=?, base=?, reserved=NULL WHERE id=?",
         *(ticket.turn, ticket.base, ticket.id),
@@ -181,6 +182,7 @@ def _shape_row(tables: Tables, shape: model.Shape) -> None:
     )
 
 
+# A shape's row goes with its last ticket, or it would count overtakes of a line that has long been empty.
 def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
     row = tables.one("SELECT shape, owner, label, asked_at, refusals, for_children FROM ticket WHERE id=?", ticket)
     if row is not None:
@@ -213,6 +215,7 @@ def _refuse(tables: Tables, ticket: str) -> None:
     if row is not None and parent is not None:
         tables.run("INSERT INTO refusal VALUES (?, ?, ?)", ticket, parent[0], row[1])
         address = tables.one("SELECT wake FROM owner WHERE id=?", row[1])
+        # The actor's own waiter needs no datagram: it is told in this process, after the commit.
         if row[1] == tables.actor:
             tables.settled.append(ticket)
         elif address is not None:
@@ -220,7 +223,7 @@ def _refuse(tables: Tables, ticket: str) -> None:
 
 
 def _free(tables: Tables, grant: str) -> None:
-    # What is taken from the machine is recorded for the timeline; a draw shows in its source's row.
+    # History is of the machine's cells only: a draw is part of its source's row.
     tables.run(
         "INSERT INTO history (held, label, pid, resource, number, amount, asked_at, granted_at, ended_at) "
         "SELECT h.id, h.label, COALESCE(o.pid, 0), c.resource, c.number, c.amount, h.asked_at, h.granted_at, ? "

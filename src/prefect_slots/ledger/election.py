@@ -1,7 +1,8 @@
-"""What one process does for all of the machine: who has a role, and how another takes over.
+"""Election: roles that one process has for all of the machine, as rows with a heartbeat.
 
-A process that has a role says so again and again; one that is stopped or dead does not, and loses it. Two that believe
-for a moment that they have it do no harm: what they do is safe by the rows it goes through.
+The holder of a role confirms it at each beat. A process that is stopped or dead does not, and another one takes the
+role. Two processes that both believe to have it for a moment do no harm: the rows that their jobs go through keep them
+safe.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Final
 
 from prefect_slots.ledger.sql import Tables
 
+# A role without a heartbeat for this long is free. Beats come every second, so that two may be missed on a busy
+# machine; leases last 300 s, so that a takeover is in time for them.
 STALE_SECONDS: Final = 3.0
-"""How long a role stays with a process that has not been heard of."""
 
 
 def held_by_other(tables: Tables, role: str, now: float) -> bool:
-    """Tell whether another process has `role` and has been heard of lately."""
+    """Return whether another process has `role`, with a fresh heartbeat."""
     row = tables.one("SELECT owner, beat FROM role WHERE name=?", role)
     return row is not None and row[0] != tables.actor and now - row[1] < STALE_SECONDS
 
@@ -26,7 +28,7 @@ def leave(tables: Tables, role: str) -> None:
 
 
 def take(tables: Tables, role: str, now: float) -> bool:
-    """Take `role`, or say that the actor still has it; return whether it has it now."""
+    """Take or confirm `role` for the actor; return whether it has it now."""
     if held_by_other(tables, role, now):
         return False
     tables.run(

@@ -1,4 +1,4 @@
-"""The points at which a crash leaves something for others to clear up, named in one place.
+"""Failpoints: the moments at which a crash leaves work to other processes.
 
 Tests kill a process at each of them; without such a test installed, reaching one costs a comparison.
 """
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Point(StrEnum):
-    """A moment between two writes, or between a write and a call; a crash there must cost nothing."""
+    """A moment between two writes, or between a write and a call. A crash there must lose nothing."""
 
     IN_TRANSACTION = "in transaction"  # everything is written, nothing committed
     COMMITTED = "committed"  # and nobody woken yet
@@ -25,16 +25,17 @@ class Point(StrEnum):
     REPAIRED = "repaired"  # the server has answered, the row is still there
 
 
+# One hook for the process: without a test installed, reaching a point costs one comparison.
 _hook: Callable[[Point], None] | None = None
 
 
 def reached(point: Point) -> None:
-    """Say that `point` is reached."""
+    """Report that `point` is reached."""
     if _hook is not None:
         _hook(point)
 
 
 def install(hook: Callable[[Point], None] | None) -> None:
-    """Have `hook` called at every point from now on, in whatever thread reaches it; `None` takes it away."""
+    """Call `hook` at every point from now on, in the thread that reaches it; `None` removes it."""
     global _hook
     _hook = hook

@@ -1,4 +1,4 @@
-"""Which local folder holds a machine's ledger, and why another folder cannot.
+"""The state folder of a machine's ledger: its default places, its sharing, and the reasons to refuse one.
 
 File locks and SQLite's WAL lie on network file systems, so a ledger there could over-commit a machine.
 """
@@ -17,19 +17,20 @@ from prefect_slots.system.mounts import NETWORK, file_system, query_mounts
 def default_folders(env: Mapping[str, str], uid: int) -> tuple[Path, ...]:
     """Return the folders to try when none is configured: the user's state folder, then a local one."""
     home = env.get("XDG_STATE_HOME") or (f"{env['HOME']}/.local/state" if env.get("HOME") else "")
+    # A relative path would be another folder in each working directory, and so another ledger.
     own = (Path(home) / "prefect-slots",) if home.startswith("/") else ()
     return (*own, Path(f"/var/tmp/prefect-slots-{uid}"))
 
 
 def is_shared(folder: Path) -> bool:
-    """Tell whether several users share `folder` on purpose: it is setgid."""
+    """Return whether several users share `folder` on purpose: it is setgid."""
     return bool(folder.stat().st_mode & 0o2000)
 
 
 def share(path: Path) -> None:
-    """Let the group use what was made in a shared folder, whatever the umask; else the next user could not."""
+    """Open a new file or folder in a shared folder to the group, against the umask: the next user needs it."""
     if is_shared(path.parent):
-        # Somebody else may have made it; then it is theirs to share.
+        # Another user may have created it; then only that user can share it.
         with contextlib.suppress(PermissionError):
             path.chmod(0o2770 if path.is_dir() else 0o660)
 
@@ -66,7 +67,7 @@ def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
 
 
 def folder_with(file: str, configured: Path | None, env: Mapping[str, str]) -> Path | None:
-    """Return the state folder of those that `find_folder` tries which has that file; nothing is made."""
+    """Return the first state folder that `find_folder` would try and that has `file`; nothing is created."""
     folders = (configured,) if configured is not None else default_folders(env, os.getuid())
     with contextlib.suppress(OSError):
         return next((path for path in (f.expanduser().resolve() for f in folders) if (path / file).exists()), None)

@@ -1,7 +1,30 @@
-"""What the server was asked for on behalf of grants: intents, leases and releases, as rows.
+"""Leases as rows: the machine's calls to the Prefect server, from intent to release.
 
-Intent is written before the call, the lease after it, and a lease is released once, by whoever owns its row in state
-`releasing`: two releases of one lease would subtract twice. Deadlines and times are seconds on the boot clock.
+A lease is the server's record that slots of one or more limits are occupied. Its row is a write-ahead log: the intent
+is committed before the call and the lease after the answer, so that a crash at any moment leaves a row that tells the
+next process how to go on. The states of a row and its transitions:
+
+    (none)    -> intent      the call is about to be sent                               `write_intent`
+    intent    -> lease       the server has granted it                                  `write_lease`
+    intent    -> (none)      the server has refused it: nothing is occupied             `forget`
+    intent    -> releasing   its grant has ended, or goes on without it                 `give_up`, `go_without`
+    lease     -> lease       it is renewed, or handed over to a new grant               `extend`, `hand_over`
+    lease     -> ghost       the server has lost the lease and still counts its slots   `become_ghost`
+    lease     -> (none)      the server counts nothing for it any more                  `lose`
+    lease     -> releasing   its grant has ended and its cells are free                 `give_up`
+    lease     -> lapsed      it ran out, and is left to the server's repossessor        `lapse`
+    intent, lease -> releasing   its owner has died                                     `Transaction.drop_owner`
+    ghost     -> (none)      its grant has ended; a repair takes its slots off          `give_up`
+    releasing -> (none)      the server has released it, once                           `forget`
+    releasing -> lease       a new grant that needs the same slots takes it over        `hand_over`
+    releasing -> lapsed      it ran out before it could be released                     `lapse`
+    lapsed    -> (none)      the repossessor has had its time                           `forget`
+    (none)    -> repair      counts are being corrected: the limits are latched         `latch`
+    repair    -> (none)      the correction is settled                                  `unlatch`, `forget`
+
+A lease has one releaser, the owner of its row in state `releasing`: two releases of one lease subtract twice (measured
+on a real server, 40 of 40). The order of writes and the meaning of each answer are in `docs/protocol.md`. Times are
+seconds on the boot clock.
 """
 
 from __future__ import annotations
@@ -15,23 +38,27 @@ from typing import Any, Final, NamedTuple
 
 from prefect_slots.ledger.sql import Tables
 
+# Asked for at every call and renewal: long enough to outlive a restart of the server, short enough that the slots of a
+# machine that lost its power come back soon.
 LEASE_SECONDS: Final = 300.0
-"""The life that is asked for at every call and every renewal."""
+# A lease with less life left is neither handed over nor released: the server's repossessor may be taking it back, and
+# its release would then subtract a second time.
 LAPSING_SECONDS: Final = 20.0
-"""A lease with less life left is neither handed over nor released: the server's own service may be taking it back."""
+# A repair latches its limits for this long at most. A process that was stopped in the middle of one must not keep the
+# machine from asking for ever.
 LATCH_SECONDS: Final = 10.0
-"""How long a repair may keep others from asking; one that has taken longer is given up by all."""
+# A lease of a fleet limit changes hands on one machine this many times in a row. The server has no queue, so without a
+# bound a busy machine would never let another one have the seat.
 FLEET_HANDOVERS: Final = 10
-"""How often in a row a lease of the whole fleet's changes hands on one machine before others get a turn."""
+# Pause after that: longer than the news of the release takes to reach the other machines.
 REST_SECONDS: Final = 0.25
-"""How long this machine then leaves the limit to others; longer than the news of a release takes to them."""
 
+# Key in `meta`: the server counts slots that no grant holds, so that a repair is due.
 MEND: Final = "mend"
-"""The `meta` key that says that the server counts slots which nobody holds any more."""
 
 
 class LeaseState(StrEnum):
-    """Where a row stands."""
+    """State of a row; see the transitions at the head of the module."""
 
     INTENT = "intent"  # the call may or may not have been applied
     LEASE = "lease"  # recorded
@@ -42,7 +69,7 @@ class LeaseState(StrEnum):
 
 
 class Call(NamedTuple):
-    """One call to the server: the same weight on each of `names`; `fleet` if the first counts the whole fleet."""
+    """One call to the server: the same weight on each of `names`. With `fleet` the first is a fleet limit."""
 
     names: tuple[str, ...]
     weight: int
@@ -55,11 +82,12 @@ class LeaseRow:
 
     Attributes:
         id: Our holder id, named in the call; the mirror limits list it.
-        held: The grant it is for.
-        owner: The process that is to release it.
-        lease_id: The server's id, once its answer is known.
-        deadline: When the lease lapses unless renewed.
-        answered: When the server was first heard after a call whose own answer was lost.
+        held: The grant that it belongs to.
+        owner: The process that releases it.
+        sent_at: Time of the call.
+        lease_id: The server's id of the lease, once its answer is known.
+        deadline: Time at which the lease lapses unless renewed.
+        answered: Time of the server's first answer to anything after the answer to this call was lost.
     """
 
     id: uuid.UUID
@@ -112,7 +140,7 @@ def _insert(tables: Tables, held: str, call: Call, state: LeaseState, now: float
 
 
 def write_intent(tables: Tables, held: str, call: Call, now: float) -> uuid.UUID | None:
-    """Write that the server is about to be asked; return the holder id to name, or `None` if the grant is gone."""
+    """Record the intent of a call; return the holder id to name in it, or `None` if the grant is gone."""
     if tables.one("SELECT 1 FROM held WHERE id=? AND NOT closed", held) is None:
         return None
     return _insert(tables, held, call, LeaseState.INTENT, now)
@@ -122,8 +150,9 @@ def write_lease(tables: Tables, holder: uuid.UUID, lease_id: uuid.UUID, deadline
     """Record the server's answer, as the lease of the grant's owner.
 
     Returns:
-        Whether the grant still wants the lease. If not, the row's owner releases it.
+        True if the grant still wants the lease. If not, the row's owner releases it.
     """
+    # The grant's owner may have changed while the call was out: the lease goes to the present one.
     wanted = tables.run(
         "UPDATE lease SET lease_id=?, deadline=?, state=?, owner=(SELECT owner FROM held WHERE id=lease.held) "
         "WHERE id=? AND state=?",
@@ -135,10 +164,10 @@ def write_lease(tables: Tables, holder: uuid.UUID, lease_id: uuid.UUID, deadline
 
 
 def in_the_way(tables: Tables, names: tuple[str, ...], now: float) -> bool:
-    """Tell whether any of these limits is not to be asked at this moment, for a reason of this machine's own.
+    """Return whether this machine itself stands in the way of a call on any of these limits at this moment.
 
-    It is giving back slots of it, mends its count, or leaves it to other machines for a moment. A call whose answer was
-    lost does not count: it may hold nothing, and settling it takes a while.
+    It does while it releases slots of one, repairs its count, or leaves it to other machines. A call without an answer
+    does not count: it may hold nothing, and settling it takes 15 s.
     """
     rows = tables.all(
         "SELECT names FROM lease WHERE (state=? AND lease_id IS NOT NULL) OR (state=? AND owner<>'' AND sent_at>?)",
@@ -150,7 +179,7 @@ def in_the_way(tables: Tables, names: tuple[str, ...], now: float) -> bool:
 
 
 def are_latched(tables: Tables, names: Collection[str], now: float) -> bool:
-    """Tell whether the count of any of these limits is being mended: nothing may be taken or given back on it."""
+    """Return whether the count of any of these limits is under repair: nothing may be taken or released on it."""
     rows = tables.all(
         "SELECT names FROM lease WHERE state=? AND owner<>'' AND sent_at>?",
         *(LeaseState.REPAIR.value, now - LATCH_SECONDS),
@@ -159,7 +188,7 @@ def are_latched(tables: Tables, names: Collection[str], now: float) -> bool:
 
 
 def latch(tables: Tables, names: tuple[str, ...], now: float) -> uuid.UUID:
-    """Keep this machine from taking or giving back slots of these limits while their counts are mended."""
+    """Keep this machine from taking or releasing slots of these limits while their counts are repaired."""
     return _insert(tables, "", Call(names, 0, fleet=False), LeaseState.REPAIR, now)
 
 
@@ -199,7 +228,7 @@ def extend(tables: Tables, holder: uuid.UUID, deadline: float) -> None:
 
 
 def become_ghost(tables: Tables, holder: uuid.UUID) -> None:
-    """Note that the server has forgotten a lease and still counts its slots, if a grant still wants it."""
+    """Record that the server has lost a lease and still counts its slots, if a grant still wants it."""
     tables.run(
         "UPDATE lease SET state=?, lease_id=NULL, deadline=NULL WHERE id=? AND state=?",
         *(LeaseState.GHOST.value, str(holder), LeaseState.LEASE.value),
@@ -207,7 +236,7 @@ def become_ghost(tables: Tables, holder: uuid.UUID) -> None:
 
 
 def lose(tables: Tables, holder: uuid.UUID) -> None:
-    """Note that the server counts nothing for a lease any more: its grant, which goes on, needs another."""
+    """Record that the server counts nothing for a lease any more: its grant, which goes on, needs another."""
     _bereave(tables, holder)
     tables.run("DELETE FROM lease WHERE id=? AND state=?", str(holder), LeaseState.LEASE.value)
 
@@ -219,22 +248,22 @@ def _bereave(tables: Tables, holder: uuid.UUID) -> None:
 
 
 def note_exposed(tables: Tables, limit: str) -> None:
-    """Note that others could, for a while, take what is held of `limit`: the server counted too little of it."""
+    """Mark the holders of `limit` as exposed: the server counted too little, and others could take the same slots."""
     holding = [row.held for row in in_states(tables, LeaseState.LEASE, LeaseState.GHOST) if limit in row.names]
     for held in holding:
         tables.run("UPDATE held SET lost=? WHERE id=?", limit, held)
 
 
 def lost(tables: Tables, held: str) -> str | None:
-    """Return a limit of which others could, for a while, take what a grant holds."""
+    """Return a limit on which a grant was exposed: for a while others could take its slots."""
     row = tables.one("SELECT lost FROM held WHERE id=?", held)
     return row[0] if row else None
 
 
 def go_without(tables: Tables, held: str) -> None:
-    """Let a grant go on although the server counts nothing or not all of it, as far as is known.
+    """Let a grant go on although the server does not count all of it.
 
-    A call whose answer was lost is given back once it has settled, and then made again.
+    A call without an answer is released once it has settled, and then made again.
     """
     tables.run("UPDATE held SET unbacked=1 WHERE id=?", held)
     tables.run(
@@ -244,8 +273,8 @@ def go_without(tables: Tables, held: str) -> None:
 
 
 def unbacked(tables: Tables) -> dict[str, str]:
-    """Return the grants of which the server does not count all, by arrival: their ids, each with its label."""
-    return dict(tables.all("SELECT id, label FROM held WHERE unbacked AND NOT closed ORDER BY seq"))  # pyright: ignore
+    """Return the ids and labels of grants that the server does not count in full, by arrival."""
+    return dict(tables.all("SELECT id, label FROM held WHERE unbacked AND NOT closed ORDER BY seq"))
 
 
 def note_backed(tables: Tables, held: str) -> None:
@@ -260,7 +289,7 @@ def refusals(tables: Tables, held: str) -> int:
 
 
 def lapse(tables: Tables, holder: uuid.UUID) -> None:
-    """Leave a lease to the server's own service; a grant that goes on needs another."""
+    """Leave a lease to the server's repossessor; a grant that goes on needs another."""
     _bereave(tables, holder)
     tables.run(
         "UPDATE lease SET state=?, held='', owner='', deadline=COALESCE(deadline, sent_at + ?) WHERE id=?",
@@ -272,19 +301,20 @@ def lapse(tables: Tables, holder: uuid.UUID) -> None:
 
 
 def note_answered(tables: Tables, holder: uuid.UUID, now: float | None) -> None:
-    """Note that the server has been heard after a lost answer, or (`None`) that another call may be on its way."""
+    """Record the server's first answer after a lost one, or (`None`) that another call may be on its way."""
     tables.run("UPDATE lease SET answered=? WHERE id=?", now, str(holder))
 
 
 def give_up(tables: Tables, held: str) -> None:
-    """Let go of all that a grant occupied; its cells are free.
+    """Give up the leases of a grant whose cells are freed in this transaction.
 
-    One releaser per lease: whoever frees the cells and can reach the server owns the rows from here on.
+    The actor becomes their one releaser if it can reach the server.
     """
     found = _rows(tables, "held=?", held)
     if not found:
         return
     tables.spare += [str(row.id) for row in found if row.state is LeaseState.LEASE]
+    # A ghost has no lease to release: only a repair can take its slots off the count.
     if tables.run("DELETE FROM lease WHERE held=? AND state=?", held, LeaseState.GHOST.value):
         tables.set_meta(MEND, "1")
     tables.run("UPDATE lease SET state=? WHERE held=?", LeaseState.RELEASING.value, held)
@@ -293,10 +323,11 @@ def give_up(tables: Tables, held: str) -> None:
 
 
 def hand_over(tables: Tables, held: str, calls: Iterable[Call], now: float) -> None:
-    """Let a new grant have those spare leases that are exactly what it needs: the server need not be asked for them.
+    """Hand spare leases over to a new grant, where one is exactly a call that it needs: no request is sent for it.
 
-    A call that it needs and finds no lease for is left to its owner to make.
+    The remaining calls are left to the grant's owner.
     """
+    # Only an owner that can reach the server may inherit a lease: another could neither renew nor release it.
     heir = tables.one("SELECT o.id FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=? AND o.releases", held)
     if heir is None:
         return
@@ -324,7 +355,7 @@ def _may_stay_here(tables: Tables, row: LeaseRow) -> bool:
 def forget(tables: Tables, holder: uuid.UUID, now: float) -> None:
     """Delete the row of a lease that the server no longer counts.
 
-    One of the fleet's that has changed hands here often enough is then left to other machines for a moment.
+    A fleet limit whose lease has changed hands here often enough is then left to other machines for `REST_SECONDS`.
     """
     row = tables.one("SELECT names, fleet, handovers FROM lease WHERE id=?", str(holder))
     if row is not None and row[1] and row[2] >= FLEET_HANDOVERS:
@@ -345,12 +376,13 @@ def get(tables: Tables, holder: uuid.UUID) -> LeaseRow | None:
 
 
 def of_grant(tables: Tables, held: str) -> list[LeaseRow]:
-    """Return what a grant stands on, or will if it was granted: a ticket that was sent back keeps its id."""
+    """Return the leases and intents of a grant."""
+    # A ticket that the server sent back keeps its id: rows of its former grant are on their way out.
     return _rows(tables, "held=? AND state<>?", held, LeaseState.RELEASING.value)
 
 
 def to_release(tables: Tables) -> list[LeaseRow]:
-    """Return what the actor is to release, the latest first."""
+    """Return the leases that the actor is to release, the latest first."""
     return _rows(tables, "owner=? AND state=? ORDER BY sent_at DESC", tables.actor, LeaseState.RELEASING.value)
 
 

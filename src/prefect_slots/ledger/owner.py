@@ -23,7 +23,7 @@ from prefect_slots.system.processes import is_running
 
 @dataclass(frozen=True)
 class Owner:
-    """This process, as the ledger knows it.
+    """This process as the ledger knows it.
 
     Attributes:
         id: New at each start.
@@ -43,6 +43,7 @@ class Owner:
     @classmethod
     def start(cls, folder: Path) -> Owner:
         """Lock a new file in `folder`/owners. Call it before the ledger hears of the owner."""
+        # New at each start: a file that was locked before may be inherited by a child that still lives.
         owner_id = uuid.uuid4().hex
         path = folder / "owners" / f"{owner_id}.lock"
         descriptors: list[int] = []
@@ -77,12 +78,14 @@ def bury(folder: Path, owner: str) -> None:
 
 
 def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -> bool:
-    """Tell whether an owner is proven dead."""
+    """Return whether an owner is proven dead."""
     try:
         descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
+        # A cleaner of temporary files may have removed it: only the process itself can tell.
         return boot != clock.boot_id() or not is_running(pid, started)
     except OSError:
+        # Without a proof an owner lives: its cells would be granted twice.
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -51,6 +51,7 @@ class Part:
 
 def holdings(tables: Tables, resource: str | None = None) -> tuple[Part, ...]:
     """Return all holdings, or those of one resource, the oldest grant first."""
+    # In the order of writing: the first process of a grant is its own.
     serving: dict[str, list[tuple[int, float]]] = {}
     for grant, pid, started in tables.all("SELECT held, pid, started FROM serving ORDER BY rowid"):
         serving.setdefault(grant, []).append((pid, started))
@@ -91,6 +92,7 @@ class Waiting(NamedTuple):
 
 def waiting(tables: Tables) -> list[Waiting]:
     """Return all tickets by arrival."""
+    # Aside from the queue the line's count does not apply: the ticket has taken its own along.
     rows = tables.all(
         "SELECT s.requirement, s.priority, s.expected, s.parent, s.root, s.source, t.id, t.label, COALESCE(o.pid, 0), "
         "t.asked_at, t.blocked_on, CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END "
@@ -129,6 +131,7 @@ def owner_pids(tables: Tables) -> set[int]:
 
 def grants_beside(tables: Tables, grant: str) -> int:
     """Return the number of grants that the owner of `grant` holds by their own right, itself included."""
+    # A draw belongs to a grant that is counted already.
     sql = "SELECT COUNT(*) FROM held WHERE source IS NULL AND owner=(SELECT owner FROM held WHERE id=?)"
     row = tables.one(sql, grant)
     return row[0] if row else 0

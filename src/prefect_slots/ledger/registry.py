@@ -1,7 +1,7 @@
-"""What the machine has, as registered: its name, its resources, and the numbers of its cells.
+"""The registered machine, as rows: its name, its resources, and its numbered cells.
 
-A cell's number is given once per key (a card's UUID) and never reused. What a survey could not read stays as it was:
-unknown is not zero.
+A cell's number is given once per key (a GPU's UUID) and never reused, so that a limit's name always means the same GPU.
+A resource that a survey could not read stays as it was: unknown is not zero.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.resource import Inventory, Scope
 
+# Key in `meta` of a random text that changes with each registration and each change of foreign use.
 _EDITION: Final = "edition"
 
 
 class Known:
-    """What is registered, read in full only when it has changed since this was last asked."""
+    """A cached read of the registered machine: read in full only after a change."""
 
     def __init__(self) -> None:
         self._last: Registered | None = None
 
     def __call__(self, transaction: Transaction) -> Registered:
-        """Return what the ledger has registered."""
+        """Return the registered machine."""
         if self._last is None or self._last.edition != transaction.meta(_EDITION):
             self._last = registered(transaction)
         return self._last
 
 
 def registered(transaction: Transaction) -> Registered:
-    """Return what the ledger has registered."""
+    """Return the registered machine."""
     cells: dict[str, list[RegisteredCell]] = {}
     for row in transaction.all(
         "SELECT resource, number, key, label, position, capacity, foreign_use + outside, present, exclusive, lost "
@@ -83,23 +84,23 @@ def block(transaction: Transaction, cell: CellId, amount: int) -> bool:
 
 
 def note_change(transaction: Transaction) -> None:
-    """Make whoever remembers what is registered read it again."""
+    """Invalidate every cached read of the registered machine."""
     transaction.set_meta(_EDITION, uuid.uuid4().hex)
 
 
 def note_claim(transaction: Transaction, url: str, database: str) -> None:
-    """Note that this ledger owns the machine's name on the server at `url`, and what kind of database that has."""
+    """Record that this ledger owns the machine's name on the server at `url`, and that server's kind of database."""
     transaction.set_meta("claimed_at", url)
     transaction.set_meta("database", database)
 
 
 def is_claimed_at(transaction: Transaction, url: str) -> bool:
-    """Tell whether this ledger owns the machine's name there: then nobody else grants what this machine has."""
+    """Return whether this ledger owns the machine's name at `url`: no other ledger then grants its cells."""
     return transaction.meta("claimed_at") == url
 
 
 def name_machine(transaction: Transaction, name: str) -> str:
-    """Return the machine's name: the one it was registered by first, else `name` from now on."""
+    """Return the machine's name: that of its first registration, else `name` from now on."""
     if transaction.meta("machine") is None:
         transaction.set_meta("machine", name)
         note_change(transaction)
@@ -109,16 +110,17 @@ def name_machine(transaction: Transaction, name: str) -> str:
 def register(transaction: Transaction, inventory: Inventory) -> Registered:
     """Make the ledger's cells equal `inventory`.
 
-    Cells that have gone keep their number and offer nothing; what is held on them stays held. Resources and cells that
-    the inventory calls unknown are left as they are; on those that are lost nothing more is granted.
+    Cells that have gone keep their number and their holders, and offer nothing. Resources and cells that the inventory
+    calls unknown stay as they are; on lost ones nothing more is granted.
     """
     listed = {(resource.name, cell.key) for resource in inventory.resources for cell in resource.cells}
     for name, key in transaction.all("SELECT resource, key FROM cell WHERE present"):
-        # A lost card that told no UUID makes the resource unknown: any of its other cells may be that card.
+        # A lost GPU that reports no UUID makes the resource unknown: it may be any of the missing cells.
         if (name, key) not in listed and name not in inventory.unknown and key not in inventory.unknown_cells:
             transaction.run("UPDATE cell SET present=0 WHERE resource=? AND key=?", name, key)
         elif (name, key) not in listed and (name in inventory.lost or key in inventory.lost_cells):
             transaction.run("UPDATE cell SET lost=1 WHERE resource=? AND key=?", name, key)
+    # Numbers are never reused: the next one follows the largest ever given, gone cells included.
     for resource in inventory.resources:
         transaction.run(
             "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET unit=excluded.unit, "
@@ -135,5 +137,6 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
                 isinstance(cell.capacity, Exclusive),
             )
     note_change(transaction)
+    # New or larger cells may fit tickets that wait now.
     transaction.apply(Changed())
     return registered(transaction)

@@ -1,7 +1,7 @@
-"""The ledger's tables, and opening the file that holds them.
+"""The ledger's tables, and the safe opening of their file.
 
 One SQLite file in WAL mode with synchronous off: a killed process is rolled back, and after a power loss every grant is
-void anyway. A file of another version or a corrupt one is refused, never repaired by guessing.
+void anyway. A corrupt file, or one of another version, is refused and never repaired by guessing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from prefect_slots.system.processes import query_locker
 FILE: Final = "ledger.sqlite3"
 CREATION_LOCK: Final = "creation.lock"
 BALLAST: Final = "ballast"
+# Deleted when the disk is full, so that grants can still be released; a megabyte takes many such transactions.
 BALLAST_BYTES: Final = 2**20
-"""Given up when the disk is full, so that what is held can still be given back."""
+# Raised with each change of a table: an older package must not write into a newer file.
 VERSION: Final = 7
+# A transaction takes about a millisecond, so that a lock held this long means a stopped process.
 BUSY_SECONDS: Final = 5.0
 # The byte of SQLite's shared-memory file that a writer has locked (https://sqlite.org/walformat.html).
 _WRITE_LOCK: Final = 120
@@ -36,10 +38,10 @@ CREATE TABLE resource (
     name TEXT PRIMARY KEY, unit TEXT NOT NULL, scope TEXT NOT NULL, origin TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- A number is given once per key and never reused, so that a limit's name always means the same card.
--- foreign_use: what others use as the server counts it. outside: what is used beyond that, as devices and licence
--- servers show it. Neither is free. exclusive: one holder is all that it bears.
--- lost: it is broken; its limit stays, and nothing more is granted on it.
+-- A number is given once per key and never reused, so that a limit's name always means the same GPU.
+-- foreign_use: foreign use by the server's count. outside: foreign use beyond that, as devices and license servers
+-- show it. Neither is free. exclusive: the first holder takes all of it. lost: it is broken; its limit stays, and
+-- nothing more is granted on it.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
     capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
@@ -47,14 +49,14 @@ CREATE TABLE cell (
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 
--- What a device or a licence server showed of a cell's use by others; see `ledger.usage`. Times are Unix times.
+-- Foreign use of a cell, as its device or license server shows it; see `ledger.usage`. Times are Unix times.
 CREATE TABLE outside (
     resource TEXT NOT NULL, number INTEGER NOT NULL, used INTEGER, seen_at REAL, asked_at REAL NOT NULL,
     peak TEXT NOT NULL, counted TEXT NOT NULL, misses INTEGER NOT NULL, why TEXT NOT NULL,
     PRIMARY KEY (resource, number)
 ) WITHOUT ROWID;
 
--- What was seen of a grant's memory on a cell beside what it declared; see `ledger.usage`.
+-- Memory use of a grant on a cell, beside its declared amount; see `ledger.usage`.
 CREATE TABLE spent (
     held TEXT NOT NULL, resource TEXT NOT NULL, number INTEGER NOT NULL, label TEXT NOT NULL, declared INTEGER NOT NULL,
     peak INTEGER NOT NULL, looks INTEGER NOT NULL, together INTEGER NOT NULL, over INTEGER NOT NULL,
@@ -68,7 +70,7 @@ CREATE TABLE owner (
     command_started REAL
 ) WITHOUT ROWID;
 
--- expected: seconds for which it is held, by the asker's word.
+-- expected: seconds until its end, by the asker's word.
 CREATE TABLE shape (
     key TEXT PRIMARY KEY, requirement TEXT NOT NULL, priority INTEGER NOT NULL, expected REAL,
     overtakes INTEGER NOT NULL, parent TEXT, root TEXT, source TEXT
@@ -86,9 +88,9 @@ CREATE INDEX ticket_reserving ON ticket (shape, seq) WHERE blocked_on IS NULL AN
 CREATE INDEX ticket_by_run ON ticket (run, shape, turn) WHERE blocked_on IS NULL;
 CREATE INDEX ticket_by_owner ON ticket (owner);
 
--- A grant keeps its ticket's id. unbacked: the server does not count all of it, which is to be mended. lost: a limit of
--- which others could, for a while, take what it holds. refusals: how often the server has sent it back. ends: when it
--- ends by its holder's word (boot clock).
+-- A grant keeps its ticket's id. unbacked: the server does not count all of it, and a lease is to be taken again. lost:
+-- a limit on which it was exposed. refusals: times that the server has sent it back. ends: its end by its holder's word
+-- (boot clock).
 CREATE TABLE held (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, requirement TEXT NOT NULL, priority INTEGER NOT NULL, expected REAL,
     parent TEXT, root TEXT, source TEXT, turn INTEGER NOT NULL, run TEXT NOT NULL, chosen INTEGER NOT NULL,
@@ -103,8 +105,8 @@ CREATE TABLE holding (
     amount INTEGER NOT NULL, PRIMARY KEY (held, resource, number)
 ) WITHOUT ROWID;
 
--- Which grant of memory a task process of an owner's serves now; the first that was noted of a grant is its own, others
--- serve what that has submitted.
+-- The grant that each task process of an owner serves now; the first one of a grant is its own, others run tasks that
+-- it has submitted.
 CREATE TABLE serving (
     held TEXT NOT NULL REFERENCES held (id) ON DELETE CASCADE,
     owner TEXT NOT NULL REFERENCES owner (id) ON DELETE CASCADE, pid INTEGER NOT NULL, started REAL NOT NULL,
@@ -115,8 +117,7 @@ CREATE TABLE serving (
 CREATE TABLE refusal (ticket TEXT PRIMARY KEY, parent TEXT NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID;
 
 -- answered: when the server was first heard after a call whose own answer was lost.
--- What the server was asked for; id is our holder id, the states are LeaseState's. It goes with the grant, whoever
--- that passes to: what is written about it later is about whoever holds it then.
+-- Calls to the server; id is our holder id, the states are those of LeaseState. A row follows its grant to a new owner.
 CREATE TABLE lease (
     id TEXT PRIMARY KEY, held TEXT NOT NULL, owner TEXT NOT NULL, lease_id TEXT, names TEXT NOT NULL,
     weight INTEGER NOT NULL, fleet INTEGER NOT NULL, state TEXT NOT NULL, sent_at REAL NOT NULL, deadline REAL,
@@ -128,7 +129,7 @@ CREATE INDEX lease_by_owner ON lease (owner);
 -- Limits of the fleet that this machine leaves to others until then (boot clock).
 CREATE TABLE rest (limit_name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 
--- What one process does for all of the machine; beat is when it last said so (boot clock).
+-- Elected roles; beat is the last heartbeat (boot clock).
 CREATE TABLE role (name TEXT PRIMARY KEY, owner TEXT NOT NULL, beat REAL NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE history (
@@ -148,10 +149,11 @@ def connect(folder: Path) -> sqlite3.Connection:
     path = folder / FILE
     connection: sqlite3.Connection | None = None
     try:
-        # Half of it at a time, so that between the halves it can be seen whether others get their turn.
+        # Half of it at a time: between the halves it shows whether other processes commit.
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS / 2, isolation_level=None, check_same_thread=False)
         if _version(connection) == 0:
             _make_tables(connection, path)
+        # No fsync: it would cost milliseconds for each grant, and grants do not outlive a power loss anyway.
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("PRAGMA foreign_keys=ON")
         _refuse_other_version(connection)
@@ -172,7 +174,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    # Two processes that switch a new file to WAL at once are told "locked" without waiting: one makes it at a time.
+    # Two processes that switch a new file to WAL at once fail with "locked" without waiting: one creates it at a time.
     lock = FileLock(path.with_name(CREATION_LOCK), timeout=BUSY_SECONDS, fallback_to_soft=False, mode=0o660)
     try:
         with lock:
@@ -208,7 +210,7 @@ def _lay_in_ballast(folder: Path) -> None:
 
 
 def drop_ballast(folder: Path) -> bool:
-    """Make room on a full disk; tell whether that was still possible."""
+    """Make room on a full disk; return whether that was still possible."""
     try:
         (folder / BALLAST).unlink()
     except OSError:
@@ -217,18 +219,18 @@ def drop_ballast(folder: Path) -> bool:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Tell whether SQLite failed because the disk, or what this user may have of it, is full."""
+    """Return whether SQLite failed because the disk, or this user's quota, is full."""
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(error, sqlite3.Error) and code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
 
 
 def is_locked(error: BaseException) -> bool:
-    """Tell whether SQLite failed because somebody else was writing."""
+    """Return whether SQLite failed because another process was writing."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
-    """Return the error that tells a person what SQLite found and what to do."""
+    """Return the error for a person: SQLite's finding and a remedy."""
     text = str(error)
     if is_full(error):
         return LedgerUnreadable(path=str(path), reason="the disk is full, so nothing can be granted. Make room on it")

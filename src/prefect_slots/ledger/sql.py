@@ -1,6 +1,6 @@
-"""One transaction's access to the tables, and what is to be told after its commit.
+"""Statements inside one transaction, and the messages to send after its commit.
 
-The plain part that reading and writing the book share; it knows SQL and nothing of scheduling.
+The part that all readers and writers of the tables share; it knows nothing of scheduling.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class Tables:
     """SQL inside one transaction.
 
     Attributes:
-        actor: The owner on whose behalf it runs; leases of what it frees become its to release.
-        releases: Whether the actor can reach the server to give leases back; if not, they stay with their owners.
-        wakes: `(address, ticket)` of what was granted or refused to other owners.
-        settled: Tickets of the actor's own that were granted or refused.
-        spare: Leases that were recorded and whose cells came free in this transaction, by our holder id.
-        now: When it began, a Unix time; one for all that it writes, so that a cell handed over never counts twice.
-        moment: The same on the clock that never jumps, which decisions count with.
+        actor: The owner on behalf of which it runs: the releaser of the leases that it gives up.
+        releases: The actor can reach the server; if not, leases stay with their owners.
+        wakes: `(address, ticket)` of each ticket granted or refused to another owner.
+        settled: The actor's own tickets that were granted or refused.
+        spare: Holder ids of recorded leases whose cells came free in this transaction: they may be handed over.
+        now: Time of its begin, a Unix time. All rows use it, so that a cell handed over never counts twice.
+        moment: The same on the boot clock, which never jumps: the clock of decisions.
     """
 
     def __init__(self, connection: sqlite3.Connection, actor: str, *, releases: bool) -> None:

@@ -1,7 +1,7 @@
-"""The ledger's file, opened by one thread: transactions that commit and then wake whom they granted.
+"""The ledger's file, opened by one thread: transactions that commit, then wake the owners of new grants.
 
-Whoever changes anything runs the scheduler inside its own transaction; there is no daemon. No HTTP and no user code
-runs inside a transaction. The scheduler comes in as a function.
+There is no daemon: each process runs the scheduler, which is passed in as a function, inside its own transaction. No
+HTTP and no user code runs there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from prefect_slots.ledger.wakeup import wake
 from prefect_slots.model.book import Ended
 
 T = TypeVar("T")
+# SQLite's lock has no queue: with hundreds of processes on few cores one may be passed over for many seconds, and a
+# writer that makes progress is no reason to give up.
 _LONGEST_TURN_SECONDS: Final = 60.0
 
 
@@ -31,9 +33,9 @@ class Ledger:
     """One connection of one thread to a machine's ledger.
 
     Attributes:
-        on_settled: Told, after the commit, which of the actor's own tickets were granted or refused.
-        plan: The calls that a grant needs on the server, once the actor can reach it; without, leases stay with their
-            owners.
+        on_settled: Called after the commit with the actor's own tickets that were granted or refused.
+        plan: Returns the calls that a grant needs on the server, once the actor can reach it. Without it, leases stay
+            with their owners.
     """
 
     def __init__(self, folder: Path, decide: Decide, actor: str = "") -> None:
@@ -64,10 +66,10 @@ class Ledger:
                 self._connection = None
 
     def transact(self, work: Callable[[Transaction], T], *, frees: bool = False) -> T:
-        """Run `work` in one write transaction, commit, then wake the owners of what it granted.
+        """Run `work` in one write transaction, commit, then wake the owners of new grants.
 
         Args:
-            work: Run again from the start if the ballast had to make room for it.
+            work: Called with the transaction; called again from the start if the ballast had to make room.
             frees: It gives something back, and must succeed on a full disk too.
 
         Raises:
@@ -87,8 +89,10 @@ class Ledger:
             reached(Point.IN_TRANSACTION)
             return result, transaction
 
+        # The write lock is taken at the begin: a read that turns into a write could fail in the middle.
         result, done = self._run(write, "BEGIN IMMEDIATE", "COMMIT")
         reached(Point.COMMITTED)
+        # After the commit: a waiter that woke earlier would read the old state and sleep on.
         self._pass_over_the_dead(wake(done.wakes))
         if done.settled:
             self.on_settled(done.settled)
@@ -96,13 +100,13 @@ class Ledger:
 
     def _pass_over_the_dead(self, tickets: list[str]) -> None:
         for ticket in tickets:
-            # What was to be written is written; those who wait find the dead too, only later.
+            # The transaction itself has been committed; waiting processes find the dead too, only later.
             with contextlib.suppress(LedgerUnreadable):
                 if self.read(lambda tx, grant=ticket: tx.is_left_behind(grant)):
                     self._transact(lambda tx, grant=ticket: tx.apply(Ended(grant=grant)))
 
     def rehearse(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work` as `transact` would and take everything back: nothing is written and nobody is woken."""
+        """Run `work` as `transact` would, and roll back: nothing is written and no owner is woken."""
         return self._run(work, "BEGIN IMMEDIATE", "ROLLBACK")
 
     def read(self, work: Callable[[Transaction], T]) -> T:
@@ -130,7 +134,7 @@ class Ledger:
                 raise schema.unreadable(self.path, error) from error
 
     def _refuse_deleted_file(self) -> None:
-        # A deleted folder made anew would be a second ledger for the same cards.
+        # A folder that was deleted and created again would be a second ledger of the same GPUs.
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -142,8 +146,8 @@ class Ledger:
                 "then run `prefect-slots register`",
             )
 
-    # SQLite takes a connection that was inherited over a fork for one of its own: its locks seem to be held when they
-    # are not, so that others may remove the log under the child's feet, or when nobody will ever let go of them.
+    # A connection must not cross a fork. SQLite would take the child's copy for its own: locks seem held that are not,
+    # so that another process may remove the log under the child, or stay held for ever.
 
     def before_fork(self) -> None:
         """Wait for the transaction that is open, and close the connection; the next transaction opens it again."""
@@ -156,10 +160,7 @@ class Ledger:
 
 
 def _take_turn(connection: sqlite3.Connection, begin: str) -> None:
-    """Begin a transaction, waiting as long as others go on; for one that is stopped in the middle it is in vain.
-
-    SQLite's waiting is not fair: with very many processes on few cores one may be passed over for long.
-    """
+    """Begin a transaction, waiting as long as other processes commit; a stopped writer ends the wait."""
     seen = None
     until = time.monotonic() + _LONGEST_TURN_SECONDS
     while True:

@@ -1,6 +1,6 @@
-"""What may be done inside one transaction: enrol and reap owners, apply events, ask where a ticket stands.
+"""The operations of one transaction: enrolment and reaping of owners, events, states of tickets.
 
-Every event runs the scheduler here and its changes are written before the next statement.
+Each event runs the scheduler, and its changes are written before the next statement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Decide(Protocol):
     """The scheduler, with its settings bound."""
 
     def __call__(self, book: model.Book, event: model.Event, now: float) -> model.Decision:
-        """Return what to write."""
+        """Return the decision on `event`."""
         ...
 
 
@@ -36,17 +36,17 @@ Plan = Callable[["Transaction", model.Grant], Iterable[leases.Call]]
 
 
 class TicketState(StrEnum):
-    """Where a ticket stands."""
+    """State of a ticket."""
 
     WAITING = "waiting"
-    BLOCKED = "blocked"  # the server refused; it waits aside until it is resumed
+    BLOCKED = "blocked"  # the server refused its grant; it waits aside until it is resumed
     HELD = "held"
-    REFUSED = "refused"  # the grant it wanted to draw on has ended
+    REFUSED = "refused"  # the grant that it asked to draw on has ended
     GONE = "gone"
 
 
 class Transaction(Tables):
-    """What may be done inside one transaction."""
+    """One transaction on the ledger, reading or writing."""
 
     def __init__(
         self, connection: sqlite3.Connection, folder: Path, decide: Decide, actor: str, plan: Plan | None
@@ -60,7 +60,7 @@ class Transaction(Tables):
     # Owners
 
     def enrol(self, owner: Owner, address: str) -> None:
-        """Write an owner whose lock is held already; the first one after a boot starts the clock anew."""
+        """Write an owner that holds its lock already; the first one after a boot resets all times of the boot clock."""
         if self.meta("boot") != owner.boot:
             self._start_clock_anew()
             self.set_meta("boot", owner.boot)
@@ -70,7 +70,7 @@ class Transaction(Tables):
         )
 
     def _start_clock_anew(self) -> None:
-        # Times of the boot clock that were written before lie in a future that may be weeks away.
+        # The boot clock starts at zero: times of the last boot may lie weeks in the future.
         now = clock.boot_clock()
         self.run("DELETE FROM role")
         self.run("DELETE FROM rest")
@@ -79,11 +79,11 @@ class Transaction(Tables):
         self.run("UPDATE lease SET deadline=? WHERE deadline IS NOT NULL", now + leases.LEASE_SECONDS)
 
     def enrol_at_server(self) -> None:
-        """Note that the actor can reach the server: leases may be left to it."""
+        """Record that the actor can reach the server: it may become the releaser of leases."""
         self.run("UPDATE owner SET releases=1 WHERE id=?", self.actor)
 
     def dead_owners(self) -> list[str]:
-        """Return the other owners that are proven dead and have left something that the actor can clear up."""
+        """Return the other owners that are proven dead and have left anything that the actor can clear up."""
         rows = self.all(
             "SELECT id, lock_file, pid, started, boot FROM owner o WHERE id<>? AND (? OR NOT EXISTS "
             "(SELECT 1 FROM lease WHERE owner=o.id) OR EXISTS (SELECT 1 FROM ticket WHERE owner=o.id) "
@@ -95,17 +95,19 @@ class Transaction(Tables):
     def drop_owner(self, owner: str) -> bool:
         """Forget an owner: its tickets leave, its grants end, and its leases become the actor's.
 
-        Where draws of others go on, the grant stays closed and its leases pass to one of those. An actor that cannot
-        reach the server leaves leases, and the owner's row, to one that can.
+        Where draws by other owners go on, the grant stays closed and one of those owners inherits its leases. An actor
+        that cannot reach the server leaves the leases, and the owner's row, to one that can.
 
         Returns:
-            Whether nothing of the owner is left.
+            True if nothing of the owner is left.
         """
+        # Tickets first: a grant that ends must not be given to a ticket of the same dead process.
         waiting = self.all("SELECT id FROM ticket WHERE owner=?", owner)
         for (ticket,) in waiting:
             book.write(self, model.Dequeued(ticket=ticket), None)
         if waiting:
             self.apply(model.Changed())
+        # The latest first: a draw ends before the grant that it draws on, which can then be freed.
         for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
             self.apply(model.Ended(grant=grant))
         self.run("DELETE FROM refusal WHERE owner=?", owner)
@@ -113,6 +115,7 @@ class Transaction(Tables):
             heir = self._heir(grant, owner)
             if heir is not None:
                 self.run("UPDATE lease SET owner=? WHERE held=? AND owner=?", heir, grant, owner)
+        # A latch of weight 0 has sent nothing. Another one may have: its row stays until that call has settled.
         self.run("DELETE FROM lease WHERE owner=? AND state='repair' AND weight=0", owner)
         self.run("UPDATE lease SET owner='' WHERE owner=? AND state='repair'", owner)
         if self.releases:
@@ -123,7 +126,7 @@ class Transaction(Tables):
         return True
 
     def _heir(self, grant: str, gone: str) -> str | None:
-        """Return another owner that draws on `grant`, directly or through draws of the one that has gone."""
+        """Return another owner that draws on `grant`, directly or through draws of the dead one."""
         row = self.one(
             "WITH RECURSIVE drawn (id, owner) AS (SELECT id, owner FROM held WHERE source=? "
             "UNION ALL SELECT h.id, h.owner FROM held h JOIN drawn d ON h.source=d.id) "
@@ -135,7 +138,7 @@ class Transaction(Tables):
     # The book
 
     def next_seq(self) -> int:
-        """Give out the next arrival number."""
+        """Return the next arrival number."""
         seq = int(self.meta("seq") or 0) + 1
         self.set_meta("seq", str(seq))
         return seq
@@ -145,6 +148,7 @@ class Transaction(Tables):
         if isinstance(event, model.Asked) and event.ticket.run:
             event = replace(event, tails=book.tails(self, event.ticket.run, event.shape.priority))
         granted: list[str] = []
+        # A view shows the front of each line; when one is used up the book is read and decided on once more.
         again = True
         while again:
             decision = self._decide(self.book(), event, self.moment)
@@ -165,7 +169,7 @@ class Transaction(Tables):
             grant = self.grant(ticket)
             if grant.shape.pool is None:
                 leases.hand_over(self, ticket, self._plan(self, grant), now)
-        # Whoever the server refused waits aside and is not seen by the scheduler: what came free may be what it wants.
+        # A ticket that the server refused waits aside, unseen by the scheduler: it may want just this spare lease.
         for holder in [holder for holder in self.spare if holder not in self._offered]:
             self._offered.add(holder)
             row = leases.get(self, UUID(holder))
@@ -175,7 +179,7 @@ class Transaction(Tables):
                     self.resume(waiting[0])
 
     def blocked_on(self, limit: str) -> list[str]:
-        """Return the tickets that wait aside because the server refused that limit, in the order of the queue."""
+        """Return the tickets that wait aside because the server refused `limit`, in the order of the queue."""
         rows = self.all(
             "SELECT t.id FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on=? "
             "ORDER BY s.priority DESC, t.turn, t.seq",
@@ -200,14 +204,14 @@ class Transaction(Tables):
             self.wakes.append((row[1], grant))
 
     def is_left_behind(self, grant: str) -> bool:
-        """Tell whether the owner of a grant is proven dead."""
+        """Return whether the owner of a grant is proven dead."""
         row = self.one(
             "SELECT o.lock_file, o.pid, o.started, o.boot FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant
         )
         return row is not None and is_dead(self._folder, *row)
 
     def resume(self, ticket: str) -> None:
-        """Put a ticket that had stepped aside back into its line, at its old place."""
+        """Put a ticket that stepped aside back into its line, at its old place."""
         row = self.one(
             "SELECT s.requirement, s.priority, s.expected, s.parent, s.root, s.source, "
             "t.seq, t.overtaken, t.turn, t.run FROM ticket t JOIN shape s ON s.key=t.shape "
@@ -220,7 +224,7 @@ class Transaction(Tables):
             self.apply(model.Resumed(shape=shape, ticket=old, overtaken=row[7]))
 
     def requirement(self, ticket: str) -> Requirement:
-        """Return what a waiting ticket asks for.
+        """Return the requirement of a waiting ticket.
 
         Raises:
             LookupError: if it does not wait.
@@ -231,7 +235,7 @@ class Transaction(Tables):
         return Requirement.from_data(json.loads(row[0]))
 
     def state(self, ticket: str) -> TicketState:
-        """Say where a ticket stands."""
+        """Return the state of a ticket."""
         if self.one("SELECT 1 FROM held WHERE id=?", ticket):
             return TicketState.HELD
         row = self.one("SELECT blocked_on FROM ticket WHERE id=?", ticket)
@@ -241,7 +245,7 @@ class Transaction(Tables):
         return TicketState.REFUSED if refused else TicketState.GONE
 
     def leave(self, ticket: str) -> None:
-        """End a ticket or grant, whatever state it is in; one that is gone already is left so."""
+        """End a ticket or grant in any state; a gone one is left alone."""
         state = self.state(ticket)
         if state is TicketState.HELD:
             self.apply(model.Ended(grant=ticket))

@@ -140,6 +140,7 @@ def write_spent(tables: Tables, seen: Spent) -> None:
 
 def take_ended(tables: Tables) -> list[Spent]:
     """Delete and return the use of grants that have ended."""
+    # Kept until the look after the end, which makes the suggestion for the next time.
     ended = "WHERE held NOT IN (SELECT id FROM held)"
     found = [_spent(row) for row in tables.all(f"{_SPENT} {ended}")]
     if found:
@@ -168,6 +169,7 @@ def note_command(tables: Tables, pid: int, started: float) -> None:
 
 def note_serving(tables: Tables, pid: int, started: float, grant: str) -> None:
     """Record the grant that a task process of the actor serves from now on; an empty or ended one clears it."""
+    # A process serves one grant at a time; the foreign key removes the row with its grant.
     tables.run("DELETE FROM serving WHERE owner=? AND pid=?", tables.actor, pid)
     tables.run(
         "INSERT INTO serving (held, owner, pid, started) SELECT id, ?, ?, ? FROM held WHERE id=?",

@@ -15,15 +15,17 @@ from typing import Final
 
 from prefect_slots.ledger.folder import share
 
-_LONGEST_PATH: Final = 100  # sun_path holds 108 bytes on Linux and 104 on macOS
+# sun_path holds 108 bytes on Linux and 104 on macOS; the rest is a margin for the terminating zero.
+_LONGEST_PATH: Final = 100
+# A ticket's id has 32 characters, a UUID in hexadecimal; a longer datagram is not ours and is cut off.
 _TICKET_BYTES: Final = 64
 
 
 class WakeSocket:
-    """Where this process is woken."""
+    """The socket on which this process is woken."""
 
     def __init__(self, folder: Path, owner: str) -> None:
-        """Bind a socket for `owner`; `address` is what the ledger stores."""
+        """Bind a socket for `owner`; its `address` is stored in the ledger."""
         path = folder / "wake" / owner
         self._path: Path | None = None
         if hasattr(socket, "AF_UNIX") and len(str(path).encode()) <= _LONGEST_PATH:
@@ -57,7 +59,7 @@ def wake(tickets: Iterable[tuple[str, str]]) -> list[str]:
     """Send a datagram for each `(address, ticket)`.
 
     Returns:
-        The tickets that may have nobody: their address refuses, or is of a kind that does not tell.
+        The tickets whose owner may be dead: the address refuses, or is of a kind that reports nothing.
     """
     doubtful: list[str] = []
     for address, ticket in tickets:
@@ -72,7 +74,8 @@ def wake(tickets: Iterable[tuple[str, str]]) -> list[str]:
         except (ConnectionRefusedError, FileNotFoundError):
             listens = False
         except OSError:
-            pass  # the waiter polls behind this, so a full mailbox costs half a second, not the grant
+            # The waiter polls behind this, so that a full mailbox costs half a second, not the grant.
+            pass
         if not listens:
             doubtful.append(ticket)
     return doubtful

@@ -14,8 +14,11 @@ from typing import Final, NamedTuple
 
 from prefect_slots.model.requirement import Requirement
 
+# Environment variable of a child process: the grant that it was started under, as `LEDGER:GRANT`.
 TOKEN: Final = "PREFECT_SLOTS_GRANT"
-"""The variable that names the grant a child process was started under, as `LEDGER:GRANT`."""
+# Tickets without a reservation that a view shows of each line. Most events grant one or two tickets of a line, so that
+# four are seldom used up.
+FRONT: Final = 4
 
 
 class CellId(NamedTuple):

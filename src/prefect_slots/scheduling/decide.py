@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from prefect_slots.model import book as model
 from prefect_slots.scheduling.admission import admit
 from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
 from prefect_slots.scheduling.placement import Placed, Pool, grant_pool, machine_pool, place
 from prefect_slots.scheduling.round_robin import next_turn, turn_of_return
-
-FRONT: Final = 4
-"""How many tickets that do not reserve a view should show of each line."""
 
 
 def decide(book: model.Book, event: model.Event, now: float, *, max_overtakes: int) -> model.Decision:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.unit.ledger.members import Member, Pair
 
-from prefect_slots.ledger.book import FRONT, read_book
-from prefect_slots.model.book import Asked, CellId, Holding, Line, Nesting, Shape, Ticket
+from prefect_slots.ledger.book import read_book
+from prefect_slots.model.book import FRONT, Asked, CellId, Holding, Line, Nesting, Shape, Ticket
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Demand, Requirement, Share, declare
 
