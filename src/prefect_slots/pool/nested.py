@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from prefect_slots.model.request import Request
 from prefect_slots.pool.child import ChildContext, raised, told
-from prefect_slots.pool.submission import Wanted
+from prefect_slots.pool.submission import Submission, Wanted
 from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
@@ -94,7 +94,7 @@ class InnerPool(TaskExecutor):
     ) -> Iterator[Any]:
         """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
         del chunksize
-        return self._submit_all(fn, iterables, timeout, requires, task_timeout)[1]
+        return self._submit_all(Submission(fn, requires, task_timeout), iterables, timeout)[1]
 
     def reason(self, future: TaskFuture) -> str:
         """Return the reason for which a task waits."""

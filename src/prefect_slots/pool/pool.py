@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from prefect_slots.pool import nested
-from prefect_slots.pool.submission import Wanted
+from prefect_slots.pool.submission import Submission, Wanted
 from prefect_slots.pool.supervisor import IDLE_SECONDS, TURN_SECONDS, Supervisor
 from prefect_slots.pool.task import TaskExecutor, TaskFuture, is_urgent
 
@@ -80,7 +80,7 @@ class SlotPool(TaskExecutor):
             progress: Show the counts of done, running and waiting calls on the terminal, and the reasons for waiting.
         """
         del chunksize
-        futures, results = self._submit_all(fn, iterables, timeout, requires, task_timeout)
+        futures, results = self._submit_all(Submission(fn, requires, task_timeout), iterables, timeout)
         if not progress:
             return results
         # Rich takes as long to import as the rest of the pool.

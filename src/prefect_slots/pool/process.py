@@ -61,10 +61,9 @@ class Process:
             side=theirs[1],
             parent=os.getpid(),
         )
-        optimised = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
         try:
             self._popen = subprocess.Popen(
-                [sys.executable, *optimised, "-c", begin],
+                [sys.executable, *["-O"] * sys.flags.optimize, "-c", begin],
                 env=pin.environment(),
                 # A task that reads standard input would take it from the program, and could stop at the terminal.
                 stdin=subprocess.DEVNULL,

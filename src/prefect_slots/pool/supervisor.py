@@ -214,10 +214,9 @@ class Supervisor:
     def _expired(self, task: Task) -> None:
         with self._lock:
             queue = self._dispatcher.queue_of(task)
-        requirement = task.request.requirement
-        if requirement is None or queue is None:
+        if queue is None:
             return
-        wanted, seconds = requirement.describe(), task.request.timeout or 0.0
+        wanted, seconds = task.request.wanted.describe(), task.request.timeout or 0.0
         error = WaitTimeout(wanted=wanted, seconds=seconds, reason=self._why(queue))
         self._act(partial(self._dispatcher.drop, task, error))
 

@@ -165,16 +165,10 @@ class TaskExecutor(concurrent.futures.Executor):
         return self._enqueue(*Submission(fn, requires, timeout).request(args, kwargs))
 
     def _submit_all(
-        self,
-        fn: Callable[..., Any],
-        iterables: Iterable[Iterable[Any]],
-        timeout: float | None,
-        requires: Wanted,
-        task_timeout: float | None,
+        self, submission: Submission, iterables: Iterable[Iterable[Any]], timeout: float | None
     ) -> tuple[list[TaskFuture], Iterator[Any]]:
         """Submit the calls of a map; return their futures and an iterator over their results."""
         until = None if timeout is None else time.monotonic() + timeout
-        submission = Submission(fn, requires, task_timeout)
         futures: list[TaskFuture] = []
         try:
             for args in zip(*iterables):  # noqa: B905 - as `Executor.map`
