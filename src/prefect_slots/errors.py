@@ -129,7 +129,7 @@ class OutOfOrder(SlotsError):
 
 @dataclass(eq=False, repr=False)
 class GrantClosed(SlotsError):
-    """The grant that a nested request draws on has ended, or its card has outgrown what it holds."""
+    """The grant that a nested request draws on has ended, or its GPU has outgrown the grant's part."""
 
     grant: str
 

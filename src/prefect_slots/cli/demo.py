@@ -35,9 +35,9 @@ def demo(
     out: Annotated[Path, Parameter(help="Where the picture and the table go.")] = Path("prefect-slots-demo"),
     json: Json = False,
 ) -> int:
-    """Watch real flow runs share two cards and two licence seats, on a private Prefect server that leaves nothing.
+    """Watch real flow runs share two GPUs and two license seats, on a private Prefect server that leaves nothing.
 
-    Registers this machine (without an NVIDIA GPU, with two declared cards of 24 GiB), deploys an image pipeline, starts
+    Registers this machine (without an NVIDIA GPU, with two declared GPUs of 24 GiB), deploys an image pipeline, starts
     a real worker, and runs the flow on photographs: all at once, then one after another for comparison. Takes a minute
     or two. Nothing of your Prefect is touched; Ctrl-C at any moment cleans up.
 

@@ -30,7 +30,7 @@ def doctor(
     config: Config = None,
     json: Json = False,
 ) -> int:
-    """Look for what is wrong: versions, settings, state folder, ledger, cards, server, limits.
+    """Look for what is wrong: versions, settings, state folder, ledger, GPUs, server, limits.
 
     Changes nothing, unless told to; `--fix` disturbs nothing that is held. Ends with 1 if anything found is an error;
     notes and warnings do not count.

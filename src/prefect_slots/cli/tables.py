@@ -44,7 +44,7 @@ def folded(header: str, **options: Any) -> Column:
 
 def amount(value: int, unit: str) -> str:
     """Return an amount in words: `"16GiB"`, `"1 seat"`; the largest amount of all stands for no limit."""
-    # Registration stores an unlimited license as the largest number that a limit can have.
+    # Detection counts an unlimited license as the largest number that a limit can have.
     if value == MAX_AMOUNT:
         return "unlimited"
     text = format_amount(value, unit)

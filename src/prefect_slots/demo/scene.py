@@ -52,16 +52,16 @@ def set_scene() -> Scene:
     # The few hundred MiB of a laptop's built-in graphics would leave nothing to share out.
     nvidia_only = Declarations(detectors=tuple(DetectorRules(name=name, enabled=False) for name in SHIPPED))
     found = survey(nvidia_only, os.environ).inventory
-    cards = [cell for resource in found.resources if resource.name == GPU_MEM for cell in resource.cells]
+    gpus = [cell for resource in found.resources if resource.name == GPU_MEM for cell in resource.cells]
     flow = read_part(_FLOW)
-    if not cards:
+    if not gpus:
         remark = (
             "No NVIDIA GPU was found here, so the two 24GiB cards declared in configs/demo.toml stand in: "
             "nothing computes on them, but they are shared as real ones are."
         )
         return Scene(config=read_part(_CONFIG), flow=flow, remarks=(remark,), declared=True)
-    sizes = [cell.capacity for cell in cards]
-    named = ", ".join(f"{cell.label or cell.key} with {format_amount(cell.capacity, 'MiB')}" for cell in cards)
+    sizes = [cell.capacity for cell in gpus]
+    named = ", ".join(f"{cell.label or cell.key} with {format_amount(cell.capacity, 'MiB')}" for cell in gpus)
     remarks = [f"Found {named}. Their memory is shared out; the demo computes on the CPU."]
     asked = affordable(sizes)
     if asked < _ASKED_GIB:

@@ -30,7 +30,7 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
         *judge_settings(facts),
         *judge_folder(facts),
         *judge_ledger(facts),
-        *judge_cards(facts),
+        *judge_gpus(facts),
         *judge_server(facts),
         *judge_limits(facts.limits),
         *judge_mirrors(facts.mirrors),
@@ -155,14 +155,14 @@ def judge_ledger(facts: Facts) -> Iterator[Finding]:
 
 
 def _judge_stale(stale: StaleFacts) -> Finding:
-    cards = stale.resource == GPU_MEM
+    is_gpu = stale.resource == GPU_MEM
     known = f"{stale.used}, told {_age(stale.age)} ago, stands" if stale.used else "nobody has ever told"
     return _warning(
         f"others' use of {stale.label or stale.resource}",
         f"is stale: {known}; nobody has answered {_count(stale.misses, 'time')} in a row ({stale.why})",
         "see `nvidia-smi` and the kernel log: a driver that hangs may need a reboot"
-        if cards
-        else "see whether its licence server runs and can be reached: `prefect-slots detect --explain` asks it",
+        if is_gpu
+        else "see whether its license server runs and can be reached: `prefect-slots detect --explain` asks it",
     )
 
 
@@ -189,13 +189,13 @@ def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
         )
 
 
-def judge_cards(facts: Facts) -> Iterator[Finding]:
+def judge_gpus(facts: Facts) -> Iterator[Finding]:
     """Check the order in which processes number the GPUs."""
-    if not facts.cards:
+    if not facts.gpus:
         return
-    yield _ok("cards", f"{len(facts.cards)}: {', '.join(sorted(set(facts.cards)))}")
-    if len(facts.cards) > 1 and facts.cuda_device_order != "PCI_BUS_ID":
-        alike = len(set(facts.cards)) == 1
+    yield _ok("cards", f"{len(facts.gpus)}: {', '.join(sorted(set(facts.gpus)))}")
+    if len(facts.gpus) > 1 and facts.cuda_device_order != "PCI_BUS_ID":
+        alike = len(set(facts.gpus)) == 1
         shown = f"is {facts.cuda_device_order}" if facts.cuda_device_order else "is not set"
         found = f"CUDA_DEVICE_ORDER {shown} and there are several cards"
         remedy = "export CUDA_DEVICE_ORDER=PCI_BUS_ID where no worker does it"

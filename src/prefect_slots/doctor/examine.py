@@ -199,7 +199,7 @@ def _survey(look: _Look, settings: Settings | None, env: Mapping[str, str]) -> S
         seen = survey(settings.declarations, env, seconds=settings.detect_seconds)
         look.troubles.extend(seen.findings)
         if GPU_MEM in seen.inventory:
-            look.seen |= {"cards": tuple(cell.label or "unnamed" for cell in seen.inventory[GPU_MEM].cells)}
+            look.seen |= {"gpus": tuple(cell.label or "unnamed" for cell in seen.inventory[GPU_MEM].cells)}
         return seen
     return None
 

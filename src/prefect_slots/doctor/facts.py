@@ -60,7 +60,7 @@ class StaleFacts:
     """Foreign use of a cell whose measurement is out of date.
 
     Attributes:
-        resource: `"license.ansys"`, or `"gpu_mem"` with the card's `label`.
+        resource: `"license.ansys"`, or `"gpu_mem"` with the GPU's `label`.
         used: The last measurement, for people; empty if there was none.
         age: Seconds since then.
         misses: Number of failed measurements in a row.
@@ -142,7 +142,7 @@ class Facts:
         settings: The file that was read, or `defaults`; `None` if it is wrong.
         mode: Arbiters of a request: the ledger and the server, the ledger alone, or none.
         claimed: This ledger owns the machine's name on the server; `None` if the server was not asked.
-        cards: Product names of the detected GPUs.
+        gpus: Product names of the detected GPUs.
         troubles: Findings about facts that could not be read, and the findings of detection.
     """
 
@@ -156,6 +156,6 @@ class Facts:
     claimed: bool | None = None
     limits: tuple[LimitFacts, ...] | None = None
     mirrors: tuple[MirrorFacts, ...] = ()
-    cards: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     cuda_device_order: str | None = None
     troubles: tuple[Finding, ...] = ()

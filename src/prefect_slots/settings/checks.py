@@ -31,7 +31,7 @@ _DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
 def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:
     """Yield the place and the words of each contradiction and each impossible name in a well-formed file."""
-    yield from _card_contradictions(file.gpus)
+    yield from _gpu_contradictions(file.gpus)
     if file.host.mem is not None and file.host.mem <= file.host.mem_headroom:
         kept = format_amount(file.host.mem_headroom, "MiB")
         yield (
@@ -109,15 +109,15 @@ def _license_contradictions(tables: Mapping[str, LicenseTable]) -> Iterator[tupl
             owners.setdefault(name, table_name)
 
 
-def _card_contradictions(gpus: GpusTable) -> Iterator[tuple[KeyPath, str]]:
+def _gpu_contradictions(gpus: GpusTable) -> Iterator[tuple[KeyPath, str]]:
     rules = GpuRules(exclude=tuple(gpus.exclude))
     seen: Counter[str] = Counter()
-    for position, card in enumerate(gpus.card):
+    for position, gpu in enumerate(gpus.card):
         path = ("gpus", "card", position, "uuid")
-        seen[card.uuid] += 1
-        if seen[card.uuid] == 2:
-            yield path, f"'{card.uuid}' is declared twice; every card has its own uuid"
-        if rules.excludes(card.uuid):
-            yield path, f"'{card.uuid}' is declared here and excluded by [gpus] exclude; remove one of the two"
-    if sum(card.memory for card in gpus.card) > MAX_AMOUNT:
+        seen[gpu.uuid] += 1
+        if seen[gpu.uuid] == 2:
+            yield path, f"'{gpu.uuid}' is declared twice; every card has its own uuid"
+        if rules.excludes(gpu.uuid):
+            yield path, f"'{gpu.uuid}' is declared here and excluded by [gpus] exclude; remove one of the two"
+    if sum(gpu.memory for gpu in gpus.card) > MAX_AMOUNT:
         yield ("gpus", "card"), f"all cards together are more than a limit can count ({MAX_AMOUNT} MiB)"

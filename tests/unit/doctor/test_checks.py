@@ -42,7 +42,7 @@ HEALTHY = Facts(
     server=SERVER,
     claimed=True,
     limits=(LIMIT,),
-    cards=("H200", "H200"),
+    gpus=("H200", "H200"),
     cuda_device_order="PCI_BUS_ID",
 )
 
@@ -94,7 +94,7 @@ def test_a_healthy_machine_is_all_ok():
         (with_ledger(stale=(CARD,)), "warning", "others' use of gpu 0 H200", "nobody has ever told; nobody"),
         (with_ledger(unbacked=("train.py",)), "warning", "grants", "train.py goes on"),
         (replace(HEALTHY, cuda_device_order=None), "info", "cards", "CUDA_DEVICE_ORDER is not set"),
-        (replace(HEALTHY, cuda_device_order=None, cards=("A", "B")), "warning", "cards", "by speed"),
+        (replace(HEALTHY, cuda_device_order=None, gpus=("A", "B")), "warning", "cards", "by speed"),
         (replace(HEALTHY, mode="off", server=None, limits=None), "warning", "server", "granted at once"),
         (replace(HEALTHY, mode="local", server=None, limits=None), "info", "server", "alone"),
         (replace(HEALTHY, server=replace(SERVER, lease_storage="a.memory")), "warning", "leases", "after its restart"),
