@@ -20,7 +20,7 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM, sanitise_machine_name
-from prefect_slots.system.threads import aside
+from prefect_slots.system.threads import await_in_thread
 
 if TYPE_CHECKING:
     from prefect_slots.ledger.registry import Registered
@@ -51,7 +51,7 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
 async def look_around(settings: Settings) -> Survey:
     """Survey this machine beside the running loop."""
     look = partial(survey, settings.declarations, dict(os.environ), seconds=settings.detect_seconds)
-    return await aside(look, "prefect-slots survey")
+    return await await_in_thread(look, "prefect-slots survey")
 
 
 async def register_here(

@@ -30,7 +30,7 @@ class Surroundings:
         wsl_library: Windows has put its NVIDIA driver into this Linux.
         own_pids: Process ids here are others than the host's, as in most containers.
         tegra: The machine is a Jetson.
-        nvidia_cards: Number of NVIDIA GPUs on the bus that are not given to a virtual machine.
+        nvidia_gpus: Number of NVIDIA GPUs on the bus that are not given to a virtual machine.
         mps: NVIDIA's Multi-Process Service runs; a GPU sees its clients as one process.
     """
 
@@ -38,7 +38,7 @@ class Surroundings:
     wsl_library: bool = False
     own_pids: bool = False
     tegra: bool = False
-    nvidia_cards: int = 0
+    nvidia_gpus: int = 0
     mps: bool = False
 
     @property
@@ -62,7 +62,7 @@ def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
         wsl_library=(root / _WSL_LIBRARY).exists(),
         own_pids=own_pids,
         tegra=(root / "etc/nv_tegra_release").exists() or "nvidia,tegra" in compatible,
-        nvidia_cards=sum(
+        nvidia_gpus=sum(
             device.vendor == _NVIDIA and device.draws and device.driver != "vfio-pci" for device in query_pci(root)
         ),
         mps=_has_mps(root, env.get(_MPS_VARIABLE) or _MPS_FOLDER, own_pids=own_pids),

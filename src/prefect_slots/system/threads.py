@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 
-def beside(call: Callable[[], T], name: str) -> Future[T]:
+def call_in_thread(call: Callable[[], T], name: str) -> Future[T]:
     """Return the answer to come of `call`, made in a daemon thread: no caller has to wait for it, and no exit does."""
     answer: Future[T] = Future()
     # A cancelled future would refuse the answer; the call cannot be cancelled anyway.
@@ -31,12 +31,12 @@ def beside(call: Callable[[], T], name: str) -> Future[T]:
     return answer
 
 
-async def aside(call: Callable[[], T], name: str) -> T:
+async def await_in_thread(call: Callable[[], T], name: str) -> T:
     """Return the answer of `call`, made in a daemon thread: a driver that hangs stops neither the loop nor an exit."""
     # Not at the top: programs without a loop use this module, too, and the import takes 40 ms.
     import asyncio
 
-    return await asyncio.wrap_future(beside(call, name))
+    return await asyncio.wrap_future(call_in_thread(call, name))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Lookout:
             before = self._sent.get(name)
             if before is not None and before.is_abandoned:
                 return before, False
-            sent = self._sent[name] = _Sent(beside(look.call, name), time.monotonic(), look.seconds)
+            sent = self._sent[name] = _Sent(call_in_thread(look.call, name), time.monotonic(), look.seconds)
             return sent, True
 
 

@@ -25,7 +25,7 @@ from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
 from prefect_slots.settings import Settings
 from prefect_slots.system.processes import Users
-from prefect_slots.system.threads import aside
+from prefect_slots.system.threads import await_in_thread
 from prefect_slots.usage.foreign import Fleet
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Monitor:
         if not keys:
             return
         now = time.time()
-        note = await aside(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
+        note = await await_in_thread(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
 
         def write(tx: Transaction) -> Noted:
             tx.set_meta(_LOOKED_AT, str(now))
@@ -127,7 +127,7 @@ class Monitor:
         self._say(self._ledger.transact(write))
 
     async def _seats(self) -> None:
-        note = await aside(partial(_ask_servers, self._servers), "prefect-slots seats")
+        note = await await_in_thread(partial(_ask_servers, self._servers), "prefect-slots seats")
         # After the question, so that the count is not older than the answer it explains.
         names = {license_resource(name) for table in self._servers for name, _ in table.features}
         fleet = Fleet(counted={}) if self.server is None else await self.server.fleet(names)
@@ -138,7 +138,7 @@ class Monitor:
         from prefect_slots.usage.memory import note_memory, read_memory
 
         parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
-        found = await aside(partial(read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
+        found = await await_in_thread(partial(read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
         self._say(self._ledger.transact(lambda tx: note_memory(tx, found)))
 
     def _say(self, noted: Noted) -> None:

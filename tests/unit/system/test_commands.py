@@ -96,8 +96,8 @@ def test_a_program_that_runs_when_this_process_ends_is_killed(tmp_path: Path):
     code = (
         "import os, sys, time\nfrom pathlib import Path\n"
         "from prefect_slots.system.commands import run_command\n"
-        "from prefect_slots.system.threads import beside\n"
-        "beside(lambda: run_command(('/bin/sh', '-c', 'echo $$ > ' + sys.argv[1] + '; exec sleep 60'), "
+        "from prefect_slots.system.threads import call_in_thread\n"
+        "call_in_thread(lambda: run_command(('/bin/sh', '-c', 'echo $$ > ' + sys.argv[1] + '; exec sleep 60'), "
         "env=os.environ, timeout=60), 'licence server')\n"
         "while not Path(sys.argv[1]).exists() or not Path(sys.argv[1]).read_text(): time.sleep(0.01)\n"
     )

@@ -100,8 +100,8 @@ def test_cards_on_the_bus_are_counted_without_their_audio_and_without_those_give
     plug(tmp_path, "0000:02:00.0", "0x10de", "0x030200")
     plug(tmp_path, "0000:03:00.0", "0x10de", "0x030200", "vfio-pci")
     plug(tmp_path, "0000:04:00.0", "0x1002", "0x030000", "amdgpu")
-    assert query_surroundings(tmp_path, {}) == Surroundings(nvidia_cards=2)
+    assert query_surroundings(tmp_path, {}) == Surroundings(nvidia_gpus=2)
 
 
 def test_this_machine_can_be_looked_at():
-    assert query_surroundings(Path("/"), {}).nvidia_cards >= 0
+    assert query_surroundings(Path("/"), {}).nvidia_gpus >= 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tests.support.polling import until
 
-from prefect_slots.system.threads import Hanging, Look, Lookout, beside
+from prefect_slots.system.threads import Hanging, Look, Lookout, call_in_thread
 
 FOREVER = """
 import threading
@@ -40,7 +40,7 @@ def door() -> Iterator[Door]:
 
 
 def test_an_answer_and_an_error_come_through():
-    assert beside(lambda: 7, "seven").result(10) == 7
+    assert call_in_thread(lambda: 7, "seven").result(10) == 7
     with pytest.raises(ZeroDivisionError):
         Lookout().send({"a": Look(lambda: 1 // 0, 60)})
 
@@ -63,7 +63,7 @@ def test_while_one_hangs_no_second_is_sent_after_it_and_then_it_is_asked_anew(do
 
 def test_one_that_is_only_slow_for_somebody_else_is_sent_again(door: Door):
     lookout = Lookout()
-    other = beside(lambda: lookout.send({"a": Look(door, 60)}), "another survey")
+    other = call_in_thread(lambda: lookout.send({"a": Look(door, 60)}), "another survey")
     until(lambda: door.came == 1, what="the first look")
     assert lookout.send({"a": Look(lambda: "mine", 60)}) == {"a": "mine"}
     door.open.set()

@@ -217,8 +217,8 @@ def _none_here(failure: Failure, around: Surroundings) -> Answer:
         remedy = "add that folder to /etc/ld.so.conf.d and run ldconfig, or `wsl --update`"
         finding = Finding(subject=GPU_MEM, problem=problem, remedy=remedy, severity="error")
         return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
-    if around.nvidia_cards:
-        problem = f"{around.nvidia_cards} NVIDIA on the PCI bus, but no driver answers ({failure.words})"
+    if around.nvidia_gpus:
+        problem = f"{around.nvidia_gpus} NVIDIA on the PCI bus, but no driver answers ({failure.words})"
         remedy = "load its driver (`nvidia-smi`); start a container with `--gpus all`"
         finding = replace(finding, problem=problem, remedy=remedy, severity="warning")
     elif around.tegra:

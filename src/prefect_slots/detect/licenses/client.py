@@ -29,7 +29,7 @@ from prefect_slots.detect.licenses.vendors import VENDORS
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.resource import license_resource
 from prefect_slots.system.commands import run_command
-from prefect_slots.system.threads import beside
+from prefect_slots.system.threads import call_in_thread
 
 
 def shared_folder() -> Path:
@@ -188,7 +188,9 @@ class Desk:
     def ask_all(self, asked: Sequence[Question], env: Mapping[str, str]) -> tuple[Reading, ...]:
         """Ask several servers at the same time, so that the slowest one is all there is to wait for."""
         # In threads that the end of the process does not wait for: a server may hang for minutes.
-        sent = [beside(partial(self.ask, question, env), f"licence server {question.server}") for question in asked]
+        sent = [
+            call_in_thread(partial(self.ask, question, env), f"licence server {question.server}") for question in asked
+        ]
         return tuple(answer.result() for answer in sent)
 
 

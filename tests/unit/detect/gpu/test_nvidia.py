@@ -282,7 +282,7 @@ ABSENT = NvmlReading(state="absent", failure=Failure(code=12, words="not found")
 @pytest.mark.parametrize(
     ("around", "problem"),
     [
-        (Surroundings(nvidia_cards=2), "2 NVIDIA on the PCI bus, but no driver answers (not found)"),
+        (Surroundings(nvidia_gpus=2), "2 NVIDIA on the PCI bus, but no driver answers (not found)"),
         (Surroundings(tegra=True), "this is a Jetson, and its NVML does not answer (not found)"),
     ],
 )
