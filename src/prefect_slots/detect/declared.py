@@ -1,6 +1,4 @@
-"""Resources that a person wrote down: cards, licences, and everything else that no probe can see."""
-
-from __future__ import annotations
+"""Declared resources: GPUs, licenses, and everything else that no detector can see."""
 
 from collections.abc import Iterator
 
@@ -13,7 +11,7 @@ def declared_resources(declarations: Declarations) -> Iterator[Resource]:
     """Yield the declared resources; `[host]` is not among them, because it corrects what is detected.
 
     Raises:
-        ValueError: for a licence whose name cannot be part of a limit's name.
+        ValueError: for a license whose name cannot be part of a limit's name.
     """
     source = declarations.source
     if declarations.gpus.cards:

@@ -4,8 +4,6 @@ Another package offers a detector by an entry point of the group `prefect_slots.
 installed detector is used; `[detectors.<name>]` in the configuration passes options to it, or switches it off.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
@@ -18,15 +16,12 @@ from typing import Any, Final, Literal, Protocol, cast, get_args, get_origin, ge
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import UNPRINTABLE, Finding
-from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, Resource, check_resource_name
+from prefect_slots.model.resource import LICENSE_PREFIX, Resource, check_resource_name
 
 GROUP: Final = "prefect_slots.detectors"
 
-# Cards that no process keeps awake take seconds each to answer, so a machine of eight may need most of it.
+# GPUs that no process keeps awake take seconds each to answer.
 DETECT_SECONDS: Final = 20.0
-
-# `check_resource_name` refuses names of more than a declared resource may have; these are the package's own.
-_OWN_NAMES: Final = frozenset({GPU_MEM, MEM, CPUS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +189,7 @@ def _check(answer: object, resources: frozenset[str]) -> None:
         raise ValueError("it answered for a resource twice")
     if not named <= resources:
         raise ValueError(f"it answered for {', '.join(sorted(named - resources))}, which it does not look for")
-    for resource in named - _OWN_NAMES:
+    for resource in named:
         if not resource.startswith(LICENSE_PREFIX):
             check_resource_name(resource)
 

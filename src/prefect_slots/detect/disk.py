@@ -1,6 +1,4 @@
-"""Scratch space: what a folder's disk has free, for a resource that the configuration ties to that folder."""
-
-from __future__ import annotations
+"""Scratch space: the free space of a folder, for a resource that the configuration ties to it."""
 
 import os
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ class DiskDetector:
         return frozenset({self.space.name})
 
     def detect(self, scene: Scene) -> Answer:
-        """Measure what is free now."""
+        """Measure the free space now."""
         try:
             reading = query_disk(scene.root, self.space.folder)
         except OSError as error:
@@ -63,7 +61,7 @@ def query_disk(root: Path, folder: str) -> DiskReading:
 
 
 def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
-    """Judge what the folder offers in whole GiB: the declared number, else what is free now but for the headroom."""
+    """Return the folder's offer in whole GiB: the declared number, else the free space less the headroom."""
     findings: list[Finding] = []
     free = reading.free // _BYTES_PER_GIB - space.headroom_gib
     if reading.kind in IN_MEMORY:

@@ -1,10 +1,8 @@
 """NVIDIA's video encoder: sessions in use as NVML tells, and the most that there may be, which only a person knows.
 
 NVML does not tell the maximum: consumer drivers allow a number per machine that has changed over the years, and
-professional cards as many as they can bear.
+professional GPUs as many as they can bear.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +17,7 @@ from prefect_slots.model.resource import Cell, Resource
 
 @dataclass(frozen=True)
 class EncoderDetector:
-    """Checks a declared number of sessions against the cards."""
+    """Detector of encoder sessions: a declared number, checked against the GPUs."""
 
     declared: EncoderSessions
 
@@ -29,7 +27,7 @@ class EncoderDetector:
         return frozenset({self.declared.name})
 
     def detect(self, scene: Scene) -> Answer:
-        """Ask every card whether it can encode."""
+        """Ask every GPU for its open sessions."""
         try:
             sessions = query_encoders(scene.load)
         except Exception as error:
@@ -45,10 +43,10 @@ class EncoderDetector:
 
 
 def query_encoders(load: Callable[[], Nvml]) -> tuple[int, ...]:
-    """Return the sessions in use on each card that has an encoder; none where there is no driver.
+    """Return the sessions in use on each GPU that has an encoder; none where there is no driver.
 
     Raises:
-        Exception: whatever the binding says, if a card cannot be asked.
+        Exception: any error of the binding, if a GPU cannot be asked.
     """
     nvml = load()
     try:
@@ -72,7 +70,7 @@ def query_encoders(load: Callable[[], Nvml]) -> tuple[int, ...]:
 
 
 def interpret_encoders(declared: EncoderSessions, sessions: tuple[int, ...]) -> Answer:
-    """Judge what the cards can bear: one cell of the declared sessions, because the limit is the machine's."""
+    """Return one cell of the declared sessions, because the limit is the machine's."""
     if not sessions:
         problem = "no card here has a video encoder"
         remedy = f"remove [resources.{declared.name}]; compute cards such as the A100 have none"

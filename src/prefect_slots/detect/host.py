@@ -4,8 +4,6 @@ The folder that stands for `/` is an argument of everything that reads `/proc` a
 read. A missing file means no limit; a file that cannot be read or understood raises: guessing would over-commit.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -60,7 +58,7 @@ class HostDetector:
 
 
 def interpret_host(rules: HostRules, source: str, cores: Callable[[], int], memory_mib: Callable[[], int]) -> Answer:
-    """Judge what the host offers as `cpus` and `mem`. What is declared wins over what is detected.
+    """Return the host's offer of `cpus` and `mem`. A declared amount wins over the detected one.
 
     Args:
         rules: The `[host]` table.

@@ -1,7 +1,5 @@
 """Instruments on serial lines and USB, each known by its stable name under `/dev/serial/by-id` and the like."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from prefect_slots.model.resource import Cell, Resource
 
 @dataclass(frozen=True)
 class InstrumentDetector:
-    """Finds the instruments of one declared resource: a cell of one unit each, taken whole."""
+    """Detector of the instruments of one declared resource: a cell of one unit each, taken whole."""
 
     instruments: Instruments
 
@@ -24,7 +22,7 @@ class InstrumentDetector:
         return frozenset({self.instruments.name})
 
     def detect(self, scene: Scene) -> Answer:
-        """Look which of them are plugged in."""
+        """Return the instruments that are plugged in."""
         try:
             found = query_instruments(scene.root, self.instruments.patterns)
         except OSError as error:
@@ -40,10 +38,10 @@ class InstrumentDetector:
 
 
 def query_instruments(root: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """Return the devices that the patterns name, each with what it stands for today (`ttyUSB0`).
+    """Return the devices that the patterns name, each with its device node of today (`ttyUSB0`).
 
     Raises:
-        OSError: for a folder that exists and cannot be listed: what lies in it is not taken for unplugged.
+        OSError: for a folder that exists and cannot be listed: its devices are not taken for unplugged.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -61,7 +59,7 @@ def query_instruments(root: Path, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def interpret_instruments(instruments: Instruments, found: dict[str, str]) -> Answer:
-    """Judge what is plugged in: no instrument is an answer, too, and is told."""
+    """Return the plugged-in instruments; a pattern without any gets a finding."""
     findings = tuple(
         Finding(
             subject=instruments.name,

@@ -4,8 +4,6 @@ A detector that fails or hangs makes its own resources unknown, with a finding. 
 and never turns into "this machine has none". The host and NVIDIA's GPUs come first, then the other detectors by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

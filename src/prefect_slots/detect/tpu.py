@@ -1,7 +1,5 @@
 """Google's TPU chips, as the PCI bus shows them: the resource `tpu`, in chips."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from prefect_slots.detect.detector import Answer, Scene
@@ -26,7 +24,7 @@ _CHIPS: Final = {
 
 
 class TpuDetector:
-    """Counts the chips of this machine, or those that `TPU_VISIBLE_CHIPS` leaves of them."""
+    """Detector of the chips of this machine, or those that `TPU_VISIBLE_CHIPS` leaves of them."""
 
     resources = frozenset({TPU})
 
@@ -41,7 +39,7 @@ class TpuDetector:
 
 
 def interpret_tpu(chips: list[str], visible: str | None) -> Answer:
-    """Judge what the chips on the bus offer: one cell of chips, because a program takes several as one."""
+    """Return the chips on the bus as one cell, because a program takes several as one."""
     if not chips:
         return Answer()
     count = len(chips)

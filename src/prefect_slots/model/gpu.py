@@ -4,8 +4,6 @@ A cell's key tells the vendor. `GPU-<uuid>` and `MIG-<uuid>` are NVIDIA's own na
 the other keys are made here for the detectors. No other module reads a vendor from a key.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,10 +1,8 @@
-"""What a machine has: resources, their cells, and the inventory of one machine.
+"""Resources of a machine, their cells, and the inventory of one machine.
 
-A cell is one indivisible place; an amount never straddles cells. Identity of a cell is its `key` (a card's
-UUID), never its position. The numbers that cards get in limit names are given out by the ledger, not here.
+A cell is one indivisible place; an amount never straddles cells. Identity of a cell is its `key` (a GPU's
+UUID), never its position. The numbers that GPUs get in limit names are given out by the ledger, not here.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
@@ -29,7 +27,7 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}
 
 
 class Scope(StrEnum):
-    """Who shares a limit: one machine, or all machines of the server."""
+    """The sharers of a limit: one machine, or all machines of the server."""
 
     WORKER = "worker"
     FLEET = "fleet"
@@ -39,7 +37,7 @@ def check_resource_name(name: str) -> str:
     """Return `name` if a declared resource may be called that.
 
     Raises:
-        ValueError: the text says what a name may be.
+        ValueError: with the rule for names as its text.
     """
     if name in RESERVED:
         raise ValueError(f"'{name}' has a meaning of its own in requires(); choose another name")
@@ -49,7 +47,7 @@ def check_resource_name(name: str) -> str:
 
 
 def check_feature_name(name: str) -> str:
-    """Return `name` if a licence may be called that (it becomes part of a limit name).
+    """Return `name` if a license may be called that (it becomes part of a limit name).
 
     Raises:
         ValueError: for characters that Prefect refuses in limit names or that our names use as separators.
@@ -62,7 +60,7 @@ def check_feature_name(name: str) -> str:
 
 
 def license_resource(feature: str) -> str:
-    """Return the resource name of a licence feature: `"license.matlab"`."""
+    """Return the resource name of a license feature: `"license.matlab"`."""
     return LICENSE_PREFIX + check_feature_name(feature)
 
 
@@ -85,9 +83,9 @@ class Cell:
     """One indivisible place of a resource.
 
     Attributes:
-        key: Identity across restarts: a card's UUID, else the cell's ordinal as text.
+        key: Identity across restarts: a GPU's UUID, else the cell's ordinal as text.
         capacity: Nominal capacity in the resource's unit; `Exclusive` where one holder is all it bears.
-        label: For people: a card's product name.
+        label: For people: a GPU's product name.
         index: Position that `nvidia-smi` shows today, for people only; it may change at every boot.
     """
 
@@ -109,8 +107,8 @@ class Resource:
 
     Attributes:
         name: `gpu_mem`, `mem`, `cpus`, `license.matlab` or a declared name.
-        unit: `MiB`, `seats`, `cores` or what the declaration says.
-        scope: Whether machines share one number.
+        unit: `MiB`, `seats`, `cores` or a declared word.
+        scope: The sharers of its number.
         cells: The places amounts can lie on; keys are distinct.
         origin: Where the number comes from: `nvml`, `host`, or the file that declares it.
     """
@@ -138,8 +136,8 @@ class Inventory:
 
     Attributes:
         resources: Sorted by name; names are distinct.
-        unknown: Resources whose present state could not be read. They are never written as zero: what was registered
-            before stays.
+        unknown: Resources whose present state could not be read. They are never written as zero: the registration
+            stays as it is.
         unknown_cells: Keys of cells whose state could not be read while their resource could.
         lost: Resources of which every cell that is not listed is broken or gone. Their limits stay, nothing more is
             granted on them.

@@ -1,11 +1,9 @@
-"""AMD's cards, as the kernel's driver tells in sysfs; AMD's own library, where it is, adds their names.
+"""AMD's GPUs by sysfs; AMD's own library adds their names if it is installed.
 
-A card is known by its unique number, by which `ROCR_VISIBLE_DEVICES` names it; older ones have none and are known by
-their place on the bus. The library never decides which card is which: cards must not change their identity because
+A GPU is known by its unique number, by which `ROCR_VISIBLE_DEVICES` names it; older ones have none and are known by
+their place on the bus. The library never identifies a GPU: GPUs must not change their identity because
 somebody installs a package.
 """
-
-from __future__ import annotations
 
 import contextlib
 import ctypes.util
@@ -26,13 +24,13 @@ from prefect_slots.system.sysfs import query_drm, text_of
 
 AMD: Final = "0x1002"
 _ROCR: Final = "ROCR_VISIBLE_DEVICES"
-# What HIP reads, in this order; its numbers count what the runtime below it leaves.
+# HIP reads the first of these that is set; its numbers count what the runtime below it leaves.
 _HIP: Final = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AmdReading:
-    """What was read of one card; `failure` says why its memory could not be."""
+    """A reading of one GPU; `failure` is the reason if its memory could not be read."""
 
     address: str
     unique_id: str = ""
@@ -42,32 +40,32 @@ class AmdReading:
 
     @property
     def key(self) -> str:
-        """What it is known by, in ROCm's own words where it has a number."""
+        """The cell's key: ROCm's own name if the GPU has a number."""
         return amd_key(self.unique_id, self.address)
 
 
 class AmdDetector:
-    """Finds the cards that the driver `amdgpu` runs, as cells of `gpu_mem`."""
+    """Detector of the GPUs that the driver `amdgpu` runs, as cells of `gpu_mem`."""
 
     resources = frozenset({GPU_MEM})
 
     def detect(self, scene: Scene) -> Answer:
         """Read sysfs, and ask the library for names."""
-        cards = tuple(query_amd(scene.root))
-        names = query_names() if cards else {}
-        return interpret_amd(cards, names, scene.gpus, scene.env)
+        gpus = tuple(query_amd(scene.root))
+        names = query_names() if gpus else {}
+        return interpret_amd(gpus, names, scene.gpus, scene.env)
 
 
 def query_amd(root: Path) -> Iterator[AmdReading]:
-    """Yield the cards by their place on the bus.
+    """Yield the GPUs by their place on the bus.
 
     Raises:
-        OSError: if the list of cards exists and cannot be read.
+        OSError: if the list of GPUs exists and cannot be read.
     """
-    for address, card in query_drm(root, AMD).items():
-        device = card / "device"
+    for address, gpu in query_drm(root, AMD).items():
+        device = gpu / "device"
         unique_id, name = text_of(device / "unique_id"), text_of(device / "product_name")
-        # The driver writes zero for a card without a number.
+        # The driver writes zero for a GPU without a number.
         unique_id = "" if set(unique_id) <= {"0"} else unique_id
         try:
             total = int((device / "mem_info_vram_total").read_text())
@@ -77,56 +75,56 @@ def query_amd(root: Path) -> Iterator[AmdReading]:
 
 
 def query_names() -> dict[str, str]:
-    """Ask AMD's library for what its cards are called, by their place on the bus; empty where it does not answer."""
+    """Ask AMD's library for product names, by place on the bus; empty if it does not answer."""
     if ctypes.util.find_library("amd_smi") is None and not Path("/opt/rocm/lib/libamd_smi.so").exists():
         # Without its library the binding prints to standard output and raises KeyError when it is imported.
         return {}
     try:
-        # Around the import alone: what hangs in here takes the output of the whole process with it.
+        # Around the import alone: a call that hangs in here takes the output of the whole process with it.
         with contextlib.redirect_stdout(io.StringIO()):
             amdsmi: Any = importlib.import_module("amdsmi")
         amdsmi.amdsmi_init()
         try:
             return {
-                str(amdsmi.amdsmi_get_gpu_device_bdf(card)).lower(): str(
-                    amdsmi.amdsmi_get_gpu_asic_info(card)["market_name"]
+                str(amdsmi.amdsmi_get_gpu_device_bdf(gpu)).lower(): str(
+                    amdsmi.amdsmi_get_gpu_asic_info(gpu)["market_name"]
                 )
-                for card in amdsmi.amdsmi_get_processor_handles()
+                for gpu in amdsmi.amdsmi_get_processor_handles()
             }
         finally:
             amdsmi.amdsmi_shut_down()
     except Exception:
-        # Only names for people: sysfs has told what counts.
+        # Only names for people are lost: memory and identity come from sysfs.
         return {}
 
 
 def interpret_amd(
-    cards: tuple[AmdReading, ...], names: Mapping[str, str], rules: GpuRules, env: Mapping[str, str]
+    gpus: tuple[AmdReading, ...], names: Mapping[str, str], rules: GpuRules, env: Mapping[str, str]
 ) -> Answer:
-    """Judge what the cards offer as `gpu_mem`."""
+    """Return the GPUs' offer of `gpu_mem`."""
     findings: list[Finding] = []
     cells: list[Cell] = []
     unknown: set[str] = set()
     sights: list[Sight] = []
-    shown = _visible(cards, env, findings)
-    for index, card in enumerate(cards):
-        if rules.excludes(card.key) or card not in shown:
+    shown = _visible(gpus, env, findings)
+    for index, gpu in enumerate(gpus):
+        if rules.excludes(gpu.key) or gpu not in shown:
             continue
-        if card.failure:
-            problem = f"cannot be read: {card.failure}"
+        if gpu.failure:
+            problem = f"cannot be read: {gpu.failure}"
             remedy = "see the kernel log of amdgpu"
-            findings.append(Finding(subject=card.key, problem=problem, remedy=remedy, severity="error"))
-            unknown.add(card.key)
-            sights.append(Sight(resource=GPU_MEM, key=card.key, unit=MIB, label=card.name, why=problem))
+            findings.append(Finding(subject=gpu.key, problem=problem, remedy=remedy, severity="error"))
+            unknown.add(gpu.key)
+            sights.append(Sight(resource=GPU_MEM, key=gpu.key, unit=MIB, label=gpu.name, why=problem))
             continue
-        mib = bytes_available(card.total) - rules.headroom_mib
+        mib = bytes_available(gpu.total) - rules.headroom_mib
         if mib <= 0:
             kept = format_amount(rules.headroom_mib, MIB)
-            problem = f"headroom {kept} leaves nothing of {format_amount(bytes_available(card.total), MIB)}"
-            findings.append(Finding(subject=card.key, problem=problem, remedy="lower it"))
+            problem = f"headroom {kept} leaves nothing of {format_amount(bytes_available(gpu.total), MIB)}"
+            findings.append(Finding(subject=gpu.key, problem=problem, remedy="lower it"))
             continue
-        name = names.get(card.address) or card.name or "AMD card"
-        cells.append(Cell(key=card.key, capacity=mib, label=name, index=index))
+        name = names.get(gpu.address) or gpu.name or "AMD card"
+        cells.append(Cell(key=gpu.key, capacity=mib, label=name, index=index))
     resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(cells), origin="amdgpu")
     return Answer(
         resources=(resource,) if cells else (),
@@ -136,21 +134,19 @@ def interpret_amd(
     )
 
 
-def _visible(cards: tuple[AmdReading, ...], env: Mapping[str, str], findings: list[Finding]) -> tuple[AmdReading, ...]:
-    """Return the cards that ROCm shows to a process: a list for the runtime, then one for HIP above it."""
+def _visible(gpus: tuple[AmdReading, ...], env: Mapping[str, str], findings: list[Finding]) -> tuple[AmdReading, ...]:
+    """Return the GPUs that ROCm shows to a process: a list for the runtime, then one for HIP above it."""
     for variable in (_ROCR, next((name for name in _HIP if name in env), _HIP[0])):
         if variable in env:
             chosen: list[AmdReading] = []
             for entry in (entry.strip() for entry in env[variable].split(",")):
                 place = int(entry) if entry.isdecimal() else -1
-                card = next(
-                    (card for n, card in enumerate(cards) if n == place or card.key.lower() == entry.lower()), None
-                )
-                if card is None or card in chosen:
+                gpu = next((gpu for n, gpu in enumerate(gpus) if n == place or gpu.key.lower() == entry.lower()), None)
+                if gpu is None or gpu in chosen:
                     break
-                chosen.append(card)
-            if len(chosen) < len(cards):
-                problem = f"{variable}={env[variable]!r} shows {len(chosen)} of {len(cards)} AMD cards"
+                chosen.append(gpu)
+            if len(chosen) < len(gpus):
+                problem = f"{variable}={env[variable]!r} shows {len(chosen)} of {len(gpus)} AMD cards"
                 findings.append(Finding(subject=GPU_MEM, problem=problem, severity="info"))
-            cards = tuple(chosen)
-    return cards
+            gpus = tuple(chosen)
+    return gpus

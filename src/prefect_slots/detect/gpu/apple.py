@@ -1,9 +1,7 @@
-"""Apple's built-in GPU, as macOS tells: one card that shares the host's memory, of which it may keep a part.
+"""Apple's built-in GPU by sysctl: one GPU that shares the host's memory, of which it may keep a part.
 
 Nothing here runs anywhere but on a Mac with a processor of Apple's.
 """
-
-from __future__ import annotations
 
 import json
 import platform
@@ -21,18 +19,20 @@ from prefect_slots.model.gpu import APPLE_KEY
 from prefect_slots.model.resource import GPU_MEM, Cell, Resource
 from prefect_slots.system.commands import run_command
 
+# `system_profiler` takes seconds on a Mac with many devices; without it only the name is lost.
 _SECONDS: Final = 10.0
 _LINE: Final = re.compile(r"([a-z_.]+)\s*[:=]\s*([0-9]+)")
+# macOS lets its GPU keep two thirds of a small Mac's memory, and three quarters from this size on.
 _LARGE_MIB: Final = 36 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class AppleReading:
-    """What macOS tells.
+    """A reading of macOS.
 
     Attributes:
         memory: Bytes of the machine; `None` where not even that is told.
-        limit_mib: What a person allows the GPU to keep; 0 where macOS decides.
+        limit_mib: MiB that a person allows the GPU to keep; 0 if macOS decides.
     """
 
     memory: int | None
@@ -41,7 +41,7 @@ class AppleReading:
 
 
 class AppleDetector:
-    """Finds the GPU of a Mac, as a cell of `gpu_mem`."""
+    """Detector of the GPU of a Mac, as a cell of `gpu_mem`."""
 
     resources = frozenset({GPU_MEM})
 
@@ -53,7 +53,7 @@ class AppleDetector:
 
 
 def query_apple(env: Mapping[str, str]) -> AppleReading:
-    """Ask for the memory, what the GPU may have of it, and its name."""
+    """Ask for the memory, the GPU's limit of it, and the GPU's name."""
     # Not in every service's search path.
     env = {**env, "PATH": f"{env.get('PATH', '')}:/usr/sbin:/usr/bin"}
     numbers = run_command(("/usr/bin/env", "sysctl", "hw.memsize", "iogpu.wired_limit_mb"), env=env, timeout=_SECONDS)
@@ -78,7 +78,7 @@ def parse_displays(text: str) -> str:
 
 
 def interpret_apple(reading: AppleReading, rules: GpuRules) -> Answer:
-    """Judge what the GPU may have of the host's memory."""
+    """Return the GPU's share of the host's memory as `gpu_mem`."""
     if rules.excludes(APPLE_KEY):
         return Answer()
     name = reading.name or "Apple GPU"

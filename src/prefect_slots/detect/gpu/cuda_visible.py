@@ -1,10 +1,8 @@
-"""Which cards `CUDA_VISIBLE_DEVICES` leaves to a process, by CUDA's own rules.
+"""The GPUs that `CUDA_VISIBLE_DEVICES` leaves to a process, by CUDA's own rules.
 
-NVML ignores the variable, so what NVML lists must be narrowed to what a task could use. Pure: text and cards in, cards
+NVML ignores the variable, so its list must be narrowed to the GPUs that a task could use. Pure: text and GPUs in, GPUs
 and findings out.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,16 +16,16 @@ VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE: Final = "CUDA_DEVICE_ORDER"
 
 _NUMBER: Final = re.compile(r"[+]?[0-9]+")
-# How people write that no card is to be used; any other entry that names none is a mistake.
+# Usual ways to write that no GPU is to be used; any other entry that names none is a mistake.
 _NONE: Final = frozenset({"", "-1", "none", "nodevfiles"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A card as NVML lists it; `uuid` is `None` where it could not be read.
+    """A GPU as NVML lists it; `uuid` is `None` where it could not be read.
 
     Attributes:
-        legacy_names: What older drivers call its instances (`MIG-<card>/<gpu instance>/<compute instance>`), and the
+        legacy_names: Older drivers' names of its instances (`MIG-<card>/<gpu instance>/<compute instance>`), and the
             UUID of each; CUDA understands both.
     """
 
@@ -40,12 +38,12 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Visible:
-    """What a process may use.
+    """The GPUs and instances that a process may use.
 
     Attributes:
-        cards: NVML indices; a card in MIG mode is listed when its instances may be used.
+        GPUs: NVML indices; a GPU in MIG mode is listed when its instances may be used.
         instances: UUIDs of MIG instances.
-        complete: `False` when an entry named no card that could be read: one that could not be read may be meant.
+        complete: `False` when an entry named no GPU that could be read: one that could not be read may be meant.
     """
 
     cards: frozenset[int]

@@ -1,11 +1,9 @@
-"""What is used of AMD's and Intel's cards, as the kernel tells: of a card by sysfs, of each process by two witnesses.
+"""Memory in use of AMD's and Intel's GPUs: of a GPU by sysfs, of each process by `fdinfo` and `kfd`.
 
-A process's open card says what its driver keeps there for it (`fdinfo`), to that process's user and to root; AMD's
-driver for computing says the same of whoever computes (`kfd`), to everybody. What computes may be told by both, so the
-larger is believed. Process ids that cannot be read are `None`, and so is what a driver leaves out.
+The `fdinfo` of an open GPU holds the memory of that process; its user and root can read it. AMD's driver for computing
+lists the memory of computing processes (`kfd`) for all users. Both may count one process, so the larger number is used.
+An amount is `None` if it cannot be read or the driver leaves it out.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +19,7 @@ from prefect_slots.system.sysfs import query_drm, text_of
 
 _NODES: Final = "/dev/dri/"
 _NODE: Final = re.compile(r"(?:card|renderD)[0-9]+")
-# On the card itself: `vram` is AMD's, `vram0` of the driver xe, `local0` of i915; a tile of a card is a region.
+# On the GPU itself: `vram` is AMD's, `vram0` of the driver xe, `local0` of i915; a tile of a GPU is a region.
 _REGION: Final = re.compile(r"drm-(resident|memory|total)-((?:vram|local)[0-9]*)")
 _SIZE: Final = re.compile(r"([0-9]+)(?: (KiB|MiB))?")
 _UNITS: Final = {None: 1, "KiB": 2**10, "MiB": 2**20}
@@ -30,7 +28,7 @@ _KFD: Final = "sys/class/kfd/kfd"
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """What a driver says of an open card: who uses it, and the bytes kept on the card, `None` where it does not tell.
+    """One opening of a GPU: the driver's number of it, and the bytes on the GPU, `None` if the driver leaves them out.
 
     Attributes:
         number: Equal wherever the same opening is inherited or duplicated.
@@ -41,14 +39,14 @@ class Client:
 
 
 def parse_fdinfo(text: str) -> Client:
-    """Read what the kernel says of a file descriptor of a card."""
+    """Read the `fdinfo` of a file descriptor of a GPU."""
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     regions: dict[str, dict[str, int]] = {}
     for key, value in told.items():
         region, size = _REGION.fullmatch(key), _SIZE.fullmatch(value)
         if region is not None and size is not None:
             regions.setdefault(region[2], {})[region[1]] = int(size[1]) * _UNITS[size[2]]
-    # What is resident is on the card now; `memory` is its older name, and `total` may lie elsewhere in part.
+    # Resident memory is on the GPU now; `memory` is its older name, and `total` may lie elsewhere in part.
     amounts = [
         next(each[kind] for kind in ("resident", "memory", "total") if kind in each) for each in regions.values()
     ]
@@ -57,22 +55,22 @@ def parse_fdinfo(text: str) -> Client:
 
 @dataclass
 class _Seen:
-    """Bytes by card and process, and the processes whose cards cannot be seen."""
+    """Bytes by GPU and process, and the processes whose GPUs cannot be seen."""
 
-    by_card: dict[str, dict[int, int | None]] = field(default_factory=dict[str, dict[int, int | None]])
+    by_gpu: dict[str, dict[int, int | None]] = field(default_factory=dict[str, dict[int, int | None]])
     hidden: set[int] = field(default_factory=set[int])
 
     def add(self, address: str, pid: int, used: int | None) -> None:
-        card = self.by_card.setdefault(address, {})
-        before = card.get(pid, 0)
-        card[pid] = None if used is None or before is None else before + used
+        gpu = self.by_gpu.setdefault(address, {})
+        before = gpu.get(pid, 0)
+        gpu[pid] = None if used is None or before is None else before + used
 
 
 def query_drm_use(root: Path, keys: Collection[str]) -> tuple[DeviceUse, ...]:
-    """Read what is used of those of AMD's and Intel's cards. Never raises: a card that cannot be read says why."""
+    """Read the use of AMD's and Intel's GPUs with these keys. Never raises: an unreadable GPU carries the reason."""
     with suppress(OSError):
-        amd = {card.address: card.key for card in query_amd(root) if card.key in keys}
-        intel = {card.address: card.key for card in query_intel(root) if card.key in keys}
+        amd = {gpu.address: gpu.key for gpu in query_amd(root) if gpu.key in keys}
+        intel = {gpu.address: gpu.key for gpu in query_intel(root) if gpu.key in keys}
         if amd or intel:
             seen = _query_clients(root)
             computing = _query_kfd(root)
@@ -85,25 +83,25 @@ def query_drm_use(root: Path, keys: Collection[str]) -> tuple[DeviceUse, ...]:
 
 
 def _amd_use(
-    key: str, card: Path, seen: _Seen, computing: Mapping[str, Mapping[int, int | None]] | None, address: str
+    key: str, gpu: Path, seen: _Seen, computing: Mapping[str, Mapping[int, int | None]] | None, address: str
 ) -> DeviceUse:
-    processes = dict(seen.by_card.get(address, {}))
+    processes = dict(seen.by_gpu.get(address, {}))
     if computing is None:
         processes |= dict.fromkeys(seen.hidden)
     else:
         for pid, used in computing.get(address, {}).items():
             drawn = processes.get(pid, 0)
             processes[pid] = None if used is None or drawn is None else max(used, drawn)
-    text = text_of(card / "device/mem_info_vram_used")
+    text = text_of(gpu / "device/mem_info_vram_used")
     if not text.isdecimal():
         return DeviceUse(uuid=key, used=None, processes=processes, why="its memory in use cannot be read")
     return DeviceUse(uuid=key, used=int(text), processes=processes)
 
 
-def _intel_use(key: str, card: Path, seen: _Seen, address: str) -> DeviceUse:
-    """Read one of Intel's cards; only Intel's own build of `i915` says what is left of it."""
-    processes = {**dict.fromkeys(seen.hidden), **seen.by_card.get(address, {})}
-    total, left = (text_of(card / f"lmem_{word}_bytes") for word in ("total", "avail"))
+def _intel_use(key: str, gpu: Path, seen: _Seen, address: str) -> DeviceUse:
+    """Read one of Intel's GPUs; only Intel's own build of `i915` has a count of its free memory."""
+    processes = {**dict.fromkeys(seen.hidden), **seen.by_gpu.get(address, {})}
+    total, left = (text_of(gpu / f"lmem_{word}_bytes") for word in ("total", "avail"))
     used = max(0, int(total) - int(left)) if total.isdecimal() and left.isdecimal() else None
     return DeviceUse(uuid=key, used=used, processes=processes)
 
@@ -141,7 +139,7 @@ def _processes(root: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _open_nodes(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the cards that a process has open: the number of the file descriptor, and the node's name.
+    """Yield the GPUs that a process has open: the number of the file descriptor, and the node's name.
 
     Raises:
         PermissionError: if that may not be seen.
@@ -155,23 +153,23 @@ def _open_nodes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _query_kfd(root: Path) -> dict[str, dict[int, int | None]] | None:
-    """Return what those who compute use, by a card's place on the bus; `None` without that driver."""
+    """Return the bytes of computing processes, by place on the bus; `None` without that driver."""
     if not (root / _KFD / "proc").is_dir():
         return None
     found: dict[str, dict[int, int | None]] = {}
     with suppress(OSError):
-        cards = dict(_computing_cards(root))
+        gpus = dict(_computing_gpus(root))
         for process in (root / _KFD / "proc").iterdir():
             for file in process.glob("vram_*"):
-                address = cards.get(file.name.removeprefix("vram_"))
+                address = gpus.get(file.name.removeprefix("vram_"))
                 if address is not None:
                     text = text_of(file)
                     found.setdefault(address, {})[int(process.name)] = int(text) if text.isdecimal() else None
     return found
 
 
-def _computing_cards(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield what that driver calls a card, and the card's place on the bus."""
+def _computing_gpus(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the driver's own id of each GPU, and the GPU's place on the bus."""
     for node in (root / _KFD / "topology/nodes").iterdir():
         minor = re.search(r"^drm_render_minor ([0-9]+)$", text_of(node / "properties"), re.MULTILINE)
         if minor is not None and minor[1] != "0":

@@ -1,11 +1,9 @@
-"""Intel's cards, as the kernel's drivers tell in sysfs; Intel's own `xpu-smi`, where it is, adds what they do not.
+"""Intel's GPUs by sysfs; Intel's own `xpu-smi` adds names and missing amounts if it is installed.
 
-A card is known by its place on the bus. The driver `xe` tells the memory of each of a card's tiles, Intel's own build
-of `i915` that of a card, the kernel's `i915` none. Graphics that are built into a processor have no memory of their
+A GPU is known by its place on the bus. The driver `xe` tells the memory of each of a GPU's tiles, Intel's own build
+of `i915` that of a GPU, the kernel's `i915` none. Graphics that are built into a processor have no memory of their
 own and are left out.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -25,16 +23,18 @@ from prefect_slots.system.commands import run_command
 from prefect_slots.system.sysfs import query_drm, text_of
 
 INTEL: Final = "0x8086"
+# Graphics of a processor lie on bus 0; a GPU with memory of its own lies behind a bridge.
 _BUILT_IN: Final = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")
 _PROGRAM: Final = "xpu-smi"
+# `xpu-smi` is run once per GPU, all within the time limit of the detector.
 _SECONDS: Final = 5.0
-# What oneAPI reads; the numbers in them are given by its run time, and a device may be a part of a card.
+# Variables of oneAPI; the numbers in them are given by its run time, and a device may be a part of a GPU.
 _VARIABLES: Final = ("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK")
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntelReading:
-    """What was read of one card; `total` is `None` where nothing tells its memory."""
+    """A reading of one GPU; `total` is `None` if its memory is not known."""
 
     address: str
     driver: str = ""
@@ -43,40 +43,40 @@ class IntelReading:
 
     @property
     def key(self) -> str:
-        """What it is known by."""
+        """The cell's key."""
         return intel_key(self.address)
 
 
 class IntelDetector:
-    """Finds Intel's cards with memory of their own, as cells of `gpu_mem`."""
+    """Detector of Intel's GPUs with memory of their own, as cells of `gpu_mem`."""
 
     resources = frozenset({GPU_MEM})
 
     def detect(self, scene: Scene) -> Answer:
         """Read sysfs, and ask `xpu-smi` for names and for memory that sysfs does not tell."""
-        cards = tuple(query_intel(scene.root))
-        told = query_xpu_smi(scene.env) if cards else {}
-        return interpret_intel(cards, told, scene.gpus, scene.env)
+        gpus = tuple(query_intel(scene.root))
+        told = query_xpu_smi(scene.env) if gpus else {}
+        return interpret_intel(gpus, told, scene.gpus, scene.env)
 
 
 def query_intel(root: Path) -> Iterator[IntelReading]:
-    """Yield the cards by their place on the bus, without what is built into a processor.
+    """Yield the GPUs by their place on the bus, without graphics built into a processor.
 
     Raises:
-        OSError: if the list of cards exists and cannot be read.
+        OSError: if the list of GPUs exists and cannot be read.
     """
-    for address, card in query_drm(root, INTEL).items():
+    for address, gpu in query_drm(root, INTEL).items():
         if not _BUILT_IN.fullmatch(address):
-            driver = card / "device/driver"
+            driver = gpu / "device/driver"
             name = driver.readlink().name if driver.is_symlink() else ""
-            yield IntelReading(address=address, driver=name, total=_memory(card))
+            yield IntelReading(address=address, driver=name, total=_memory(gpu))
 
 
-def _memory(card: Path) -> int | None:
-    tiles = sorted((card / "device").glob("tile[0-9]*/physical_vram_size_bytes"))
-    texts = [text_of(path) for path in tiles or (card / "lmem_total_bytes", card / "device/lmem_total_bytes")]
+def _memory(gpu: Path) -> int | None:
+    tiles = sorted((gpu / "device").glob("tile[0-9]*/physical_vram_size_bytes"))
+    texts = [text_of(path) for path in tiles or (gpu / "lmem_total_bytes", gpu / "device/lmem_total_bytes")]
     told = [int(text, 0) for text in texts if re.fullmatch(r"[0-9]+|0x[0-9a-fA-F]+", text)]
-    # Of a card one of whose tiles does not answer the whole is not known.
+    # If one tile does not answer, the sum would be too small: the GPU's memory is unknown.
     if not told or (tiles and len(told) < len(tiles)):
         return None
     return sum(told) if tiles else told[0]
@@ -84,7 +84,7 @@ def _memory(card: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Described:
-    """What `xpu-smi` tells of a card."""
+    """The description of a GPU by `xpu-smi`."""
 
     address: str
     name: str
@@ -92,7 +92,7 @@ class Described:
 
 
 def query_xpu_smi(env: Mapping[str, str]) -> dict[str, Described]:
-    """Ask for every card; return what is told by its place on the bus, nothing where the program does not answer."""
+    """Ask for every GPU; return the descriptions by place on the bus, none if the program does not answer."""
     program = shutil.which(_PROGRAM, path=env.get("PATH"))
     if program is None:
         return {}
@@ -106,7 +106,7 @@ def query_xpu_smi(env: Mapping[str, str]) -> dict[str, Described]:
 
 
 def parse_discovery(text: str) -> tuple[int, ...]:
-    """Return the numbers of the cards that `xpu-smi discovery -j` lists; none for anything else."""
+    """Return the numbers of the GPUs that `xpu-smi discovery -j` lists; none for anything else."""
     listed = _object(text).get("device_list")
     if not isinstance(listed, list):
         return ()
@@ -117,7 +117,7 @@ def parse_discovery(text: str) -> tuple[int, ...]:
 
 
 def parse_device(text: str) -> Described | None:
-    """Read what `xpu-smi discovery -d N -j` tells of a card; `None` for anything else."""
+    """Read the output of `xpu-smi discovery -d N -j` about one GPU; `None` for anything else."""
     told = _object(text)
     address = told.get("pci_bdf_address")
     if not isinstance(address, str) or not address:
@@ -136,33 +136,33 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def interpret_intel(
-    cards: tuple[IntelReading, ...], told: Mapping[str, Described], rules: GpuRules, env: Mapping[str, str]
+    gpus: tuple[IntelReading, ...], told: Mapping[str, Described], rules: GpuRules, env: Mapping[str, str]
 ) -> Answer:
-    """Judge what the cards offer as `gpu_mem`."""
+    """Return the GPUs' offer of `gpu_mem`."""
     findings: list[Finding] = []
     cells: list[Cell] = []
     unknown: set[str] = set()
     sights: list[Sight] = []
-    for index, card in enumerate(cards):
-        described = told.get(card.address)
-        name = (described.name if described else "") or card.name or "Intel card"
-        total = card.total or (described.total if described else None)
-        if rules.excludes(card.key):
+    for index, gpu in enumerate(gpus):
+        described = told.get(gpu.address)
+        name = (described.name if described else "") or gpu.name or "Intel card"
+        total = gpu.total or (described.total if described else None)
+        if rules.excludes(gpu.key):
             continue
         if not total:
-            problem = f"nothing tells its memory: its driver '{card.driver or 'none'}' does not, nor does {_PROGRAM}"
+            problem = f"nothing tells its memory: its driver '{gpu.driver or 'none'}' does not, nor does {_PROGRAM}"
             remedy = f"install {_PROGRAM}, or declare the card under [[gpus.card]]"
-            findings.append(Finding(subject=card.key, problem=problem, remedy=remedy))
-            unknown.add(card.key)
-            sights.append(Sight(resource=GPU_MEM, key=card.key, unit=MIB, label=name, why=problem))
+            findings.append(Finding(subject=gpu.key, problem=problem, remedy=remedy))
+            unknown.add(gpu.key)
+            sights.append(Sight(resource=GPU_MEM, key=gpu.key, unit=MIB, label=name, why=problem))
             continue
         mib = bytes_available(total) - rules.headroom_mib
         if mib <= 0:
             kept = format_amount(rules.headroom_mib, MIB)
             problem = f"headroom {kept} leaves nothing of {format_amount(bytes_available(total), MIB)}"
-            findings.append(Finding(subject=card.key, problem=problem, remedy="lower it"))
+            findings.append(Finding(subject=gpu.key, problem=problem, remedy="lower it"))
             continue
-        cells.append(Cell(key=card.key, capacity=mib, label=name, index=index))
+        cells.append(Cell(key=gpu.key, capacity=mib, label=name, index=index))
     if cells:
         findings.extend(_hidden(variable, env[variable]) for variable in _VARIABLES if env.get(variable))
     resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(cells), origin="sysfs" if not told else "sysfs, xpu-smi")

@@ -1,7 +1,7 @@
-"""NVIDIA cards and MIG instances, as NVML tells.
+"""NVIDIA's GPUs and MIG instances by NVML: a reading of them, and their offer of `gpu_mem`.
 
-Nothing is judged here, and what went wrong is kept as data. A card is known by its UUID. "No NVIDIA here" is an answer;
-"cannot tell" is another one and never becomes zero cards. Who uses a card now is not asked.
+`query_nvml` only reads and keeps errors as data; `interpret_nvml` is pure. A GPU is known by its UUID. "No NVIDIA here"
+is an answer; "cannot tell" is another one and never becomes zero GPUs. Memory in use is read by `usage`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceReading:
-    """What was read of one card or MIG instance.
+    """A reading of one GPU or MIG instance.
 
     Attributes:
-        index: The card's NVML index, or the instance's slot on its card.
+        index: The GPU's NVML index, or the instance's slot on its GPU.
         uuid: `None` where not even that could be read.
-        memory: `None` for a card that shares the host's memory, a MIG parent, or one that failed.
-        instances: `None` for a card that is not in MIG mode.
-        mig_changing: Whether MIG mode changes at the next reset.
+        memory: `None` for a GPU that shares the host's memory, a MIG parent, or one that failed.
+        instances: `None` for a GPU that is not in MIG mode.
+        mig_changing: MIG mode changes at the next reset.
         failure: Why the rest could not be read.
-        legacy_name: What older drivers call an instance.
+        legacy_name: Older drivers' name of an instance.
     """
 
     index: int
@@ -61,7 +61,7 @@ class DeviceReading:
 
 @dataclass(frozen=True, kw_only=True)
 class NvmlReading:
-    """What NVML said about the machine: cards, none here, or that it cannot tell."""
+    """NVML's answer about the machine: GPUs, none here, or that it cannot tell."""
 
     state: Literal["cards", "absent", "unknown"]
     cards: tuple[DeviceReading, ...] = ()
@@ -69,7 +69,7 @@ class NvmlReading:
 
 
 def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
-    """Read every card of the machine. Never raises: what went wrong is in the reading."""
+    """Read every GPU of the machine. Never raises: errors are in the reading."""
     try:
         nvml = load()
     except ImportError as error:
@@ -82,7 +82,7 @@ def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
         )
     try:
         return NvmlReading(
-            state="cards", cards=tuple(_read_card(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+            state="cards", cards=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
         )
     except Exception as error:
         return NvmlReading(state="unknown", failure=failure_of(error))
@@ -91,7 +91,7 @@ def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
             nvml.nvmlShutdown()
 
 
-def _read_card(nvml: Nvml, index: int) -> DeviceReading:
+def _read_gpu(nvml: Nvml, index: int) -> DeviceReading:
     uuid, in_mig_mode = None, 0
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -112,19 +112,19 @@ def _read_card(nvml: Nvml, index: int) -> DeviceReading:
         return DeviceReading(index=index, uuid=uuid, instances=() if in_mig_mode else None, failure=failure_of(error))
 
 
-def _read_instances(nvml: Nvml, card: object, card_uuid: str) -> tuple[DeviceReading, ...]:
-    slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(card))
-    return tuple(reading for slot in slots if (reading := _read_instance(nvml, card, card_uuid, slot)) is not None)
+def _read_instances(nvml: Nvml, gpu: object, gpu_uuid: str) -> tuple[DeviceReading, ...]:
+    slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
+    return tuple(reading for slot in slots if (reading := _read_instance(nvml, gpu, gpu_uuid, slot)) is not None)
 
 
-def _read_instance(nvml: Nvml, card: object, card_uuid: str, slot: int) -> DeviceReading | None:
+def _read_instance(nvml: Nvml, gpu: object, gpu_uuid: str, slot: int) -> DeviceReading | None:
     """Return the instance at `slot`, `None` where there is none; instances may lie behind empty slots."""
     uuid = None
     try:
-        handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, slot)
+        handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
         uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
         name = text_of(nvml.nvmlDeviceGetName(handle))
-        memory, legacy_name = _read_memory(nvml, handle), _legacy_name(nvml, handle, card_uuid)
+        memory, legacy_name = _read_memory(nvml, handle), _legacy_name(nvml, handle, gpu_uuid)
         return DeviceReading(index=slot, uuid=uuid, name=name, memory=memory, legacy_name=legacy_name)
     except Exception as error:
         if uuid is None and error_code(error) == nvml_api.NOT_FOUND:
@@ -132,14 +132,14 @@ def _read_instance(nvml: Nvml, card: object, card_uuid: str, slot: int) -> Devic
         return DeviceReading(index=slot, uuid=uuid, failure=failure_of(error))
 
 
-def _legacy_name(nvml: Nvml, instance: object, card_uuid: str) -> str | None:
+def _legacy_name(nvml: Nvml, instance: object, gpu_uuid: str) -> str | None:
     """Return the name that drivers before R470 gave to an instance, which CUDA still understands."""
     try:
         gpu, compute = nvml.nvmlDeviceGetGpuInstanceId(instance), nvml.nvmlDeviceGetComputeInstanceId(instance)
     except Exception:
         # Only a name that somebody may use in CUDA_VISIBLE_DEVICES: an instance is not lost for want of it.
         return None
-    return f"MIG-{card_uuid}/{gpu}/{compute}"
+    return f"MIG-{gpu_uuid}/{gpu}/{compute}"
 
 
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
@@ -169,15 +169,15 @@ def interpret_nvml(
     host_mib: Callable[[], int],
     around: Surroundings = _NOWHERE_SPECIAL,
 ) -> Answer:
-    """Judge what the cards that were read offer as `gpu_mem`.
+    """Return the offer of `gpu_mem` of the GPUs that were read.
 
     Args:
-        reading: What `query_nvml` saw.
-        rules: Which cards to leave out, and what to keep free on each.
+        reading: The result of `query_nvml`.
+        rules: Excluded GPUs, and the headroom of each GPU.
         env: The environment of the tasks to come, for `CUDA_VISIBLE_DEVICES`.
-        host_mib: Gives the host's memory in MiB, for a card that has none of its own; may raise `OSError` or
+        host_mib: Gives the host's memory in MiB, for a GPU that has none of its own; may raise `OSError` or
             `ValueError`.
-        around: Where this process runs.
+        around: Signs of WSL, containers, MPS and of GPUs on the PCI bus.
     """
     if reading.failure is not None and reading.state == "absent":
         return _none_here(reading.failure, around)
@@ -187,30 +187,30 @@ def interpret_nvml(
         return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
     devices = tuple(
         Device(
-            index=card.index,
-            uuid=card.uuid,
-            name=card.name,
-            instances=tuple(instance.uuid for instance in card.instances or () if instance.uuid is not None),
+            index=gpu.index,
+            uuid=gpu.uuid,
+            name=gpu.name,
+            instances=tuple(instance.uuid for instance in gpu.instances or () if instance.uuid is not None),
             legacy_names=tuple(
                 (instance.legacy_name, instance.uuid)
-                for instance in card.instances or ()
+                for instance in gpu.instances or ()
                 if instance.uuid is not None and instance.legacy_name is not None
             ),
         )
-        for card in reading.cards
+        for gpu in reading.cards
     )
     if env.get(_MPS_VARIABLE) == "1":
         problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
         finding = Finding(subject=GPU_MEM, problem=problem, remedy="unset it", severity="error")
         return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
-    sorting = _Sorting(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
-    for card in reading.cards:
-        sorting.card(card)
-    return sorting.answer(reading)
+    inventory = NvidiaInventory(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
+    for gpu in reading.cards:
+        inventory.add(gpu)
+    return inventory.answer(reading)
 
 
 def _none_here(failure: Failure, around: Surroundings) -> Answer:
-    """Judge a driver that is not there: mostly there is no card either, but there are signs of the contrary."""
+    """Return the answer without a driver: usually there is no GPU either, but there may be signs of one."""
     finding = Finding(subject=GPU_MEM, problem=f"no NVIDIA card here ({failure.words})", severity="info")
     if around.wsl_library and failure.code == nvml_api.LIBRARY_NOT_FOUND:
         problem = "Windows' NVIDIA driver lies in /usr/lib/wsl/lib, where the loader does not look"
@@ -228,8 +228,8 @@ def _none_here(failure: Failure, around: Surroundings) -> Answer:
     return Answer(findings=(finding,))
 
 
-class _Sorting:
-    """Sorts devices into cells, cells that cannot be read now, and findings."""
+class NvidiaInventory:
+    """The inventory under construction: cells, cells that cannot be read now, and findings."""
 
     def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int], *, mps: bool) -> None:
         self._rules = rules
@@ -245,11 +245,9 @@ class _Sorting:
         self._lost_cells: set[str] = set()
 
     def answer(self, reading: NvmlReading) -> Answer:
+        """Return the answer of all GPUs that were added."""
         uuids = {
-            device.uuid
-            for card in reading.cards
-            for device in (card, *(card.instances or ()))
-            if device.uuid is not None
+            device.uuid for gpu in reading.cards for device in (gpu, *(gpu.instances or ())) if device.uuid is not None
         }
         for prefix in self._rules.exclude:
             if not self._unknown and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
@@ -266,36 +264,37 @@ class _Sorting:
             sights=tuple(self._sights),
         )
 
-    def card(self, card: DeviceReading) -> None:
-        if card.uuid is not None and self._rules.excludes(card.uuid):
-            self._leave_out(card, card.uuid, "left out by [gpus] exclude")
+    def add(self, gpu: DeviceReading) -> None:
+        """Add a GPU, or its instances in MIG mode."""
+        if gpu.uuid is not None and self._rules.excludes(gpu.uuid):
+            self._leave_out(gpu, gpu.uuid, "left out by [gpus] exclude")
             return
-        concerned = card.index in self._visible.cards or not self._visible.complete
-        nameless = next((d.failure for d in (card, *(card.instances or ())) if d.uuid is None), None)
+        concerned = gpu.index in self._visible.cards or not self._visible.complete
+        nameless = next((d.failure for d in (gpu, *(gpu.instances or ())) if d.uuid is None), None)
         if concerned and nameless is not None:
             # Which registered cell this is cannot be told, so none may be taken for gone.
             self._unknown = True
             self._nameless.append(nameless)
-            self._failed(f"card {card.index}", nameless)
-        if concerned and card.failure is not None and card.instances is not None:
-            # The card is known, its instances are not.
+            self._failed(f"card {gpu.index}", nameless)
+        if concerned and gpu.failure is not None and gpu.instances is not None:
+            # The GPU is known, its instances are not.
             self._unknown = True
-            self._nameless.append(card.failure)
-        if card.uuid is None:
+            self._nameless.append(gpu.failure)
+        if gpu.uuid is None:
             return
-        if card.index not in self._visible.cards:
-            self._leave_out(card, card.uuid, f"hidden by {VARIABLE}")
+        if gpu.index not in self._visible.cards:
+            self._leave_out(gpu, gpu.uuid, f"hidden by {VARIABLE}")
             return
-        if card.failure is not None:
-            self._lost(card, card.uuid, card.failure)
-        elif card.compute_mode == nvml_api.PROHIBITED:
-            self._leave_out(card, card.uuid, "its compute mode is PROHIBITED")
-            self._say(card.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
+        if gpu.failure is not None:
+            self._lost(gpu, gpu.uuid, gpu.failure)
+        elif gpu.compute_mode == nvml_api.PROHIBITED:
+            self._leave_out(gpu, gpu.uuid, "its compute mode is PROHIBITED")
+            self._say(gpu.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
         else:
-            self._usable(card, card.uuid)
+            self._usable(gpu, gpu.uuid)
 
-    def _usable(self, card: DeviceReading, uuid: str) -> None:
-        alone = card.compute_mode == nvml_api.EXCLUSIVE_PROCESS and not self._mps
+    def _usable(self, gpu: DeviceReading, uuid: str) -> None:
+        alone = gpu.compute_mode == nvml_api.EXCLUSIVE_PROCESS and not self._mps
         if alone:
             self._say(
                 uuid,
@@ -303,19 +302,19 @@ class _Sorting:
                 "`nvidia-smi -c DEFAULT` lets tasks share it",
                 severity="info",
             )
-        if card.mig_changing:
+        if gpu.mig_changing:
             self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
-        if card.instances is None:
-            self._add(card, uuid, card.index, alone=alone)
+        if gpu.instances is None:
+            self._add(gpu, uuid, gpu.index, alone=alone)
             return
-        self._leave_out(card, uuid, "in MIG mode: its instances are offered instead")
-        if not card.instances:
+        self._leave_out(gpu, uuid, "in MIG mode: its instances are offered instead")
+        if not gpu.instances:
             self._say(
                 uuid,
                 "it is in MIG mode and has no instance, so it offers no slot",
                 "`nvidia-smi mig -cgi ... -C` makes one",
             )
-        for instance in card.instances:
+        for instance in gpu.instances:
             if instance.uuid is None:
                 continue
             if self._rules.excludes(instance.uuid):
@@ -325,10 +324,10 @@ class _Sorting:
             elif instance.failure is not None:
                 self._lost(instance, instance.uuid, instance.failure)
             else:
-                self._add(instance, instance.uuid, card.index, alone=alone)
+                self._add(instance, instance.uuid, gpu.index, alone=alone)
 
     def _add(self, device: DeviceReading, uuid: str, index: int, *, alone: bool) -> None:
-        """Make a cell of what the driver and the headroom leave of the device's memory."""
+        """Add a cell of the device's memory, less the driver's part and the headroom."""
         kept = self._rules.headroom_mib
         taken: list[str] = []
         if device.memory is None:

@@ -1,8 +1,6 @@
 """NVIDIA's Python binding of NVML: the part that is used here, typed, and how it is imported."""
-# The names are NVIDIA's, and so is what each call does.
+# The names are NVIDIA's; its manual documents each call.
 # ruff: noqa: N802, N815, D102
-
-from __future__ import annotations
 
 import importlib
 import warnings
@@ -29,7 +27,7 @@ NVIDIA: Final = "NVIDIA's cards"
 EXCLUSIVE_PROCESS: Final = 3
 PROHIBITED: Final = 2
 
-# In a virtual machine with a part of a card, and on the host that gives such parts away.
+# In a virtual machine with a part of a GPU, and on the host that gives such parts away.
 VIRTUAL: Final = frozenset({2, 3, 4})
 
 NO_NVIDIA_HERE: Final = frozenset({DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_NOT_FOUND})
@@ -72,14 +70,14 @@ class Nvml(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What a call said instead of answering; `code` is NVML's, `None` where the error is not NVML's."""
+    """An error of a call; `code` is NVML's, `None` if the error is not NVML's."""
 
     code: int | None
     words: str
 
     @property
     def remedy(self) -> str:
-        """What a person can do about it."""
+        """The remedy, for people."""
         return _REMEDIES.get(self.code or 0, "see `nvidia-smi` and the kernel log")
 
 
@@ -120,12 +118,12 @@ def text_of(value: str | bytes) -> str:
 
 
 def lacks(error: Exception) -> bool:
-    """Say whether an error means "this card or driver has no such feature"."""
+    """Return true if an error means "this GPU or driver has no such feature"."""
     return error_code(error) in _NO_SUCH_FEATURE
 
 
 def ask(call: Callable[[object], T], handle: object, *, otherwise: T) -> T:
-    """Call, taking "this card or driver has no such feature" for `otherwise`."""
+    """Call, taking "this GPU or driver has no such feature" for `otherwise`."""
     try:
         return call(handle)
     except Exception as error:

@@ -1,10 +1,8 @@
-"""What is used of each card now, and by whom: ours or others'.
+"""Memory in use of each GPU now: ours and others'.
 
-`query_use` only reads; everything else is pure. What cannot be told is `None` and never zero: where process ids mean
-nothing (WSL, containers, virtual cards), or the driver does not tell a process's memory, nobody's use is called ours.
+`query_use` only reads; everything else is pure. An unknown amount is `None` and never zero: where process ids mean
+nothing (WSL, containers, virtual GPUs), or the driver does not tell a process's memory, nobody's use is called ours.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -21,14 +19,14 @@ _LISTS: Final = ("Compute", "Graphics", "MPSCompute")
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceUse:
-    """What was read of one card or MIG instance.
+    """A reading of one GPU or MIG instance.
 
     Attributes:
         used: Bytes that are not free, of those that the device's cell counts; `None` where it has no memory of its own
             or does not tell.
         processes: Bytes of each process by its id, `None` for one whose memory is not told; `None` altogether where the
             processes are not told.
-        why: Why something is `None`.
+        why: The reason for a `None`.
     """
 
     uuid: str
@@ -39,7 +37,7 @@ class DeviceUse:
 
 @dataclass(frozen=True, kw_only=True)
 class UseReading:
-    """What NVML said: every card and instance whose UUID could be read, or why it said nothing."""
+    """NVML's answer: every GPU and instance with a readable UUID, or the error."""
 
     devices: tuple[DeviceUse, ...] = ()
     failure: Failure | None = None
@@ -47,14 +45,14 @@ class UseReading:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignUse:
-    """What others use of a card in MiB, rounded up; `None`, and why, where that cannot be told."""
+    """Others' use of a GPU in MiB, rounded up; `None` with the reason if it is unknown."""
 
     mib: int | None
     why: str = ""
 
 
 def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
-    """Read what is used of every card. Never raises: a card that fails is left out or says why."""
+    """Read the use of every GPU. Never raises: a GPU that fails is left out or carries the reason."""
     try:
         nvml = load()
         nvml.nvmlInit()
@@ -62,7 +60,7 @@ def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
         return UseReading(failure=failure_of(error))
     try:
         count = nvml.nvmlDeviceGetCount()
-        return UseReading(devices=tuple(use for index in range(count) for use in _read_card(nvml, index)))
+        return UseReading(devices=tuple(use for index in range(count) for use in _read_gpu(nvml, index)))
     except Exception as error:
         return UseReading(failure=failure_of(error))
     finally:
@@ -70,22 +68,22 @@ def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
             nvml.nvmlShutdown()
 
 
-def _read_card(nvml: Nvml, index: int) -> Iterator[DeviceUse]:
+def _read_gpu(nvml: Nvml, index: int) -> Iterator[DeviceUse]:
     with suppress(Exception):
-        card = nvml.nvmlDeviceGetHandleByIndex(index)
-        virtual = _is_virtual(nvml, card)
-        if not ask(nvml.nvmlDeviceGetMigMode, card, otherwise=[0, 0])[0]:
-            yield _read_device(nvml, card, virtual=virtual)
+        gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+        virtual = _is_virtual(nvml, gpu)
+        if not ask(nvml.nvmlDeviceGetMigMode, gpu, otherwise=[0, 0])[0]:
+            yield _read_device(nvml, gpu, virtual=virtual)
             return
-        for slot in range(nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
+        for slot in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
             with suppress(Exception):
-                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, slot)
+                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
                 yield _read_device(nvml, instance, virtual=virtual)
 
 
-def _is_virtual(nvml: Nvml, card: object) -> bool:
+def _is_virtual(nvml: Nvml, gpu: object) -> bool:
     try:
-        return nvml.nvmlDeviceGetVirtualizationMode(card) in nvml_api.VIRTUAL
+        return nvml.nvmlDeviceGetVirtualizationMode(gpu) in nvml_api.VIRTUAL
     except Exception as error:
         return not lacks(error)
 
@@ -137,23 +135,23 @@ def _list(nvml: Nvml, device: object, kind: str) -> list[Any]:
 def foreign_use(
     device: DeviceUse, *, own: Collection[int], ignored: Collection[int] = (), around: Surroundings
 ) -> ForeignUse:
-    """Tell what others use of a card.
+    """Return others' use of a GPU.
 
     Args:
-        device: What was read.
-        own: Ids of the processes that hold something of the card by a grant; see `descendants`.
+        device: The reading of the GPU.
+        own: Ids of the processes that hold something of the GPU by a grant; see `descendants`.
         ignored: Ids of processes that are not counted, because a headroom covers them.
-        around: Where this process runs.
+        around: Signs that process ids are not the driver's.
     """
     why = around.why_pids_mislead or ("" if device.processes is not None else device.why)
     if why or device.processes is None:
         if device.used is not None and not own:
-            # Whoever they are, they are not ours.
+            # Without holders of ours the users are others, even if they cannot be named.
             return ForeignUse(mib=bytes_used(device.used))
         return ForeignUse(mib=None, why=why or device.why)
     others = {pid: used for pid, used in device.processes.items() if pid not in own and pid not in ignored}
     if device.used is None:
-        # Its memory is the host's, or cannot be read: what the others say of themselves is all there is.
+        # Its memory is the host's, or cannot be read: only the others' own amounts are left.
         counted, why = others, device.why
     else:
         counted = {pid: used for pid, used in device.processes.items() if pid not in others}
@@ -179,12 +177,12 @@ class Peak:
 
     @property
     def mib(self) -> int | None:
-        """What to hold back; `None` before anything was seen."""
+        """The amount to hold back in MiB; `None` before the first one was seen."""
         return self.seen[0][1] if self.seen else None
 
 
 def hold(peak: Peak, mib: int | None, now: float, *, seconds: float) -> Peak:
-    """Add what is seen now: it is held back for at least `seconds`, however little follows.
+    """Add the amount seen now: it is held back for at least `seconds`, however little follows.
 
     A program's memory goes up and down; a task that starts in a valley would be crushed at the next top. An unknown
     amount changes nothing, not even the age of what was seen: the last known number stands.

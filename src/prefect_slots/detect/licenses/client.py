@@ -1,9 +1,7 @@
-"""Asking licence servers: one query of a server at a time, its answer kept for a while, and patience after failures.
+"""The client of license servers: one query of a server at a time, a cache of its answer, back-off after failures.
 
-What goes wrong is part of the answer, never an exception: a server that cannot be asked leaves its features unknown.
+An error is part of the answer, never an exception: a server that cannot be asked leaves its features unknown.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -33,16 +31,16 @@ from prefect_slots.system.threads import call_in_thread
 
 
 def shared_folder() -> Path:
-    """Return the folder of the locks: one for all of a user's processes, whatever environment each was given."""
+    """Return the folder of the locks: one for all of a user's processes, in any environment."""
     return Path(f"/var/tmp/prefect-slots-{os.getuid()}/licences")
 
 
 @contextmanager
 def in_turn(folder: Path | None, server: str, seconds: float) -> Generator[bool]:
-    """Keep the user's other processes from asking a server meanwhile; yield whether it may be asked.
+    """Keep the user's other processes from asking a server meanwhile; yield true if it may be asked.
 
     It may not if others have asked it for all those seconds. They are being kept waiting by it, as each gives it up
-    after its own limit: another query would only add to what it cannot bear, and what was known last stands.
+    after its own limit: another query would only add to its load, and the last known answer stands.
 
     Args:
         folder: Where the locks are; `None` for no lock at all.
@@ -69,12 +67,12 @@ def _lock(folder: Path, server: str) -> FileLock:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise PermissionError(f"{made} is somebody else's")
     name = hashlib.sha256(server.encode()).hexdigest()[:32]
-    # A lock that is only a file's being there would outlive whoever is killed.
+    # A lock by the mere existence of a file would outlive a killed process.
     return FileLock(folder / f"{name}.lock", fallback_to_soft=False)
 
 
+# Seconds at most between two tries of a failing server: a repaired one is noticed within a quarter of an hour.
 MAX_BACK_OFF: Final = 900.0
-"""Seconds at most between two tries of a server that fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,7 @@ class Question:
     Attributes:
         poll_seconds: How long the answer stays true enough.
         timeout: Seconds after which the server is given up.
-        checkouts: Whether to keep who holds what.
+        checkouts: Keep the holders of seats.
     """
 
     vendor: str
@@ -110,7 +108,7 @@ def questions(servers: Sequence[LicenseServer]) -> dict[Question, tuple[LicenseS
             features=tuple(sorted({feature for table in group for _, feature in table.features})),
             poll_seconds=min(table.poll_seconds for table in group),
             timeout=max(table.timeout for table in group),
-            # Whoever counts what people outside use asks the same question, and the server is asked once.
+            # The count of outside use asks the same question, so that the server is asked once for both.
             checkouts=True,
         )
         asked[question] = tuple(group)
@@ -138,7 +136,7 @@ def query_server(question: Question, env: Mapping[str, str]) -> Reading:
 
 @dataclass
 class _Counter:
-    """What is known of one server, and whose turn it is to ask it."""
+    """The state of one question: the last answer, the back-off, and the lock of its server."""
 
     turn: threading.Lock = field(default_factory=threading.Lock)
     reading: Reading | None = None
@@ -168,7 +166,7 @@ class Desk:
         self._lock = threading.Lock()
 
     def ask(self, question: Question, env: Mapping[str, str]) -> Reading:
-        """Return what the server told within `poll_seconds`, else ask it; after failures, ever more rarely."""
+        """Return the answer of the last `poll_seconds`, else ask; after failures, ever more rarely."""
         with self._lock:
             turn = self._turns.setdefault((question.vendor, question.server.casefold()), threading.Lock())
             counter = self._counters.setdefault(question, _Counter(turn=turn))
@@ -199,7 +197,7 @@ def _taken(seconds: float) -> str:
 
 
 def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:
-    """Remember what licences are locked to: where a server tells only while they are used, their scope would change."""
+    """Keep the locks of licenses: some servers name them only during use, and the scope would change with it."""
     locks.update({feature.name: feature.locks for feature in reading.features if feature.locks is not None})
     features = tuple(replace(feature, locks=locks.get(feature.name)) for feature in reading.features)
     return replace(reading, features=features)
@@ -211,8 +209,8 @@ def _kept(reading: Reading, seconds: float) -> Reading:
     return replace(reading, failure=f"{reading.failure}; it is asked again in {seconds:.0f} s")
 
 
+# One per process: two desks would each ask a server, and count its failures apart.
 DESK: Final = Desk(folder=shared_folder())
-"""The desk of this process."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +239,7 @@ class LicenseDetector:
 
 
 def query_here() -> Here:
-    """Return what means this machine to a licence server."""
+    """Return the names and addresses by which a license server knows this machine."""
     # Not the full name: asking for it waits for a name server that may be away.
     names = (socket.gethostname(),)
     cards = (

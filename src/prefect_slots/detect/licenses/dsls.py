@@ -1,9 +1,7 @@
-"""DSLS: the table that `getLicenseUsage -csv` prints, one row per session; a licence's own numbers repeat in each.
+"""DSLS: the table that `getLicenseUsage -csv` prints, one row per session; a license's own numbers repeat in each.
 
-A row is as long as its licence is used: without a session it ends after the seats in use.
+A row is as long as its license is used: without a session it ends after the seats in use.
 """
-
-from __future__ import annotations
 
 import csv
 import re
@@ -23,7 +21,7 @@ _KNOWN: Final = re.compile(r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicense
 
 @dataclass
 class _Licence:
-    """What the rows of one licence say so far."""
+    """The rows of one license so far."""
 
     name: str
     total: int
@@ -34,7 +32,7 @@ class _Licence:
 
 
 def parse_dsls(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `DSLicSrv -admin` printed when told `getLicenseUsage -csv`."""
+    """Read the output of `DSLicSrv -admin` for `getLicenseUsage -csv`."""
     doubts, failure = Doubts(), None
     columns: dict[str, int] = {}
     licences: dict[tuple[str, ...], _Licence] = {}
@@ -76,7 +74,7 @@ def _read_row(
 
     total, used = int(cell("Count")), int(cell("Inuse"))
     tokens, waits = int(cell("Tokens") or 1), int(cell("Queue Position") or 0) > 0
-    # Editor, model, expiry, customer and so on: what tells one licence of a feature from another.
+    # Editor, model, expiry, customer and so on distinguish the licenses of one feature.
     identity = tuple(cells[: columns["Inuse"]])
     if identity not in licences:
         expires = day_of(cell("Expiration Date"), doubts, number, ",".join(cells))

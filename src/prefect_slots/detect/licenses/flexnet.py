@@ -1,11 +1,9 @@
-"""FlexNet: what `lmutil lmstat` prints, feature by feature.
+"""FlexNet: the output of `lmutil lmstat`, feature by feature.
 
 The number in a feature's own line wins over the list below it, which may be shorter or longer; in use are checkouts and
-reservations, without those who queue. Errors stand in the text and come with exit status 0, and a group of three
+reservations, without queued requests. Errors stand in the text and come with exit status 0, and a group of three
 servers of which one is dead still counts rightly, so the text alone is judged.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from prefect_slots.detect.licenses.report import (
 )
 from prefect_slots.model.finding import Finding
 
+# Letters of a server's error that a finding quotes: garbage may be long.
 _SHOWN: Final = 200
 
 _USERS_OF: Final = re.compile(r"\s*+Users of (?P<name>\S+):\s*(?P<said>.*)")
@@ -34,7 +33,7 @@ _TOTAL: Final = re.compile(r"\(Total of (\d+) licenses?\s+issued;\s+Total of (\d
 _UNSUPPORTED: Final = re.compile(r"\(Error: (.*)\)")
 _CANNOT_GET: Final = re.compile(r"\s*+Cannot get users of (?P<name>\S+): (?P<why>.*)")
 
-# The list of those who hold a feature. Greedy from the left, because a user or a display may hold anything at all.
+# The list of a feature's holders. Greedy from the left, because a user or a display may hold anything at all.
 _HELD: Final = re.compile(
     r"\s++(?P<holder>.*) \(v[^()]*\) \([^()]*/\d+ \d+\)"
     r"(?:, start \w+ \d+/\d+ \d+:\d+(?::\d+)?(?:, (?P<count>\d+) licenses?)?"
@@ -63,7 +62,7 @@ _KNOWN: Final = re.compile(
 
 @dataclass
 class _Block:
-    """What was read so far of one feature's lines."""
+    """The lines of one feature so far."""
 
     name: str
     usage: Usage
@@ -75,12 +74,12 @@ class _Block:
 
 
 def parse_flexnet(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `lmutil lmstat` printed.
+    """Read the output of `lmutil lmstat`.
 
     Args:
         text: Its whole output.
-        server: What findings are about.
-        checkouts: Whether to keep who holds what; user names are personal data.
+        server: Subject of the findings.
+        checkouts: Keep the holders of seats; user names are personal data.
     """
     reader = _Reader(server, checkouts=checkouts)
     for number, line in numbered(text, reader.doubts):
@@ -131,7 +130,7 @@ class _Reader:
         return Unknown(reason="its count was not understood")
 
     def _read_listed(self, block: _Block, number: int, line: str) -> bool:
-        """Read a line below a feature's own; tell whether it is one."""
+        """Read a line below a feature's own; return false for any other line."""
         if found := _HELD.fullmatch(line):
             self._held(block, found)
         elif found := _RESERVED.fullmatch(line):

@@ -1,6 +1,4 @@
-"""LM-X: what `lmxendutil -licstat` prints, feature by feature; keys of one feature are summed."""
-
-from __future__ import annotations
+"""LM-X: the output of `lmxendutil -licstat`, feature by feature; keys of one feature are summed."""
 
 import re
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from prefect_slots.detect.licenses.report import (
     told,
 )
 
+# The server's own number for a key without a limit.
 UNLIMITED: Final = 2**31 - 1
 
 _FEATURE: Final = re.compile(r"\s*+Feature: (?P<name>.+?) Version: \S+ Vendor: .+")
@@ -39,7 +38,7 @@ _KNOWN: Final = re.compile(
 
 @dataclass
 class _Key:
-    """What was read so far of one key of a feature."""
+    """The lines of one key of a feature so far."""
 
     name: str
     expires: date | None = None
@@ -56,7 +55,7 @@ class _Key:
 
 
 def parse_lmx(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `lmxendutil -licstat` printed."""
+    """Read the output of `lmxendutil -licstat`."""
     doubts, failure = Doubts(), None
     keys: list[_Key] = []
     for number, line in numbered(text, doubts):

@@ -1,6 +1,4 @@
-"""LS-DYNA: the table that `lstc_qrun -R` prints; programs of one licence group share the group's seats."""
-
-from __future__ import annotations
+"""LS-DYNA: the table that `lstc_qrun -R` prints; programs of one license group share the group's seats."""
 
 import re
 from dataclasses import dataclass, field
@@ -32,14 +30,14 @@ class _Program:
 
 
 def parse_lsdyna(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `lstc_qrun -R` printed."""
+    """Read the output of `lstc_qrun -R`."""
     doubts, failure = Doubts(), None
     programs: list[_Program] = []
     grouped = 0
     for number, line in numbered(text, doubts):
         if found := _PROGRAM.fullmatch(line):
             total = int(found["max"])
-            # A dash stands where the rows below tell who uses them.
+            # A dash stands in place of the sum if rows of users follow.
             used = total - int(found["free"]) if found["used"] == "-" else int(found["used"])
             expires = day_of(found["expires"], doubts, number, line)
             programs.append(_Program(found["name"], expires, used, total, int(found["queue"])))

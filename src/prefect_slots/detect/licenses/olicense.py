@@ -1,6 +1,4 @@
-"""OLicense: what `olixtool -sv` prints; a module that stands in several licences has the seats of all of them."""
-
-from __future__ import annotations
+"""OLicense: the output of `olixtool -sv`; a module that stands in several licenses has the seats of all of them."""
 
 import re
 from dataclasses import dataclass, field
@@ -48,7 +46,7 @@ class _Module:
 
 
 def parse_olicense(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `olixtool -sv` printed."""
+    """Read the output of `olixtool -sv`."""
     doubts, failure = Doubts(), None
     modules: list[_Module] = []
     for number, line in numbered(text, doubts):

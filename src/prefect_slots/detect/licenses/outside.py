@@ -1,11 +1,9 @@
-"""How many seats people outside use: what a server shows, less what is ours. Pure.
+"""Seats in use outside: the seats that a server shows, less ours. Pure.
 
 Ours are told apart by user, host and number of seats. Our tasks take a seat from the server some time after they are
-granted it, and the server shows it some time after that; the same again when they give it back. Whatever cannot be told
-apart counts as others': a seat too few makes a task wait, a seat too many makes it fail.
+granted it, and the server shows it some time after that; the same again when they give it back. A seat that cannot
+be told apart counts as others': a seat too few makes a task wait, a seat too many makes it fail.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
@@ -32,7 +30,7 @@ class Hold:
 
 @dataclass(frozen=True, kw_only=True)
 class OutsideUse:
-    """What a server's answer means for us.
+    """The split of the seats in a server's answer.
 
     Attributes:
         others: Seats in use that are not ours, or no longer.
@@ -56,16 +54,16 @@ def outside_use(
     """Tell others' use from ours.
 
     Args:
-        usage: What the server counts; it wins over the list.
-        checkouts: Who holds what; `None` where the server does not tell.
-        holds: What our tasks hold, and what they gave back lately.
+        usage: The server's count; it wins over the list.
+        checkouts: The holders of seats; `None` if the server does not name them.
+        holds: Seats that our tasks hold or gave back lately.
         asked_at: When the server was asked, on the clock of `holds`.
         now: The present, on the same clock.
         grace: Seconds in which a task has taken its seats from the server, or given them back, and the server shows it.
     """
     then = [hold for hold in holds if hold.since <= asked_at and (hold.ended is None or hold.ended > asked_at)]
     settled = sum(hold.count for hold in then if hold.since + grace <= asked_at)
-    # What was given back after the server was asked is still taken there for a while.
+    # A seat that was given back after the query is still taken there for a while.
     back = [hold for hold in then if hold.ended is None or hold.ended + grace <= now]
     if checkouts is None:
         ours = sum(hold.count for hold in back if hold.since + grace <= asked_at)

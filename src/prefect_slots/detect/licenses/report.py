@@ -1,10 +1,8 @@
-"""What a licence server tells of its features: counted, unlimited or unknown, and what was odd.
+"""Reports of license servers: features that are counted, unlimited or unknown, and the tools of all parsers.
 
 Unknown never becomes zero. User names are personal data: checkouts are kept only where a caller asked for them, and
 nothing here shows them in its `repr` or in a finding.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
@@ -21,10 +19,10 @@ class Counted:
 
     Attributes:
         total: Seats that the server may hand out.
-        used: Seats that nobody else can have now: checked out or reserved; who queues is not among them.
+        used: Seats that nobody else can have now: checked out or reserved; queued requests are not among them.
         reserved: The part of `used` that is set aside for somebody.
         queued: Seats that are waited for.
-        expires: The first day on which a licence of it ends; `None` where none does or the server does not tell.
+        expires: The first day on which a license of it ends; `None` where none does or the server does not tell.
     """
 
     total: int
@@ -59,7 +57,7 @@ class Checkout:
     right nevertheless.
 
     Attributes:
-        lingering: Seconds for which the seats stay taken after they are given back: a borrowed licence.
+        lingering: Seconds for which the seats stay taken after they are given back: a borrowed license.
     """
 
     user: str = field(repr=False)
@@ -69,25 +67,25 @@ class Checkout:
     lingering: int = 0
 
     def belongs_to(self, user: str, host: str) -> bool:
-        """Tell whether `user` on `host` holds it; a host is the same with and without its domain."""
+        """Return true if `user` on `host` holds it; a host is the same with and without its domain."""
         holder = f"{self.user} {self.host} {self.display}".casefold()
         sought = f"{user} {host.partition('.')[0]}".casefold()
         return holder.startswith(sought) and holder[len(sought) : len(sought) + 1] in ("", " ", ".")
 
     def is_on(self, hosts: frozenset[str]) -> bool:
-        """Tell whether somebody on one of these hosts, in lower case and without a domain, holds it."""
+        """Return true if a user on one of these hosts, in lower case and without a domain, holds it."""
         _, *words = f"{self.user} {self.host} {self.display}".casefold().split()
         return any(word.partition(".")[0] in hosts for word in words)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """What a server tells of one feature.
+    """The report of one feature.
 
     Attributes:
-        locks: What its licences are locked to, as the vendor spells it; empty where one of them floats; `None` where
-            the server does not tell, as some do only while a licence is used.
-        checkouts: Who holds seats; `None` unless asked for.
+        locks: The locks of its licenses in the vendor's spelling; empty where one of them floats; `None` where
+            the server does not tell, as some do only while a license is used.
+        checkouts: The holders of seats; `None` unless asked for.
     """
 
     name: str
@@ -98,12 +96,12 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one query of a server told.
+    """The answer to one query of a server.
 
     Attributes:
         features: In the server's order; names are distinct.
-        failure: Why the server told nothing at all; `None` where it answered.
-        asked_at: When it was asked, on the clock of whoever asked; `None` where nobody noted it.
+        failure: The error, if the server reported nothing at all; else `None`.
+        asked_at: Time of the query on the caller's clock, in seconds; `None` if it was not noted.
     """
 
     features: tuple[Feature, ...] = ()
@@ -121,9 +119,9 @@ class Reading:
 
 
 def combined(usages: Iterable[Usage]) -> Usage:
-    """Join what several daemons, pools or licences say of one feature.
+    """Join the reports of several daemons, pools or licenses about one feature.
 
-    A number that is missing makes the sum unknown; what is counted limits more than what is not.
+    A number that is missing makes the sum unknown; a counted license limits more than an unlimited one.
     """
     told = tuple(usages)
     unknown = [usage for usage in told if isinstance(usage, Unknown)]
@@ -146,9 +144,10 @@ def earliest(days: Iterable[date | None]) -> date | None:
     return min((day for day in days if day is not None), default=None)
 
 
+# Longest line that is matched: no vendor prints longer ones, and patterns take long over very long lines.
 MAX_LINE: Final = 2000
-"""Longest line that is looked at: none of the vendors prints one, and patterns take long over very long ones."""
 
+# Enough of an unknown output to report it; garbage has thousands of lines.
 _SHOWN_LINES: Final = 3
 _SHOWN_LETTERS: Final = 60
 
@@ -182,7 +181,7 @@ def parse_expiry(text: str) -> date | None:
 
 
 def _month(name: str) -> int:
-    # Not by `strptime`: the names that it knows depend on the locale of whoever calls.
+    # Not by `strptime`: the names that it knows depend on the locale of the process.
     return _MONTHS.index(name.lower()) + 1
 
 
@@ -191,7 +190,7 @@ def _century(year: int) -> int:
 
 
 def shape(line: str) -> str:
-    """Return what a line looks like without what it says, because any word of it may be somebody's name."""
+    """Return the shape of a line without its letters, because any word of it may be a person's name."""
     bare = re.sub(r"[^\W\d_]", "x", re.sub(r"\d", "0", line.strip()[: _SHOWN_LETTERS + 1]))
     return bare if len(bare) <= _SHOWN_LETTERS else f"{bare[:_SHOWN_LETTERS]}..."
 
@@ -213,7 +212,7 @@ class Doubts:
         return self._lines > 0
 
     def findings(self, server: str) -> tuple[Finding, ...]:
-        """Return what a person should know: at most one finding."""
+        """Return at most one finding about all doubtful lines."""
         if not self:
             return ()
         more = f" and {self._lines - len(self._shown)} more" if self._lines > len(self._shown) else ""
@@ -228,7 +227,7 @@ class Doubts:
 
 
 def numbered(text: str, doubts: Doubts) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, each with its number from 1; what is too long for any vendor is a doubt."""
+    """Yield the lines that are not blank, each with its number from 1; a line too long for any vendor is a doubt."""
     # Not by `splitlines`: it would break lines at characters that may be part of a name.
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.rstrip()
@@ -239,7 +238,7 @@ def numbered(text: str, doubts: Doubts) -> Iterator[tuple[int, str]]:
 
 
 def told(features: Iterable[Feature], doubts: Doubts, server: str, failure: str | None) -> Reading:
-    """Return what a server told: features of one name are one, and garbage alone is a failure."""
+    """Return the reading of a server: features of one name are one, and garbage alone is a failure."""
     distinct = merged(features)
     if not distinct and failure is None and doubts:
         failure = "its output was not understood"

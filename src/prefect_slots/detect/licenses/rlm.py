@@ -1,10 +1,8 @@
-"""RLM: what `rlmutil rlmstat -a` prints, pool by pool; the pools of one product are summed.
+"""RLM: the output of `rlmutil rlmstat -a`, pool by pool; the pools of one product are summed.
 
-The pool's own line wins over the list of users: rows that share a handle show the same seats again. Whether `inuse`
-holds what is reserved is not documented, so reservations count on top of it, within what there is.
+The pool's own line wins over the list of users: rows that share a handle show the same seats again. The manual
+does not say if `inuse` holds reservations, so they count on top of it, within what there is.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
@@ -51,7 +49,7 @@ class _Held:
 
 
 def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `rlmstat -a` printed."""
+    """Read the output of `rlmstat -a`."""
     doubts, held, failure = Doubts(), _Held(), None
     pool: tuple[str, int, str] | None = None
     for number, line in numbered(text, doubts):
@@ -88,7 +86,7 @@ def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
 
 
 def _usage(line: str, doubts: Doubts, number: int) -> Usage | None:
-    """Return what the line below a pool's name says; `None` if it is none."""
+    """Return the usage in the line below a pool's name; `None` for any other line."""
     if _TOKENS.fullmatch(line):
         return Unknown(reason="it is drawn from the tokens of another product")
     found = _COUNT.fullmatch(line)

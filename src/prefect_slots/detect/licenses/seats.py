@@ -1,6 +1,4 @@
-"""From what licence servers tell to resources: seats of the fleet or of this machine, and what is unknown. Pure."""
-
-from __future__ import annotations
+"""Resources from the reports of license servers: seats of the fleet or of this machine. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +14,7 @@ from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Finding, Severity
 from prefect_slots.model.resource import Cell, Resource, Scope, license_resource
 
+# Two weeks leave time to order a renewal before tasks fail.
 EXPIRY_WARNING_DAYS: Final = 14
 
 _CARD: Final = re.compile(r"[0-9a-f]{12}")
@@ -24,19 +23,19 @@ _WORDS: Final = re.compile(r"[0-9a-z._:-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
-    """What a licence can be locked to that means this machine: names, addresses of network cards, in lower case."""
+    """The identities of this machine in the locks of licenses: host names, network addresses, in lower case."""
 
     identities: frozenset[str] = field(default_factory=frozenset[str])
 
     def is_meant_by(self, lock: str) -> bool:
-        """Tell whether a lock as a vendor spells it (`HOSTNAME=gpu-1`, `0019d2ab34cd`) names this machine."""
+        """Return true if a lock in a vendor's spelling (`HOSTNAME=gpu-1`, `0019d2ab34cd`) names this machine."""
         words = _WORDS.findall(lock.lower())
         cards = {bare for bare in map(_plain, words) if _CARD.fullmatch(bare)}
         return not self.identities.isdisjoint({*words, *cards, *(word.partition(".")[0] for word in words)})
 
 
 def identities(names: Iterable[str], network_cards: Iterable[str]) -> Here:
-    """Return what means the machine of these host names and network cards' addresses."""
+    """Return the identities of the machine with these host names and network addresses."""
     hosts = {name.lower() for name in names if name}
     cards = {_plain(address.lower()) for address in network_cards}
     return Here(identities=frozenset(hosts | {name.partition(".")[0] for name in hosts} | cards - {"000000000000", ""}))
@@ -47,12 +46,12 @@ def _plain(address: str) -> str:
 
 
 def interpret_seats(tables: Sequence[tuple[LicenseServer, Reading]], here: Here, today: date) -> Answer:
-    """Judge what servers told of the features that are configured.
+    """Return the seats of the configured features.
 
     Args:
-        tables: Each `[license.<name>]` that names a server, with what that server told.
-        here: What means this machine.
-        today: For licences that end soon.
+        tables: Each `[license.<name>]` that names a server, with that server's reading.
+        here: The identities of this machine.
+        today: For licenses that end soon.
     """
     answers = [
         _Seats(table, name, feature, here, today).judge(reading)
@@ -119,7 +118,7 @@ class _Seats:
         return Resource(name=self._name, unit=SEATS, cells=(Cell(key="0", capacity=seats),), scope=scope, origin=origin)
 
     def _scope(self, locks: tuple[str, ...] | None) -> Scope | None:
-        """Return who shares the seats, `None` where the locks do not tell."""
+        """Return the scope of the seats, `None` if the locks do not tell."""
         if not locks:
             return Scope.FLEET
         return Scope.WORKER if all(self._here.is_meant_by(lock) for lock in locks) else None

@@ -1,10 +1,8 @@
-"""Sentinel RMS: what `lsmon` prints, feature by feature.
+"""Sentinel RMS: the output of `lsmon`, feature by feature.
 
-Only the block about the feature itself counts: those about its licences repeat its words with other numbers, and may be
+Only the block about the feature itself counts: those about its licenses repeat its words with other numbers, and may be
 inactive. Tokens that are reserved are nobody else's, used or not.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
@@ -24,8 +22,8 @@ from prefect_slots.detect.licenses.report import (
     told,
 )
 
+# Versions of the server print these numbers if there is no limit.
 INFINITE: Final = frozenset({4294967294, 4294967295, 2097150})
-"""How versions of the server spell that there is no limit."""
 
 _FIELD: Final = re.compile(r"\s*+\|-\s*(?P<key>[^:]*[^:\s])\s*+:\s*+(?P<value>.*)")
 _HEADING: Final = re.compile(r"\s*+\|-\s*(?P<section>\w+) Information")
@@ -52,7 +50,7 @@ class _Block:
 
 
 def parse_sentinel(text: str, *, server: str, checkouts: bool = False) -> Reading:
-    """Read what `lsmon` printed."""
+    """Read the output of `lsmon`."""
     doubts, failure = Doubts(), None
     blocks: list[_Block] = []
     section = "Feature"

@@ -1,6 +1,4 @@
-"""The vendors: how each one's server is asked, and who reads the answer."""
-
-from __future__ import annotations
+"""The vendors of license servers: their programs, arguments and parsers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from prefect_slots.detect.licenses.sentinel import parse_sentinel
 
 
 class Parser(Protocol):
-    """Reads what a vendor's program printed."""
+    """Reader of the output of a vendor's program."""
 
     def __call__(self, text: str, *, server: str, checkouts: bool = False) -> Reading:
         """Read `text`; findings are about `server`."""
@@ -31,9 +29,9 @@ class Vendor:
     Attributes:
         program: The vendor's program, where no command is configured.
         arguments: Its arguments for a server, and for the features that are wanted.
-        parse: Reads what it prints.
-        stdin: What it reads, for a server.
-        env: What it finds in its environment, for a server.
+        parse: Parser of its output.
+        stdin: Its input, for a server.
+        env: Additions to its environment, for a server.
     """
 
     program: str
