@@ -1,6 +1,6 @@
-"""Prefect workers on a machine whose limits are kept true.
+"""Prefect workers on a machine with registered limits.
 
-refresh         registers the machine, then looks at it anew every so often; what both ways of starting share
+refresh         registers the machine, then surveys it anew at intervals; shared by both ways of starting
 start           `prefect-slots worker start`: any process pool, by running `prefect worker start`
-process_worker  the worker type `slots-process`, which plain `prefect worker start` runs
+process_worker  the worker type `slots-process`, run by plain `prefect worker start`
 """

@@ -1,7 +1,7 @@
-"""A machine's registration, and keeping it true: what both ways of starting a worker share.
+"""Registration of a worker's machine, refreshed at intervals; shared by both ways of starting a worker.
 
-Everything here runs in the engine's thread, and the survey beside it. What is new is said once: a card that is broken
-or gone and who holds it, a number that changed, something that cannot be read any more.
+All of it runs in the engine's thread, and the survey beside it. Each piece of news is reported once: a GPU that is
+broken or gone and its holder, a number that changed, a source that cannot be read any more.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ if TYPE_CHECKING:
     from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
     from prefect_slots.settings import Settings
 
+# Reports a text to a person; the number is a level of `logging`.
 Say = Callable[[int, str], None]
-"""Tells a person something; the number is a level of `logging`."""
 
 _NUMBERS: Final = re.compile(r"\d+")
 
 
-class Upkeep:
-    """Looks after one machine's registration for as long as a worker runs on it.
+class Refresher:
+    """Registers one machine and refreshes the registration for as long as a worker runs on it.
 
     Args:
-        settings: Of this machine.
-        name: What to call it if it has no name yet.
-        say: Where news of it goes.
+        settings: This machine's settings.
+        name: Its name if it has none yet.
+        say: The receiver of news about it.
 
     Raises:
         ConfigError: if no Prefect server is configured.
     """
 
     def __init__(self, settings: Settings, name: str | None, say: Say) -> None:
+        # A worker without a server is a mistake, though everything else here works without one.
         coordination = coordinate(settings.coordination, os.environ)
         if coordination.url is None:
             raise ConfigError(
@@ -63,21 +64,22 @@ class Upkeep:
         self._told: dict[tuple[str, str], str] = {}
 
     def begin(self) -> concurrent.futures.Future[str]:
-        """Register the machine, say how, and keep it so from then on; the answer is its name.
+        """Register the machine, report it, and refresh it from then on; the future's result is its name.
 
         Raises:
-            SlotsError: in the answer, if the machine cannot be registered.
+            SlotsError: in the future, if the machine cannot be registered.
         """
         return self._running.submit(self._begin())
 
     def end(self) -> None:
-        """Look after it no longer; what is registered stays."""
+        """End the refreshing; the registration stays."""
         if self._keeping is not None:
             self._keeping.cancel()
 
     def env(self, machine: str) -> dict[str, str]:
         """Return the variables by which a worker and its flow runs all mean the same ledger."""
         source = self._target.settings.source
+        # Without the order, CUDA numbers GPUs by speed, and a flow run's own choice of a number means another GPU.
         return {
             "WORKER_ID": machine,
             "PREFECT_SLOTS_STATE_DIR": str(self._target.folder),
@@ -88,9 +90,10 @@ class Upkeep:
         }
 
     async def _begin(self) -> str:
-        machine = session_at(self._running, self._target)
-        done = await register_everywhere(machine.ledger, self._target.settings, url=self._url, name=self._name)
-        await machine.use_server(self._url)
+        session = session_at(self._running, self._target)
+        done = await register_everywhere(session.ledger, self._target.settings, url=self._url, name=self._name)
+        # Only a registered machine may take leases: before, its limits do not exist.
+        await session.use_server(self._url)
         name = done.registered.machine or ""
         limits = len(done.limits.entries) if done.limits else 0
         self._say(logging.INFO, f"{name} is registered with {limits} limits on {self._url}")
@@ -99,17 +102,18 @@ class Upkeep:
         return name
 
     async def _keep(self) -> None:
-        machine = session_at(self._running, self._target)
-        reaping = asyncio.get_running_loop().create_task(machine.upkeep.run())
+        session = session_at(self._running, self._target)
+        # On a machine without waiters, no other process reaps the grants of dead flow runs.
+        reaping = asyncio.get_running_loop().create_task(session.upkeep.run())
         try:
             while True:
                 await asyncio.sleep(self._target.settings.refresh_seconds)
                 try:
-                    self._tell(await register_everywhere(machine.ledger, self._target.settings, url=self._url))
+                    self._tell(await register_everywhere(session.ledger, self._target.settings, url=self._url))
                 except SlotsError as error:
                     self._fail(str(error))
                 except Exception as error:
-                    # A mistake of ours must not end what keeps the limits true, nor the reaping beside it.
+                    # A mistake of ours must end neither the refreshing of the limits nor the reaping beside it.
                     self._fail(f"{type(error).__name__}: {error}")
         finally:
             reaping.cancel()
@@ -146,7 +150,7 @@ def _key(finding: Finding) -> tuple[str, str]:
 
 
 def changes(before: Registered, after: Registered) -> Iterator[str]:
-    """Yield, for people, what is different of each cell."""
+    """Yield the differences of each cell, in words for people."""
     known = {cell.id: cell for resource in before.resources for cell in resource.cells}
     for resource in after.resources:
         for cell in resource.cells:

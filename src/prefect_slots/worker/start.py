@@ -1,26 +1,23 @@
-"""`prefect-slots worker start`: register this machine, run `prefect worker start`, keep the limits true meanwhile.
+"""`prefect-slots worker start`: register this machine, run `prefect worker start`, refresh the limits meanwhile.
 
-The machine's name becomes `WORKER_ID` and, unless the flags name the worker, its `--name`. The process that runs this
-also reaps what dead flow runs held, so that a machine with nobody waiting forgets them too.
+The machine's name becomes `WORKER_ID` and, unless the flags name the worker, its `--name`. This process also reaps the
+grants of dead flow runs: on a machine without waiters, no other would.
 """
-
-from __future__ import annotations
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich.console import Console
 
 from prefect_slots.acquire.engine import close_engine
-from prefect_slots.worker.refresh import Upkeep
+from prefect_slots.settings import Settings
+from prefect_slots.worker.refresh import Refresher
 
-if TYPE_CHECKING:
-    from prefect_slots.settings import Settings
-
+# Sent to this process, they are meant for the worker, which ends its flow runs in order.
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -29,7 +26,7 @@ def start(flags: Sequence[str], settings: Settings) -> int:
 
     Args:
         flags: Every flag of `prefect worker start`.
-        settings: Of this machine.
+        settings: This machine's settings.
 
     Returns:
         The worker's exit code, 128 plus the signal's number if one ended it.
@@ -39,11 +36,11 @@ def start(flags: Sequence[str], settings: Settings) -> int:
     """
     # A log is read line by line, and a table's name in brackets is no markup.
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    upkeep = Upkeep(settings, given_name(flags), lambda _, text: console.print(f"prefect-slots: {text}"))
+    refresher = Refresher(settings, given_name(flags), lambda _, text: console.print(f"prefect-slots: {text}"))
     try:
-        machine = upkeep.begin().result()
-        code = _run_worker(flags, {**os.environ, **upkeep.env(machine)})
-        upkeep.end()
+        machine = refresher.begin().result()
+        code = _run_worker(flags, {**os.environ, **refresher.env(machine)})
+        refresher.end()
         return code
     finally:
         close_engine()
@@ -71,6 +68,7 @@ def _run_worker(flags: Sequence[str], env: dict[str, str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    # As shells do: the caller of this program has no other way to see the signal that ended its child.
     return 128 - code if code < 0 else code
 
 

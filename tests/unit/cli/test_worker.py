@@ -13,7 +13,7 @@ from prefect_slots.acquire.engine import close_engine
 from prefect_slots.cli import worker
 from prefect_slots.settings import Settings
 from prefect_slots.worker import start as worker_start
-from prefect_slots.worker.refresh import Upkeep
+from prefect_slots.worker.refresh import Refresher
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_the_flag_wins_over_the_file_and_is_no_flag_of_prefects(
 def test_flow_runs_of_a_worker_mean_the_same(tmp_path: Path):
     settings = Settings(enforce="kill", coordination="both", state_dir=tmp_path)
     with temporary_settings({PREFECT_API_URL: "http://server/api"}):
-        upkeep = Upkeep(settings, None, lambda _, __: None)
-    assert upkeep.env("gpu-1")["PREFECT_SLOTS_ENFORCE"] == "kill"
+        refresher = Refresher(settings, None, lambda _, __: None)
+    assert refresher.env("gpu-1")["PREFECT_SLOTS_ENFORCE"] == "kill"
     close_engine()
