@@ -1,8 +1,8 @@
-"""Who holds what and who waits: the view of the ledger that scheduling decides on.
+"""The book: cells, grants and waiting tickets of one machine, as the view that scheduling decides on.
 
-Tickets of one shape (same requirement, priority and duration) are interchangeable, so a view need only hold the cells,
-the grants and the front of each line: its size grows with the number of shapes, not waiters. A nested ticket is a line
-of its own. What happens to a book is an `Event`; what a decision writes is a sequence of `Change`s.
+Tickets of one shape (same requirement, priority and duration) are interchangeable, so that a view holds the cells, the
+grants and only the front of each line: its size grows with the number of shapes, not of waiting tickets. A nested
+ticket is a line of its own. An `Event` happens to a book, and a decision answers it with a sequence of `Change`s.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ TOKEN: Final = "PREFECT_SLOTS_GRANT"
 FRONT: Final = 4
 
 
+# Tuples, not dataclasses: decisions compare and sort them by the thousand.
 class CellId(NamedTuple):
     """A cell as the ledger numbers it: `("gpu_mem", 1)`."""
 
@@ -29,7 +30,7 @@ class CellId(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A place in the queue; who has a lower one is ahead."""
+    """A slot in the queue; the lower one is ahead."""
 
     turn: int
     seq: int
@@ -44,7 +45,7 @@ class Holding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CellState:
-    """A cell with its nominal capacity and what others than us use of it, in the resource's unit."""
+    """A cell with its nominal capacity and its foreign use, in the resource's unit."""
 
     id: CellId
     capacity: int
@@ -52,19 +53,19 @@ class CellState:
 
     @property
     def effective(self) -> int:
-        """What is left for us after foreign use."""
+        """Capacity less foreign use."""
         return max(0, self.capacity - self.foreign)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nesting:
-    """Where a nested ticket or grant stands.
+    """Position of a nested ticket or grant among the grants that enclose it.
 
     Attributes:
         ticket: Its own id: a nested ticket is never interchangeable with another.
         parent: The innermost grant that encloses it.
         root: The outermost grant of its chain.
-        source: The grant whose holdings it draws on, or `None` if it takes cells of the machine.
+        source: The grant that it draws on, or `None` if it takes cells of the machine.
     """
 
     ticket: str
@@ -75,10 +76,10 @@ class Nesting:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What makes tickets interchangeable; `nesting` is `None` for requests outside any grant.
+    """The properties that make tickets interchangeable; `nesting` is `None` for requests outside any grant.
 
     Attributes:
-        expected: Seconds for which it will be held, by the asker's word; `None` is not known.
+        expected: Expected duration of the grant in seconds, by the asker's word; `None` if unknown.
     """
 
     requirement: Requirement
@@ -91,9 +92,11 @@ class Shape:
         """The grant that serves this shape, or `None` for the machine."""
         return self.nesting.source if self.nesting else None
 
+    # Cached: it is read for every line of every decision, and JSON is slow.
     @cached_property
     def key(self) -> str:
         """Text that is equal for equal shapes only, the same in every process."""
+        # A nested ticket is a line of its own: its place in the chain of grants decides when it may wait.
         own = self.nesting.ticket if self.nesting else None
         return json.dumps([self.requirement.to_data(), self.priority, self.expected, own], separators=(",", ":"))
 
@@ -104,10 +107,10 @@ class Ticket:
 
     Attributes:
         seq: Arrival number; unique.
-        turn: Runs take turns; tickets stand in the queue by turn, then arrival.
-        run: For whom it asks: a ticket's turn is after those of its run. Empty means for nobody in particular.
-        base: The line's count of overtakes when the ticket was enqueued.
-        reserved: The cells it waits for, once it reserves; the amounts are what it will take there.
+        turn: Turn of its run; the queue is ordered by turn, then arrival.
+        run: The flow run that it asks for; empty for none.
+        base: The line's count of overtakes when the ticket was queued.
+        reserved: Its reserved cells, each with the amount that it will take there; empty until it reserves.
     """
 
     id: str
@@ -119,19 +122,19 @@ class Ticket:
 
     @property
     def slot(self) -> Slot:
-        """Where it stands in the queue."""
+        """Its slot in the queue."""
         return Slot(self.turn, self.seq)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The waiting tickets of one shape, by their places.
+    """The waiting tickets of one shape, by slot.
 
     Attributes:
-        overtakes: Grants from behind that competed with this shape; a ticket's count is this minus its base.
-        tickets: Every ticket with cells set aside, and at least the first of the others.
-        truncated: Whether more tickets without cells set aside wait behind those listed.
-        last: The last place of a truncated line.
+        overtakes: Grants to later tickets that competed with this shape; a ticket's count is this minus its base.
+        tickets: Every ticket with a reservation, and at least the first of the others.
+        truncated: More tickets without a reservation wait behind the listed ones.
+        last: The last slot of a truncated line.
     """
 
     shape: Shape
@@ -142,7 +145,7 @@ class Line:
 
     @property
     def end(self) -> Slot:
-        """The place of the last who waits."""
+        """The slot of the last ticket."""
         return self.last or self.tickets[-1].slot
 
 
@@ -151,10 +154,10 @@ class Grant:
     """A ticket that holds cells.
 
     Attributes:
-        chosen: Which of the alternatives that it asked for it holds.
-        overtaken: How often it had been overtaken when granted, in case the server refuses and it must wait again.
-        ends: When it will end by its holder's word, on the clock of the decisions; `None` is not known.
-        closed: Its holder has ended but draws on it go on: it keeps its cells and takes no new draw.
+        chosen: Index of the alternative that it holds.
+        overtaken: Its count of overtakes when granted, for the case that the server refuses and it must wait again.
+        ends: Expected end on the clock of the decisions, by its holder's word; `None` if unknown.
+        closed: Its holder has ended and draws on it go on: it keeps its cells and takes no new draw.
     """
 
     id: str
@@ -170,7 +173,7 @@ class Grant:
 
     @property
     def slot(self) -> Slot:
-        """Where its ticket stood in the queue."""
+        """The slot of its ticket in the queue."""
         return Slot(self.turn, self.seq)
 
     @property
@@ -188,7 +191,7 @@ class Book:
     lines: tuple[Line, ...] = field(default_factory=tuple)
 
 
-# Events: what happened.
+# Events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +199,7 @@ class Asked:
     """A ticket joins its line. `Ticket.turn` and `Ticket.base` are filled in by the decision.
 
     Attributes:
-        tails: The last turn of its run in each line that its run waits in, by the line's key.
+        tails: Last turn of its run in each line in which the run waits, by the line's key.
     """
 
     shape: Shape
@@ -213,14 +216,14 @@ class Left:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A grant's holder is done, or dead."""
+    """A grant ends: its holder is done, or dead."""
 
     grant: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Returned:
-    """The server refused what the ledger granted: the cells go back and the ticket steps aside until it is resumed."""
+    """The server refused a grant of the ledger: its cells are freed, and the ticket steps aside until it is resumed."""
 
     grant: str
     blocked_on: str
@@ -228,7 +231,7 @@ class Returned:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """A ticket that had stepped aside stands in its line again, at its old place or where that has come to be."""
+    """A ticket that stepped aside is back in its line, at its old slot or the nearest one that is left."""
 
     shape: Shape
     ticket: Ticket
@@ -243,7 +246,7 @@ class Changed:
 Event = Asked | Left | Ended | Returned | Resumed | Changed
 
 
-# Changes: what a decision writes, in this order.
+# Changes, in the order of writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,14 +273,14 @@ class Granted:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Delete the waiting draw and wake its owner: the grant it wanted to draw on has ended."""
+    """Delete the waiting draw and wake its owner: the grant that it asked to draw on has ended."""
 
     ticket: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """The grant's holder has ended but draws on it go on: it keeps its cells and takes no new draw."""
+    """Close the grant: its holder has ended and draws on it go on, so that it keeps its cells and takes no new draw."""
 
     grant: str
 
@@ -318,10 +321,10 @@ Change = Queued | Dequeued | Granted | Refused | Closed | Freed | SteppedAside |
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What to write, and the book as it then is.
+    """The changes to write, and the book with them.
 
     Attributes:
-        again: The front of some line was used up: write the changes, load the book anew and decide once more.
+        again: The front of a line was used up: write the changes, load the book anew and decide once more.
     """
 
     book: Book

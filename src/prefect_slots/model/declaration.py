@@ -1,6 +1,6 @@
-"""What a person wrote about a machine: how to detect it, and what detection cannot know.
+"""Declarations: a person's statements about a machine, as rules for detection and as resources of their own.
 
-Plain values, checked and converted to integer units by `settings`; `detect` reads them. Nothing here reads files.
+Plain values, checked and converted to integer units by `settings`, and read by `detect`. Nothing here reads files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from prefect_slots.model.resource import Scope, license_resource
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredCard:
-    """One `[[gpus.card]]`: a card for demonstrations, or where detection cannot see it."""
+    """One `[[gpus.card]]`: a GPU for demonstrations, or one that detection cannot see."""
 
     uuid: str
     memory_mib: int
@@ -26,8 +26,8 @@ class GpuRules:
 
     Attributes:
         exclude: UUID prefixes.
-        ignore: Names of programs and process ids whose memory is not counted as others' use.
-        headroom_mib: Kept free on each detected card.
+        ignore: Names of programs, and process ids; their memory is not counted as foreign use.
+        headroom_mib: Memory kept free on each detected GPU, in MiB.
     """
 
     detect: bool = True
@@ -37,13 +37,13 @@ class GpuRules:
     cards: tuple[DeclaredCard, ...] = ()
 
     def excludes(self, uuid: str) -> bool:
-        """Say whether a prefix in `exclude` is the beginning of `uuid`, in upper or lower case."""
+        """Return whether `uuid` begins with a prefix in `exclude`, in upper or lower case."""
         return any(uuid.lower().startswith(prefix.lower()) for prefix in self.exclude)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostRules:
-    """The `[host]` table: `None` means as detected."""
+    """The `[host]` table; `None` means the detected number."""
 
     cpus: int | None = None
     mem_mib: int | None = None
@@ -61,18 +61,18 @@ class DeclaredLicense:
 
 @dataclass(frozen=True, kw_only=True)
 class LicenseServer:
-    """One `[license.<name>]` whose seats a licence server counts.
+    """One `[license.<name>]` of seats that a license server counts.
 
     Attributes:
-        vendor: Whose server it is: `"flexnet"`, `"rlm"` and so on.
-        server: `port@host`, several of them with commas between.
-        command: The vendor's program and what stands before its own arguments; empty for the vendor's name of it.
-        features: The names that tasks ask for, each with what the server calls it.
-        headroom: Seats of each that are left to people who start the program by hand.
-        poll_seconds: How long an answer stays true enough.
-        timeout: Seconds after which the server is given up.
-        grace_seconds: How long it takes until the server shows what a task was granted, or gave back.
-        scope: Who shares the seats; `None` leaves it to what the server tells.
+        vendor: Vendor of the server: `"flexnet"`, `"rlm"` and so on.
+        server: `port@host`, several of them separated by commas.
+        command: The vendor's program, with leading arguments; empty for its usual name.
+        features: Names for tasks, each with the server's name of the feature.
+        headroom: Seats of each feature left to use by hand.
+        poll_seconds: Age up to which an answer is used again, in seconds.
+        timeout: Time limit of a question to the server, in seconds.
+        grace_seconds: Delay in seconds until the server shows a seat that a task was granted, or gave back.
+        scope: Scope of the seats; `None` leaves it to the server's answer.
     """
 
     vendor: str
@@ -99,10 +99,11 @@ class DeclaredResource:
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchSpace:
-    """One `[resources.<name>]` with `disk`: a folder whose free space is the resource, in GiB.
+    """One `[resources.<name>]` with `disk`: the free space of a folder, in GiB.
 
     Attributes:
-        capacity_gib: A number that stands whatever is free; `None` means what is free when the machine is looked at.
+        headroom_gib: Space kept free.
+        capacity_gib: Fixed capacity; `None` means the free space at each survey.
     """
 
     name: str
@@ -113,7 +114,7 @@ class ScratchSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class Instruments:
-    """One `[resources.<name>]` with `devices`: patterns of stable names under `/dev`, a cell for each that matches."""
+    """One `[resources.<name>]` with `devices`: patterns of stable names under `/dev`, with a cell for each match."""
 
     name: str
     patterns: tuple[str, ...]
@@ -129,13 +130,13 @@ class EncoderSessions:
     source: str = ""
 
 
+# Resources that are declared by a place to look at; their capacity is found there at each survey.
 Watched = ScratchSpace | Instruments | EncoderSessions
-"""A resource that is declared by where to look for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorRules:
-    """One `[detectors.<name>]`: whether that detector runs, and what it is told."""
+    """One `[detectors.<name>]`: a detector's switch and its options."""
 
     name: str
     enabled: bool = True
@@ -144,7 +145,7 @@ class DetectorRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Declarations:
-    """Everything a configuration file says about the machine, and the file it came from (for messages)."""
+    """All declarations of a configuration file; `source` names the file in messages."""
 
     gpus: GpuRules = GpuRules()
     host: HostRules = HostRules()
@@ -157,6 +158,6 @@ class Declarations:
 
     @property
     def looked_for(self) -> frozenset[str]:
-        """The resources that the configuration does not count itself: it says where to look for them."""
+        """The names of resources that are counted at each survey: seats of license servers, and watched resources."""
         seats = (license_resource(name) for table in self.license_servers for name, _ in table.features)
         return frozenset((*seats, *(watched.name for watched in self.watched)))

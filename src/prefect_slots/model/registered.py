@@ -1,7 +1,7 @@
 """The registered machine: its resources and their numbered cells, and the units of limits that they occupy.
 
-A `LimitUnit` is what a grant occupies of one limit, before that limit has a name on the Prefect server. The order of
-units is defined in `scheduling.canonical_order`, the spelling of names in `limits.naming`.
+A `LimitUnit` is the part of one limit that a grant occupies, before that limit has a name on the Prefect server. The
+order of units is defined in `scheduling.canonical_order`, the spelling of names in `limits.naming`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prefect_slots.model.resource import Scope
 
 @dataclass(frozen=True, kw_only=True)
 class LimitUnit:
-    """`weight` slots on one place of the canonical order.
+    """`weight` slots of one limit, at its place in the canonical order.
 
     Attributes:
         cell: The cell's number, or `None` for the resource's total on this machine (or in the fleet).
@@ -50,13 +50,15 @@ class Stock:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredCell:
-    """A cell as the ledger knows it.
+    """A cell with its number.
 
     Attributes:
-        position: What `nvidia-smi` showed at registration, for people only.
-        foreign: What others use of it, by all that is known.
-        capacity: `Exclusive` where one holder is all it bears.
-        lost: It is there and broken: nothing more is granted on it.
+        key: Stable key of the cell: the UUID of a GPU.
+        position: Index that `nvidia-smi` showed at registration, for people only.
+        capacity: In the resource's unit; `Exclusive` where the first holder takes all of it.
+        foreign: Foreign use: the server's count, and the use beyond it that devices and license servers show.
+        present: The last survey found it, or could not tell.
+        lost: It is broken: nothing more is granted on it.
     """
 
     id: CellId
@@ -71,7 +73,7 @@ class RegisteredCell:
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredResource:
-    """A resource as the ledger knows it."""
+    """A resource with its numbered cells."""
 
     name: str
     unit: str
@@ -85,15 +87,17 @@ class Registered:
     """A registered machine.
 
     Attributes:
-        edition: Another one after every registration, even if that changed nothing.
+        edition: Random text, a new one after every registration and every change of foreign use.
         machine: The `<worker>` in limit names, or `None` before the first registration.
         resources: Sorted by name; cells that have gone are listed with `present` false.
     """
 
+    # Not compared: a registration that changes nothing must not look like a change to its readers.
     edition: str | None = field(compare=False)
     machine: str | None
     resources: tuple[RegisteredResource, ...]
 
+    # Cheap and good enough: a cache of calls meets few machines, and hashing all cells would cost more than the calls.
     def __hash__(self) -> int:
         return hash(self.machine)
 
@@ -109,7 +113,7 @@ class Registered:
 
     @property
     def labels(self) -> dict[CellId, str]:
-        """What people call each cell."""
+        """The name of each cell, for people."""
         return {cell.id: cell.label for resource in self.resources for cell in resource.cells}
 
     def cells(self, resource: str) -> tuple[RegisteredCell, ...]:
@@ -119,7 +123,7 @@ class Registered:
 
     @property
     def stocks(self) -> tuple[Stock, ...]:
-        """What limits are made from: the cells that are present."""
+        """The resources with their present cells, as limits are made from them."""
         return tuple(
             Stock(
                 resource=resource.name,

@@ -1,7 +1,8 @@
-"""Who is next: the reservations in one pool, and the first ticket that can be granted.
+"""Admission: the reservations in one pool, and the first ticket that can be granted.
 
-The first tickets of the lines come by priority and place, each after those who reserve ahead of it; those who reserve,
-by their places. Each sees what is free less what is set aside for those ahead of it, gaps excepted.
+Candidates are the heads of the lines, by priority and slot, and the reserving tickets, by slot alone. Each candidate
+sees the free amounts less the reservations ahead of it, except those that it may pass by backfill or as a nested
+request.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Admission:
     """One look over a pool.
 
     Attributes:
-        reservations: In the order in which they are honoured.
-        found: The ticket to grant, its line, and where it goes; `None` if nobody fits.
-        need_more: Whether a line's front ran out before it was known what it reserves; nothing is found then.
+        reservations: By slot, the order in which they are honored.
+        found: The ticket to grant, with its line and its cells; `None` if none fits.
+        need_more: A line's front ran out before its reservations were known; nothing is found then.
     """
 
     reservations: tuple[fairness.Reservation, ...]
@@ -41,13 +42,23 @@ def admit(
     max_overtakes: int,
     now: float,
 ) -> Admission:
-    """Look over the pool of `source` (`None` is the machine); `lines` and `grants` are those of the whole book."""
+    """Return the admission of the pool of `source` (`None` is the machine).
+
+    Args:
+        pool: The cells of `source`.
+        source: The grant that serves the pool.
+        lines: Those of the whole book, by key.
+        grants: Those of the whole book, by id.
+        max_overtakes: Overtakes after which a ticket reserves.
+        now: Time of the decision, in seconds.
+    """
     here = [line for line in lines.values() if line.tickets and line.shape.pool == source]
     reservations, sated, need_more = _reservations(pool, here, max_overtakes)
     if need_more:
         return Admission(reservations, need_more=True)
     graph = WaitGraph(pool, source, lines.values(), grants, reservations)
     gaps = Gaps(pool, source, grants.values(), reservations, now)
+    # left[n] are the amounts that a candidate sees behind the first n reservations.
     left = [pool.free]
     for reservation in reservations:
         left.append(dict(left[-1]))
@@ -57,7 +68,8 @@ def admit(
         if ahead and (nesting or line.shape.expected is not None):
             heeded = [at for at in range(ahead) if nesting is None or not graph.passes(nesting, at)]
             late = [at for at in heeded if not gaps.let_in(line.shape, at)]
-            # Who reserves nothing, because others have all of a cell, would else be passed by who suits only some.
+            # A cell that one late reservation needs is shut as a whole: otherwise a request that suits only some of the
+            # reservations on it would pass a ticket that reserves nothing because the cell is used up.
             shut = {cell for at in late for cell, _ in reservations[at].cells}
             usable = dict(pool.free)
             for at in heeded:
@@ -74,14 +86,14 @@ def _reservations(
     """Choose cells for every ticket that reserves, by place.
 
     Returns:
-        The reservations; the keys of lines for which nothing at all is left; and whether a line's front ran out
-        before either was so.
+        The reservations; the keys of sated lines, for which nothing at all is left; and true if a line's front ran
+        out before either was known.
     """
     waiting: list[tuple[Slot, Ticket, Line]] = []
     last_shown: set[str] = set()
     for line in lines:
         number = fairness.reserving(line, max_overtakes)
-        # What does not fit even an idle machine is stranded: it could never use what it reserved.
+        # A ticket that does not fit even an idle machine is stranded: it could never use its reservation.
         if number and place(pool, line.shape.requirement, pool.most) is not None:
             waiting.extend((ticket.slot, ticket, line) for ticket in line.tickets[:number])
             unserved = fairness.front(line)
@@ -92,7 +104,7 @@ def _reservations(
     made: list[fairness.Reservation] = []
     sated: set[str] = set()
     for _, ticket, line in waiting:
-        # A nested ticket may pass those before it, so that nothing left over for it need not mean that it cannot fit.
+        # A nested ticket may pass the reservations before it, so that it may fit although nothing is left over.
         if line.shape.key in sated or (line.shape.nesting is None and fairness.exhausted(pool, line.shape, left)):
             sated.add(line.shape.key)
             continue
@@ -108,13 +120,13 @@ def _reservations(
 def _candidates(
     lines: Sequence[Line], reservations: Sequence[fairness.Reservation], sated: set[str]
 ) -> Iterator[tuple[Line, Ticket, int]]:
-    """Yield who may be granted, in order, with the number of reservations that each must heed."""
+    """Yield the candidates in order, each with the number of reservations ahead of it."""
     by_key = {line.shape.key: line for line in lines}
     places = [reservation.ticket.slot for reservation in reservations]
     served = Counter(reservation.shape.key for reservation in reservations)
     heads: list[tuple[int, Slot, Line, Ticket]] = []
     for line in lines:
-        # Where nothing is left over, only a gap can still be had.
+        # In a sated line only a request with a known duration can still be granted, by backfill.
         if line.shape.key not in sated or line.shape.expected is not None:
             heads.extend(
                 (-line.shape.priority, head.slot, line, head) for head in line.tickets[served[line.shape.key] :][:1]

@@ -1,10 +1,9 @@
-"""Who may use what is set aside for others, until they could start: short work runs in the gap before long work.
+"""EASY backfill: short work runs on reserved cells, in the gap before the reservations start.
 
-Whoever reserves could start when the last holder that is in its way has ended, and those who reserve ahead of it have
-started. Holders that have not said when they will end, or are late, may end at any moment; the others are taken at
-their word. A request that will have ended by then delays nobody, and may have what is set aside of a cell if that is so
-for all ahead of it to whom some of that cell is promised. As it ends in time the start does not move, so that no number
-of such requests puts it off; and one that lies is late by then, and makes no gap for another.
+A request may use reserved cells if it ends before every reservation on them starts. A reservation starts when the last
+holder in its way has ended and the reservations ahead of it have started. Holders with a known end are taken at their
+word; those without one, or past it, may end at any moment and make no gap. A backfilled request does not move the
+start, so that no number of them delays the reservation; one that runs late makes no gap for the next.
 """
 
 from __future__ import annotations
@@ -17,12 +16,20 @@ from prefect_slots.scheduling.placement import Pool
 
 
 class Gaps:
-    """How long what is set aside in one pool will certainly wait for those it is set aside for."""
+    """The gaps in one pool: the earliest start of each reservation."""
 
     def __init__(
         self, pool: Pool, source: str | None, grants: Iterable[Grant], reservations: Sequence[Reservation], now: float
     ) -> None:
-        """Look at the pool of `source`; `grants` are those of the whole book, `reservations` the pool's, by place."""
+        """Read the ends of the grants in the pool of `source`.
+
+        Args:
+            pool: The cells of `source`.
+            source: The grant that serves the pool; `None` is the machine.
+            grants: Those of the whole book.
+            reservations: Those of the pool, by slot.
+            now: Time of the decision, in seconds.
+        """
         self._pool = pool
         self._reservations = reservations
         self._now = now
@@ -32,7 +39,7 @@ class Gaps:
         ]
 
     def let_in(self, shape: Shape, position: int) -> bool:
-        """Tell whether a grant of `shape` made now will have ended before the reserver at `position` could start."""
+        """Return whether a grant of `shape` made now ends before the reservation at `position` starts."""
         return shape.expected is not None and self._now + shape.expected <= self._start(position)
 
     def _start(self, position: int) -> float:
@@ -40,11 +47,13 @@ class Gaps:
             cells = self._reservations[len(self._starts)].cells
             start = max((self._room(wanted) for wanted in cells), default=self._now)
             self._starts.append(start)
+            # A later reservation waits for this one: it is taken to hold its cells from its start on.
             self._kept.append((start, cells))
         return self._starts[position]
 
     def _room(self, wanted: Holding) -> float:
-        """Return the earliest time at which a cell could have as much as is wanted of it."""
+        """Return the earliest time at which a cell has the wanted amount, if all holders keep their word."""
+        # From the latest end backwards: the first holder that leaves too little is the one to wait for.
         left = self._pool.most[wanted.cell] - wanted.amount
         for until, holdings in sorted(self._kept, key=lambda kept: -kept[0]):
             left -= sum(amount for cell, amount in holdings if cell == wanted.cell)

@@ -13,13 +13,14 @@ from typing import Final
 from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
 
+# Local limits first: a holder of local cells may wait for a fleet limit, and never the reverse.
 _RANK: Final = {Scope.WORKER: 0, Scope.FLEET: 1}
 
 Key = tuple[int, str, int]
 
 
 def canonical_key(scope: Scope, resource: str, cell: int | None = None) -> Key:
-    """Return the sort key of a place: worker scope first, then by resource, its total before its cells."""
+    """Return the sort key of a limit: worker scope first, then by resource, its total before its cells."""
     return _RANK[scope], resource, -1 if cell is None else cell
 
 
@@ -50,7 +51,7 @@ def strictly_after(
     asked: Iterable[tuple[Scope, str]],
     held: Iterable[tuple[Scope, str]],
 ) -> bool:
-    """Tell whether every resource asked for lies after every resource held: only then may one wait while holding."""
+    """Return whether every resource asked for lies after every resource held: only then may a holder wait."""
     lowest = min((canonical_key(*place) for place in asked), default=None)
     highest = max((canonical_key(*place) for place in held), default=None)
     return lowest is None or highest is None or lowest > highest

@@ -1,8 +1,8 @@
-"""What happens next: (book, event, now) -> (book, changes), one total function for every event.
+"""The decision: (book, event, now) -> (book, changes), one total function for every event.
 
-The caller writes the changes and wakes whom they grant. A book may show only the front of each line; when a front is
-used up the decision says `again`, and the caller loads and decides once more, on `Changed()`. Every grant is all or
-nothing.
+The caller writes the changes and wakes the owners of new grants. A book may show only the front of each line; when a
+front is used up the decision says `again`, and the caller loads and decides once more, on `Changed()`. Every grant is
+all or nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from prefect_slots.scheduling.round_robin import next_turn, turn_of_return
 
 
 def decide(book: model.Book, event: model.Event, now: float, *, max_overtakes: int) -> model.Decision:
-    """Return what to write after `event`, and the book as it then is.
+    """Return the changes after `event`, and the book with them.
 
     Args:
         book: The machine; for `Changed` it has the new cells already.
-        event: What happened. Events about tickets and grants that are gone change nothing.
-        now: Time of the decision in seconds, of a clock that never jumps: what holders have said of their ends is
-            counted from it.
-        max_overtakes: Tickets from behind that may be granted before one that competes with them; 0 is strict order.
+        event: The event. Events about tickets and grants that are gone change nothing.
+        now: Time of the decision in seconds, on a clock that never jumps: the ends of grants are counted from it.
+        max_overtakes: Overtakes after which a ticket reserves; 0 is strict order.
     """
     desk = _Desk(book, now, max_overtakes)
     desk.note(event)
@@ -55,7 +54,7 @@ class _Desk:
             lines=tuple(line for line in self.lines.values() if line.tickets),
         )
 
-    # What happened
+    # The event
 
     def note(self, event: model.Event) -> None:
         match event:
@@ -87,7 +86,8 @@ class _Desk:
         opened = line is None
         line = line or model.Line(shape=shape)
         if line.tickets and ticket.slot < line.end:
-            # Who is put before others has been overtaken as often as they: they would be held up by its patience.
+            # A ticket that is put ahead of others counts as overtaken as often as they: while it does not reserve, the
+            # tickets behind it in its line do not either.
             counted = max(counted, overtaken(line, line.tickets[0]))
         ticket = replace(ticket, base=line.overtakes - counted, reserved=())
         self.changes.append(model.Queued(shape=shape, ticket=ticket))
@@ -136,6 +136,7 @@ class _Desk:
         self._refuse_draws(grant.id)
 
     def _refuse_draws(self, source: str) -> None:
+        # Nothing is ever freed for them: they would wait for ever.
         for key, line in list(self.lines.items()):
             if line.shape.pool == source:
                 self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
@@ -151,10 +152,11 @@ class _Desk:
                     self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
                     del self.lines[key]
 
-    # What follows
+    # Its consequences
 
     def settle_one(self) -> bool:
-        """Note what is reserved in every pool, and grant one ticket if any can be; tell whether one was."""
+        """Update the reservations in every pool and grant one ticket if any fits; return whether one was granted."""
+        # In a fixed order: the same book leads to the same decision in every process.
         for source in sorted({line.shape.pool or "" for line in self.lines.values() if line.tickets}):
             pool = self._pool(source or None)
             admission = admit(pool, source or None, self.lines, self.grants, self.max_overtakes, self.now)
@@ -176,8 +178,8 @@ class _Desk:
         return machine_pool(book) if source is None else grant_pool(book, self.grants[source])
 
     def _keep(self, reservations: Sequence[Reservation]) -> None:
-        # Cells chosen once are kept from the next look on; a view that shows less and is looked at more often must
-        # come to the same.
+        # Chosen cells are kept from the next look on: a view that shows less, and is looked at more often, must come to
+        # the same result as the whole book.
         chosen = {reservation.ticket.id: reservation.cells for reservation in reservations}
         for key in {reservation.shape.key for reservation in reservations}:
             line = self.lines[key]
@@ -203,11 +205,13 @@ class _Desk:
         )
         self.grants[grant.id] = grant
         if grant.ends is not None:
-            # Who was passed, and why it lost nothing, can be seen only from what was set aside at that moment.
+            # A backfill passes reservations: the laws check against those of this very moment, so they are written now.
             self.write_reservations()
         self.changes.append(model.Granted(grant=grant))
         for cell, amount in placed.holdings:
             pool.free[cell] -= amount
+        # Overtakes are counted per line: its tickets are interchangeable, and each keeps the count at which it was
+        # queued.
         for key, other in list(self.lines.items()):
             if key == line.shape.key or not other.tickets or other.shape.pool != line.shape.pool:
                 continue

@@ -1,4 +1,4 @@
-"""Why a ticket waits, and what can never be granted: data for errors, logs and tables.
+"""The reasons of waiting and of refusal, as data for errors, logs and tables.
 
 Nothing is decided here; the same pools that placement uses are described.
 """
@@ -20,8 +20,8 @@ class Shortage:
     """One demand that has no room now.
 
     Attributes:
-        free: What each cell has free, by number, after what is set aside for tickets ahead.
-        set_aside: Whether there would be room but for what is set aside.
+        free: Free amount of each cell, by number, after the reservations ahead.
+        set_aside: There would be room but for those reservations.
     """
 
     demand: Demand
@@ -58,13 +58,13 @@ class Shortage:
 
 
 def shortages(book: Book, requirement: Requirement, ticket: str | None = None) -> tuple[Shortage, ...]:
-    """Return the demands of a waiting request that have no room now, with what each cell has free.
+    """Return the demands of a waiting request that have no room now, with the free amount of each cell.
 
     Args:
         book: The machine as it is now.
-        requirement: What is asked for.
-        ticket: The request's own ticket, where it has one: what is set aside for itself and for those behind it does
-            not count, and a draw is looked at within the grant that it draws on.
+        requirement: The requirement of the request.
+        ticket: The request's own ticket, if it has one. Its own reservation and those behind it do not count, and a
+            draw is looked at within the grant that it draws on.
     """
     line = _line(book, ticket)
     source = line.shape.pool if line else None
@@ -109,13 +109,13 @@ def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
 
 
 def is_possible(book: Book, requirement: Requirement) -> bool:
-    """Tell whether the machine's nominal capacity could ever hold `requirement`."""
+    """Return whether the machine's nominal capacity could ever hold `requirement`."""
     pool = _nominal_pool(book.cells)
     return place(pool, requirement, pool.nominal) is not None
 
 
 def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None) -> bool:
-    """Tell whether what others use leaves too little for `requirement` even on an otherwise empty machine.
+    """Return whether foreign use leaves too little for `requirement` even on an otherwise empty machine.
 
     A draw, known by its `ticket`, is looked at within the grant that it draws on.
     """
@@ -125,7 +125,7 @@ def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None)
 
 
 def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) -> str:
-    """Say what the machine has of the first demand that can never fit."""
+    """Return words for the largest capacity that the machine has of the first demand that can never fit."""
     pool = _nominal_pool(book.cells)
     for demand in requirement.all_demands:
         if not fits(pool, demand, pool.nominal):

@@ -1,8 +1,9 @@
-"""Who has been overtaken too often, and what is set aside for whom.
+"""Fairness: a bound on overtaking, and reservations for tickets that have reached it (aging).
 
-An overtake is a grant to a ticket from behind, whatever its priority, that leaves one ahead of it without room. Who is
-overtaken `max_overtakes` times reserves: amounts on concrete cells, never whole resources, heeded by those behind it.
-Within a line tickets are served by their places, so those that reserve are always its first ones.
+An overtake is a grant to a later ticket, whatever its priority, that leaves an earlier one without room. After
+`max_overtakes` of them a ticket reserves amounts on concrete cells, never whole resources, and later tickets see only
+the rest. So no stream of small or urgent requests starves a large or lax one. Within a line tickets are served by slot,
+so that the reserving ones are always its first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from prefect_slots.scheduling.placement import Amounts, Pool, fits, place
 
 @dataclass(frozen=True)
 class Reservation:
-    """The cells that one ticket waits for; of its alternatives they serve the one that is `wanted`."""
+    """The cells reserved for one ticket; of its alternatives they serve the one that is `wanted`."""
 
     shape: Shape
     ticket: Ticket
@@ -26,15 +27,15 @@ class Reservation:
 
 
 def overtaken(line: Line, ticket: Ticket) -> int:
-    """Return how often tickets from behind were granted what this one competes for."""
+    """Return the number of times that a ticket was overtaken: its line's count since it was queued."""
     return line.overtakes - ticket.base
 
 
 def reserving(line: Line, max_overtakes: int) -> int:
-    """Return how many of the line's first tickets reserve.
+    """Return the number of the line's first tickets that reserve.
 
-    They are those up to the last that has cells already, and on from there while they have been overtaken often
-    enough: a ticket behind one that does not reserve yet waits for that one, so a view need not show it.
+    They are all up to the last that has cells already, and on from there all that have been overtaken often enough. A
+    ticket behind one that does not reserve yet waits for that one, so that a view need not show it.
     """
     tickets = line.tickets
     number = len(tickets)
@@ -46,26 +47,26 @@ def reserving(line: Line, max_overtakes: int) -> int:
 
 
 def front(line: Line) -> Sequence[Ticket]:
-    """Return the tickets that have no cells set aside: those of which a view shows only the first few."""
+    """Return the tickets without a reservation, of which a view shows only the first few."""
     return [ticket for ticket in line.tickets if not ticket.reserved]
 
 
 def set_aside(amounts: dict[CellId, int], cells: Iterable[Holding]) -> None:
-    """Take reserved amounts out of what later tickets see; what is missing cannot be taken out."""
+    """Subtract reserved amounts from the amounts that later tickets see, to zero at most."""
     for cell, amount in cells:
         if cell in amounts:
             amounts[cell] -= max(0, min(amounts[cell], amount))
 
 
 def exhausted(pool: Pool, shape: Shape, amounts: Amounts) -> bool:
-    """Tell whether nothing at all is left of anything `shape` asks for: reserving more of it would change nothing."""
+    """Return whether nothing at all is left of anything `shape` asks for: reserving more would change nothing."""
     return all(amounts[cell] <= 0 for demand in shape.requirement.all_demands for cell in pool.cells(demand.resource))
 
 
 def preferred(pool: Pool, shape: Shape) -> Requirement:
     """Return the alternative to reserve for: the first that an idle machine has room for.
 
-    One is enough to be served, and more would keep from others what is not needed. It is granted any that fits sooner.
+    One is enough, and more would keep cells idle. Any alternative that fits sooner is granted all the same.
     """
     alternatives = shape.requirement.alternatives
     placed = place(pool, shape.requirement, pool.most)
@@ -75,7 +76,7 @@ def preferred(pool: Pool, shape: Shape) -> Requirement:
 def choose_cells(pool: Pool, wanted: Requirement, kept: tuple[Holding, ...], amounts: Amounts) -> tuple[Holding, ...]:
     """Return the cells to reserve: those kept so far, moved only to where a demand has room at once.
 
-    A reservation that hopped between cells would let others take each cell it leaves.
+    A reservation that hopped between cells would lose each cell that it leaves to later tickets.
     """
     return tuple(
         Holding(cell, pool.need(demand, cell))
@@ -87,6 +88,7 @@ def choose_cells(pool: Pool, wanted: Requirement, kept: tuple[Holding, ...], amo
 def _choose(pool: Pool, demand: Demand, kept: set[CellId], amounts: Amounts) -> Sequence[CellId]:
     able = [cell for cell in pool.cells(demand.resource) if pool.most[cell] >= pool.need(demand, cell)]
     missing = {cell: max(0, pool.need(demand, cell) - amounts[cell]) for cell in able}
+    # Room at once, then the cells kept so far, then the least missing, or the best fit.
     able.sort(
         key=lambda cell: (
             missing[cell] > 0,
@@ -99,7 +101,7 @@ def _choose(pool: Pool, demand: Demand, kept: set[CellId], amounts: Amounts) -> 
 
 
 def is_hurt(pool: Pool, shape: Shape, granted: Iterable[Holding]) -> bool:
-    """Tell whether a grant of these cells left `shape` without room for a demand of one of its alternatives."""
+    """Return whether a grant of these cells left `shape` without room for a demand of one of its alternatives."""
     touched = {cell.resource for cell, _ in granted}
     asked = shape.requirement.all_demands
     return any(demand.resource in touched and not fits(pool, demand, pool.free) for demand in asked)

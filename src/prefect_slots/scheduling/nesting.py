@@ -1,9 +1,9 @@
-"""What a request inside a grant may do: draw on an enclosing grant, wait for the machine, or neither.
+"""Nested requests: draw on an enclosing grant, wait for the machine's cells, or be refused.
 
 A request is served from the nearest enclosing grant whose total covers it. It waits for siblings that draw on the same
 grant only if the chain below that grant holds nothing at or after what it asks, in the canonical order; a request for
-the machine's cells may wait only for resources strictly after everything the chain holds. Everything else could be
-half of a deadlock and is refused at once.
+the machine's cells may wait only for resources strictly after everything the chain holds. Any other wait could be half
+of a deadlock and is refused at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefect_slots.scheduling.placement import grant_pool, place
 
 @dataclass(frozen=True)
 class Nested:
-    """The request may proceed so; with `may_wait` false only if it can be granted at once."""
+    """A request that may proceed; without `may_wait` only if it can be granted at once."""
 
     nesting: Nesting
     may_wait: bool
@@ -28,7 +28,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class RefusedNesting:
-    """The request may not proceed; `held` is the innermost grant that stands in its way, `closed` that it has ended."""
+    """A refused request; `held` is the innermost grant in its way, and `closed` tells that this grant has ended."""
 
     held: Grant
     closed: bool
@@ -52,15 +52,16 @@ def chain_of(book: Book, grant_id: str) -> tuple[Grant, ...]:
 def nest(
     book: Book, requirement: Requirement, chain: Sequence[Grant], ticket: str, scopes: Mapping[str, Scope]
 ) -> Nested | RefusedNesting:
-    """Say how a request made under `chain` (innermost first, not empty) may proceed.
+    """Return the way in which a request made under `chain` (innermost first, not empty) may proceed.
 
     Args:
         book: The machine as it is now.
-        requirement: What is asked for.
+        requirement: The requirement of the request.
         chain: The enclosing grants.
         ticket: The id of the new ticket.
-        scopes: The scope of every resource that is asked for or held.
+        scopes: Scope of every resource that is asked for or held.
     """
+    # The root may be gone from the book; its id is kept in each nested grant.
     parent, root = chain[0], chain[-1].root
     if parent.closed:
         return RefusedNesting(parent, closed=True)
@@ -77,7 +78,8 @@ def nest(
             return Nested(nesting, may_wait=strictly_after(asked, places(held_below)))
         held_below.extend(cell.resource for cell, _ in grant.holdings)
     if chain[-1].id != root:
-        # A grant within the chain has ended before its children, and what encloses it is not known any more.
+        # A grant within the chain has ended before its children, so that its own enclosing grants are not known any
+        # more: all that is held under the root counts.
         held_below.extend(cell.resource for grant in book.grants if grant.root == root for cell, _ in grant.holdings)
     if strictly_after(asked, places(held_below)):
         return Nested(Nesting(ticket=ticket, parent=parent.id, root=root, source=None), may_wait=True)

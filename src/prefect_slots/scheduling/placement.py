@@ -1,6 +1,7 @@
-"""Where a requirement fits: best fit, every demand on single cells, all different.
+"""Placement: best fit of a requirement, each demand on single cells, all different.
 
-Best fit keeps large gaps for large requests: of the cells with room, the one with the least left over.
+Best fit takes the cell with the least left over, and so keeps large gaps for large requests. Foreign use of a resource
+is spread over its cells by the opposite rule.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Amounts = Mapping[CellId, int]
 
 
 class Placed(NamedTuple):
-    """Where a requirement goes, and which of its alternatives that is."""
+    """The cells for a requirement, and the index of the alternative that they serve."""
 
     chosen: int
     holdings: tuple[Holding, ...]
@@ -27,9 +28,9 @@ class Pool:
     """The cells that serve some requests: the machine's, or those a grant holds.
 
     Attributes:
-        nominal: Capacity that a share of a cell is a share of.
-        most: What one requirement could have if nobody else held anything; after foreign use.
-        free: What is free now; negative after a capacity cut below what is held.
+        nominal: Capacity of each cell: the base of shares.
+        most: Amount that one requirement could have on an idle machine, after foreign use.
+        free: Free amount; negative after a capacity was cut below its holdings.
     """
 
     nominal: dict[CellId, int]
@@ -47,7 +48,7 @@ class Pool:
         return self.by_resource.get(resource, [])
 
     def need(self, demand: Demand, cell: CellId) -> int:
-        """Return what `demand` takes on `cell`."""
+        """Return the amount that `demand` takes on `cell`."""
         return demand.on(self.nominal[cell])
 
 
@@ -59,7 +60,7 @@ def machine_pool(book: Book) -> Pool:
             for cell, amount in grant.holdings:
                 free[cell] = free.get(cell, 0) - amount
     known = {cell.id: cell.capacity for cell in book.cells}
-    # A held cell that is no longer registered still counts as held; it offers nothing.
+    # A cell that is held and no longer registered stays in the pool and offers nothing.
     for cell in free.keys() - known.keys():
         known[cell] = 0
     most = {cell.id: cell.effective for cell in book.cells}
@@ -67,7 +68,7 @@ def machine_pool(book: Book) -> Pool:
 
 
 def grant_pool(book: Book, source: Grant) -> Pool:
-    """Return what `source` holds as cells to draw on, less what is drawn already."""
+    """Return the cells that `source` holds, less the draws on it."""
     nominal = {cell.id: cell.capacity for cell in book.cells}
     most = dict(source.holdings)
     free = dict(most)
@@ -80,17 +81,18 @@ def grant_pool(book: Book, source: Grant) -> Pool:
 
 def _best(pool: Pool, demand: Demand, amounts: Amounts) -> list[CellId]:
     fitting = [cell for cell in pool.cells(demand.resource) if amounts[cell] >= pool.need(demand, cell)]
+    # A share takes different amounts of unequal cells: after the least left over, the least taken.
     fitting.sort(key=lambda cell: (amounts[cell] - pool.need(demand, cell), pool.need(demand, cell), cell.number))
     return fitting[: demand.cells]
 
 
 def fits(pool: Pool, demand: Demand, amounts: Amounts) -> bool:
-    """Tell whether one demand has room on enough cells."""
+    """Return whether one demand has room on enough cells."""
     return len(_best(pool, demand, amounts)) == demand.cells
 
 
 def place(pool: Pool, requirement: Requirement, amounts: Amounts) -> Placed | None:
-    """Return where the first alternative that fits goes when `amounts` are to be had, or `None` if none does."""
+    """Return the cells of the first alternative that fits into `amounts`, or `None` if none does."""
     for chosen, alternative in enumerate(requirement.alternatives):
         holdings = _place(pool, alternative.demands, amounts)
         if holdings is not None:
@@ -104,6 +106,7 @@ def _place(pool: Pool, demands: Iterable[Demand], amounts: Amounts) -> tuple[Hol
         cells = _best(pool, demand, amounts)
         if len(cells) < demand.cells:
             return None
+        # By number: holdings are listed, and their limits occupied, in the canonical order.
         placed.extend(Holding(cell, pool.need(demand, cell)) for cell in sorted(cells))
     return tuple(placed)
 
@@ -116,8 +119,8 @@ class CellUse:
     """One cell of a resource.
 
     Attributes:
-        held: What this ledger has granted of it.
-        foreign: What others use of the cell's own limit, as far as that is known.
+        held: Amount granted by this ledger.
+        foreign: Foreign use of the cell's own limit, as far as it is known.
     """
 
     number: int
@@ -127,10 +130,10 @@ class CellUse:
 
 
 def spread(cells: Sequence[CellUse], in_all: int) -> dict[int, int]:
-    """Return foreign use by cell number, given what others use of the resource `in_all`.
+    """Return foreign use by cell number, given the foreign use of the resource `in_all`.
 
-    What they took of the resource's total and of no cell in particular is set down on the cells with most room, so that
-    what is left in all is never more than the server has left.
+    The part that is taken from the resource's total and from no cell in particular goes to the cells with the most
+    room, so that the free amounts never add up to more than the server has left.
     """
     foreign = {cell.number: min(cell.foreign, cell.capacity) for cell in cells}
     left = in_all - sum(foreign.values())
@@ -143,7 +146,7 @@ def spread(cells: Sequence[CellUse], in_all: int) -> dict[int, int]:
         foreign[cell.number] += taken
         left -= taken
     for cell in cells:
-        # More is in use than there is: what this ledger holds too much is nowhere to be found free.
+        # More is in use than there is: the rest is taken from cells that this ledger holds.
         taken = max(0, min(left, cell.capacity - foreign[cell.number]))
         foreign[cell.number] += taken
         left -= taken

@@ -1,9 +1,9 @@
-"""Whose turn it is: runs are served in turn, and a ticket is told its turn when it asks.
+"""Round robin between runs: each ticket gets a turn when it asks, and the queue is ordered by turns.
 
-The first ticket of a run stands behind the turn that is being served, its further ones a turn each behind one another:
-five hundred of one run let a newcomer in after two of them. A turn once told never changes, so that the queue is one
-order for everybody, and nobody who comes later stands before the turn that is being served: no stream of new runs
-starves an old one.
+The first ticket of a run stands one turn behind the turn that is being served, its further ones a turn each behind one
+another: a newcomer passes five hundred tickets of one run after two of them. A turn never changes, so that the queue is
+one order for all, and no later ticket stands before the turn that is being served: no stream of new runs starves an old
+one.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from prefect_slots.scheduling.placement import Pool, place
 
 
 def being_served(pool: Pool, shape: Shape, lines: Iterable[Line]) -> int:
-    """Return the turn that is being served of what `shape` asks for: of several resources, the latest."""
+    """Return the turn that is being served of the resources of `shape`: of several, the latest."""
     rivals = [line for line in lines if line.tickets and line.shape.pool == shape.pool]
     return max(_of_resource(pool, name, rivals) for name in shape.requirement.resources)
 
 
 def _of_resource(pool: Pool, resource: str, lines: Iterable[Line]) -> int:
-    # Whoever has cells set aside, or could not use any, waits outside the contest for as long as it takes; newcomers
-    # measured against it would come before all others for as long.
+    # A reserving ticket, or one that could not use any cell, may wait for very long outside the contest: newcomers
+    # measured against its old turn would come before all other tickets for as long.
     outside = 0
     contending: list[tuple[int, Line]] = []
     for line in lines:
@@ -42,8 +42,8 @@ def _of_resource(pool: Pool, resource: str, lines: Iterable[Line]) -> int:
 def next_turn(pool: Pool, shape: Shape, tails: Iterable[tuple[str, int]], lines: Mapping[str, Line]) -> int:
     """Return the turn of a ticket that asks now; `tails` are the last turns of its run, by the key of the line.
 
-    A run's tickets are behind one another where they compete at equal priority. What is nested holds something
-    already: it is behind nobody of its run.
+    Tickets of a run are behind one another where they compete at equal priority. A nested request holds cells already:
+    it is behind no ticket of its run, which would delay their release.
     """
     turn = being_served(pool, shape, lines.values())
     if shape.nesting is None:
@@ -52,10 +52,11 @@ def next_turn(pool: Pool, shape: Shape, tails: Iterable[tuple[str, int]], lines:
             other = lines[key].shape if key in lines else shape
             if other.priority == shape.priority and not wanted.isdisjoint(other.requirement.resources):
                 turn = max(turn, tail)
+    # One behind the served turn: at that turn itself a stream of newcomers would delay the run that is being served.
     return turn + 1
 
 
 def turn_of_return(pool: Pool, shape: Shape, ticket: Ticket, lines: Mapping[str, Line]) -> int:
-    """Return the turn of a ticket that stands in its line again: its old one, as far as turns are still that far."""
+    """Return the turn of a ticket that is back in its line: its old one, held between the served turn and the next."""
     served = being_served(pool, shape, lines.values())
     return max(served, min(ticket.turn, served + 1))

@@ -1,8 +1,9 @@
-"""Who waits for whom within one pool, so that a nested request can tell which reservations it must not heed.
+"""The wait graph of one pool: the reservations that a nested request must pass to avoid a deadlock.
 
-A nested request passes a reservation only if the reserver waits, through others, for the chain of grants that the
-request is made under: always passing would starve the reserver, never passing would deadlock with it. Edges: whoever
-waits for a resource waits for its holders, for the requests made under them, and for the reservations ahead of it.
+A nested request passes a reservation only if the reserving ticket waits, directly or through others, for the chain of
+grants that the request is made under. Passing always would starve the reserving ticket; passing never would deadlock
+with it. Edges lead from a waiting ticket to the holders of the resources it is short of, to the requests made under
+them, and to the reservations ahead of it. Without the last kind the model checker finds a deadlock.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class WaitGraph:
         grants: Mapping[str, Grant],
         reservations: Sequence[Reservation],
     ) -> None:
-        """Look at the pool of `source`; `lines` and `grants` are those of the whole book."""
+        """Keep the pool of `source`, with the lines and grants of the whole book; edges are read on demand."""
         self._pool = pool
         self._source = source
         self._lines = lines
@@ -38,14 +39,14 @@ class WaitGraph:
         self._reservations = reservations
 
     def passes(self, nesting: Nesting, position: int) -> bool:
-        """Tell whether a request made at `nesting` passes the reservation at `position`."""
+        """Return whether a request made at `nesting` passes the reservation at `position`."""
         chain = self._chain(nesting)
         return chain is not None and self._waits_for(position, chain)
 
     def _chain(self, nesting: Nesting) -> str | None:
         if self._source is None:
             return nesting.root
-        # A request that the grant's holder makes directly holds nothing of the grant yet: it waits its turn.
+        # A request that the grant's holder makes directly holds nothing of the grant yet, and blocks no reservation.
         return None if nesting.parent == self._source else self._outermost(nesting.parent)
 
     def _outermost(self, grant: str) -> str:
@@ -68,7 +69,10 @@ class WaitGraph:
 
     @cached_property
     def _waiters(self) -> tuple[Mapping[str, list[tuple[Shape, int]]], set[str]]:
-        """Who waits in this pool, by chain; and the chains that wait elsewhere, for whom this pool cannot know."""
+        """The tickets that wait in this pool, by chain, and the chains with a ticket in another pool.
+
+        This pool does not show the waits of the latter: they are taken to wait for the chain of the request.
+        """
         position = {reservation.ticket.id: place for place, reservation in enumerate(self._reservations)}
         here: dict[str, list[tuple[Shape, int]]] = {}
         elsewhere: set[str] = set()
