@@ -50,6 +50,7 @@ def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
         )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A stranger's folder could be a trap: this process would write, lock and obey files that another user controls.
         owner = folder.stat().st_uid
         if owner != os.getuid() and not is_shared(folder):
             raise StateFolderUnsuitable(

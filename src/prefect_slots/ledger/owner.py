@@ -46,6 +46,7 @@ class Owner:
         # New at each start: a file that was locked before may be inherited by a child that still lives.
         owner_id = uuid.uuid4().hex
         path = folder / "owners" / f"{owner_id}.lock"
+        # `run` hands the descriptor to its command, which keeps the grant if the wrapper is killed.
         descriptors: list[int] = []
         lock = FileLock(
             path, timeout=0, thread_local=False, fallback_to_soft=False, on_acquired=descriptors.append, mode=0o660
@@ -65,6 +66,7 @@ class Owner:
 
     def end(self, folder: Path, *, forgotten: bool = True) -> None:
         """Unlock; the file stays unless the ledger has `forgotten` this owner: unlocked, it proves an end."""
+        # A row that is still there needs the unlocked file: it is the proof of death for the next process.
         if forgotten:
             bury(folder, self.id)
         self._lock.release(force=True)

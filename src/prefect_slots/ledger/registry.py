@@ -118,6 +118,7 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
         # A lost GPU that reports no UUID makes the resource unknown: it may be any of the missing cells.
         if (name, key) not in listed and name not in inventory.unknown and key not in inventory.unknown_cells:
             transaction.run("UPDATE cell SET present=0 WHERE resource=? AND key=?", name, key)
+        # A lost GPU keeps its cell: its holders still run there, and its limit must not vanish under them.
         elif (name, key) not in listed and (name in inventory.lost or key in inventory.lost_cells):
             transaction.run("UPDATE cell SET lost=1 WHERE resource=? AND key=?", name, key)
     # Numbers are never reused: the next one follows the largest ever given, gone cells included.

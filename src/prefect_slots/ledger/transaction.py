@@ -167,6 +167,7 @@ class Transaction(Tables):
         now = clock.boot_clock()
         for ticket in granted:
             grant = self.grant(ticket)
+            # A draw occupies nothing on the server: the leases of its source cover it.
             if grant.shape.pool is None:
                 leases.hand_over(self, ticket, self._plan(self, grant), now)
         # A ticket that the server refused waits aside, unseen by the scheduler: it may want just this spare lease.
