@@ -37,8 +37,8 @@ _OPTIONS: Final = frozenset({
 
 def run(
     *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="The command and its arguments, after `--`.")],
-    gpu_mem: Annotated[str | None, Parameter(help="GPU memory per card: GiB, or with a unit (`512MiB`).")] = None,
-    gpus: Annotated[str | None, Parameter(help="Number of cards; a part of one card below 1.")] = None,
+    gpu_mem: Annotated[str | None, Parameter(help="Memory per GPU: GiB, or with a unit (`512MiB`).")] = None,
+    gpus: Annotated[str | None, Parameter(help="Number of GPUs; a part of one GPU below 1.")] = None,
     mem: Annotated[str | None, Parameter(help="System memory: GiB, or with a unit.")] = None,
     cpus: Annotated[int | None, Parameter(help="Cores.")] = None,
     license: Annotated[

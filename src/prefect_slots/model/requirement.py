@@ -187,7 +187,7 @@ def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
 
 
 def _unnamed(feature: object) -> InvalidRequirement:
-    return invalid("license", feature, "a licence's name is a string")
+    return invalid("license", feature, "a license's name is a string")
 
 
 def _license_demands(asked: object) -> Iterable[Demand]:
