@@ -9,6 +9,7 @@ plan          limits to create, change or leave; pure
 claim         the Prefect Variable by which one ledger owns a machine name
 registration  makes the server's limits equal this machine's resources
 events        announces leases and releases to others, and hears of theirs
+prefect_private  names that Prefect does not promise: the websocket of its subscriber, the event of a state
 
 This package is handed numbers and decides nothing: neither scheduling nor settings are imported here.
 """

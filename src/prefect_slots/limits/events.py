@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 
 from prefect_slots.errors import ServerRefused, SlotsError
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
+from prefect_slots.limits.prefect_private import websocket_of
 from prefect_slots.limits.transport import without_password
 from prefect_slots.model.finding import Stale
 from prefect_slots.system import clock
@@ -299,7 +300,7 @@ class Releases:
 async def _until_the_filter_has_arrived(subscriber: PrefectEventSubscriber) -> None:
     # Prefect's client sends its filter last, and the server subscribes us when it has read it, without a word. The
     # answer to a ping that was sent after the filter proves that it was read.
-    websocket = vars(subscriber).get("_websocket")
+    websocket = websocket_of(subscriber)
     if websocket is not None:
         # A server that is stopped or busy would keep a process from ending for as long as all of its exit may take.
         websocket.close_timeout = _FAREWELL_SECONDS

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource
+from prefect_slots.limits.prefect_private import emit_task_run_state
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
@@ -100,9 +101,7 @@ def propose(task_run: TaskRun, state: State[Any]) -> None:
     task_run.state = state
     task_run.state_name = state.name
     task_run.state_type = state.type
-    from prefect.utilities.engine import emit_task_run_state_change_event
-
-    emit_task_run_state_change_event(task_run=task_run, initial_state=before, validated_state=state)
+    emit_task_run_state(task_run, before, state)
 
 
 @contextmanager

@@ -33,9 +33,8 @@ def prepare(env: dict[str, str], address: str, user: bytes) -> None:
     """Give a new process the flow's settings and way to the server, and call the user's own initializer."""
     os.environ.update(env)
     ChildContext.pool = child.ChildContext.pool
-    from prefect.context import SyncClientContext
-
     from prefect_slots.task_runner.forwarding import speak_through
+    from prefect_slots.task_runner.prefect_private import SyncClientContext
 
     speak_through(address)
     # One client for all tasks: to make one costs more than most tasks.
@@ -49,12 +48,10 @@ def prepare(env: dict[str, str], address: str, user: bytes) -> None:
 
 def perform(task: Task[..., Any], task_run: TaskRun, arguments: dict[str, Any], context: dict[str, Any]) -> State[Any]:
     """Run a task as Prefect's own runners do, and return its final state; a crash is one of them."""
-    from prefect.context import hydrated_context
-    from prefect.engine import handle_engine_signals
     from prefect.states import exception_to_crashed_state
-    from prefect.utilities.asyncutils import run_coro_as_sync
 
     from prefect_slots.task_runner.forwarding import flush
+    from prefect_slots.task_runner.prefect_private import handle_engine_signals, hydrated_context, run_coro_as_sync
 
     with hydrated_context(context):
         try:
@@ -70,7 +67,7 @@ def perform(task: Task[..., Any], task_run: TaskRun, arguments: dict[str, Any], 
 
 def by_engine(task: Task[..., Any], task_run: TaskRun, parameters: dict[str, Any], wait_for: Any = None) -> State[Any]:
     """Return the final state of a task that Prefect's engine runs in this thread."""
-    from prefect.task_engine import run_task_async, run_task_sync
+    from prefect_slots.task_runner.prefect_private import run_task_async, run_task_sync
 
     call: dict[str, Any] = {
         "task": task,

@@ -17,8 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from prefect.context import SettingsContext
-from prefect.events import worker
-from prefect.logging import get_logger, handlers
+from prefect.logging import get_logger
+
+from prefect_slots.task_runner.prefect_private import (
+    EventsWorker,
+    ProcessPoolForwardingEventsClient,
+    emit_api_log,
+    set_api_log_sink,
+)
 
 EVENT: Final = "event"
 LOG: Final = "log"
@@ -86,9 +92,9 @@ def _pass_on(speaker: Connection[Any, Any]) -> bool:
         return True
     try:
         if kind == EVENT:
-            worker.EventsWorker.instance().send(said)
+            EventsWorker.instance().send(said)
         elif kind == LOG:
-            handlers.emit_api_log(said)
+            emit_api_log(said)
     except Exception as error:
         get_logger("task_runner.slot").debug("What a task process said could not be passed on: %r", error)
     return True
@@ -114,20 +120,12 @@ class Speaker:
 
 
 def speak_through(address: str) -> None:
-    """Send this process's events and logs through the flow's process from now on.
-
-    An older Prefect knows no such way: there each process speaks to the server itself.
-    """
-    if not (hasattr(handlers, "set_api_log_sink") and hasattr(worker, "ProcessPoolForwardingEventsClient")):
-        return
+    """Send this process's events and logs through the flow's process from now on."""
     speaker = Speaker(address)
-    client = worker.ProcessPoolForwardingEventsClient
-    worker.EventsWorker.set_client_override(client, event_queue=speaker, item_type=EVENT)
-    handlers.set_api_log_sink(speaker.log)
+    EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=speaker, item_type=EVENT)
+    set_api_log_sink(speaker.log)
 
 
 def flush() -> None:
     """Wait until all events and logs of this process are sent."""
-    worker.EventsWorker.instance().wait_until_empty()
-    if not hasattr(handlers, "set_api_log_sink"):
-        handlers.APILogWorker.instance().wait_until_empty()
+    EventsWorker.instance().wait_until_empty()

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from prefect import Task
 from prefect.client.schemas.objects import TaskRun
-from prefect.context import AssetContext, FlowRunContext, TagsContext, TaskRunContext, serialize_context
+from prefect.context import FlowRunContext, TaskRunContext
 
 from prefect_slots.model.terms import Terms
 from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.decorator import requires
 from prefect_slots.requiring.wrappers import decoration
+from prefect_slots.task_runner.prefect_private import AssetContext, TagsContext, serialize_context
 
 _options: ContextVar[requires | None] = ContextVar("prefect_slots_options", default=None)
 

@@ -16,15 +16,14 @@ from prefect import Task
 from prefect.client.schemas.objects import RunInput, State, StateDetails, TaskRun
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectConcurrentFuture
-from prefect.logging.loggers import task_run_logger
 from prefect.states import Cancelled, Crashed, Pending, Running
-from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_slots.errors import SlotsError, TaskDied
 from prefect_slots.pool.task import TaskFuture
 from prefect_slots.requiring.prefect_run import AWAITING, propose
 from prefect_slots.task_runner.child import by_engine
 from prefect_slots.task_runner.needs import Needs
+from prefect_slots.task_runner.prefect_private import run_coro_as_sync, task_run_logger
 
 R = TypeVar("R")
 

@@ -12,17 +12,17 @@ from typing import Any, Final, Self
 from prefect import Task
 from prefect.client.schemas.objects import RunInput, State
 from prefect.futures import PrefectFuture
-from prefect.settings.context import get_current_settings
 from prefect.task_runners import TaskRunner
-from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_slots.acquire.engine import engine
+from prefect_slots.limits.prefect_private import emit_task_run_state
 from prefect_slots.model.request import Request
 from prefect_slots.pool import by_value, nested, wire
 from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import is_urgent
 from prefect_slots.requiring import context
 from prefect_slots.task_runner import child, forwarding, needs, upstream
+from prefect_slots.task_runner.prefect_private import get_current_settings
 from prefect_slots.task_runner.run import Run, SlotFuture, created
 
 # A shorter wait is not shown: the state would have changed again before a person saw it.
@@ -129,7 +129,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         )
         # It may be a while before it has a process: until then it is Pending.
         assert task_run.state is not None
-        emit_task_run_state_change_event(task_run=task_run, initial_state=None, validated_state=task_run.state)
+        emit_task_run_state(task_run, None, task_run.state)
         with self._lock:
             self._open.add(run)
         run.final.add_done_callback(partial(self._left, run))

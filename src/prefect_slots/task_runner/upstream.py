@@ -10,9 +10,14 @@ from typing import Any
 from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectFuture
-from prefect.utilities.annotations import quote
-from prefect.utilities.collections import StopVisiting, visit_collection
-from prefect.utilities.engine import resolve_inputs_sync, resolve_to_final_result
+
+from prefect_slots.task_runner.prefect_private import (
+    StopVisiting,
+    quote,
+    resolve_inputs_sync,
+    resolve_to_final_result,
+    visit_collection,
+)
 
 
 def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
