@@ -1,11 +1,10 @@
-"""From a request to a grant and back: drives the ledger and the server's limits.
+"""The caller's half of a request: from asking to the grant and back, over ledger and server.
 
-coordination  who decides: the ledger alone, the ledger and the server, or nobody
-registration  survey the machine, write the ledger, make the server's limits equal it
+coordination  the mode in force: ledger alone, ledger and server, or none
+registration  survey of the machine, written to the ledger and to the server's limits
 engine        one thread with an event loop per process; survives forks, cleans up at exit
-session       this process's owner in one ledger, from its first request to its end
-tickets       the requests of this process: asked, waited for, granted, ended
-upkeep        reaping the dead, and ending what could not be ended at once
-outcome       grant, place in the queue, or error: the outcomes of a request
+session       the owner of this process in one ledger, from its first request to its end
+tickets       requests of this process: asked, waited for, granted, ended
+upkeep        dead owners reaped, and tickets ended that could not be ended at once
 client        one request from the caller's thread or task, safe against interruption at any point
 """

@@ -1,7 +1,7 @@
 """One request from the caller's thread or task: safe against interruption at any point.
 
-The caller may be stopped by Ctrl-C, by Prefect's task timeout, or by cancellation of its task; whatever it was doing,
-its ticket is ended in the engine, which is not interrupted.
+Ctrl-C, Prefect's task timeout or cancellation of its task may stop the caller at any point. Its ticket is ended in the
+engine, which is not interrupted.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import psutil
 
 from prefect_slots.acquire.coordination import Coordination
 from prefect_slots.acquire.engine import Engine, engine, running_engine
-from prefect_slots.acquire.outcome import Held, Waiting
 from prefect_slots.acquire.session import Session
+from prefect_slots.acquire.tickets import Held, Waiting
 from prefect_slots.ledger import usage
 from prefect_slots.model.request import Request
 
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from prefect_slots.settings import Settings
 
 T = TypeVar("T")
-# Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python.
+# Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python, so a
+# wait is cut into slices; a quarter of a second is not felt as a delay.
 _SLICE_SECONDS: Final = 0.25
 _log = logging.getLogger("prefect_slots")
 
 
 class Hooks(Protocol):
-    """Told, in the caller's own context, that it waits and that it goes on."""
+    """Callbacks in the caller's own context: the request waits, and it goes on."""
 
     def waiting(self, reason: str) -> None:
         """The request stands in the queue; called once, with the reason."""
@@ -47,7 +48,7 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a request goes: a state folder and who coordinates."""
+    """The target of a request: settings, a state folder, and the mode of coordination."""
 
     folder: Path
     coordination: Coordination
@@ -109,7 +110,7 @@ def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
         return _answer(future)
     except concurrent.futures.CancelledError:
         if running.at_exit:
-            # The program has ended and this is one of its daemon threads: there is nobody to tell.
+            # The program has ended, and this is one of its daemon threads: an error would only be printed at exit.
             threading.Event().wait()
         raise
     except BaseException:
@@ -155,7 +156,7 @@ def release(target: Target, grant: str) -> str | None:
     """Give a grant back; returns once its cells are free and the next ticket is woken.
 
     Returns:
-        A limit of which others could, for a while, take what the grant held; `None` if all went well.
+        Name of a limit whose slots others could take for a while although the grant held them; else `None`.
     """
     running = running_engine()
     leaving = _forget(running, target, grant) if running else None
@@ -179,7 +180,7 @@ async def release_async(target: Target, grant: str) -> str | None:
 
 
 def note_command(target: Target, pid: int) -> None:
-    """Note the one process that this one runs under its grants; one that has ended already is not noted.
+    """Note the one command that this process runs under its grants; one that has ended already is not noted.
 
     Raises:
         LedgerUnreadable: it is not noted.
@@ -207,11 +208,11 @@ def note_serving(target: Target, pid: int, started: float, grant: str) -> None:
 
 def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
     if not noting.cancelled() and noting.exception() is not None:
-        _log.debug("whose memory a process uses is not noted: %s", noting.exception())
+        _log.debug("the grant that a process serves is not noted: %s", noting.exception())
 
 
 def was_ended(target: Target, grant: str) -> bool:
-    """Tell whether the process of a grant was asked to end because it used more than the grant declared."""
+    """Return True if the process of a grant was asked to end because it used more than the grant declared."""
     return _looked(target, lambda session: session.ledger.read(lambda tx: usage.was_ended(tx, grant)), otherwise=False)
 
 
@@ -243,12 +244,12 @@ def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
 
 
 def may_go_on(target: Target, grant: str, ticket: str | None) -> bool:
-    """Tell whether a grant may serve another task of its shape; see `Tickets.may_go_on`."""
+    """Return True if a grant may serve another task of its shape; see `Tickets.may_go_on`."""
     return _looked(target, lambda session: session.tickets.may_go_on(grant, ticket), otherwise=False)
 
 
 def reason(target: Target, ticket: str) -> str:
-    """Say why a request waits now; empty if it does not."""
+    """Return the reason for which a request waits now; empty if it does not."""
     return _looked(target, lambda session: session.tickets.reason(ticket), otherwise="")
 
 
@@ -265,6 +266,6 @@ async def _descriptor(running: Engine, target: Target) -> int:
 
 
 def owner_descriptor(target: Target) -> int:
-    """Return the locked file that proves this process alive; a child that inherits it keeps the grants alive."""
+    """Return the descriptor of the lock that proves this process alive; a child that inherits it keeps the grants."""
     running = engine()
     return _result(running, _descriptor(running, target))

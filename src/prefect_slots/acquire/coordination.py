@@ -1,4 +1,4 @@
-"""Who decides about a request: the ledger alone, the ledger and the server, or nobody.
+"""Coordination: a request is decided by the ledger alone, by ledger and server, or not at all.
 
 Prefect's temporary server of a plain script is nobody's shared truth, so only a configured API URL counts.
 """
@@ -60,7 +60,7 @@ def api_url(env: Mapping[str, str]) -> str | None:
 
 
 def _places(profiles: Path) -> tuple[tuple[Path, str], ...]:
-    """Return where Prefect looks for settings, and the word without which a file holds none of the URL."""
+    """Return the files that Prefect reads settings from, each with a word that it must hold to set the URL."""
     return (
         (profiles, "PREFECT_API_URL"),
         (Path("prefect.toml"), "url"),

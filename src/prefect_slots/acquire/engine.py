@@ -1,7 +1,7 @@
-"""One thread with an event loop per process, where all use of ledger and server happens.
+"""The engine: one thread with an event loop per process, in which all use of ledger and server happens.
 
 Callers may be interrupted anywhere (Ctrl-C, a task's timeout, cancellation); the engine is not. A forked child has
-none of its parent's engine and starts its own when it needs one. At exit the engine gives back what is still held.
+none of its parent's engine and starts its own when it needs one. At exit the engine ends all grants that are left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+# `docker stop` kills a process 10 s after it asked it to end; the next process of the machine reaps the rest.
 EXIT_SECONDS: Final = 10.0
 
 
@@ -24,8 +25,8 @@ class Engine:
     """An event loop in a daemon thread.
 
     Attributes:
-        parts: What lives in the loop, by name.
-        at_exit: Whether it ends because the program does.
+        parts: Sessions that live in the loop, by target.
+        at_exit: True once it ends because the program does.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class Engine:
     def call(self, work: Callable[[], T]) -> concurrent.futures.Future[T]:
         """Have `work`, which waits for nothing, called in the engine's loop."""
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-        # A round later: what was submitted before begins a round later too, and must not be overtaken by its own end.
+        # A round later: a coroutine submitted before begins a round later too, and its end must not overtake it.
         self._loop.call_soon_threadsafe(self._loop.call_soon, _answering, work, answer)
         return answer
 
@@ -75,7 +76,7 @@ class Engine:
     def close(self) -> None:
         """Give everything back and end the thread; waits `EXIT_SECONDS` at most."""
         if self._thread.is_alive():
-            # What cannot be given back in time stays in the ledger as a dead owner's, and the next process reaps it.
+            # Grants that cannot be ended in time stay in the ledger as a dead owner's, and the next process reaps it.
             try:
                 with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
                     self.submit(self._finish()).result(EXIT_SECONDS)

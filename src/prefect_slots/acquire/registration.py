@@ -1,7 +1,7 @@
-"""Survey the machine, write the ledger, and make the server's limits equal it.
+"""Registration: a survey of the machine, written to the ledger and made equal by the server's limits.
 
-The one path that `register`, the worker and first use share. The machine's name is what the ledger registered first. A
-licence server or a driver may take its time: the survey runs beside the loop, which renews leases meanwhile, and no
+The one path that `register`, the worker and first use share. A machine keeps the name that its ledger registered first.
+A license server or a driver may take minutes: the survey runs beside the loop, which renews leases meanwhile, and no
 exit waits for it.
 """
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registration:
-    """What a registration did.
+    """The result of a registration.
 
     Attributes:
         registered: The machine as the ledger now has it.
-        findings: What the survey wants people to know.
-        limits: What changed on the server; `None` without one.
+        findings: Remarks of the survey.
+        limits: Changes on the server; `None` without one.
     """
 
     registered: Registered
@@ -44,7 +44,7 @@ class Registration:
 
 
 def machine_name(settings: Settings, name: str | None = None) -> str:
-    """Return what to call this machine if it has no name yet: `name`, else the setting, else the host name."""
+    """Return a name for a machine that has none yet: `name`, else the setting, else the host name."""
     return sanitise_machine_name(name or settings.worker or socket.gethostname())
 
 
@@ -57,7 +57,7 @@ async def look_around(settings: Settings) -> Survey:
 async def register_here(
     ledger: Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
 ) -> Registration:
-    """Survey this machine and write what it has into the ledger, without a server."""
+    """Survey this machine and write its resources into the ledger, without a server."""
     wanted = machine_name(settings, name)
     seen = await look_around(settings)
 
@@ -124,7 +124,7 @@ async def register_everywhere(
 
 
 def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
-    """Name who holds part of a cell that is broken or gone."""
+    """Return a finding for each holder of a cell that is broken or gone."""
     held = [part for part in queries.holdings(transaction) if part.source is None]
     return tuple(
         Finding(
@@ -142,7 +142,7 @@ def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
 
 
 def cards(registered: Registered) -> dict[int, str]:
-    """Return the UUID of each card by its number."""
+    """Return the UUID of each GPU by its number."""
     return {cell.id.number: cell.key for cell in registered.cells(GPU_MEM)}
 
 

@@ -1,4 +1,4 @@
-"""This process's session with a machine's ledger: its owner, its wake-ups, its server, and its end.
+"""The session of this process with a machine's ledger: its owner, wake-ups, server, and end.
 
 Everything here runs in the engine's thread.
 """
@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.outcome import Held, Waiting, missing
-from prefect_slots.acquire.tickets import Tickets
+from prefect_slots.acquire.tickets import Held, Tickets, Waiting, missing
 from prefect_slots.acquire.upkeep import Upkeep
 from prefect_slots.errors import LedgerUnreadable, NotRegistered
 from prefect_slots.ledger import registry
@@ -103,7 +102,7 @@ class Session:
         return await self.tickets.ask(request, registered, started)
 
     async def _machine(self, url: str | None) -> Registered:
-        """Return what this machine has, registering it first where the settings allow."""
+        """Return this machine, registering it first where the settings allow."""
         known = self.ledger.read(self._registered)
         if known.machine is not None:
             return known
@@ -111,7 +110,7 @@ class Session:
             raise NotRegistered(state_dir=str(self._folder))
         if self._first_use is None or self._first_use.done():
             self._first_use = self._loop.create_task(self._register(url))
-        # One survey for all who ask meanwhile; it goes on if one of them stops asking.
+        # One survey for all requests that come meanwhile; it goes on if one of them is cancelled.
         return await asyncio.shield(self._first_use)
 
     async def _register(self, url: str | None) -> Registered:
@@ -130,7 +129,7 @@ class Session:
             self._first_use.cancel()
         self._loop.remove_reader(self._socket.socket)
         forgotten = False
-        # Nobody may be left to clear up after those who died meanwhile and left nothing but their name.
+        # This may be the last process: nobody would clear up after owners that died meanwhile.
         self.upkeep.tend()
         try:
             forgotten = self._withdraw()
@@ -139,7 +138,7 @@ class Session:
                 await self._server.close()
                 forgotten = self._withdraw()
         except LedgerUnreadable as error:
-            _log.warning("what this process holds is given back by the next one: %s", error)
+            _log.warning("the next process gives back the grants of this one: %s", error)
         finally:
             self._socket.close()
             self.ledger.close()

@@ -1,7 +1,7 @@
 """The tickets of this process: asked, waited for, granted, ended.
 
 Everything here runs in the engine's thread. A ticket's id exists before the transaction that writes it, so that
-whatever happens to the caller, `leave` can end it.
+`leave` can end it in any state.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.acquire.outcome import Held, Waiting
-from prefect_slots.errors import GrantClosed, Impossible, LedgerUnreadable, OutOfOrder, WaitTimeout
+from prefect_slots.errors import (
+    GrantClosed,
+    Impossible,
+    LedgerUnreadable,
+    NotFoundYet,
+    OutOfOrder,
+    UnknownResource,
+    WaitTimeout,
+)
 from prefect_slots.ledger import leases, queries, registry
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.model.amount import duration_asked
-from prefect_slots.model.book import Asked, Grant, Nesting, Shape, Ticket
+from prefect_slots.model.book import Asked, Grant, Holding, Nesting, Shape, Ticket
 from prefect_slots.model.request import Request
 from prefect_slots.scheduling import grant_reuse
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
@@ -31,20 +40,49 @@ from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
 if TYPE_CHECKING:
     from prefect_slots.leases.session import ServerSession
 
+# Longest wait for a wake-up, in seconds, before the ledger is read all the same: a datagram may be lost. A longer one
+# would be felt by people, a shorter one would load the ledger with every waiting process.
 POLL_SECONDS: Final = 0.5
-"""Longest wait for a wake-up before the ledger is read all the same: a datagram may be lost."""
 
 
 # A ticket's state, with its grant and the leases handed over to it once it is held, on the machine as it then is.
 _Standing = tuple[TicketState, Grant | None, list[leases.LeaseRow], Registered]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A grant: its cells, the seconds it `waited`, and the index of the alternative that was `chosen`."""
+
+    id: str
+    holdings: tuple[Holding, ...]
+    registered: Registered
+    ledger_id: str
+    folder: Path
+    waited: float
+    chosen: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request in the queue, with the reason for which it waits."""
+
+    reason: str
+
+
+def missing(name: str, registered: Registered, looked_for: Collection[str]) -> NotFoundYet | UnknownResource:
+    """Return the error of a request for a resource that the machine lacks: to be tried again, or final."""
+    machine = registered.machine or ""
+    if name in looked_for:
+        return NotFoundYet(name=name, machine=machine)
+    return UnknownResource(name=name, known=registered.names, machine=machine)
+
+
 class Tickets:
     """Requests of one owner, from the transaction that enqueues them to the one that frees their cells.
 
     Attributes:
-        on_unfinished: Told that a ticket waits or could not be ended: somebody must look for it now and then.
-        server: Where grants occupy limits; `None` without a server.
+        on_unfinished: Called when a ticket waits or could not be ended, and must be looked after from now on.
+        server: Session with the server whose limits grants occupy; `None` without one.
     """
 
     def __init__(self, ledger: Ledger, registered: registry.Known) -> None:
@@ -68,9 +106,9 @@ class Tickets:
         """Enqueue a request and return its grant, or why it waits.
 
         Args:
-            request: All that is asked.
-            registered: The machine that it was checked against.
-            started: When its time began to run, on the monotonic clock.
+            request: Request with an id of its own.
+            registered: Machine that it was checked against.
+            started: Monotonic time from which its `timeout` counts, in seconds.
 
         Raises:
             Impossible, OutOfOrder, GrantClosed: it can never be granted; nothing is enqueued.
@@ -82,7 +120,7 @@ class Tickets:
         return held or Waiting(self._reason(request))
 
     async def wait(self, ticket: str) -> Held:
-        """Return the grant of a request that waits, once it has one.
+        """Wait for the grant of a request and return it.
 
         Raises:
             WaitTimeout: its `timeout` passed; it has left the queue.
@@ -103,10 +141,10 @@ class Tickets:
                 return held
 
     def leave(self, ticket: str) -> str | None:
-        """End a request or its grant, whatever state it is in, and start giving back what it occupied.
+        """End a request or its grant, in any state, and start releasing its leases.
 
         Returns:
-            A limit of which others could, for a while, take what the grant held; `None` if all went well.
+            Name of a limit whose slots others could take for a while although the grant held them; else `None`.
         """
         self._asked.pop(ticket, None)
         self._wakes.pop(ticket, None)
@@ -116,7 +154,7 @@ class Tickets:
         try:
             lost = self._ledger.transact(lambda tx: _left(tx, ticket), frees=True)
         except LedgerUnreadable:
-            # While this process lives nobody else can end what is its own: it is tried until it is done.
+            # No other process can end a ticket of a living one, so it is tried until it is done.
             self._to_leave.add(ticket)
             self.on_unfinished()
             raise
@@ -131,7 +169,7 @@ class Tickets:
             self.server.sweep()
 
     def leave_again(self) -> None:
-        """End what could not be ended before.
+        """End the tickets that could not be ended before.
 
         Raises:
             LedgerUnreadable: it still cannot be.
@@ -140,9 +178,9 @@ class Tickets:
             self.leave(ticket)
 
     def may_go_on(self, grant: str, ticket: str | None) -> bool:
-        """Tell whether a grant may serve another task of its shape, `ticket` being who waits for the same.
+        """Return True if a grant may serve another task of its shape, `ticket` being one that waits for the same.
 
-        See `scheduling.grant_reuse`; what the fleet shares is never kept from other machines' queues.
+        See `scheduling.grant_reuse`; resources of the fleet are never kept from other machines' queues.
         """
 
         def look(tx: Transaction) -> bool:
@@ -152,7 +190,7 @@ class Tickets:
         return self._ledger.read(look)
 
     def reason(self, ticket: str) -> str:
-        """Say why a request waits now; empty if it does not."""
+        """Return the reason for which a request waits now; empty if it does not."""
         asked = self._asked.get(ticket)
         return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
 
@@ -224,8 +262,8 @@ class Tickets:
 
     def _dropped(self, grant: str) -> None:
         if os.getpid() != self._pid:
-            return  # a forked child's copy: the grant is its parent's
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has everything that was held
+            return  # a forked child's copy; the grant belongs to its parent
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all grants
             self._loop.call_soon_threadsafe(self.leave, grant)
 
     def _reason(self, request: Request) -> str:
@@ -243,7 +281,7 @@ class Tickets:
         return self._ledger.read(explain)
 
     def wake(self, tickets: list[str]) -> None:
-        """Let the tickets that were granted or refused look for their grants."""
+        """Wake tickets that were granted or refused."""
         for ticket in tickets:
             woken = self._wakes.get(ticket)
             if woken is not None and not woken.done():

@@ -1,6 +1,6 @@
-"""Upkeep of the ledger by this process: reaping the dead, and ending what could not be ended at once.
+"""Upkeep of the ledger by this process: dead owners are reaped, and tickets ended that could not be ended at once.
 
-No daemon does this: each process does, as it comes, as it ends, and for as long as any of its tickets is unfinished.
+There is no daemon: each process does it at its start, at its end, and while any of its tickets is unfinished.
 """
 
 from __future__ import annotations
@@ -63,4 +63,5 @@ class Upkeep:
 
 
 async def _pause() -> None:
+    # Uneven, so that many waiting processes do not meet at the ledger.
     await asyncio.sleep(clock.between(POLL_SECONDS / 2, POLL_SECONDS))

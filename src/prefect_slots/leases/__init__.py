@@ -1,11 +1,11 @@
-"""The server half of a request: what grants occupy on the server, kept and given back.
+"""The server half of a request: slots occupied for grants, kept by renewal, and released.
 
-acquire    what the ledger granted, occupied on the server; leases renewed and given back
-session    this process at one Prefect server: takes, gives back, looks after the machine's part there
-release    what is no longer held, given back to the server
-renew      leases kept alive, and taken anew where the server lost them
-leader     what one process does at the server for all of the machine
-foreign    what others take and give back there, and tickets that it refused
+acquire    leases for a grant, in canonical order: all of them or none
+release    leases given back, each once
+renew      leases kept alive, and taken again once they are lost
+session    one process at one Prefect server
+leader     the work that one process does at the server for its machine
+foreign    use of limits by others, and tickets that the server refused
 counts     the server's count of a limit against the ledger's
-reconcile  the server's counts, made true by difference
+reconcile  repair of the server's counts, by difference
 """

@@ -1,7 +1,7 @@
-"""What the ledger granted, occupied on the server: in canonical order, without waiting, all of it or none.
+"""Leases for a grant: its limits occupied on the server in canonical order, without waiting, all of them or none.
 
-Intent is written before each call and the lease after it, so whoever finds the rows of a dead process can give back
-what it took. What another grant handed over is not asked for again.
+Intent is written before each call and the lease after it, so that the rows of a dead process tell every slot it may
+have taken. A lease that another grant handed over is not asked for again.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Collection, Iterable
 from enum import Enum, auto
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
+from prefect_slots.leases.release import Releaser
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
@@ -22,24 +23,25 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
 from prefect_slots.limits.events import Announcer
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
 from prefect_slots.model.book import Holding
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.canonical_order import calls
 from prefect_slots.system import clock
 
-if TYPE_CHECKING:
-    from prefect_slots.leases.release import Releaser
-    from prefect_slots.limits.gateway import Gateway
-
+# Releases of our own arrive within milliseconds; after a second the server itself must say that there is no room.
 _PATIENCE_SECONDS: Final = 1.0
+# A server that has just failed is left alone: each further grant would wait out the same time limit.
 _AWAY_SECONDS: Final = 1.0
+# A release takes a few milliseconds; a longer pause would show in each change of hands.
 _PAUSE_SECONDS: Final = (0.001, 0.002)
+# A repair makes several requests per limit; looking more often would only load the ledger.
 _LATCHED_PAUSE_SECONDS: Final = 0.03
 
 
 class Cause(Enum):
-    """Why a call took nothing, or nothing that is known."""
+    """The reason for which a call took nothing, or nothing that is known."""
 
     FULL = auto()
     UNKNOWN = auto()
@@ -48,7 +50,7 @@ class Cause(Enum):
 
 
 class Refusal(NamedTuple):
-    """The first call that was not granted; what was taken before it stays recorded for the grant."""
+    """The first call that was not granted; leases taken before it stay recorded for the grant."""
 
     call: Call
     cause: Cause
@@ -68,10 +70,10 @@ def calls_of(holdings: tuple[Holding, ...], registered: Registered) -> tuple[Cal
 
 
 class Acquirer:
-    """The server's side of taking, for one process.
+    """Takes leases for the grants of one process.
 
     Attributes:
-        away_since: When the server was last found not to answer, on the boot clock; `None` once it has.
+        away_since: Boot-clock time at which the server last failed to answer, in seconds; `None` once it answers.
     """
 
     def __init__(self, ledger: Ledger, gateway: Gateway, releaser: Releaser, announcer: Announcer) -> None:
@@ -82,15 +84,20 @@ class Acquirer:
         self._announcer = announcer
 
     async def occupy(self, grant: str, wanted: Iterable[Call], there: Collection[LeaseRow]) -> Refusal | None:
-        """Occupy on the server what a grant needs and is not `there` yet.
+        """Occupy the limits of a grant.
+
+        Args:
+            grant: Its id.
+            wanted: All calls that it needs, in canonical order.
+            there: Rows of leases that it has already.
 
         Returns:
             `None` when everything is occupied.
 
         Raises:
-            LimitMissing, ServerRefused: nothing is occupied beyond what the rows tell.
+            LimitMissing, ServerRefused: nothing is occupied beyond the leases that the rows record.
         """
-        # A call without an answer proves nothing, whoever made it.
+        # An intent proves nothing: its call may have been lost on the way.
         made = {row.call for row in there if row.state in (LeaseState.LEASE, LeaseState.GHOST)}
         for call in wanted:
             if call not in made:
@@ -100,7 +107,7 @@ class Acquirer:
         return None
 
     def go_without(self, grant: str) -> None:
-        """Let a grant go on although the server does not count all of it; what a lost call took is given back."""
+        """Let a grant go on although the server does not count all of it; slots of a lost call are given back."""
         self._ledger.transact(lambda tx: leases.go_without(tx, grant))
         self._releaser.sweep()
 
@@ -155,7 +162,7 @@ class Acquirer:
             await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
 
     def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
-        """Take note of an answer that came after its caller had been cancelled."""
+        """Record an answer that came after its caller had been cancelled."""
         self._releaser.in_flight.discard(holder)
         if isinstance(outcome, OccupiedLease):
             self._record(holder, call, outcome)
@@ -185,7 +192,7 @@ class Acquirer:
 
 
 def _intend(tx: Transaction, grant: str, call: Call, now: float) -> tuple[bool, UUID | None]:
-    # What is taken while a count is mended would be taken for slots that nobody holds, however long others wait.
+    # A lease taken while a count is repaired would look like slots that nobody holds.
     if leases.are_latched(tx, call.names, now):
         return True, None
     return False, leases.write_intent(tx, grant, call, now)

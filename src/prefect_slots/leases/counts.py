@@ -15,7 +15,7 @@ from prefect_slots.ledger import leases
 from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.ledger.transaction import Transaction
 
-# Slots of these rows are surely counted; those of a call or release under way may be.
+# The server surely counts slots of these rows, and perhaps those of a call or release under way.
 _HELD: Final = (LeaseState.LEASE, LeaseState.GHOST)
 _UNDER_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
 

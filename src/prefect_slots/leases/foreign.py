@@ -1,9 +1,9 @@
-"""Asking the server how much of its limits others use, for all of this machine: foreign use, and when to try again.
+"""Foreign use: slots of this machine's limits that others occupy, and tickets that were refused because of them.
 
-What others use of this machine's own limits becomes a fact in the ledger, which then grants no more than is left; what
-they use of the fleet's only where the ledger must know: people outside use seats too, so that the server alone cannot
-tell what is left, or a ticket that the server refused would do with something else. A ticket that the server refused
-waits aside until a limit of its has room, and then takes its place in the queue again.
+Foreign use of the machine's own limits becomes a fact in the ledger, which then grants no more than is left. Use of the
+fleet's limits is noted only where the ledger needs it: people outside use seats too, which the server does not count,
+or a refused ticket has alternatives. A refused ticket waits aside until its limit has room, then takes its place in the
+queue again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from prefect_slots.leases.counts import Count
 from prefect_slots.ledger import queries, registry
@@ -19,22 +18,20 @@ from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model.book import CellId, Changed
 from prefect_slots.model.registered import LimitUnit
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.placement import CellUse, spread
 
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
-
 
 @dataclass(frozen=True, kw_only=True)
 class LimitUse:
-    """What the server says of one limit.
+    """One limit as the server counts it.
 
     Attributes:
         limit: Slots in all.
-        foreign: At least so many by others than this ledger.
+        foreign: Slots occupied by others than this ledger, at least.
     """
 
     limit: int
@@ -48,7 +45,7 @@ async def read(gateway: Gateway, name: str) -> LimitUse | None:
     after = await gateway.read(gateway.mirror(name))
     if limit is None or not limit.active or before is None or after is None:
         return None
-    # Our own calls go on meanwhile; what may be ours is not called foreign.
+    # Our own calls go on meanwhile, and a slot that may be ours must not be called foreign.
     count = Count(active=limit.active_slots, mirror=max(before.active_slots, after.active_slots))
     return LimitUse(limit=limit.limit, foreign=count.foreign)
 
@@ -63,7 +60,7 @@ def resources_behind(registered: Registered, names: Collection[str]) -> set[str]
 
 
 async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> dict[str, int]:
-    """Return what others than this ledger have taken of these resources of the whole fleet.
+    """Return the foreign use of these resources of the whole fleet, in their units.
 
     Raises:
         ServerUnreachable: if the server does not answer.
@@ -82,13 +79,13 @@ async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str
 async def note_foreign_use(
     ledger: Ledger, gateway: Gateway, resources: Collection[str], *, shared: Collection[str] = ()
 ) -> bool:
-    """Write down what others use of these resources; return whether anything is different from before.
+    """Record the foreign use of these resources; return whether it changed.
 
     Args:
-        ledger: Where it is written.
-        gateway: To the server that counts it.
-        resources: What others may use.
-        shared: Those of the fleet's of which the ledger did not have to know so far.
+        ledger: Ledger to write to.
+        gateway: Gateway to the counting server.
+        resources: Names of resources to look at.
+        shared: Resources of the fleet whose foreign use the ledger needs from now on.
 
     Raises:
         ServerUnreachable: if the server does not answer.
@@ -118,7 +115,7 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
         total = facts.get((stock.resource, None))
         if total is None:
             continue
-        # A limit that somebody has lowered leaves as little as one of which others use the difference.
+        # A lowered limit leaves as little as foreign use of the difference would.
         cells = [
             CellUse(
                 number=number,
@@ -142,7 +139,7 @@ def _used_by_others(registered: Registered) -> set[str]:
 
 
 def watched(tx: Transaction) -> set[str]:
-    """Return the resources of which others use something that the server counts, or may at any moment."""
+    """Return the resources with foreign use, or with some that may begin at any moment."""
     registered = registry.registered(tx)
     fleet = {name for name in _used_by_others(registered) if registered.scopes[name] is Scope.FLEET}
     return fleet | {cell.resource for cell in registry.counted(tx)}
@@ -156,7 +153,7 @@ async def resume_refused(ledger: Ledger, gateway: Gateway) -> bool:
     """Put tickets that the server refused back into the queue where their limit has room now.
 
     Returns:
-        Whether any still wait aside.
+        True if tickets waited aside at the start.
 
     Raises:
         ServerUnreachable: if the server does not answer.
@@ -164,7 +161,7 @@ async def resume_refused(ledger: Ledger, gateway: Gateway) -> bool:
     names = ledger.read(lambda tx: tx.blocked_limits())
     for name in names:
         limit = await gateway.read(name)
-        # Of a limit that is gone or was switched off the server itself tells who tries.
+        # A missing or inactive limit counts nothing: the next attempt gets the server's own error.
         room = None if limit is None or not limit.active else limit.limit - limit.active_slots
         ledger.transact(lambda tx, on=name, left=room: _resume(tx, on, left))
     return bool(names)

@@ -1,14 +1,14 @@
-"""What one process does for all of its machine at the server: renewing, watching others' use, trying again, repairing.
+"""The leader of a machine at the server: renewal, foreign use, refused tickets and repair, by one process for all.
 
-Every process that uses the server offers itself; the ledger knows who does the work, and another goes on when that one
-dies or is stopped. Nothing here waits for a slot, and a slow answer to one job keeps none of the others waiting.
+Every process that uses the server is a candidate; the ledger records the leader, and another takes over when it dies
+or is stopped. Nothing here waits for a slot, and a slow answer to one job keeps none of the others waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign, reconcile
@@ -19,20 +19,18 @@ from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
 from prefect_slots.limits.events import Releases
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model.resource import Scope
 from prefect_slots.system import clock
-
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
 
 ROLE: Final = "leader"
 
 
 class Leader:
-    """This process's offer to look after the machine.
+    """This process's candidacy, and the jobs of a leader.
 
     Args:
-        refresh_seconds: How often everything is compared that nothing else has drawn attention to.
+        refresh_seconds: Seconds between two comparisons of all counts; suspicious ones are compared at once.
     """
 
     def __init__(self, ledger: Ledger, gateway: Gateway, renewal: Renewal, url: str, *, refresh_seconds: float) -> None:
@@ -51,7 +49,7 @@ class Leader:
         self._task = asyncio.get_running_loop().create_task(self._loop.run())
 
     def nudge(self) -> None:
-        """Look at once whether there is something to do."""
+        """Look for work at once."""
         self._loop.nudge()
 
     async def close(self) -> None:
@@ -77,7 +75,7 @@ class Leader:
             self._answering_since = None
 
     def _listen(self) -> None:
-        """Hear of releases by others that somebody here may wait for; that saves waiting for the next look."""
+        """Listen for releases by others that a ticket here may wait for, instead of waiting for the next look."""
         self._heeded = self._ledger.read(_shared)
         if self._heeded and self._listening is None:
             listening = self._releases.run(lambda _: self.nudge(), self.nudge)
@@ -91,7 +89,7 @@ class Leader:
         await foreign.resume_refused(self._ledger, self._gateway)
 
     async def _compare(self) -> None:
-        """Compare what the server counts with what is held here: all now and then, and what is suspicious at once."""
+        """Compare the server's counts with the ledger: all of them now and then, suspicious ones at once."""
         now = clock.boot_clock()
         due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
         used_by_others = self._ledger.read(foreign.watched)

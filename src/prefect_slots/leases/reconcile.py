@@ -1,9 +1,9 @@
 """Repair: the server's counts of this machine's part, made true by difference.
 
-A server that keeps its leases in memory forgets them at a restart and still counts their slots. The mirror limits say
-how much of each limit the server counts for this ledger, the tag route which of our leases it still knows, and the
-ledger who really holds what. What nobody holds is taken off limit and mirror together; a count is never set outright,
-which would erase what others hold.
+A server that keeps its leases in memory forgets them at a restart and still counts their slots. The mirror limits tell
+the server's count for this ledger, the tag route lists our leases that it still knows, and the ledger has the true
+holders. Slots without a holder are taken off limit and mirror together. A count is never set outright, which would
+erase slots of others and increments in flight.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
@@ -24,25 +24,24 @@ from prefect_slots.ledger.leases import LAPSING_SECONDS, LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import UnknownOutcome
 from prefect_slots.system import clock
 
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
-
 K = TypeVar("K")
+# The server may take a lapsed lease back within two rounds of its service; the rest is margin.
 REPOSSESSED_SECONDS: Final = 35.0
-"""How long after its deadline the server may still take a lapsed lease back: two rounds of its service, and some."""
-_STOPPED_SECONDS: Final = 60.0  # a request of a living process is answered or given up before that
+# A request of a living process is answered or given up within 30 s.
+_STOPPED_SECONDS: Final = 60.0
 _log = logging.getLogger("prefect_slots")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired:
-    """What was done to one limit.
+    """One change of a count.
 
     Attributes:
-        change: Slots added to the server's count; negative where it counted what nobody holds.
+        change: Slots added to the server's count; negative for slots that nobody held.
     """
 
     limit: str
@@ -76,8 +75,8 @@ def limits_of(tx: Transaction) -> tuple[str, ...]:
 async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
     """Tell whether the server may count this machine's part wrongly; keeps nobody from taking or giving back.
 
-    What is taken and given back meanwhile may be counted or not; a difference beyond that is suspicious. So is what
-    a former repair or a lapsed lease has left in the ledger, which only a repair clears away.
+    Slots taken or given back meanwhile may be counted or not; a difference beyond them is suspicious. So are rows of
+    a former repair or of a lapsed lease, which only a repair clears away.
 
     Raises:
         ServerUnreachable, ServerRefused: if the server does not take part.
@@ -96,15 +95,18 @@ async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
 
 
 async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float) -> tuple[Repaired, ...]:
-    """Make the server's counts of this machine's part true; nothing that is held is disturbed.
+    """Make the server's counts of this machine's part true; no holder is disturbed.
 
-    Limits that something of ours is on its way to are left for the next time.
+    Limits with a call or release under way are left for the next repair.
 
-    The server takes lapsed leases back only while it runs; `answering_since` is since when it is known to answer, on
-    the boot clock.
+    Args:
+        ledger: Ledger of the machine.
+        gateway: Gateway to the server.
+        answering_since: Boot-clock time since which the server is known to answer, in seconds: it takes lapsed leases
+            back only while it runs.
 
     Raises:
-        ServerUnreachable, ServerRefused: what was done until then stays done.
+        ServerUnreachable, ServerRefused: changes made until then stay.
     """
     latched = ledger.transact(lambda tx: _latch(tx, clock.boot_clock(), answering_since))
     if latched is None:
@@ -113,7 +115,7 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
     reached(Point.LATCHED)
     settled = True
     try:
-        # Before the server lists them: what is given back meanwhile is no stray.
+        # Read before the server's list: a lease that is released meanwhile is no stray.
         known = ledger.read(lambda tx: {row.id for row in leases.in_states(tx, *LeaseState)})
         counts = {name: count for name in names if (count := await _read(gateway, name)) is not None}
         # A release of a stray whose answer is lost is not repeated either before it has settled.
@@ -156,7 +158,7 @@ def _told(repaired: Repaired) -> Repaired:
 
 
 def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
-    """Keep everybody on this machine from changing the counts of the limits on which nothing is on its way."""
+    """Keep this machine from changing the counts of the limits that are at rest."""
     for row in leases.in_states(tx, LeaseState.LAPSED):
         if now > max(row.deadline or 0.0, answering_since) + REPOSSESSED_SECONDS:
             leases.forget(tx, row.id, now)
@@ -177,7 +179,7 @@ def _may_be_expired(row: LeaseRow, now: float) -> bool:
 
 
 def _connected(tx: Transaction, names: set[str]) -> set[str]:
-    # A lease stands for all its limits at once, so what is left out takes its neighbours with it.
+    # A lease stands for all its limits at once, so a limit that is left out takes its neighbours with it.
     groups = {frozenset(row.names) for row in leases.in_states(tx, *LeaseState)}
     reached_names = set(names)
     while more := [group for group in groups if group & reached_names and not group <= reached_names]:
@@ -211,10 +213,10 @@ async def _release_strays(gateway: Gateway, counts: Mapping[str, Reading], known
 def _judge(
     tx: Transaction, counts: Mapping[str, Reading], now: float
 ) -> tuple[dict[str, int], dict[tuple[str, bool], int]]:
-    """Decide what each recorded lease has become.
+    """Note the state of each recorded lease: alive, ghost or lost.
 
     Returns:
-        What a limit and its mirror count too much, by limit; and what a limit or (true) its mirror counts too little.
+        Excess slots of limit and mirror, by limit; and slots lacking on a limit, or (true) on its mirror.
     """
     rest = Counter({name: count.ours for name, count in counts.items()})
     forgotten: list[LeaseRow] = []
@@ -224,7 +226,7 @@ def _judge(
             continue
         is_listed = any(row.id in counts[name].listed for name in ours)
         if row.state is LeaseState.RELEASING and not is_listed:
-            continue  # its release, which waits for this repair, will free nothing
+            continue  # its release waits for this repair, and will free nothing
         if row.state is LeaseState.LEASE and not is_listed and not _may_be_expired(row, now):
             forgotten.append(row)
         else:

@@ -1,4 +1,4 @@
-"""Giving back what grants occupied on the server: each lease once, whatever becomes of the answer.
+"""Release of leases: each is given back once, even if the answer is lost.
 
 Two releases of one lease subtract twice, so a release whose answer was lost is not repeated before it has settled. A
 lease whose id was lost with its answer is looked up by our holder id on the mirror limit.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
@@ -17,22 +17,22 @@ from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import LAPSING_SECONDS, LEASE_SECONDS, LeaseRow
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.events import Announcer
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import UnknownOutcome
 from prefect_slots.system import clock
 
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
-
+# A request that is still on its way after its answer was lost arrives within this time, or never.
 SETTLED_SECONDS: Final = 15.0
+# Shorter than a repair takes, so that a release waits for little more than the repair itself.
 _LATCHED_PAUSE_SECONDS: Final = 0.02
 _log = logging.getLogger("prefect_slots")
 
 
 class Releaser:
-    """What this process is to give back.
+    """Releases the leases that are this process's to release.
 
     Attributes:
-        in_flight: Calls of this process that take, by holder id, and have not been answered: not to be settled yet.
+        in_flight: Holder ids of this process's increments without an answer yet: they must not be settled.
     """
 
     def __init__(self, ledger: Ledger, gateway: Gateway, announcer: Announcer) -> None:
@@ -43,7 +43,7 @@ class Releaser:
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
 
     def sweep(self) -> None:
-        """Start giving back whatever is this process's to release and not on its way."""
+        """Start releasing each such lease that is not on its way already."""
         for row in self._ledger.read(leases.to_release):
             if row.id not in self._under_way and row.id not in self.in_flight:
                 task = asyncio.get_running_loop().create_task(self._give_back(row))
@@ -57,7 +57,7 @@ class Releaser:
             self._ledger.transact(lambda tx: leases.lapse(tx, row.id), frees=True)
 
     async def _released(self, row: LeaseRow) -> bool:
-        """Return whether the server counts nothing for it any more; if not, that is left to the server's service."""
+        """Release one lease; return False if it is lapsing and left to the server's own service."""
         pause = 0.1
         complained = False
         while not _is_lapsing(row):
@@ -65,7 +65,7 @@ class Releaser:
                 if row.lease_id is None:
                     return await self._settled(row)
                 if self._ledger.read(lambda tx: leases.are_latched(tx, row.names, clock.boot_clock())):
-                    # What comes off a count while it is mended would be taken off it twice.
+                    # A release while the count is repaired would be subtracted twice.
                     await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
                     continue
                 await self._gateway.release(row.lease_id)
@@ -85,7 +85,7 @@ class Releaser:
         return False
 
     async def _settled(self, row: LeaseRow) -> bool:
-        """Find out what became of a call whose answer was lost, and give back what it took.
+        """Settle a call whose answer was lost, and give back its slots.
 
         Before a call has settled it may still be applied; a release repeated before that could subtract twice.
         """
@@ -97,7 +97,7 @@ class Releaser:
             try:
                 listed = await self._gateway.find(row.names[0], row.id)
                 if answered is None:
-                    # Written down: whoever goes on after this process need not wait as long again.
+                    # Written down, so that a process that takes over does not wait as long again.
                     answered = clock.boot_clock()
                     self._note_answered(row, answered)
                 settled = clock.boot_clock() - max(answered, sent_at) >= SETTLED_SECONDS
@@ -110,7 +110,7 @@ class Releaser:
                 if settled:
                     return True
             except LimitMissing:
-                return True  # with the mirror went everything it could tell
+                return True  # without the mirror nothing can be looked up
             except SlotsError as unanswered:
                 _log.debug("settling %s: %s", ", ".join(row.names), unanswered)
             await asyncio.sleep(clock.around(pause))
@@ -121,14 +121,14 @@ class Releaser:
         self._ledger.transact(lambda tx: leases.note_answered(tx, row.id, now), frees=True)
 
     async def drain(self, seconds: float) -> None:
-        """Give back what is ours to release, waiting `seconds` at most; the rest stays recorded."""
+        """Release all that can be released within `seconds`; the rest stays recorded."""
         self.sweep()
         pending = list(self._under_way.values())
         if pending:
             await asyncio.wait(pending, timeout=seconds)
 
     async def close(self) -> None:
-        """Stop; what is not given back stays recorded, for the next process of this machine."""
+        """Stop; leases that are not released stay recorded for the next process of this machine."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()

@@ -1,6 +1,6 @@
-"""Keeping the leases of all grants of this machine alive, whoever holds them, and taking those again that were lost.
+"""Renewal of the leases of all grants of this machine, and new leases for those that were lost.
 
-A holder may be stopped, or busy in code that lets no other thread run: its leases are renewed all the same.
+A holder may be stopped, or busy in code that lets no other thread run; another process renews its leases all the same.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import SlotsError
@@ -17,22 +17,23 @@ from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.leases import LEASE_SECONDS, LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
 
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
-
+# Two further attempts fit into the rest of a lease's life.
 _DUE_AFTER: Final = LEASE_SECONDS / 3
+# Rare enough for a server that is restarting, and often enough within the 200 s that are left.
 _RETRY_SECONDS: Final = 5.0
+# A gateway keeps four connections; more requests at once would only queue before them, ahead of new grants.
 _AT_ONCE: Final = 4
 _log = logging.getLogger("prefect_slots")
 
 
 class Renewal:
-    """Renews what is due and backs what lacks a lease; driven by whoever looks after the machine.
+    """Renews due leases and backs grants that lack one; driven by the leader.
 
     Attributes:
-        forgotten: Told that the server no longer lists a lease that should be alive.
+        forgotten: Called when the server no longer lists a lease that should be alive.
     """
 
     def __init__(self, ledger: Ledger, gateway: Gateway, acquirer: Acquirer) -> None:
@@ -61,7 +62,7 @@ class Renewal:
         async with self._few:
             asked = clock.boot_clock()
             if row.deadline is None or row.lease_id is None or asked >= row.deadline:
-                # The server's own service takes a lapsed lease back; to renew it then would race with that.
+                # The server's own service takes a lapsed lease back, and a renewal would race with it.
                 self._ledger.transact(lambda tx: leases.lapse(tx, row.id))
                 _log.warning("the lease of %s ran out while the server was away; the task goes on", _words(row))
                 return
@@ -79,16 +80,16 @@ class Renewal:
             self.forgotten()
 
     async def back(self) -> None:
-        """Take leases for grants that go on without; where there is no room the tasks go on, and it is tried again."""
+        """Take leases for grants that go on without; where there is no room yet, a later call tries again."""
         for held in self._ledger.read(leases.unbacked):
             wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
             if any(row.state is LeaseState.INTENT for row in there):
-                continue  # somebody asks for it at this moment
+                continue  # its owner asks for it at this moment
             refusal = await self._acquirer.occupy(held, wanted, there)
             if refusal is None:
                 self._ledger.transact(lambda tx, grant=held: leases.note_backed(tx, grant))
             elif refusal.cause is Cause.UNKNOWN:
-                # Else every further try could take another slot beside the one that the lost call may have taken.
+                # Otherwise every further attempt could take another slot beside that of the lost call.
                 self._acquirer.go_without(held)
             elif refusal.cause is Cause.AWAY:
                 return

@@ -1,4 +1,4 @@
-"""This process at one Prefect server: what it takes for its grants, gives back, and does for all of the machine."""
+"""The session of this process with one Prefect server: leases for its grants, and its candidacy as leader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign
@@ -20,21 +20,24 @@ from prefect_slots.ledger import election, leases, registry
 from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.claim import read_claims
+from prefect_slots.limits.client import known_database
 from prefect_slots.limits.events import Announcer
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model.book import Grant, Returned
 from prefect_slots.model.finding import Stale
+from prefect_slots.settings import Settings
 from prefect_slots.system import clock
 from prefect_slots.usage.foreign import Fleet
 
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
-    from prefect_slots.settings import Settings
-
+# Half of the time that all of the engine's end may take; the next process releases the rest.
 _EXIT_SECONDS: Final = 5.0
+# A ticket steps aside so often before it may keep its cells and wait: with cells kept from the first refusal on, GPUs
+# were at work 49 % of the time; with tickets that step aside, 75 to 100 %.
 MAX_FAIR_RETRIES: Final = 10
-"""How often a ticket steps aside for the server before it may keep its cells and wait."""
 _PESSIMIST: Final = "pessimist"
+# Uneven, so that two machines that wait for the same seats do not ask in step.
 _INSISTING_PAUSE_SECONDS: Final = (0.1, 0.4)
+# Machines join a fleet by hand, so their host names change rarely.
 _HOSTS_SECONDS: Final = 600.0
 _log = logging.getLogger("prefect_slots")
 
@@ -59,10 +62,7 @@ class ServerSession:
 
     @classmethod
     async def open(cls, ledger: Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:
-        """Let this process's grants occupy limits on that server from now on. Sends nothing yet."""
-        from prefect_slots.limits.client import known_database
-        from prefect_slots.limits.gateway import Gateway
-
+        """Open a session in which this process's grants occupy limits. Sends nothing yet."""
         database = ledger.read(lambda tx: tx.meta("database"))
         gateway = await Gateway.open(ledger.id, url=url, database=known_database(database))
         ledger.plan = lambda tx, grant: calls_of(grant.holdings, registered(tx))
@@ -72,10 +72,10 @@ class ServerSession:
     async def occupy(
         self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow], until: float | None
     ) -> bool:
-        """Occupy on the server what the ledger granted and no lease is `there` for.
+        """Occupy the limits of a grant, as far as no lease is `there` for them.
 
         Returns:
-            Whether the grant may be used. If not, its ticket has stepped aside, and what was taken is being given back.
+            True if the grant may be used. If not, its ticket has stepped aside, and its leases are being released.
 
         Raises:
             LimitMissing, ServerRefused: trying again will not help.
@@ -94,10 +94,10 @@ class ServerSession:
         return False
 
     def _may_insist(self, grant: str, refusal: Refusal) -> bool:
-        """Tell whether a grant may keep its cells while it waits for seats: one that was sent back often enough.
+        """Return True if a grant may keep its cells while it waits for seats: it was sent back often enough.
 
         Seats that come free when the cells are taken, and cells when the seats are, could keep it waiting for ever. One
-        per machine may: with more, cards would lie idle, and two machines could wait for each other.
+        per machine may: with more, GPUs would lie idle, and two machines could wait for each other.
         """
         if refusal.cause is not Cause.FULL or not refusal.call.fleet or self._insisting is not None:
             return False
@@ -130,7 +130,7 @@ class ServerSession:
         call = refusal.call
         self._ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=call.names[0])))
         self.sweep()
-        # Who would do with something else must not wait for this limit alone: it is noted what others have of it.
+        # A ticket with alternatives must not wait for this limit alone, so its foreign use is noted.
         if refusal.cause is Cause.FULL and (not call.fleet or grant.shape.requirement.others):
             registered = self._ledger.read(registry.registered)
             resources = foreign.resources_behind(registered, call.names)
@@ -139,7 +139,7 @@ class ServerSession:
                     self._ledger.transact(lambda tx: tx.resume(grant.id))
 
     async def fleet(self, resources: Collection[str]) -> Fleet:
-        """Return what others than this ledger hold of these fleet licences, as far as the server tells."""
+        """Return the use of these fleet licenses by others than this ledger, as far as the server tells."""
         try:
             counted = await foreign.read_fleet(self._ledger, self._gateway, resources)
             return Fleet(counted=counted, hosts=await self._hosts())
@@ -160,7 +160,7 @@ class ServerSession:
         self._announcer.stale(stale)
 
     async def drain(self) -> None:
-        """Give back what is this process's to release, as far as that is done in a few seconds."""
+        """Release the leases that are this process's to release, within a few seconds."""
         await self._releaser.drain(_EXIT_SECONDS)
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Self
 import psutil
 
 from prefect_slots.acquire import client
-from prefect_slots.acquire.outcome import Held
+from prefect_slots.acquire.tickets import Held
 from prefect_slots.errors import SlotsError
 from prefect_slots.model.request import Request
 from prefect_slots.model.resource import GPU_MEM, MEM

@@ -19,7 +19,7 @@ from prefect_slots.model.resource import GPU_MEM
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.client import Target
-    from prefect_slots.acquire.outcome import Held
+    from prefect_slots.acquire.tickets import Held
 
 _log = logging.getLogger("prefect_slots")
 

@@ -21,7 +21,7 @@ from tests.support.processes import Puppet, SharedMachine, run_python
 from prefect_slots import Grant, current_grant, requires
 from prefect_slots.acquire import client
 from prefect_slots.acquire.engine import Engine, engine
-from prefect_slots.acquire.outcome import Held
+from prefect_slots.acquire.tickets import Held
 from prefect_slots.errors import WaitTimeout
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
