@@ -1,8 +1,8 @@
-"""What is wrong with a machine, and what to do about it.
+"""Problems of a machine, and their remedies.
 
-examine  looks at everything that can be wrong with a machine
-counts   the server's limits against what this machine has and holds
-fix      reaps the dead and makes the server's counts true, for whoever asks for it now
-facts    what was looked at to tell what is wrong
-checks   what is wrong, and what to do about it
+examine  facts gathered from settings, ledger, detection and server
+counts   the server's limits against this machine's resources and leases
+fix      dead owners reaped and the server's counts repaired at once
+facts    the facts, as records
+checks   findings from facts
 """

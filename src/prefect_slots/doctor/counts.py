@@ -1,4 +1,4 @@
-"""The server's limits compared with what this machine has and holds; changes nothing."""
+"""Comparison of the server's limits with this machine's resources and leases; changes nothing."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from prefect_slots.limits.plan import Action, Entry
 from prefect_slots.limits.registration import read_all, register
 from prefect_slots.system import clock
 
-# Grants come and go while they are compared: what differs must do so each time.
+# Grants come and go during a comparison, so a difference counts only if each round shows it. Five rounds take a second
+# and a half, longer than a call to the server.
 _ROUNDS: Final = 5
 _PAUSE_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One registered machine and its server.
+    """A registered machine to be compared with its server.
 
     Attributes:
-        claim: This ledger's, of the machine's name.
+        claim: Claim of the machine's name by this ledger.
     """
 
     server: Server

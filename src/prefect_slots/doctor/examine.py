@@ -1,6 +1,6 @@
-"""Looks at everything that can be wrong with a machine, for `observe.findings` to judge; changes nothing.
+"""The examination of a machine: facts for `doctor.checks`, gathered without changing anything.
 
-What cannot be looked at becomes a trouble in words, and the rest is looked at nevertheless.
+A fact that cannot be gathered becomes a trouble in words, and the rest is gathered all the same.
 """
 
 from __future__ import annotations
@@ -18,16 +18,8 @@ from urllib.parse import urlsplit
 from prefect_slots.acquire.coordination import Coordination, coordinate
 from prefect_slots.acquire.registration import machine_name
 from prefect_slots.detect.survey import Survey, survey
-from prefect_slots.doctor.facts import (
-    Facts,
-    Folder,
-    LedgerFacts,
-    Names,
-    OwnerFacts,
-    ServerFacts,
-    StaleFacts,
-    Versions,
-)
+from prefect_slots.doctor import facts
+from prefect_slots.doctor.counts import Comparison
 from prefect_slots.errors import (
     LedgerUnreadable,
     NameTaken,
@@ -43,6 +35,8 @@ from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.schema import BALLAST, FILE
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.limits.claim import read_claim
+from prefect_slots.limits.client import Server
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM
@@ -51,22 +45,24 @@ from prefect_slots.scheduling.explain import is_stranded
 from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.mounts import file_system, query_mounts
 
+# A person waits for the answer, and a server that takes longer is in trouble itself.
 _ANSWER_SECONDS: Final = 5.0
 
 
 class _Look:
-    """What was seen so far."""
+    """Facts and troubles so far."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
         self.troubles: list[Finding] = []
 
     def at(self, about: str) -> _Attempt:
-        """Turn what goes wrong inside a `with` block into a trouble."""
+        """Turn an error inside a `with` block into a trouble, so that the rest is examined all the same."""
         return _Attempt(about, self.troubles)
 
 
 class _Attempt:
+    # No generator with `contextmanager`: its type would not say that errors end here.
     def __init__(self, about: str, troubles: list[Finding]) -> None:
         self._about = about
         self._troubles = troubles
@@ -79,10 +75,12 @@ class _Attempt:
             self._troubles.append(_trouble(self._about, error))
         elif isinstance(error, Exception):
             found = f"looking at it failed: {type(error).__name__}: {error}"
-            self._troubles.append(
-                Finding(severity="error", subject=self._about, problem=found, remedy="please report this")
-            )
+            self._troubles.append(_fault(self._about, found, "please report this"))
         return isinstance(error, Exception)
+
+
+def _fault(about: str, found: str, remedy: str) -> Finding:
+    return Finding(severity="error", subject=about, problem=found, remedy=remedy)
 
 
 def _trouble(about: str, error: SlotsError) -> Finding:
@@ -91,50 +89,40 @@ def _trouble(about: str, error: SlotsError) -> Finding:
             remedy = (
                 "start it with `prefect server start`, correct PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local"
             )
-            return Finding(
-                severity="error", subject=about, problem=f"none answers at {error.url} ({error.cause})", remedy=remedy
-            )
+            return _fault(about, f"none answers at {error.url} ({error.cause})", remedy)
         case ServerRefused() if error.status in (401, 403):
             found = f"{error.url} refuses to let us in (HTTP {error.status}: {error.detail})"
-            return Finding(
-                severity="error", subject=about, problem=found, remedy="set PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
-            )
+            return _fault(about, found, "set PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
         case ServerRefused():
-            remedy = "correct PREFECT_API_URL, or see the server's log"
-            return Finding(
-                severity="error",
-                subject=about,
-                problem=f"{error.url}: {error.detail} (HTTP {error.status})",
-                remedy=remedy,
-            )
+            found = f"{error.url}: {error.detail} (HTTP {error.status})"
+            return _fault(about, found, "correct PREFECT_API_URL, or see the server's log")
         case NameTaken():
-            return Finding(
-                severity="error",
-                subject="name on the server",
-                problem=f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this "
-                f"one is {error.ours}",
-                remedy="give this machine its own name (`prefect-slots register --name`); if the other one is gone for "
-                "good, `prefect-slots register --adopt`",
+            return _fault(
+                "name on the server",
+                f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this one is "
+                f"{error.ours}",
+                "give this machine its own name (`prefect-slots register --name`); if the other one is gone for good, "
+                "`prefect-slots register --adopt`",
             )
         case LedgerUnreadable():
             found, _, remedy = error.reason.partition(". ")
             found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
-            return Finding(severity="error", subject=about, problem=f"{error.path}: {found}", remedy=remedy)
+            return _fault(about, f"{error.path}: {found}", remedy)
         case StateFolderUnsuitable():
             remedy = "set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk"
-            return Finding(severity="error", subject=about, problem=f"{error.path}: {error.reason}", remedy=remedy)
+            return _fault(about, f"{error.path}: {error.reason}", remedy)
         case _:
-            return Finding(severity="error", subject=about, problem=str(error), remedy="correct it")
+            return _fault(about, str(error), "correct it")
 
 
-async def examine(config: Path | None, env: Mapping[str, str]) -> Facts:
-    """Return what can be seen of this machine, its ledger and its server. Never raises for what it finds.
+async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
+    """Return the facts of this machine, its ledger and its server. Errors become troubles, and none is raised.
 
-    Makes the state folder where there is none, to see that it can be made; makes no ledger.
+    A missing state folder is made, to see that it can be made; a missing ledger is not.
 
     Args:
-        config: The file that was named on the command line.
-        env: The environment that tasks will run in.
+        config: Settings file named on the command line.
+        env: Environment that tasks will run in.
     """
     look = _Look()
     settings: Settings | None = None
@@ -171,12 +159,12 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> Facts:
             ledger.close()
     versions = _versions(look.seen.pop("server_version", None), url)
     order = env.get("CUDA_DEVICE_ORDER")
-    return Facts(versions=versions, cuda_device_order=order, troubles=tuple(look.troubles), **look.seen)
+    return facts.Facts(versions=versions, cuda_device_order=order, troubles=tuple(look.troubles), **look.seen)
 
 
-def _versions(server: str | None, url: str | None) -> Versions:
+def _versions(server: str | None, url: str | None) -> facts.Versions:
     here = url is not None and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1", socket.gethostname())
-    return Versions(
+    return facts.Versions(
         ours=_version("prefect-slots") or "unknown",
         client=_version("prefect"),
         fastapi=_version("fastapi"),
@@ -204,15 +192,15 @@ def _survey(look: _Look, settings: Settings | None, env: Mapping[str, str]) -> S
     return None
 
 
-def _names(settings: Settings, env: Mapping[str, str], registered: Registered | None) -> Names:
+def _names(settings: Settings, env: Mapping[str, str], registered: Registered | None) -> facts.Names:
     machine = registered.machine if registered else None
     setting = machine_name(settings) if settings.worker else None
-    return Names(setting=setting, worker_id=env.get("WORKER_ID") or None, registered=machine)
+    return facts.Names(setting=setting, worker_id=env.get("WORKER_ID") or None, registered=machine)
 
 
-def _folder(folder: Path) -> Folder:
-    # Only looked at, never opened: closing the ledger's file would drop the locks that SQLite has on it.
-    return Folder(
+def _folder(folder: Path) -> facts.Folder:
+    # The ledger's file is never opened here: closing it would drop the locks that SQLite has on it.
+    return facts.Folder(
         path=str(folder),
         file_system=file_system(folder, query_mounts()),
         free_bytes=shutil.disk_usage(folder).free,
@@ -220,7 +208,9 @@ def _folder(folder: Path) -> Folder:
     )
 
 
-def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, settings: Settings | None) -> LedgerFacts:
+def _ledger(
+    ledger: Ledger, registered: Registered, seen: Survey | None, settings: Settings | None
+) -> facts.LedgerFacts:
     changed: tuple[str, ...] = ()
     if seen is not None and registered.machine is not None:
         now = _offers(ledger.rehearse(lambda tx: registry.register(tx, seen.inventory)))
@@ -229,7 +219,7 @@ def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, setting
     owners, stranded, unbacked = ledger.read(
         lambda tx: (_owners(tx, ledger.folder), _stranded(tx), tuple(leases.unbacked(tx).values()))
     )
-    return LedgerFacts(
+    return facts.LedgerFacts(
         id=ledger.id,
         machine=registered.machine,
         owners=owners,
@@ -240,10 +230,10 @@ def _ledger(ledger: Ledger, registered: Registered, seen: Survey | None, setting
     )
 
 
-def _stale(tx: Transaction, after: int) -> tuple[StaleFacts, ...]:
+def _stale(tx: Transaction, after: int) -> tuple[facts.StaleFacts, ...]:
     shown = usage.read_outside(tx)
     return tuple(
-        StaleFacts(
+        facts.StaleFacts(
             resource=resource.name,
             label=f"gpu {cell.id.number} {cell.label}".strip() if resource.name == GPU_MEM else "",
             used="" if seen.used is None else format_amount(seen.used, resource.unit),
@@ -258,7 +248,7 @@ def _stale(tx: Transaction, after: int) -> tuple[StaleFacts, ...]:
 
 
 def _offers(registered: Registered) -> dict[str, object]:
-    """Return what each resource offers, without what may change at every boot."""
+    """Return the offer of each resource, without parts that may change at every boot."""
     return {
         resource.name: (resource.scope, resource.unit, [(c.key, c.capacity) for c in resource.cells if c.present])
         for resource in registered.resources
@@ -266,9 +256,9 @@ def _offers(registered: Registered) -> dict[str, object]:
     }
 
 
-def _owners(tx: Transaction, folder: Path) -> tuple[OwnerFacts, ...]:
+def _owners(tx: Transaction, folder: Path) -> tuple[facts.OwnerFacts, ...]:
     return tuple(
-        OwnerFacts(
+        facts.OwnerFacts(
             pid=owner.pid,
             program=owner.program,
             dead=is_dead(folder, owner.lock_file, owner.pid, owner.started, owner.boot),
@@ -296,15 +286,11 @@ def _stranded(tx: Transaction) -> tuple[str, ...]:
 async def _look_at_server(
     look: _Look, url: str, settings: Settings | None, ledger: Ledger | None, seen: Survey | None
 ) -> None:
-    from prefect_slots.doctor.counts import Comparison
-    from prefect_slots.limits.claim import read_claim
-    from prefect_slots.limits.client import Server
-
     server = await Server.open(url, request_seconds=_ANSWER_SECONDS)
     try:
         info = await server.info()
-        facts = ServerFacts(url=info.url, lease_storage=info.lease_storage, database=info.database)
-        look.seen |= {"server": facts, "server_version": info.version}
+        told = facts.ServerFacts(url=info.url, lease_storage=info.lease_storage, database=info.database)
+        look.seen |= {"server": told, "server_version": info.version}
         if settings is None:
             return
         named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None

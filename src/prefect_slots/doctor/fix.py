@@ -1,11 +1,11 @@
-"""Mends what a doctor has found: what the dead have left, and slots that the server counts and nobody holds."""
+"""Repair at once: dead owners are reaped, and slots without a holder taken off the server's counts."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prefect_slots.acquire.session import Session
 from prefect_slots.doctor.facts import MirrorFacts
@@ -13,53 +13,50 @@ from prefect_slots.leases.reconcile import reconcile
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.leases import LeaseState
 from prefect_slots.ledger.store import Ledger
+from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import split_mirror
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock
 
-if TYPE_CHECKING:
-    from prefect_slots.limits.gateway import Gateway
-
-# Longer than what is on its way takes to settle: a lost answer, a lapsed lease.
+# Longer than a lost answer (15 s) or a lapsed lease (35 s) takes to settle.
 _LONGEST_SECONDS: Final = 60.0
+# Each round asks the server about every limit.
 _PAUSE_SECONDS: Final = 0.3
 _ON_ITS_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED, LeaseState.REPAIR)
 
 
 async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Iterable[MirrorFacts]) -> None:
-    """Take part in the machine for a moment: bury the dead, give back what they held, make the server's counts true.
+    """Take part in the machine for a moment: reap dead owners, release their leases, repair the server's counts.
 
-    What is held is not disturbed. Takes a minute at most.
+    No holder is disturbed. Takes a minute at most.
 
     Args:
-        folder: The state folder, with a ledger.
-        settings: Of this machine.
-        url: The Prefect API's address, or `None` where no server takes part.
-        mirrors: Other ledgers' mirrors; what former ledgers of this machine have left on them is taken off.
+        folder: State folder with a ledger.
+        settings: Settings of this machine.
+        url: Address of the Prefect API, or `None` without a server.
+        mirrors: Mirrors of other ledgers; slots that former ledgers of this machine left on them are taken off.
 
     Raises:
-        SlotsError: what was done until then stays done.
+        SlotsError: changes made until then stay.
     """
-    from prefect_slots.limits.gateway import Gateway
-
     session = Session(folder, settings)  # reaps the dead
     try:
         if url is not None:
             await session.use_server(url)
             gateway = await Gateway.open(session.ledger.id, url=url)
             try:
-                await _until_nothing_is_left_to_do(session.ledger, gateway)
-                await _take_off_what_former_ledgers_left(gateway, mirrors)
+                await _repair_until_quiet(session.ledger, gateway)
+                await _clear_former_mirrors(gateway, mirrors)
             finally:
                 await gateway.close()
     finally:
         await session.close()
 
 
-async def _until_nothing_is_left_to_do(ledger: Ledger, gateway: Gateway) -> None:
+async def _repair_until_quiet(ledger: Ledger, gateway: Gateway) -> None:
     began = clock.boot_clock()
     quiet = 0
-    # A repair that gives back stray leases leaves the counts to the next one.
+    # Two quiet rounds: a repair that gives back stray leases leaves the counts to the next one.
     while quiet < 2 and clock.boot_clock() < began + _LONGEST_SECONDS:
         repaired = await reconcile(ledger, gateway, answering_since=began)
         moving = ledger.read(lambda tx: leases.in_states(tx, *_ON_ITS_WAY))
@@ -67,9 +64,7 @@ async def _until_nothing_is_left_to_do(ledger: Ledger, gateway: Gateway) -> None
         await asyncio.sleep(clock.around(_PAUSE_SECONDS))
 
 
-async def _take_off_what_former_ledgers_left(gateway: Gateway, mirrors: Iterable[MirrorFacts]) -> None:
-    from prefect_slots.limits.gateway import Gateway
-
+async def _clear_former_mirrors(gateway: Gateway, mirrors: Iterable[MirrorFacts]) -> None:
     for mirror in mirrors:
         parts = split_mirror(mirror.name)
         if parts is None or not mirror.former:
