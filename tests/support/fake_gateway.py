@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from prefect_slots.errors import LimitMissing, ServerRefused, ServerUnreachable
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.events import Announcer
-from prefect_slots.limits.gateway import Gateway
+from prefect_slots.limits.gateway import Gateway, Late
 from prefect_slots.limits.outcome import Busy, ExistingLimit, OccupiedLease, TakenLimit, TooLarge, UnknownOutcome
 from prefect_slots.model.finding import Stale
 
@@ -169,23 +169,32 @@ class FakeGateway(Gateway):
         super().__init__(cast("Server", fake), ledger_id)
         self._fake = fake
 
-    async def _occupy(self, names: tuple[str, ...], slots: int, holder: UUID, lease_seconds: float) -> OccupiedLease:
+    async def occupy(
+        self,
+        names: tuple[str, ...],
+        slots: int,
+        holder: UUID,
+        lease_seconds: float,
+        *,
+        late: Late[OccupiedLease] | None = None,
+    ) -> OccupiedLease:
+        return await self._fly(self._taken(names, slots, holder, lease_seconds), late)
+
+    async def _taken(self, names: tuple[str, ...], slots: int, holder: UUID, life: float) -> OccupiedLease:
         asked = (*names, *map(self.mirror, names))
-        lease, missing = await self._fake.answer(
-            "occupy", lambda: self._fake.occupy(asked, slots, holder, lease_seconds)
-        )
+        lease, missing = await self._fake.answer("occupy", lambda: self._fake.occupy(asked, slots, holder, life))
         if missing:
             self._fake.give_back(lease)
             raise LimitMissing(names=tuple(missing))
         limits = tuple(TakenLimit(id=uuid4(), name=name, limit=slots) for name in names)
-        return OccupiedLease(id=lease, seconds=lease_seconds - 0.01, limits=limits)
+        return OccupiedLease(id=lease, seconds=life - 0.01, limits=limits)
 
-    async def _release(self, lease_id: UUID) -> None:
-        await self._fake.answer("release", lambda: self._fake.give_back(lease_id))
+    async def release(self, lease_id: UUID, *, late: Late[None] | None = None) -> None:
+        await self._fly(self._fake.answer("release", lambda: self._fake.give_back(lease_id)), late)
 
-    async def _release_by_holder(self, names: tuple[str, ...], holder: UUID) -> None:
+    async def release_by_holder(self, names: tuple[str, ...], holder: UUID, *, late: Late[None] | None = None) -> None:
         mirrors = [self.mirror(name) for name in names]
-        await self._fake.answer("release by holder", lambda: self._fake.give_back_of(mirrors, holder))
+        await self._fly(self._fake.answer("release by holder", lambda: self._fake.give_back_of(mirrors, holder)), late)
 
     async def renew(self, lease_id: UUID, seconds: float) -> bool:
         return await self._fake.answer("renew", lambda: self._fake.renew(lease_id, seconds))
@@ -196,20 +205,20 @@ class FakeGateway(Gateway):
     async def read(self, name: str) -> ExistingLimit | None:
         return await self._fake.answer("read", lambda: self._fake.read(name))
 
-    async def _subtract(self, limit: str, slots: int) -> None:
+    async def subtract(self, limit: str, slots: int, *, late: Late[None] | None = None) -> None:
         def apply() -> None:
             for name in (limit, self.mirror(limit)):
                 self._fake.change(name, -slots)
 
-        await self._fake.answer("subtract", apply)
+        await self._fly(self._fake.answer("subtract", apply), late)
 
-    async def _add(self, limit: str, slots: int) -> None:
+    async def add(self, limit: str, slots: int, *, late: Late[None] | None = None) -> None:
         def apply() -> None:
             found = self._fake.read(limit)
             if found is not None and found.active_slots + slots <= found.limit:
                 self._fake.change(limit, slots)
 
-        await self._fake.answer("add", apply)
+        await self._fly(self._fake.answer("add", apply), late)
 
 
 class SilentAnnouncer(Announcer):
