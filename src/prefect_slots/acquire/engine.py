@@ -66,7 +66,7 @@ class Engine:
 
     @property
     def is_current(self) -> bool:
-        """Whether the calling code runs in the engine's own thread, which must not wait for itself."""
+        """True if the calling code runs in the engine's own thread, which must not wait for itself."""
         return threading.current_thread() is self._thread
 
     def at_close(self, closer: Callable[[], Awaitable[None]]) -> None:

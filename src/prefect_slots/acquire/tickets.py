@@ -99,7 +99,7 @@ class Tickets:
 
     @property
     def are_unfinished(self) -> bool:
-        """Whether any ticket waits or could not be ended."""
+        """True if any ticket waits or could not be ended."""
         return bool(self._wakes or self._to_leave)
 
     async def ask(self, request: Request, registered: Registered, started: float) -> Held | Waiting:

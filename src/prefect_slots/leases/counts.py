@@ -67,7 +67,7 @@ class Count:
 
     @property
     def drifts(self) -> bool:
-        """Whether the server counts other slots than are held."""
+        """True if the server counts other slots than are held."""
         return bool(self.excess or self.lacking or self.lacking_on_mirror)
 
 

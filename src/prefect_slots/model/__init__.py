@@ -1,4 +1,4 @@
-"""What things are: frozen, standard library only.
+"""Records of resources, requests and findings: frozen, standard library only.
 
 amount       MiB, seats and cores, parsed and printed without ever under-counting
 resource     what a machine has: resources, their cells, the inventory

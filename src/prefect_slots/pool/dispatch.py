@@ -132,7 +132,7 @@ class Dispatcher:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no task waits or runs."""
+        """True if no task waits or runs."""
         return not self.jobs and not any(queue.tasks for queue in self.queues.values())
 
     def take(self) -> list[Act]:

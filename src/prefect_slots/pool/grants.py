@@ -76,7 +76,7 @@ class GrantClient:
 
     @property
     def is_strict(self) -> bool:
-        """Whether a task fails if others could take its cells meanwhile: then each task has a grant of its own."""
+        """True if a task fails if others could take its cells meanwhile: then each task has a grant of its own."""
         target = self._maybe_target
         return target is not None and target.settings.on_lease_lost == "fail" and target.coordination.url is not None
 

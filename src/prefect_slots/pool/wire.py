@@ -107,7 +107,7 @@ class Wire:
 
     @property
     def has_more(self) -> bool:
-        """Whether a part of a further message was received already: polling does not see it."""
+        """True if a part of a further message was received already: polling does not see it."""
         return self._at < len(self._data)
 
     def close(self) -> None:

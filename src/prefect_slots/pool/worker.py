@@ -63,7 +63,7 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is a process, fit for another task."""
+        """True if there is a process, fit for another task."""
         return self._process is not None
 
     def kill(self, task: Task) -> None:
