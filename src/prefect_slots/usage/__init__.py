@@ -1,11 +1,10 @@
 """Use of this machine, measured and written into the ledger: foreign use, and grants' use of their declared amounts.
 
-monitor      periodic looks, by one elected process of the machine
-gpus         a look at the GPUs
-licenses     a look at the license servers
-memory       a look at the host's memory
-attribution  the grants that processes belong to
-overuse      use against the declared amount: excesses, their end, and suggestions
-foreign      foreign use from two witnesses, and the part that is blocked; pure
-snapshot     foreign use at this moment, for people who ask
+monitor   periodic looks, by one elected process of the machine
+gpus      a look at the GPUs
+licenses  a look at the license servers
+memory    a look at the host's memory
+overuse   processes' grants, and use against the declared amount: excesses, their end, suggestions
+foreign   foreign use from two witnesses, and the part that is blocked; pure
+snapshot  foreign use at this moment, for people who ask
 """

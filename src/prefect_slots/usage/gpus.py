@@ -15,20 +15,16 @@ from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import bytes_used
-from prefect_slots.model.book import TOKEN, Changed
-from prefect_slots.model.finding import Stale
+from prefect_slots.model import amount, book, finding
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.settings import Settings
-from prefect_slots.system import processes, sysfs, threads
-from prefect_slots.system.container import Surroundings, query_surroundings
-from prefect_slots.system.processes import ProcessInfo
-from prefect_slots.usage.attribution import GpuHolders
-from prefect_slots.usage.foreign import beyond, remembered, settled, stale_of
-from prefect_slots.usage.overuse import Excess, Noted, groups, judge, suggestions
+from prefect_slots.system import container, processes, sysfs, threads
+from prefect_slots.usage import foreign, overuse
 
 # A driver uses about this much of a GPU for itself: a whole GPU that lacks no more is granted as a whole GPU.
 CRUMBS_MIB: Final = 64
+# After the end of a grant its processes take about this long to give their memory back.
+_SETTLING_SECONDS: Final = 2.0
 # A holder of slots that were taken by hand may take this long to use the memory that they stand for.
 _RAMP_SECONDS: Final = 60.0
 
@@ -44,9 +40,9 @@ class GpusSeen:
     """
 
     reading: UseReading
-    lineage: Mapping[int, ProcessInfo] = field(default_factory=dict[int, ProcessInfo])
+    lineage: Mapping[int, processes.ProcessInfo] = field(default_factory=dict[int, processes.ProcessInfo])
     tokens: Mapping[int, str] = field(default_factory=dict[int, str])
-    around: Surroundings = field(default_factory=Surroundings)
+    around: container.Surroundings = field(default_factory=container.Surroundings)
     at: float
 
 
@@ -64,8 +60,8 @@ def read_gpus(now: float, keys: Collection[str], root: Path = sysfs.ROOT) -> Gpu
     return GpusSeen(
         reading=reading,
         lineage=processes.query_lineage(pids),
-        tokens=processes.query_variable(TOKEN, pids),
-        around=query_surroundings(root, {}),
+        tokens=processes.query_variable(book.TOKEN, pids),
+        around=container.query_surroundings(root, {}),
         at=now,
     )
 
@@ -80,32 +76,67 @@ def look_at_gpus(keys: Collection[str], seconds: float) -> GpusSeen:
     return seen
 
 
-def note_gpus(tx: Transaction, seen: GpusSeen, settings: Settings) -> Noted:
+class GpuHolders:
+    """The holders of each GPU, and their processes among those seen on the GPUs."""
+
+    def __init__(self, tx: Transaction, seen: GpusSeen) -> None:
+        self._parts = queries.holdings(tx, GPU_MEM)
+        self._lineage = seen.lineage
+        self._named = overuse.grants_named(seen.tokens, tx.meta("ledger_id") or "")
+        # Some grants ended between the look and this transaction, or a little before.
+        self._ended = queries.history(tx, GPU_MEM, seen.at - _SETTLING_SECONDS)
+        self.members = processes.descendants(queries.owner_pids(tx), seen.lineage)
+
+    def on(self, number: int) -> frozenset[int]:
+        """Return the processes whose memory on that GPU is reserved by grants.
+
+        A process that outlived its parent is no longer a descendant of a holder; its environment still names its grant.
+        """
+        parts, ended = self._parts_on(number), [span for span in self._ended if span.number == number]
+        grants = {each.grant for each in (*parts, *ended)}
+        # A grant of a task process does not reserve memory that its owner itself has on the GPU.
+        pids = {pid for part in parts for pid in [pid for pid, _ in part.processes] or [part.pid]}
+        pids |= {span.pid for span in ended} | {pid for pid, grant in self._named.items() if grant in grants}
+        # Zero is the parent of the first process: with it, every process of the machine would be a holder's.
+        return processes.descendants([pid for pid in pids if pid], self._lineage)
+
+    def belonging(self, number: int) -> overuse.Belonging:
+        """Return the grants on that GPU and their processes."""
+        parents = {pid: info.parent for pid, info in self._lineage.items()}
+        return overuse.Belonging(self._parts_on(number), self._named, parents)
+
+    def _parts_on(self, number: int) -> list[queries.Part]:
+        return [part for part in self._parts if part.cell.number == number]
+
+
+def note_gpus(tx: Transaction, seen: GpusSeen, settings: Settings) -> overuse.Noted:
     """Record a reading of the GPUs, and let the scheduler decide on the memory that is left."""
-    holders = GpuHolders(tx, queries.holdings(tx, GPU_MEM), seen.lineage, seen.tokens, seen.at)
+    holders = GpuHolders(tx, seen)
     devices = {device.uuid: device for device in seen.reading.devices}
     known = usage.read_outside(tx)
     registered = registry.registered(tx)
     counted = registry.counted(tx)
-    stale: list[Stale] = []
-    excesses: list[Excess] = []
+    stale: list[finding.Stale] = []
+    excesses: list[overuse.Excess] = []
     changed = False
     for cell in registered.cells(GPU_MEM):
         device = devices.get(cell.key)
         if cell.id not in known and device is None:
             continue  # a declared GPU, or one of a vendor that tells no use
         before = known.get(cell.id) or usage.Outside(cell=cell.id)
-        before = replace(before, counted=remembered(before.counted, seen.at, counted.get(cell.id, 0), _RAMP_SECONDS))
+        before = replace(
+            before, counted=foreign.remembered(before.counted, seen.at, counted.get(cell.id, 0), _RAMP_SECONDS)
+        )
         over = 0
         if device is None or (device.used is None and device.why):
             after = replace(before, asked_at=seen.at, misses=before.misses + 1, why=_failure(device, seen.reading))
             if after.misses == settings.stale_after:
-                stale.append(stale_of(after, registered.machine, f"gpu {cell.id.number} {cell.label}".strip()))
+                stale.append(foreign.stale_of(after, registered.machine, f"gpu {cell.id.number} {cell.label}".strip()))
         else:
             after = _seen(before, seen, device, holders, settings)
             if not seen.around.why_pids_mislead and device.processes is not None:
                 belonging = holders.belonging(cell.id.number)
-                found = judge(tx, groups(belonging, device.processes), belonging.roots.values())
+                found = overuse.judge(tx, overuse.groups(belonging, device.processes), belonging.roots.values())
                 excesses += found
                 # An excess is not free either: the next grant would run out of memory together with its neighbor.
                 over = sum(excess.group.excess for excess in found)
@@ -113,8 +144,8 @@ def note_gpus(tx: Transaction, seen: GpusSeen, settings: Settings) -> Noted:
         changed |= registry.block(tx, cell.id, min(cell.capacity, (after.used or 0) + over))
     if changed:
         registry.note_change(tx)
-        tx.apply(Changed())
-    return Noted(stale=tuple(stale), excesses=tuple(excesses), suggestions=suggestions(tx))
+        tx.apply(book.Changed())
+    return overuse.Noted(stale=tuple(stale), excesses=tuple(excesses), suggestions=overuse.suggestions(tx))
 
 
 def _failure(device: DeviceUse | None, reading: UseReading) -> str:
@@ -133,7 +164,7 @@ def _seen(
     ignored |= {pid for pid in ignore if isinstance(pid, int)}
     own, kept = holders.on(before.cell.number), 0
     if device.processes is not None and not seen.around.why_pids_mislead:
-        kept = bytes_used(sum(device.processes.get(pid) or 0 for pid in holders.members - own - ignored))
+        kept = amount.bytes_used(sum(device.processes.get(pid) or 0 for pid in holders.members - own - ignored))
         own |= holders.members
     use = foreign_use(device, own=own, ignored=ignored, around=seen.around)
     if use.mib is None:
@@ -142,5 +173,5 @@ def _seen(
     peak = hold(Peak(seen=before.peak, latest=before.seen_at), strangers, seen.at, seconds=settings.hold_seconds)
     # Use by strangers goes up and down, so its peak is held back. Memory that our own processes keep without a grant is
     # free as soon as they give it back.
-    used = beyond(peak.mib or 0, settled(before.counted, seen.at - _RAMP_SECONDS)) + kept
+    used = foreign.beyond(peak.mib or 0, foreign.settled(before.counted, seen.at - _RAMP_SECONDS)) + kept
     return replace(before, used=used, seen_at=seen.at, asked_at=seen.at, peak=peak.seen, misses=0, why="")

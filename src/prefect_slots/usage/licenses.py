@@ -10,19 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from prefect_slots.detect.licenses.client import Desk, questions
-from prefect_slots.detect.licenses.outside import Hold, outside_use
-from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown
+from prefect_slots.detect.licenses import client, outside, report
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import MAX_AMOUNT
-from prefect_slots.model.book import Changed
-from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.finding import Stale, printable
+from prefect_slots.model import amount, book, declaration, finding
 from prefect_slots.model.resource import Scope, license_resource
 from prefect_slots.system.processes import Users
-from prefect_slots.usage.foreign import Fleet, beyond, remembered, settled, stale_of
-from prefect_slots.usage.overuse import Noted
+from prefect_slots.usage import foreign, overuse
 
 _log = logging.getLogger("prefect_slots")
 
@@ -38,15 +32,17 @@ class SeatsSeen:
     """
 
     resource: str
-    table: LicenseServer
-    feature: Feature | None
+    table: declaration.LicenseServer
+    feature: report.Feature | None
     why: str
     asked_at: float
 
 
-def ask_servers(servers: tuple[LicenseServer, ...], env: Mapping[str, str], desk: Desk) -> tuple[SeatsSeen, ...]:
+def ask_servers(
+    servers: tuple[declaration.LicenseServer, ...], env: Mapping[str, str], desk: client.Desk
+) -> tuple[SeatsSeen, ...]:
     """Ask the license servers, in the time of the slowest of them: its time limit at most."""
-    asked = questions(servers)
+    asked = client.questions(servers)
     readings = desk.ask_all(tuple(asked), env)
     # Readings carry the monotonic clock, rows Unix times.
     lag = time.time() - time.monotonic()
@@ -58,16 +54,18 @@ def ask_servers(servers: tuple[LicenseServer, ...], env: Mapping[str, str], desk
     )
 
 
-def _told(table: LicenseServer, resource: str, name: str, reading: Reading, lag: float) -> SeatsSeen:
+def _told(table: declaration.LicenseServer, resource: str, name: str, reading: report.Reading, lag: float) -> SeatsSeen:
     feature = reading.find(name) if reading.failure is None else None
     why = reading.failure or ("" if feature is not None else f"{table.server} tells of no '{name}'")
-    if feature is not None and isinstance(feature.usage, Unknown):
+    if feature is not None and isinstance(feature.usage, report.Unknown):
         feature, why = None, feature.usage.reason
     asked_at = (time.monotonic() if reading.asked_at is None else reading.asked_at) + lag
-    return SeatsSeen(resource=resource, table=table, feature=feature, why=printable(why), asked_at=asked_at)
+    return SeatsSeen(resource=resource, table=table, feature=feature, why=finding.printable(why), asked_at=asked_at)
 
 
-def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users: Users, stale_after: int) -> Noted:
+def note_seats(
+    told: tuple[SeatsSeen, ...], tx: Transaction, fleet: foreign.Fleet, users: Users, stale_after: int
+) -> overuse.Noted:
     """Record foreign use of each license, and let the scheduler decide on the seats that are left.
 
     A license is stale after `stale_after` questions without an answer.
@@ -75,7 +73,7 @@ def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users
     known = usage.read_outside(tx)
     registered = registry.registered(tx)
     counted_here = registry.counted(tx)
-    stale: list[Stale] = []
+    stale: list[finding.Stale] = []
     changed = False
     for seats in told:
         cell = next(iter(registered.cells(seats.resource)), None)
@@ -90,7 +88,7 @@ def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users
             continue  # another process has asked since
         after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted)
         if after.misses == stale_after and after.misses > before.misses:
-            stale.append(stale_of(after, registered.machine))
+            stale.append(foreign.stale_of(after, registered.machine))
         usage.write_outside(tx, after)
         blocked = min(cell.capacity, after.used or 0)
         changed |= registry.block(tx, cell.id, blocked)
@@ -99,8 +97,8 @@ def note_seats(told: tuple[SeatsSeen, ...], tx: Transaction, fleet: Fleet, users
             changed |= registry.note_counted(tx, cell.id, counted if blocked else 0)
     if changed:
         registry.note_change(tx)
-        tx.apply(Changed())
-    return Noted(stale=tuple(stale))
+        tx.apply(book.Changed())
+    return overuse.Noted(stale=tuple(stale))
 
 
 def _after(
@@ -114,30 +112,30 @@ def _after(
     answered = replace(before, seen_at=seats.asked_at, asked_at=seats.asked_at, misses=0, why="")
     in_use = seats.feature.usage
     # A server that does not count a license does not limit it either.
-    if not isinstance(in_use, Counted):
+    if not isinstance(in_use, report.Counted):
         return replace(answered, used=0)
     grace = seats.table.grace_seconds
-    samples = remembered(before.counted, tx.now, counted, grace + tx.now - seats.asked_at)
+    samples = foreign.remembered(before.counted, tx.now, counted, grace + tx.now - seats.asked_at)
     holds = tuple(_holds(tx, seats.resource, users, tx.now - seats.asked_at + grace))
-    use = outside_use(in_use, seats.feature.checkouts, holds, asked_at=seats.asked_at, now=tx.now, grace=grace)
+    use = outside.outside_use(in_use, seats.feature.checkouts, holds, asked_at=seats.asked_at, now=tx.now, grace=grace)
     if use.unseen and new:
         _log.debug("%s: %d seats are held here and not shown by its server", seats.resource, use.unseen)
-    explained = settled(samples, seats.asked_at - grace)
+    explained = foreign.settled(samples, seats.asked_at - grace)
     # Seats that are shown on hosts outside the fleet are people's, and no slot explains them.
     if hosts is not None and seats.feature.checkouts is not None:
         explained = min(explained, sum(each.count for each in seats.feature.checkouts if each.is_on(hosts)))
     # A garbled answer may count more than a database can hold.
-    return replace(answered, used=min(MAX_AMOUNT, beyond(use.others, explained)), counted=samples)
+    return replace(answered, used=min(amount.MAX_AMOUNT, foreign.beyond(use.others, explained)), counted=samples)
 
 
-def _holds(tx: Transaction, resource: str, users: Users, lately: float) -> Iterator[Hold]:
+def _holds(tx: Transaction, resource: str, users: Users, lately: float) -> Iterator[outside.Hold]:
     """Yield the seats that tasks of this ledger hold, and those that they gave back lately."""
     host = socket.gethostname()
     for part in queries.holdings(tx, resource):
         # A draw takes no further seat.
         if part.source is None:
             user = users.name(part.grant, part.pid or 0)
-            yield Hold(user=user, host=host, count=part.declared, since=part.since, ended=None)
+            yield outside.Hold(user=user, host=host, count=part.declared, since=part.since, ended=None)
     for span in queries.history(tx, resource, tx.now - lately):
         user = users.name(span.grant, span.pid)
-        yield Hold(user=user, host=host, count=span.amount, since=span.granted_at, ended=span.ended_at)
+        yield outside.Hold(user=user, host=host, count=span.amount, since=span.granted_at, ended=span.ended_at)

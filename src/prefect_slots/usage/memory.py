@@ -4,19 +4,15 @@ Only processes that belong to such a grant are looked at.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
 from prefect_slots.ledger import queries
-from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.book import TOKEN
-from prefect_slots.model.resource import MEM
+from prefect_slots.model import book, resource
 from prefect_slots.system import processes
-from prefect_slots.system.processes import ProcessInfo
-from prefect_slots.usage.attribution import Belonging, grants_named
-from prefect_slots.usage.overuse import Group, Noted, groups, judge, suggestions
+from prefect_slots.usage import overuse
 
 # An interpreter and its libraries may take this much of each process before a task begins, and no task declares it.
 STARTUP_BYTES: Final = 256 * 2**20
@@ -25,16 +21,16 @@ STARTUP_BYTES: Final = 256 * 2**20
 _REST: Final = 20
 
 
-def note_memory(tx: Transaction, found: Iterable[Group]) -> Noted:
+def note_memory(tx: Transaction, found: Iterable[overuse.Group]) -> overuse.Noted:
     """Record a reading of grants' use; use by a grant that has ended since is no excess."""
-    parts = queries.holdings(tx, MEM)
+    parts = queries.holdings(tx, resource.MEM)
     held = {part.grant for part in parts}
     still = [group for group in found if held.issuperset(part.grant for part in group.parts)]
-    excesses = judge(tx, still, [part for part in parts if part.source is None])
-    return Noted(excesses=tuple(excesses), suggestions=suggestions(tx))
+    excesses = overuse.judge(tx, still, [part for part in parts if part.source is None])
+    return overuse.Noted(excesses=tuple(excesses), suggestions=overuse.suggestions(tx))
 
 
-def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> tuple[Group, ...]:
+def read_memory(parts: Collection[queries.Part], ledger: str, rests: dict[int, float]) -> tuple[overuse.Group, ...]:
     """Return the use of the host's memory by grants, without grants of which a process cannot be read.
 
     Resident memory is never less than the share of it and costs next to nothing to read. So the share is read only
@@ -46,11 +42,16 @@ def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> 
         rests: End of each process's rest, on the monotonic clock; kept from look to look.
     """
     table = processes.query_table()
-    belonging = _belonging(parts, ledger, table)
+    oldest = min((part.started for part in parts if part.pid is not None), default=0.0)
+    # No process that is older than all holders was started under a grant: most of a machine's need not be read.
+    young = [pid for pid, info in table.items() if info.started > oldest or processes.same_start(info.started, oldest)]
+    named = overuse.grants_named(processes.query_variable(book.TOKEN, young), ledger)
+    parents = {pid: info.parent for pid, info in table.items()}
+    belonging = overuse.Belonging([_rooted(part, table) for part in parts], named, parents)
     members = [pid for pid in table if belonging.grant_of(pid) or belonging.holder_of(pid) is not None]
     resident = {pid: processes.query_resident(pid) for pid in members}
-    found: list[Group] = []
-    for group in groups(belonging, resident, spared=STARTUP_BYTES):
+    found: list[overuse.Group] = []
+    for group in overuse.groups(belonging, resident, spared=STARTUP_BYTES):
         if not group.excess:
             found.append(group)
         elif time.monotonic() >= rests.get(group.pids[0], 0.0):
@@ -59,17 +60,7 @@ def read_memory(parts: Iterable[Part], ledger: str, rests: dict[int, float]) -> 
     return tuple(group for group in found if group.pids)
 
 
-def _belonging(parts: Iterable[Part], ledger: str, table: dict[int, ProcessInfo]) -> Belonging:
-    parts = tuple(parts)
-    oldest = min((part.started for part in parts if part.pid is not None), default=0.0)
-    # No process that is older than all holders was started under a grant: most of a machine's need not be read.
-    young = [pid for pid, info in table.items() if info.started > oldest or processes.same_start(info.started, oldest)]
-    named = grants_named(processes.query_variable(TOKEN, young), ledger)
-    parents = {pid: info.parent for pid, info in table.items()}
-    return Belonging((_rooted(part, table) for part in parts), named, parents)
-
-
-def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> Iterator[Group]:
+def _by_share(belonging: overuse.Belonging, seeming: overuse.Group, rests: dict[int, float]) -> Iterator[overuse.Group]:
     began = time.monotonic()
     shares = {pid: processes.query_share(pid) for pid in seeming.pids}
     now = time.monotonic()
@@ -77,12 +68,12 @@ def _by_share(belonging: Belonging, seeming: Group, rests: dict[int, float]) -> 
     for ended in [pid for pid, until in rests.items() if until < now]:
         del rests[ended]
     rests[seeming.pids[0]] = now + _REST * (now - began)
-    for group in groups(belonging, shares, spared=STARTUP_BYTES):
+    for group in overuse.groups(belonging, shares, spared=STARTUP_BYTES):
         if group.parts == seeming.parts:
             yield group
 
 
-def _rooted(part: Part, table: dict[int, ProcessInfo]) -> Part:
+def _rooted(part: queries.Part, table: dict[int, processes.ProcessInfo]) -> queries.Part:
     """Root a part at the processes that use it, for an owner with a command at that, without reused process ids."""
     pid, started = part.command or (part.pid, part.started)
     return replace(

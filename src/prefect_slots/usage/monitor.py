@@ -13,23 +13,16 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
-from prefect_slots.ledger import queries, registry, usage
-from prefect_slots.ledger.elected import ElectedLoop, Job
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger import elected, queries, registry, store, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.finding import Stale
+from prefect_slots.model import declaration, finding
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
 from prefect_slots.settings import Settings
-from prefect_slots.system.processes import Users
-from prefect_slots.system.threads import await_in_thread
-from prefect_slots.usage.foreign import Fleet
-
-if TYPE_CHECKING:
-    from prefect_slots.usage.overuse import Excess, Noted
+from prefect_slots.system import processes, threads
+from prefect_slots.usage import foreign, memory, overuse
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
@@ -41,11 +34,11 @@ _log = logging.getLogger("prefect_slots")
 class Reached(Protocol):
     """The Prefect server, as far as a look needs it."""
 
-    async def fleet(self, resources: Collection[str]) -> Fleet:
+    async def fleet(self, resources: Collection[str]) -> foreign.Fleet:
         """Return the other machines, with the seats of these fleet licenses that others hold."""
         ...
 
-    def tell_stale(self, stale: Stale) -> None:
+    def tell_stale(self, stale: finding.Stale) -> None:
         """Emit the event `prefect-slots.resource.stale`."""
 
 
@@ -56,17 +49,17 @@ class Monitor:
         server: The Prefect server once this process uses one.
     """
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+    def __init__(self, ledger: store.Ledger, settings: Settings) -> None:
         self.server: Reached | None = None
         self._ledger = ledger
         self._settings = settings
         self._servers = settings.declarations.license_servers
-        self._users = Users()
+        self._users = processes.Users()
         self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
         self._first_look_due = settings.declarations.gpus.detect
         self._due_at = 0.0
-        self._loop = ElectedLoop(
+        self._loop = elected.ElectedLoop(
             ledger,
             ROLE,
             self._due_looks,
@@ -97,8 +90,8 @@ class Monitor:
                 async with asyncio.timeout(_FIRST_LOOK_SECONDS):
                     await self._loop.do(self._gpus)
 
-    def _looks(self) -> dict[str, Job]:
-        looks: dict[str, Job] = {}
+    def _looks(self) -> dict[str, elected.Job]:
+        looks: dict[str, elected.Job] = {}
         if self._settings.declarations.gpus.detect:
             looks["gpus"] = self._gpus
         if self._servers:
@@ -107,7 +100,7 @@ class Monitor:
             looks["memory"] = self._memory
         return looks
 
-    def _due_looks(self) -> dict[str, Job]:
+    def _due_looks(self) -> dict[str, elected.Job]:
         if time.monotonic() < self._due_at:
             return {}
         self._due_at = time.monotonic() + self._settings.use_seconds
@@ -118,30 +111,30 @@ class Monitor:
         if not keys:
             return
         now = time.time()
-        note = await await_in_thread(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
+        note = await threads.await_in_thread(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
 
-        def write(tx: Transaction) -> Noted:
+        def write(tx: Transaction) -> overuse.Noted:
             tx.set_meta(_LOOKED_AT, str(now))
             return note(tx)
 
         self._say(self._ledger.transact(write))
 
     async def _seats(self) -> None:
-        note = await await_in_thread(partial(_ask_servers, self._servers), "prefect-slots seats")
+        note = await threads.await_in_thread(partial(_ask_servers, self._servers), "prefect-slots seats")
         # After the question, so that the count is not older than the answer it explains.
         names = {license_resource(name) for table in self._servers for name, _ in table.features}
-        fleet = Fleet(counted={}) if self.server is None else await self.server.fleet(names)
+        fleet = foreign.Fleet(counted={}) if self.server is None else await self.server.fleet(names)
         after = self._settings.stale_after
         self._say(self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)))
 
     async def _memory(self) -> None:
-        from prefect_slots.usage.memory import note_memory, read_memory
-
         parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
-        found = await await_in_thread(partial(read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory")
-        self._say(self._ledger.transact(lambda tx: note_memory(tx, found)))
+        found = await threads.await_in_thread(
+            partial(memory.read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory"
+        )
+        self._say(self._ledger.transact(lambda tx: memory.note_memory(tx, found)))
 
-    def _say(self, noted: Noted) -> None:
+    def _say(self, noted: overuse.Noted) -> None:
         for stale in noted.stale:
             self._tell(stale)
         for excess in noted.excesses:
@@ -153,7 +146,7 @@ class Monitor:
                 self._advised.add(place)
                 _log.info("%s", words)
 
-    def _tell(self, stale: Stale) -> None:
+    def _tell(self, stale: finding.Stale) -> None:
         since = "never told" if stale.seen_at is None else f"told {time.time() - stale.seen_at:.0f} s ago"
         what = f"{stale.resource} ({stale.label})" if stale.label else stale.resource
         _log.warning(
@@ -163,7 +156,7 @@ class Monitor:
         if self.server is not None:
             self.server.tell_stale(stale)
 
-    def _answer(self, excess: Excess) -> None:
+    def _answer(self, excess: overuse.Excess) -> None:
         """Warn of an excess; end its process where that is wanted and allowed."""
         kills = self._settings.enforce == "kill"
         if not excess.row.warned:
@@ -171,11 +164,9 @@ class Monitor:
             more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.process is not None and excess.may_be_ended:
-            from prefect_slots.usage.overuse import end, note_signal
-
             # Recorded first: the parent that sees its process end asks at once for the reason.
-            self._ledger.transact(lambda tx: note_signal(tx, excess))
-            signalled = end(*excess.process, by_force=excess.row.signals > 0)
+            self._ledger.transact(lambda tx: overuse.note_signal(tx, excess))
+            signalled = overuse.end(*excess.process, by_force=excess.row.signals > 0)
             if signalled:
                 _log.error('%s: %s, by enforce = "kill"', excess, signalled)
 
@@ -184,13 +175,15 @@ class Monitor:
 # never look.
 
 
-def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], Noted]:
+def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], overuse.Noted]:
     from prefect_slots.usage.gpus import look_at_gpus, note_gpus
 
     return partial(note_gpus, seen=look_at_gpus(keys, settings.detect_seconds), settings=settings)
 
 
-def _ask_servers(servers: tuple[LicenseServer, ...]) -> Callable[[Transaction, Fleet, Users, int], Noted]:
+def _ask_servers(
+    servers: tuple[declaration.LicenseServer, ...],
+) -> Callable[[Transaction, foreign.Fleet, processes.Users, int], overuse.Noted]:
     from prefect_slots.detect.licenses.client import DESK
     from prefect_slots.usage.licenses import ask_servers, note_seats
 

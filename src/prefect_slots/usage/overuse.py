@@ -6,22 +6,18 @@ and ended where that is wanted; a grant that declared far more than it used gets
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import psutil
 
 from prefect_slots.ledger import queries, usage
-from prefect_slots.ledger.queries import Part
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.ledger.usage import Spent
+from prefect_slots.model import book, finding
 from prefect_slots.model.amount import MIB, bytes_used, format_amount
-from prefect_slots.model.book import CellId
-from prefect_slots.model.finding import Stale
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.processes import same_start
-from prefect_slots.usage.attribution import Belonging
 
 # A suggestion is worth reading if a grant declared twice its peak and at least 2 GiB beyond it, so that another task of
 # common size might have fitted, and if several looks had a chance to see the peak.
@@ -43,7 +39,7 @@ class Group:
         pids: The processes that use it.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[queries.Part, ...]
     used: int
     excess: int
     pids: tuple[int, ...]
@@ -62,7 +58,7 @@ class Excess:
 
     group: Group
     at_risk: tuple[str, ...]
-    row: Spent
+    row: usage.Spent
     process: tuple[int, float] | None
 
     @property
@@ -92,13 +88,68 @@ class Noted:
         suggestions: Sentences about grants that have ended and declared far too much.
     """
 
-    stale: tuple[Stale, ...] = ()
+    stale: tuple[finding.Stale, ...] = ()
     excesses: tuple[Excess, ...] = ()
     suggestions: tuple[str, ...] = ()
 
 
-def _place(cell: CellId) -> str:
+def _place(cell: book.CellId) -> str:
     return f"gpu {cell.number}" if cell.resource == GPU_MEM else cell.resource
+
+
+def grants_named(tokens: Mapping[int, str], ledger: str) -> dict[int, str]:
+    """Return the grant of this ledger that each process was started under, by process id, from its environment."""
+    told = {pid: token.partition(":") for pid, token in tokens.items()}
+    return {pid: grant for pid, (of, _, grant) in told.items() if of == ledger}
+
+
+class Belonging:
+    """The grants on one cell, and their processes.
+
+    A process belongs to the grant that its environment names, else to its nearest ancestor that holds part of the cell
+    or serves a grant as a task process.
+
+    Args:
+        parts: Holdings of that cell.
+        named: The grants that processes were started under, by process id.
+        parents: Parent processes, by process id.
+    """
+
+    def __init__(self, parts: Collection[queries.Part], named: Mapping[int, str], parents: Mapping[int, int]) -> None:
+        self.roots = {part.grant: part for part in parts if part.source is None}
+        self.by_pid: dict[int | None, list[queries.Part]] = {}
+        for part in self.roots.values():
+            self.by_pid.setdefault(part.user, []).append(part)
+        self._sources = {part.grant: part.source for part in parts if part.source is not None}
+        serving = {pid: part.grant for part in parts for pid, _ in part.processes}
+        self._serving = {pid: grant for pid, grant in serving.items() if pid not in self.by_pid}
+        # The environment of a task process names the grant that its pool was started under, not the one it serves.
+        self._named = {pid: grant for pid, grant in named.items() if pid not in serving}
+        self._parents = parents
+
+    def grant_of(self, pid: int) -> str | None:
+        """Return the grant that a process was started under or serves; of a draw, the grant it is drawn on.
+
+        `None` if there is none or it has ended; the process may still belong to the holder of `holder_of`.
+        """
+        named = self._root(self._named.get(pid))
+        return named or self._root(self._serving.get(self._nearest(pid) or 0))
+
+    def holder_of(self, pid: int) -> int | None:
+        """Return the nearest ancestor that holds part of the cell, or the process itself; `None` if there is none."""
+        nearest = self._nearest(pid)
+        return nearest if nearest in self.by_pid else None
+
+    def _root(self, grant: str | None) -> str | None:
+        while grant in self._sources:
+            grant = self._sources[grant]
+        return grant if grant in self.roots else None
+
+    def _nearest(self, pid: int) -> int | None:
+        near: int | None = pid
+        while near is not None and near not in self.by_pid and near not in self._serving:
+            near = self._parents.get(near)
+        return near
 
 
 def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared: int = 0) -> Iterator[Group]:
@@ -122,17 +173,16 @@ def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared:
         joint = by_holder.get(holder, [])
         for parts in [tuple(mine)] if joint else [(part,) for part in mine]:
             pids = (*joint, *(pid for part in parts for pid in by_grant.get(part.grant, ())))
-            amounts = [processes[pid] for pid in pids]
-            told = [amount for amount in amounts if amount is not None]
-            if len(told) == len(amounts):
+            told = [used for pid in pids if (used := processes[pid]) is not None]
+            if len(told) == len(pids):
                 # A task process brings an interpreter along that no task declares; a command is all the grant's own.
                 kept = 0 if parts[0].command is not None else spared
-                above = sum(max(0, amount - kept) for amount in told)
+                above = sum(max(0, used - kept) for used in told)
                 declared = sum(part.declared for part in parts)
                 yield Group(parts, bytes_used(sum(told)), max(0, bytes_used(above) - declared), pids)
 
 
-def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> list[Excess]:
+def judge(tx: Transaction, found: Iterable[Group], roots: Collection[queries.Part]) -> list[Excess]:
     """Record the use of a cell by grants, and return the excesses.
 
     Args:
@@ -140,23 +190,21 @@ def judge(tx: Transaction, found: Iterable[Group], roots: Iterable[Part]) -> lis
         found: Their use.
         roots: All holdings of that cell that are not drawn on others.
     """
-    everybody = tuple(roots)
     known = usage.read_spent(tx)
     excesses: list[Excess] = []
     for group in found:
         rows = [_row(known, part, group) for part in group.parts]
         if group.excess:
             mine = {part.grant for part in group.parts}
-            labels = tuple(sorted(part.label for part in everybody if part.grant not in mine))
+            labels = tuple(sorted(part.label for part in roots if part.grant not in mine))
             excesses.append(Excess(group=group, at_risk=labels, row=rows[0], process=_process(tx, group)))
-            rows = [replace(row, warned=True) for row in rows]
         for row in rows:
-            usage.write_spent(tx, row)
+            usage.write_spent(tx, replace(row, warned=row.warned or group.excess > 0))
     return excesses
 
 
-def _row(known: Mapping[tuple[str, CellId], Spent], part: Part, group: Group) -> Spent:
-    new = Spent(held=part.grant, cell=part.cell, label=part.label, declared=part.declared)
+def _row(known: Mapping[tuple[str, book.CellId], usage.Spent], part: queries.Part, group: Group) -> usage.Spent:
+    new = usage.Spent(held=part.grant, cell=part.cell, label=part.label, declared=part.declared)
     row = known.get((part.grant, part.cell), new)
     return replace(
         row,
@@ -173,10 +221,10 @@ def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
     It is the task process that serves the grant, or the command that the grant is for if its owner holds nothing else.
     """
     (part, *others) = group.parts
-    if part.processes and not others:
-        return part.processes[0]
-    if others or part.command is None:
+    if others:
         return None
+    if part.processes:
+        return part.processes[0]
     return part.command if queries.grants_beside(tx, part.grant) == 1 else None
 
 
@@ -185,13 +233,13 @@ def suggestions(tx: Transaction) -> tuple[str, ...]:
     return tuple(_suggestion(spent) for spent in usage.take_ended(tx) if _is_far_off(spent))
 
 
-def _is_far_off(spent: Spent) -> bool:
+def _is_far_off(spent: usage.Spent) -> bool:
     too_much = spent.declared >= _MUCH * spent.peak and spent.declared - spent.peak >= _MUCH_MIB
     # The processes of a grant without any use may not have been recognized as its own.
     return too_much and spent.peak > 0 and spent.looks >= _LOOKS and not spent.together
 
 
-def _suggestion(spent: Spent) -> str:
+def _suggestion(spent: usage.Spent) -> str:
     # A tenth more than the peak, in whole GiB.
     enough = -(-spent.peak * 11 // 10 // 1024)
     return (

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_slots.ledger.queries import Part
 from prefect_slots.model.book import CellId
-from prefect_slots.usage.attribution import Belonging
-from prefect_slots.usage.overuse import groups
+from prefect_slots.usage.overuse import Belonging, groups
 
 MIB = 2**20
 PIDS = range(1, 8)
