@@ -5,10 +5,8 @@ supervisor  threads, requests and ends of tasks: carries out the dispatcher's de
 dispatch    the next step for queued tasks, grants and processes, decided under one lock
 grants      grants for queues of tasks of one shape, requested of the ledger
 worker      a task process at work: gets tasks one after another, is killed and replaced
-process     a task process: its start, its end, and the traces of tasks in it
-pinning     the pin of a task process: GPUs, cores, numbers of threads
-submission  the requests of submitted calls
-task        a submitted task, its future, and the executor interface that returns it
+process     a task process: its pin, its start, its end, and the traces of tasks in it
+task        a submitted task: its request, its future, and the executor interface that returns it
 wire        messages between pool and task process, large parts in shared memory
 by_value    pickles of objects that a task process cannot import, with their source for tracebacks
 child       the program of a task process

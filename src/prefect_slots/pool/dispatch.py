@@ -17,7 +17,7 @@ from typing import NamedTuple
 from prefect_slots.model.request import Parent
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.pool.grants import PoolGrant
-from prefect_slots.pool.pinning import Pin
+from prefect_slots.pool.process import Pin
 from prefect_slots.pool.task import Task
 from prefect_slots.pool.worker import Worker
 
@@ -143,9 +143,7 @@ class Dispatcher:
     def add(self, task: Task) -> None:
         """Queue a submitted task."""
         shape = _shape(task)
-        queue = self.queues.get(shape)
-        if queue is None:
-            queue = self.queues[shape] = Queue(shape)
+        queue = self.queues[shape] = self.queues.get(shape) or Queue(shape)
         queue.tasks.append(task)
         if task.within is not None:
             task.within.inner.add(task)

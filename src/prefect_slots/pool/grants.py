@@ -20,8 +20,7 @@ from prefect_slots.acquire.tickets import Held
 from prefect_slots.errors import SlotsError
 from prefect_slots.model.request import Request
 from prefect_slots.model.resource import GPU_MEM, MEM
-from prefect_slots.pool.pinning import Pin, pin_of
-from prefect_slots.pool.process import Process
+from prefect_slots.pool.process import Pin, Process, pin_of
 from prefect_slots.requiring.grant import Grant
 
 # Measured use of these two is held against the grant: the ledger must know which process works under which grant.

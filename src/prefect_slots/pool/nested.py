@@ -16,26 +16,43 @@ from weakref import WeakValueDictionary
 
 from prefect_slots.model.request import Request
 from prefect_slots.pool.child import ChildContext, raised, told
-from prefect_slots.pool.submission import Submission, Wanted
-from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
+from prefect_slots.pool.task import Submission, Task, TaskExecutor, TaskFuture, Wanted
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
 # The pools of this process, by name; weak, because a pool that nobody can reach must be free to go.
 here: WeakValueDictionary[str, TaskExecutor] = WeakValueDictionary()
 
 
-class PoolLink:
-    """A task process's connection to its pool, for submissions: the seam that `Supervisor` has too.
+class InnerPool(TaskExecutor):
+    """The pool, within one of its tasks: submissions over the task process's connection; a seam as `Supervisor` is.
 
     Tasks that a task has submitted end with it.
     """
 
     def __init__(self, side: Wire) -> None:
+        super().__init__(self.enqueue)
         self._side = side
         self._lock = threading.Lock()
         self._futures: dict[int, TaskFuture] = {}
         self._last = 0
         threading.Thread(target=self._listen, name="prefect-slots-inner", daemon=True).start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Sent on to another task it is the pool there; sent back it is the `SlotPool` itself.
+        return pool_named, (ChildContext.pool,)
+
+    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        requires: Wanted = None,
+        task_timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
+        del chunksize
+        return self._submit_all(Submission(fn, requires, task_timeout), iterables, timeout)[1]
 
     def enqueue(self, request: Request, call: Packed) -> TaskFuture:
         """Submit a packed call, to be made in another task process."""
@@ -67,50 +84,16 @@ class PoolLink:
                     if kind is Kind.DONE:
                         future.settle(unpack, answer, None)
                     elif kind is Kind.FAILED:
-                        future.settle(unpack, None, raised(answer))
+                        future.fail(raised(answer))
                     else:
                         future.cancel()
 
 
-class InnerPool(TaskExecutor):
-    """The pool, within one of its tasks."""
-
-    def __init__(self, link: PoolLink) -> None:
-        super().__init__(link.enqueue)
-        self._link = link
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Sent on to another task it is the pool there; sent back it is the `SlotPool` itself.
-        return pool_named, (ChildContext.pool,)
-
-    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        requires: Wanted = None,
-        task_timeout: float | None = None,
-    ) -> Iterator[Any]:
-        """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
-        del chunksize
-        return self._submit_all(Submission(fn, requires, task_timeout), iterables, timeout)[1]
-
-    def reason(self, future: TaskFuture) -> str:
-        """Return the reason for which a task waits."""
-        return self._link.reason(future)
-
-
 @cache
-def link() -> PoolLink:
-    """Return this task process's connection to its pool."""
+def inner_pool() -> InnerPool:
+    """Return the pool of this task process."""
     assert ChildContext.side is not None
-    return PoolLink(ChildContext.side)
-
-
-@cache
-def _inner() -> InnerPool:
-    return InnerPool(link())
+    return InnerPool(ChildContext.side)
 
 
 def pool_named(name: str) -> TaskExecutor:
@@ -123,28 +106,24 @@ def pool_named(name: str) -> TaskExecutor:
         return here[name]
     if name != ChildContext.pool or ChildContext.side is None:
         raise RuntimeError("a SlotPool can be sent to its own tasks only")
-    return _inner()
+    return inner_pool()
 
 
 def hear(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
     """Read all messages of a task to the pool, in the pool's process."""
-    _take(enqueue, side, task)
-    # Messages that came in one read: `poll` does not report them again.
-    while side.has_more:
-        _take(enqueue, side, task)
-
-
-def _take(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
-    kind, packed = side.receive()
-    if kind is Kind.CANCEL:
-        future = task.numbered.get(pickle.loads(packed.body))
-        if future is not None:
-            future.cancel()
-        return
-    number, request, body = pickle.loads(packed.body)
-    future = enqueue(request, Packed(body, packed.buffers), _as_it_came, within=task)
-    task.numbered[number] = future
-    future.add_done_callback(partial(_reply, side, number))
+    has_more = True
+    while has_more:
+        kind, packed = side.receive()
+        if kind is Kind.CANCEL:
+            if (future := task.numbered.get(pickle.loads(packed.body))) is not None:
+                future.cancel()
+        else:
+            number, request, body = pickle.loads(packed.body)
+            future = enqueue(request, Packed(body, packed.buffers), _as_it_came, within=task)
+            task.numbered[number] = future
+            future.add_done_callback(partial(_reply, side, number))
+        # Messages that came in one read: `poll` does not report them again.
+        has_more = side.has_more
 
 
 def _as_it_came(packed: Packed) -> Packed:

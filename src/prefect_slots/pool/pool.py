@@ -2,13 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from prefect_slots.pool import nested
-from prefect_slots.pool.submission import Submission, Wanted
 from prefect_slots.pool.supervisor import IDLE_SECONDS, TURN_SECONDS, Supervisor
-from prefect_slots.pool.task import TaskExecutor, TaskFuture, is_urgent
+from prefect_slots.pool.task import Submission, TaskExecutor, TaskFuture, Wanted, is_urgent
 
 
 class SlotPool(TaskExecutor):
@@ -106,20 +104,15 @@ class SlotPool(TaskExecutor):
         """
         self._supervisor.shutdown(wait, cancel_futures=cancel_futures, kill=kill)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End as `shutdown` does; Ctrl-C kills running tasks."""
         self.shutdown(kill=is_urgent(kind))
-        return None
 
     async def __aenter__(self) -> Self:
         """Return the pool."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End as `shutdown` does, without blocking the event loop; a cancelled block kills running tasks."""
         # Cancelled once more, it would leave processes behind.
         await asyncio.shield(asyncio.to_thread(self.shutdown, kill=is_urgent(kind)))

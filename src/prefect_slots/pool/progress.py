@@ -22,9 +22,10 @@ class Progress:
 
     def __rich__(self) -> RenderableType:
         """Return the drawing."""
-        done = sum(future.done() for future in self._futures)
         running = sum(future.running() for future in self._futures)
-        failed = sum(_has_failed(future) for future in self._futures)
+        ended = [future for future in self._futures if future.done()]
+        failed = sum(future.cancelled() or future.exception() is not None for future in ended)
+        done = len(ended)
         waiting = len(self._futures) - done - running
         row = Table.grid(padding=(0, 1))
         counts = f"{done} done, {running} running, {waiting} waiting" + (f", {failed} failed" if failed else "")
@@ -32,10 +33,6 @@ class Progress:
         # Each queue asks the ledger: not while nothing waits.
         reasons = sorted(set(self._reasons())) if waiting else []
         return Group(row, *(Text(f"  {reason}", style="dim") for reason in reasons))
-
-
-def _has_failed(future: TaskFuture) -> bool:
-    return future.done() and (future.cancelled() or future.exception() is not None)
 
 
 def shown(

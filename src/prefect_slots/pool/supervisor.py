@@ -17,7 +17,7 @@ from typing import Any, Final
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
 from prefect_slots.model.request import Request
-from prefect_slots.pool import dispatch, nested, pinning, wire
+from prefect_slots.pool import dispatch, nested, process, wire
 from prefect_slots.pool.dispatch import Job, Queue
 from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.task import Task, TaskFuture
@@ -60,7 +60,7 @@ class Supervisor:
         preparation = wire.pack((initializer, tuple(initargs), {})) if initializer is not None else None
         self._grants = GrantClient(current_target())
         setup = Setup(self.name, self._grants, preparation, partial(nested.hear, self.enqueue))
-        workers = max_workers or pinning.core_count()
+        workers = max_workers or process.core_count()
         self._dispatcher = dispatch.Dispatcher(max_workers, workers, lambda pin: Worker(pin, setup))
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -164,20 +164,19 @@ class Supervisor:
                 note()
             if self._closed and self._dispatcher.is_empty:
                 self._dispatcher.retire_all()
-            acts = self._dispatcher.take()
-            starts = [act for act in acts if isinstance(act, dispatch.Start)]
-            new = [start.worker for start in starts if start.worker not in self._jobs]
+            # Tasks before requests: a task that may start must not wait for the ledger.
+            acts = sorted(self._dispatcher.take(), key=lambda act: not isinstance(act, dispatch.Start))
+            new = {act.worker for act in acts if isinstance(act, dispatch.Start)} - self._jobs.keys()
             self._jobs.update((worker, SimpleQueue()) for worker in new)
             self._changed.notify_all()
-        # Tasks before requests: a task that may start must not wait for the ledger.
-        for start in starts:
-            start.job.task.silence()
-            self._jobs[start.worker].put(start.job)
-        for worker in new:
-            name = f"prefect-slots-pool-{worker.pin}"
-            threading.Thread(target=self._run, args=(worker,), name=name, daemon=True).start()
         for act in acts:
             match act:
+                case dispatch.Start(job=job, worker=worker):
+                    job.task.silence()
+                    self._jobs[worker].put(job)
+                    if worker in new:
+                        name = f"prefect-slots-pool-{worker.pin}"
+                        threading.Thread(target=self._run, args=(worker,), name=name, daemon=True).start()
                 case dispatch.Ask(queue=queue, ticket=ticket):
                     self._ask(queue, ticket)
                 case dispatch.Withdraw(ticket=ticket):
@@ -186,8 +185,6 @@ class Supervisor:
                     self._jobs[idle].put(None)
                 case dispatch.Fail(task=task, error=error):
                     task.fail_elsewhere(error)
-                case dispatch.Start():
-                    pass
 
     def _ask(self, queue: Queue, ticket: str) -> None:
         with self._lock:
@@ -305,6 +302,5 @@ class Supervisor:
 
 
 def _shut_down(reference: weakref.ref[Supervisor]) -> None:
-    supervisor = reference()
-    if supervisor is not None:
+    if (supervisor := reference()) is not None:
         supervisor.shutdown()

@@ -13,7 +13,6 @@ from prefect_slots.model.resource import MEM
 from prefect_slots.pool import process, wire
 from prefect_slots.pool.child import raised
 from prefect_slots.pool.grants import GrantClient, PoolGrant
-from prefect_slots.pool.pinning import Pin
 from prefect_slots.pool.task import Task
 from prefect_slots.system.cgroups import oom_kills
 
@@ -50,7 +49,7 @@ class Worker:
     The process starts with the first task, and dies with the thread that has called `begin`.
     """
 
-    def __init__(self, pin: Pin, setup: Setup) -> None:
+    def __init__(self, pin: process.Pin, setup: Setup) -> None:
         self.pin = pin
         self._setup = setup
         self._process: process.Process | None = None
@@ -175,15 +174,13 @@ class Worker:
 
     def _death(self, task: Task) -> TaskDied:
         assert self._process is not None
-        pid, code = self._process.pid, self._end()
+        task_name, pid, code = task.request.label, self._process.pid, self._end()
         if code >= 0:
-            return TaskDied(task=task.request.label, pid=pid, exit_code=code)
+            return TaskDied(task=task_name, pid=pid, exit_code=code)
         over_declared = self._setup.grants.was_ended(self._noted)
         # A best guess: the kernel counts its kills for the whole cgroup, and does not name the processes.
         out_of_memory = -code == signal.SIGKILL and not over_declared and oom_kills() > self._kills
-        return TaskDied(
-            task=task.request.label, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared
-        )
+        return TaskDied(task=task_name, pid=pid, signal=-code, out_of_memory=out_of_memory, over_declared=over_declared)
 
     def _end(self) -> int:
         with self._killing:

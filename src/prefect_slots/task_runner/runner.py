@@ -74,7 +74,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         self._lock = threading.Lock()
         self._open: set[Run] = set()
         self._context = needs.SentContext()
-        self._pool: Supervisor | nested.PoolLink | None = None
+        self._pool: Supervisor | nested.InnerPool | None = None
         self._news: forwarding.News | None = None
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
@@ -236,11 +236,11 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         # A copy for each call: two threads cannot enter one context at a time.
         threads.submit(run.context.copy().run, do)
 
-    def _pool_here(self) -> Supervisor | nested.PoolLink:
+    def _pool_here(self) -> Supervisor | nested.InnerPool:
         """Return the pool, made at the first task; within a task it is the pool of the flow above."""
         with self._lock:
             if self._pool is None:
-                self._pool = nested.link() if child.ChildContext.pool else self._new_pool()
+                self._pool = nested.inner_pool() if child.ChildContext.pool else self._new_pool()
             return self._pool
 
     def _new_pool(self) -> Supervisor:

@@ -12,7 +12,7 @@ from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
 from prefect_slots.pool.grants import PoolGrant
-from prefect_slots.pool.pinning import Pin
+from prefect_slots.pool.process import Pin
 from prefect_slots.pool.task import Task, TaskFuture
 from prefect_slots.pool.wire import Packed, pack, unpack
 from prefect_slots.pool.worker import Worker

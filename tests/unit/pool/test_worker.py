@@ -18,8 +18,7 @@ from tests.unit.pool import calls
 from prefect_slots import SlotPool
 from prefect_slots.errors import TaskDied, TaskTimeout
 from prefect_slots.pool import process
-from prefect_slots.pool.pinning import Pin
-from prefect_slots.pool.process import Process
+from prefect_slots.pool.process import Pin, Process
 
 
 def test_a_waiting_task_is_cancelled_and_its_ticket_leaves(
