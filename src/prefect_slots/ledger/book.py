@@ -17,6 +17,8 @@ from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 
+# Columns of `shape s` that `shape_of` reads, in its order.
+SHAPE: Final = "s.requirement, s.priority, s.expected, s.parent, s.root, s.source"
 # Rows of the timeline that are kept: days of usual work, in one or two megabytes of the file.
 HISTORY: Final = 10_000
 
@@ -41,9 +43,7 @@ def _cells(tables: Tables) -> tuple[model.CellState, ...]:
 @lru_cache(maxsize=16)
 def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[model.CellState, ...]:
     return tuple(
-        model.CellState(
-            id=model.CellId(resource, number), capacity=Exclusive(capacity) if exclusive else capacity, foreign=foreign
-        )
+        model.CellState(model.CellId(resource, number), Exclusive(capacity) if exclusive else capacity, foreign)
         for resource, number, capacity, foreign, exclusive in rows
     )
 
@@ -59,10 +59,9 @@ def read_grant(tables: Tables, grant: str) -> model.Grant:
     Raises:
         LookupError: if it is gone.
     """
-    found = _grants(tables, "WHERE h.id=?", grant)
-    if not found:
-        raise LookupError(f"grant {grant} is not in the ledger")
-    return found[0]
+    for found in _grants(tables, "WHERE h.id=?", grant):
+        return found
+    raise LookupError(f"grant {grant} is not in the ledger")
 
 
 def _grants(tables: Tables, where: str = "", *values: object) -> tuple[model.Grant, ...]:
@@ -78,26 +77,14 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[model.Gra
         if known is not None:
             grants[row[0]] = replace(known, holdings=(*known.holdings, holding))
             continue
-        grants[row[0]] = model.Grant(
-            id=row[0],
-            shape=shape_of(row[0], *row[4:10]),
-            holdings=(holding,),
-            seq=row[10],
-            turn=row[11],
-            run=row[12],
-            chosen=row[13],
-            overtaken=row[14],
-            ends=row[15],
-            closed=bool(row[16]),
-        )
+        shape = shape_of(row[0], *row[4:10])
+        grants[row[0]] = model.Grant(row[0], shape, (holding,), *row[10:16], closed=bool(row[16]))
     return tuple(grants.values())
 
 
 def _lines(tables: Tables, front: int) -> tuple[model.Line, ...]:
     lines: list[model.Line] = []
-    for row in tables.all(
-        "SELECT key, overtakes, requirement, priority, expected, parent, root, source FROM shape ORDER BY key"
-    ):
+    for row in tables.all(f"SELECT key, overtakes, {SHAPE} FROM shape s ORDER BY key"):
         select = (
             "SELECT id, seq, turn, run, base, reserved FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved"
         )
@@ -174,12 +161,17 @@ def _queue(tables: Tables, shape: model.Shape, ticket: model.Ticket, request: Re
 
 
 def _shape_row(tables: Tables, shape: model.Shape) -> None:
-    nesting = shape.nesting
     tables.run(
-        "INSERT INTO shape VALUES (?, ?, ?, ?, 0, ?, ?, ?) ON CONFLICT DO NOTHING",
-        *(shape.key, json.dumps(shape.requirement.to_data()), shape.priority, shape.expected),
-        *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
+        "INSERT INTO shape (key, overtakes, requirement, priority, expected, parent, root, source) "
+        "VALUES (?, 0, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        *(shape.key, *_columns(shape)),
     )
+
+
+def _columns(shape: model.Shape) -> tuple[object, ...]:
+    nesting = shape.nesting
+    own = (nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)
+    return json.dumps(shape.requirement.to_data()), shape.priority, shape.expected, *own
 
 
 # A shape's row goes with its last ticket, or it would count overtakes of a line that has long been empty.
@@ -196,12 +188,9 @@ def _hold(tables: Tables, grant: model.Grant) -> None:
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
     _, owner, label, asked_at, refusals, for_children = row
-    nesting = grant.shape.nesting
     tables.run(
         "INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0, NULL, ?, ?)",
-        *(grant.id, grant.seq, json.dumps(grant.shape.requirement.to_data()), grant.shape.priority),
-        grant.shape.expected,
-        *((nesting.parent, nesting.root, nesting.source) if nesting else (None, None, None)),
+        *(grant.id, grant.seq, *_columns(grant.shape)),
         *(grant.turn, grant.run, grant.chosen, grant.overtaken, grant.ends),
         *(owner, label, asked_at, tables.now, refusals, for_children),
     )
@@ -210,16 +199,16 @@ def _hold(tables: Tables, grant: model.Grant) -> None:
 
 
 def _refuse(tables: Tables, ticket: str) -> None:
-    parent = tables.one("SELECT s.parent FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
+    parent = tables.value("SELECT s.parent FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
     row = _dequeue(tables, ticket)
     if row is not None and parent is not None:
-        tables.run("INSERT INTO refusal VALUES (?, ?, ?)", ticket, parent[0], row[1])
-        address = tables.one("SELECT wake FROM owner WHERE id=?", row[1])
+        tables.run("INSERT INTO refusal VALUES (?, ?, ?)", ticket, parent, row[1])
+        address = tables.value("SELECT wake FROM owner WHERE id=?", row[1])
         # The actor's own waiter needs no datagram: it is told in this process, after the commit.
         if row[1] == tables.actor:
             tables.settled.append(ticket)
         elif address is not None:
-            tables.wakes.append((address[0], ticket))
+            tables.wakes.append((address, ticket))
 
 
 def _free(tables: Tables, grant: str) -> None:

@@ -76,7 +76,7 @@ class Call(NamedTuple):
     fleet: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LeaseRow:
     """One call that was made to the server, or is about to be.
 
@@ -88,6 +88,7 @@ class LeaseRow:
         lease_id: The server's id of the lease, once its answer is known.
         deadline: Time at which the lease lapses unless renewed.
         answered: Time of the server's first answer to anything after the answer to this call was lost.
+        handovers: Number of times that the lease has changed hands on this machine.
     """
 
     id: uuid.UUID
@@ -99,6 +100,7 @@ class LeaseRow:
     lease_id: uuid.UUID | None = None
     deadline: float | None = None
     answered: float | None = None
+    handovers: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,25 +108,18 @@ class LeaseRow:
         return self.call.names
 
 
-_COLUMNS = "id, held, owner, names, weight, fleet, state, sent_at, lease_id, deadline, answered"
-
-
-def _row(values: tuple[Any, ...]) -> LeaseRow:
-    return LeaseRow(
-        id=uuid.UUID(values[0]),
-        held=values[1],
-        owner=values[2],
-        call=Call(tuple(json.loads(values[3])), values[4], bool(values[5])),
-        state=LeaseState(values[6]),
-        sent_at=values[7],
-        lease_id=uuid.UUID(values[8]) if values[8] else None,
-        deadline=values[9],
-        answered=values[10],
-    )
+_COLUMNS = "id, held, owner, names, weight, fleet, state, sent_at, lease_id, deadline, answered, handovers"
+_LATCHED = "(state='repair' AND owner<>'' AND sent_at>?)"
 
 
 def _rows(tables: Tables, where: str, *values: object) -> list[LeaseRow]:
-    return [_row(row) for row in tables.all(f"SELECT {_COLUMNS} FROM lease WHERE {where}", *values)]
+    rows = tables.all(f"SELECT {_COLUMNS} FROM lease WHERE {where}", *values)
+    return [_row(*row[:3], Call(tuple(json.loads(row[3])), row[4], bool(row[5])), *row[6:]) for row in rows]
+
+
+def _row(holder: str, held: str, owner: str, call: Call, state: str, sent_at: float, *answer: Any) -> LeaseRow:
+    lease_id = uuid.UUID(answer[0]) if answer[0] else None
+    return LeaseRow(uuid.UUID(holder), held, owner, call, LeaseState(state), sent_at, lease_id, *answer[1:])
 
 
 def _insert(tables: Tables, held: str, call: Call, state: LeaseState, now: float) -> uuid.UUID:
@@ -154,9 +149,9 @@ def write_lease(tables: Tables, holder: uuid.UUID, lease_id: uuid.UUID, deadline
     """
     # The grant's owner may have changed while the call was out: the lease goes to the present one.
     wanted = tables.run(
-        "UPDATE lease SET lease_id=?, deadline=?, state=?, owner=(SELECT owner FROM held WHERE id=lease.held) "
-        "WHERE id=? AND state=?",
-        *(str(lease_id), deadline, LeaseState.LEASE.value, str(holder), LeaseState.INTENT.value),
+        "UPDATE lease SET lease_id=?, deadline=?, state='lease', owner=(SELECT owner FROM held WHERE id=lease.held) "
+        "WHERE id=? AND state='intent'",
+        *(str(lease_id), deadline, str(holder)),
     )
     if not wanted:
         tables.run("UPDATE lease SET lease_id=?, deadline=? WHERE id=?", str(lease_id), deadline, str(holder))
@@ -169,22 +164,16 @@ def in_the_way(tables: Tables, names: tuple[str, ...], now: float) -> bool:
     It does while it releases slots of one, repairs its count, or leaves it to other machines. A call without an answer
     does not count: it may hold nothing, and settling it takes 15 s.
     """
-    rows = tables.all(
-        "SELECT names FROM lease WHERE (state=? AND lease_id IS NOT NULL) OR (state=? AND owner<>'' AND sent_at>?)",
-        *(LeaseState.RELEASING.value, LeaseState.REPAIR.value, now - LATCH_SECONDS),
-    )
-    busy = {name for row in rows for name in json.loads(row[0])}
-    busy.update(row[0] for row in tables.all("SELECT limit_name FROM rest WHERE until > ?", now))
+    sql = f"SELECT names FROM lease WHERE {_LATCHED} OR (state='releasing' AND lease_id IS NOT NULL)"
+    busy = {name for called in tables.column(sql, now - LATCH_SECONDS) for name in json.loads(called)}
+    busy.update(tables.column("SELECT limit_name FROM rest WHERE until > ?", now))
     return not busy.isdisjoint(names)
 
 
 def are_latched(tables: Tables, names: Collection[str], now: float) -> bool:
     """Return whether the count of any of these limits is under repair: nothing may be taken or released on it."""
-    rows = tables.all(
-        "SELECT names FROM lease WHERE state=? AND owner<>'' AND sent_at>?",
-        *(LeaseState.REPAIR.value, now - LATCH_SECONDS),
-    )
-    return any(not set(names).isdisjoint(json.loads(row[0])) for row in rows)
+    latched = tables.column(f"SELECT names FROM lease WHERE {_LATCHED}", now - LATCH_SECONDS)
+    return any(not set(names).isdisjoint(json.loads(each)) for each in latched)
 
 
 def latch(tables: Tables, names: tuple[str, ...], now: float) -> uuid.UUID:
@@ -203,10 +192,7 @@ def renew_latch(tables: Tables, holder: uuid.UUID, weight: int, now: float) -> b
 
 def unlatch(tables: Tables, holder: uuid.UUID, *, settled: bool) -> None:
     """End a latch; a correction without an answer (not `settled`) keeps its row, without an owner."""
-    if settled:
-        tables.run("DELETE FROM lease WHERE id=?", str(holder))
-    else:
-        tables.run("UPDATE lease SET owner='' WHERE id=?", str(holder))
+    tables.run("DELETE FROM lease WHERE id=?" if settled else "UPDATE lease SET owner='' WHERE id=?", str(holder))
 
 
 def is_mend_due(tables: Tables) -> bool:
@@ -224,21 +210,19 @@ def note_mended(tables: Tables) -> None:
 
 def extend(tables: Tables, holder: uuid.UUID, deadline: float) -> None:
     """Record a renewal."""
-    tables.run("UPDATE lease SET deadline=? WHERE id=? AND state=?", deadline, str(holder), LeaseState.LEASE.value)
+    tables.run("UPDATE lease SET deadline=? WHERE id=? AND state='lease'", deadline, str(holder))
 
 
 def become_ghost(tables: Tables, holder: uuid.UUID) -> None:
     """Record that the server has lost a lease and still counts its slots, if a grant still wants it."""
-    tables.run(
-        "UPDATE lease SET state=?, lease_id=NULL, deadline=NULL WHERE id=? AND state=?",
-        *(LeaseState.GHOST.value, str(holder), LeaseState.LEASE.value),
-    )
+    sql = "UPDATE lease SET state='ghost', lease_id=NULL, deadline=NULL WHERE id=? AND state='lease'"
+    tables.run(sql, str(holder))
 
 
 def lose(tables: Tables, holder: uuid.UUID) -> None:
     """Record that the server counts nothing for a lease any more: its grant, which goes on, needs another."""
     _bereave(tables, holder)
-    tables.run("DELETE FROM lease WHERE id=? AND state=?", str(holder), LeaseState.LEASE.value)
+    tables.run("DELETE FROM lease WHERE id=? AND state='lease'", str(holder))
 
 
 def _bereave(tables: Tables, holder: uuid.UUID) -> None:
@@ -256,8 +240,7 @@ def note_exposed(tables: Tables, limit: str) -> None:
 
 def lost(tables: Tables, held: str) -> str | None:
     """Return a limit on which a grant was exposed: for a while others could take its slots."""
-    row = tables.one("SELECT lost FROM held WHERE id=?", held)
-    return row[0] if row else None
+    return tables.value("SELECT lost FROM held WHERE id=?", held)
 
 
 def go_without(tables: Tables, held: str) -> None:
@@ -266,10 +249,7 @@ def go_without(tables: Tables, held: str) -> None:
     A call without an answer is released once it has settled, and then made again.
     """
     tables.run("UPDATE held SET unbacked=1 WHERE id=?", held)
-    tables.run(
-        "UPDATE lease SET state=?, held='' WHERE held=? AND state=?",
-        *(LeaseState.RELEASING.value, held, LeaseState.INTENT.value),
-    )
+    tables.run("UPDATE lease SET state='releasing', held='' WHERE held=? AND state='intent'", held)
 
 
 def unbacked(tables: Tables) -> dict[str, str]:
@@ -284,16 +264,15 @@ def note_backed(tables: Tables, held: str) -> None:
 
 def refusals(tables: Tables, held: str) -> int:
     """Return the number of times that the server has refused a grant and sent its ticket back."""
-    row = tables.one("SELECT refusals FROM held WHERE id=?", held)
-    return row[0] if row else 0
+    return tables.value("SELECT refusals FROM held WHERE id=?", held) or 0
 
 
 def lapse(tables: Tables, holder: uuid.UUID) -> None:
     """Leave a lease to the server's repossessor; a grant that goes on needs another."""
     _bereave(tables, holder)
     tables.run(
-        "UPDATE lease SET state=?, held='', owner='', deadline=COALESCE(deadline, sent_at + ?) WHERE id=?",
-        *(LeaseState.LAPSED.value, LEASE_SECONDS, str(holder)),
+        "UPDATE lease SET state='lapsed', held='', owner='', deadline=COALESCE(deadline, sent_at + ?) WHERE id=?",
+        *(LEASE_SECONDS, str(holder)),
     )
 
 
@@ -315,9 +294,9 @@ def give_up(tables: Tables, held: str) -> None:
         return
     tables.spare += [str(row.id) for row in found if row.state is LeaseState.LEASE]
     # A ghost has no lease to release: only a repair can take its slots off the count.
-    if tables.run("DELETE FROM lease WHERE held=? AND state=?", held, LeaseState.GHOST.value):
+    if tables.run("DELETE FROM lease WHERE held=? AND state='ghost'", held):
         tables.set_meta(MEND, "1")
-    tables.run("UPDATE lease SET state=? WHERE held=?", LeaseState.RELEASING.value, held)
+    tables.run("UPDATE lease SET state='releasing' WHERE held=?", held)
     if tables.releases:
         tables.run("UPDATE lease SET owner=? WHERE held=?", tables.actor, held)
 
@@ -328,28 +307,25 @@ def hand_over(tables: Tables, held: str, calls: Iterable[Call], now: float) -> N
     The remaining calls are left to the grant's owner.
     """
     # Only an owner that can reach the server may inherit a lease: another could neither renew nor release it.
-    heir = tables.one("SELECT o.id FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=? AND o.releases", held)
+    heir = tables.value("SELECT o.id FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=? AND o.releases", held)
     if heir is None:
         return
     spare = [row for row in (get(tables, uuid.UUID(holder)) for holder in tables.spare) if row is not None]
     for call in calls:
         for row in spare:
             fresh = row.deadline is not None and row.deadline > now + LAPSING_SECONDS
-            if row.call == call and fresh and _may_stay_here(tables, row):
+            if row.call == call and fresh and not _is_due_elsewhere(row):
                 tables.run(
-                    "UPDATE lease SET held=?, owner=?, state=?, handovers=handovers+1 WHERE id=?",
-                    *(held, heir[0], LeaseState.LEASE.value, str(row.id)),
+                    "UPDATE lease SET held=?, owner=?, state='lease', handovers=handovers+1 WHERE id=?",
+                    *(held, heir, str(row.id)),
                 )
                 spare.remove(row)
                 tables.spare.remove(str(row.id))
                 break
 
 
-def _may_stay_here(tables: Tables, row: LeaseRow) -> bool:
-    if not row.call.fleet:
-        return True
-    found = tables.one("SELECT handovers FROM lease WHERE id=?", str(row.id))
-    return found is not None and found[0] < FLEET_HANDOVERS
+def _is_due_elsewhere(row: LeaseRow) -> bool:
+    return row.call.fleet and row.handovers >= FLEET_HANDOVERS
 
 
 def forget(tables: Tables, holder: uuid.UUID, now: float) -> None:
@@ -357,11 +333,11 @@ def forget(tables: Tables, holder: uuid.UUID, now: float) -> None:
 
     A fleet limit whose lease has changed hands here often enough is then left to other machines for `REST_SECONDS`.
     """
-    row = tables.one("SELECT names, fleet, handovers FROM lease WHERE id=?", str(holder))
-    if row is not None and row[1] and row[2] >= FLEET_HANDOVERS:
+    row = get(tables, holder)
+    if row is not None and _is_due_elsewhere(row):
         tables.run(
             "INSERT INTO rest VALUES (?, ?) ON CONFLICT (limit_name) DO UPDATE SET until=excluded.until",
-            *(json.loads(row[0])[0], now + REST_SECONDS),
+            *(row.names[0], now + REST_SECONDS),
         )
     tables.run("DELETE FROM lease WHERE id=?", str(holder))
 
@@ -371,19 +347,18 @@ def forget(tables: Tables, holder: uuid.UUID, now: float) -> None:
 
 def get(tables: Tables, holder: uuid.UUID) -> LeaseRow | None:
     """Return one row, if it is still there."""
-    found = _rows(tables, "id=?", str(holder))
-    return found[0] if found else None
+    return next(iter(_rows(tables, "id=?", str(holder))), None)
 
 
 def of_grant(tables: Tables, held: str) -> list[LeaseRow]:
     """Return the leases and intents of a grant."""
     # A ticket that the server sent back keeps its id: rows of its former grant are on their way out.
-    return _rows(tables, "held=? AND state<>?", held, LeaseState.RELEASING.value)
+    return _rows(tables, "held=? AND state<>'releasing'", held)
 
 
 def to_release(tables: Tables) -> list[LeaseRow]:
     """Return the leases that the actor is to release, the latest first."""
-    return _rows(tables, "owner=? AND state=? ORDER BY sent_at DESC", tables.actor, LeaseState.RELEASING.value)
+    return _rows(tables, "owner=? AND state='releasing' ORDER BY sent_at DESC", tables.actor)
 
 
 def in_states(tables: Tables, *states: LeaseState) -> list[LeaseRow]:

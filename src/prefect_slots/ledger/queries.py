@@ -13,7 +13,7 @@ from prefect_slots.ledger.sql import Tables
 from prefect_slots.model.book import CellId, Shape
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """One holding of one cell by a grant.
 
@@ -36,8 +36,8 @@ class Part:
     declared: int
     pid: int | None
     started: float
-    command: tuple[int, float] | None
     since: float = 0.0
+    command: tuple[int, float] | None = None
     for_children: bool = False
     processes: tuple[tuple[int, float], ...] = ()
 
@@ -55,27 +55,22 @@ def holdings(tables: Tables, resource: str | None = None) -> tuple[Part, ...]:
     serving: dict[str, list[tuple[int, float]]] = {}
     for grant, pid, started in tables.all("SELECT held, pid, started FROM serving ORDER BY rowid"):
         serving.setdefault(grant, []).append((pid, started))
-    return tuple(
-        Part(
-            cell=CellId(row[0], row[1]),
-            grant=row[2],
-            source=row[3],
-            label=row[4],
-            declared=row[5],
-            since=row[6],
-            for_children=bool(row[7]),
-            pid=row[8],
-            started=row[9] or 0.0,
-            command=(row[10], row[11]) if row[10] is not None else None,
-            processes=tuple(serving.get(row[2], ())),
-        )
-        for row in tables.all(
-            "SELECT c.resource, c.number, h.id, h.source, h.label, c.amount, h.granted_at, h.for_children, o.pid, "
-            "o.started, o.command, o.command_started FROM holding c JOIN held h ON h.id=c.held "
-            "LEFT JOIN owner o ON o.id=h.owner WHERE c.resource=COALESCE(?, c.resource) ORDER BY h.granted_at",
-            resource,
-        )
+    rows = tables.all(
+        "SELECT c.resource, c.number, o.command, o.command_started, h.for_children, "
+        "h.id, h.source, h.label, c.amount, o.pid, COALESCE(o.started, 0.0), h.granted_at "
+        "FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner "
+        "WHERE c.resource=COALESCE(?, c.resource) ORDER BY h.granted_at",
+        resource,
     )
+    parts: list[Part] = []
+    for name, number, command, started, for_children, grant, *columns in rows:
+        own = tuple(serving.get(grant, ()))
+        running = None if command is None else (command, started)
+        part = Part(
+            CellId(name, number), grant, *columns, command=running, for_children=bool(for_children), processes=own
+        )
+        parts.append(part)
+    return tuple(parts)
 
 
 class Waiting(NamedTuple):
@@ -94,7 +89,7 @@ def waiting(tables: Tables) -> list[Waiting]:
     """Return all tickets by arrival."""
     # Aside from the queue the line's count does not apply: the ticket has taken its own along.
     rows = tables.all(
-        "SELECT s.requirement, s.priority, s.expected, s.parent, s.root, s.source, t.id, t.label, COALESCE(o.pid, 0), "
+        f"SELECT {book.SHAPE}, t.id, t.label, COALESCE(o.pid, 0), "
         "t.asked_at, t.blocked_on, CASE WHEN t.blocked_on IS NULL THEN s.overtakes - t.base ELSE t.overtaken END "
         "FROM ticket t JOIN shape s ON s.key=t.shape LEFT JOIN owner o ON o.id=t.owner ORDER BY t.seq"
     )
@@ -126,21 +121,19 @@ def owners(tables: Tables) -> list[Enrolled]:
 
 def owner_pids(tables: Tables) -> set[int]:
     """Return the process ids of all owners."""
-    return {row[0] for row in tables.all("SELECT pid FROM owner")}
+    return set(tables.column("SELECT pid FROM owner"))
 
 
 def grants_beside(tables: Tables, grant: str) -> int:
     """Return the number of grants that the owner of `grant` holds by their own right, itself included."""
     # A draw belongs to a grant that is counted already.
     sql = "SELECT COUNT(*) FROM held WHERE source IS NULL AND owner=(SELECT owner FROM held WHERE id=?)"
-    row = tables.one(sql, grant)
-    return row[0] if row else 0
+    return tables.value(sql, grant) or 0
 
 
 def label(tables: Tables, grant: str) -> str:
     """Return the label of a grant, or its id if it is gone."""
-    row = tables.one("SELECT label FROM held WHERE id=?", grant)
-    return row[0] if row else grant
+    return tables.value("SELECT label FROM held WHERE id=?", grant) or grant
 
 
 @dataclass(frozen=True)

@@ -35,32 +35,20 @@ class Known:
 def registered(transaction: Transaction) -> Registered:
     """Return the registered machine."""
     cells: dict[str, list[RegisteredCell]] = {}
-    for row in transaction.all(
-        "SELECT resource, number, key, label, position, capacity, foreign_use + outside, present, exclusive, lost "
+    for resource, number, key, label, position, capacity, exclusive, foreign, present, lost in transaction.all(
+        "SELECT resource, number, key, label, position, capacity, exclusive, foreign_use + outside, present, lost "
         "FROM cell ORDER BY 1, 2"
     ):
-        cells.setdefault(row[0], []).append(
-            RegisteredCell(
-                id=CellId(row[0], row[1]),
-                key=row[2],
-                label=row[3],
-                position=row[4],
-                capacity=Exclusive(row[5]) if row[8] else row[5],
-                foreign=row[6],
-                present=bool(row[7]),
-                lost=bool(row[9]),
-            )
-        )
+        size = Exclusive(capacity) if exclusive else capacity
+        cell = RegisteredCell(CellId(resource, number), key, label, position, size, foreign, bool(present), bool(lost))
+        cells.setdefault(resource, []).append(cell)
+    rows = transaction.all("SELECT name, unit, scope, origin FROM resource ORDER BY name")
     return Registered(
         edition=transaction.meta(_EDITION),
         machine=transaction.meta("machine"),
         resources=tuple(
-            RegisteredResource(
-                name=name, unit=unit, scope=Scope(scope), origin=origin, cells=tuple(cells.get(name, ()))
-            )
-            for name, unit, scope, origin in transaction.all(
-                "SELECT name, unit, scope, origin FROM resource ORDER BY name"
-            )
+            RegisteredResource(name, unit, Scope(scope), origin, tuple(cells.get(name, ())))
+            for name, unit, scope, origin in rows
         ),
     )
 

@@ -147,26 +147,22 @@ def connect(folder: Path) -> sqlite3.Connection:
         LedgerUnreadable: if the file is corrupt, of another version, or locked for over `BUSY_SECONDS`.
     """
     path = folder / FILE
-    connection: sqlite3.Connection | None = None
     try:
-        # Half of it at a time: between the halves it shows whether other processes commit.
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS / 2, isolation_level=None, check_same_thread=False)
-        if _version(connection) == 0:
-            _make_tables(connection, path)
-        # No fsync: it would cost milliseconds for each grant, and grants do not outlive a power loss anyway.
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("PRAGMA foreign_keys=ON")
-        _refuse_other_version(connection)
-        _lay_in_ballast(folder)
-        return connection
+        with contextlib.ExitStack() as undo:
+            # Half of it at a time: between the halves it shows whether other processes commit.
+            connection = sqlite3.connect(path, timeout=BUSY_SECONDS / 2, isolation_level=None, check_same_thread=False)
+            undo.callback(connection.close)
+            if _version(connection) == 0:
+                _make_tables(connection, path)
+            # No fsync: it would cost milliseconds for each grant, and grants do not outlive a power loss anyway.
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("PRAGMA foreign_keys=ON")
+            _refuse_other_version(connection, path)
+            _lay_in_ballast(folder)
+            undo.pop_all()
+            return connection
     except sqlite3.DatabaseError as error:
-        if connection is not None:
-            connection.close()
         raise unreadable(path, error) from error
-    except LedgerUnreadable:
-        if connection is not None:
-            connection.close()
-        raise
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -190,12 +186,11 @@ def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerUnreadable(path=str(path), reason=reason) from None
 
 
-def _refuse_other_version(connection: sqlite3.Connection) -> None:
+def _refuse_other_version(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection)
     if version != VERSION:
-        file = connection.execute("PRAGMA database_list").fetchone()[2]
         raise LedgerUnreadable(
-            path=str(file),
+            path=str(path),
             reason=f"it has version {version}, this prefect-slots reads version {VERSION}. Let every process that "
             "uses it end, update prefect-slots everywhere on this machine, and move the file away",
         )
@@ -231,12 +226,13 @@ def is_locked(error: BaseException) -> bool:
 
 def unreadable(path: Path, error: sqlite3.DatabaseError) -> LedgerUnreadable:
     """Return the error for a person: SQLite's finding and a remedy."""
-    text = str(error)
     if is_full(error):
-        return LedgerUnreadable(path=str(path), reason="the disk is full, so nothing can be granted. Make room on it")
-    if is_locked(error):
+        reason = "the disk is full, so nothing can be granted. Make room on it"
+    elif is_locked(error):
         who = query_locker(path.with_name(f"{path.name}-shm"), _WRITE_LOCK) or "another process"
         stopped = "If it is stopped, continue or kill it; if not, try again"
-        return LedgerUnreadable(path=str(path), reason=f"{who} has kept it locked for {BUSY_SECONDS:g} s. {stopped}")
-    remedy = "Let every process that uses it end, move the file away, and run `prefect-slots register` again"
-    return LedgerUnreadable(path=str(path), reason=f"it cannot be read as a ledger ({text}). {remedy}")
+        reason = f"{who} has kept it locked for {BUSY_SECONDS:g} s. {stopped}"
+    else:
+        remedy = "Let every process that uses it end, move the file away, and run `prefect-slots register` again"
+        reason = f"it cannot be read as a ledger ({error}). {remedy}"
+    return LedgerUnreadable(path=str(path), reason=reason)

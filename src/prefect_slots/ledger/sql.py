@@ -43,14 +43,22 @@ class Tables:
         """Return the first row, if any."""
         return self.connection.execute(sql, values).fetchone()
 
+    def column(self, sql: str, *values: object) -> list[Any]:
+        """Return the first column of all rows."""
+        return [row[0] for row in self.all(sql, *values)]
+
+    def value(self, sql: str, *values: object) -> Any:
+        """Return the first column of the first row; `None` if there is no row."""
+        row = self.one(sql, *values)
+        return row[0] if row else None
+
     def run(self, sql: str, *values: object) -> int:
         """Execute one writing statement; return how many rows it touched."""
         return self.connection.execute(sql, values).rowcount
 
     def meta(self, key: str) -> str | None:
         """Return a value of the `meta` table."""
-        row = self.one("SELECT value FROM meta WHERE key=?", key)
-        return row[0] if row else None
+        return self.value("SELECT value FROM meta WHERE key=?", key)
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a value of the `meta` table."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 from uuid import UUID
 
 from prefect_slots.ledger import book, leases
@@ -22,14 +21,8 @@ from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.system import clock
 
-
-class Decide(Protocol):
-    """The scheduler, with its settings bound."""
-
-    def __call__(self, book: model.Book, event: model.Event, now: float) -> model.Decision:
-        """Return the decision on `event`."""
-        ...
-
+Decide = Callable[[model.Book, model.Event, float], model.Decision]
+"""The scheduler, with its settings bound: it decides on a book, an event and the present moment."""
 
 Plan = Callable[["Transaction", model.Grant], Iterable[leases.Call]]
 """The calls that a grant needs on the server, in canonical order."""
@@ -90,7 +83,7 @@ class Transaction(Tables):
             "OR EXISTS (SELECT 1 FROM held WHERE owner=o.id AND NOT closed))",
             *(self.actor, self.releases),
         )
-        return [row[0] for row in rows if is_dead(self._folder, row[1], row[2], row[3], row[4])]
+        return [row[0] for row in rows if is_dead(self._folder, *row[1:])]
 
     def drop_owner(self, owner: str) -> bool:
         """Forget an owner: its tickets leave, its grants end, and its leases become the actor's.
@@ -102,16 +95,16 @@ class Transaction(Tables):
             True if nothing of the owner is left.
         """
         # Tickets first: a grant that ends must not be given to a ticket of the same dead process.
-        waiting = self.all("SELECT id FROM ticket WHERE owner=?", owner)
-        for (ticket,) in waiting:
+        waiting = self.column("SELECT id FROM ticket WHERE owner=?", owner)
+        for ticket in waiting:
             book.write(self, model.Dequeued(ticket=ticket), None)
         if waiting:
             self.apply(model.Changed())
         # The latest first: a draw ends before the grant that it draws on, which can then be freed.
-        for (grant,) in self.all("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
+        for grant in self.column("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
             self.apply(model.Ended(grant=grant))
         self.run("DELETE FROM refusal WHERE owner=?", owner)
-        for (grant,) in self.all("SELECT DISTINCT held FROM lease WHERE owner=?", owner):
+        for grant in self.column("SELECT DISTINCT held FROM lease WHERE owner=?", owner):
             heir = self._heir(grant, owner)
             if heir is not None:
                 self.run("UPDATE lease SET owner=? WHERE held=? AND owner=?", heir, grant, owner)
@@ -127,13 +120,12 @@ class Transaction(Tables):
 
     def _heir(self, grant: str, gone: str) -> str | None:
         """Return another owner that draws on `grant`, directly or through draws of the dead one."""
-        row = self.one(
+        return self.value(
             "WITH RECURSIVE drawn (id, owner) AS (SELECT id, owner FROM held WHERE source=? "
             "UNION ALL SELECT h.id, h.owner FROM held h JOIN drawn d ON h.source=d.id) "
             "SELECT owner FROM drawn WHERE owner<>?",
             *(grant, gone),
         )
-        return row[0] if row else None
 
     # The book
 
@@ -181,21 +173,19 @@ class Transaction(Tables):
 
     def blocked_on(self, limit: str) -> list[str]:
         """Return the tickets that wait aside because the server refused `limit`, in the order of the queue."""
-        rows = self.all(
+        return self.column(
             "SELECT t.id FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.blocked_on=? "
             "ORDER BY s.priority DESC, t.turn, t.seq",
             limit,
         )
-        return [row[0] for row in rows]
 
     def blocked_limits(self) -> list[str]:
         """Return the limits on which tickets wait aside."""
-        return [row[0] for row in self.all("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")]
+        return self.column("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")
 
     def blocked_limit(self, ticket: str) -> str | None:
         """Return the limit on which a ticket waits aside, if it does."""
-        row = self.one("SELECT blocked_on FROM ticket WHERE id=?", ticket)
-        return row[0] if row else None
+        return self.value("SELECT blocked_on FROM ticket WHERE id=?", ticket)
 
     def _announce(self, grant: str) -> None:
         row = self.one("SELECT o.id, o.wake FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant)
@@ -214,8 +204,7 @@ class Transaction(Tables):
     def resume(self, ticket: str) -> None:
         """Put a ticket that stepped aside back into its line, at its old place."""
         row = self.one(
-            "SELECT s.requirement, s.priority, s.expected, s.parent, s.root, s.source, "
-            "t.seq, t.overtaken, t.turn, t.run FROM ticket t JOIN shape s ON s.key=t.shape "
+            f"SELECT {book.SHAPE}, t.seq, t.overtaken, t.turn, t.run FROM ticket t JOIN shape s ON s.key=t.shape "
             "WHERE t.id=? AND t.blocked_on IS NOT NULL",
             ticket,
         )
@@ -230,10 +219,10 @@ class Transaction(Tables):
         Raises:
             LookupError: if it does not wait.
         """
-        row = self.one("SELECT s.requirement FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
-        if row is None:
+        data = self.value("SELECT s.requirement FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
+        if data is None:
             raise LookupError(f"ticket {ticket} does not wait")
-        return Requirement.from_data(json.loads(row[0]))
+        return Requirement.from_data(json.loads(data))
 
     def state(self, ticket: str) -> TicketState:
         """Return the state of a ticket."""

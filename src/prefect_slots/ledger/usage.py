@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from prefect_slots.ledger.sql import Tables
 from prefect_slots.model.book import CellId
@@ -19,7 +18,7 @@ Samples = tuple[tuple[float, int], ...]
 # Foreign use
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outside:
     """Foreign use of one cell, as its device or licence server shows it.
 
@@ -48,21 +47,11 @@ def read_outside(tables: Tables) -> dict[CellId, Outside]:
     rows = tables.all(
         "SELECT resource, number, used, seen_at, asked_at, peak, counted, misses, why FROM outside ORDER BY 1, 2"
     )
-    return {CellId(*row[:2]): _outside(CellId(*row[:2]), *row[2:]) for row in rows}
-
-
-def _outside(cell: CellId, used: int | None, *values: Any) -> Outside:
-    seen_at, asked_at, peak, counted, misses, why = values
-    return Outside(
-        cell=cell,
-        used=used,
-        seen_at=seen_at,
-        asked_at=asked_at,
-        peak=_samples(peak),
-        counted=_samples(counted),
-        misses=misses,
-        why=why,
-    )
+    found: dict[CellId, Outside] = {}
+    for resource, number, used, seen_at, asked_at, peak, counted, misses, why in rows:
+        cell = CellId(resource, number)
+        found[cell] = Outside(cell, used, seen_at, asked_at, _samples(peak), _samples(counted), misses, why)
+    return found
 
 
 def _samples(text: str) -> Samples:
@@ -81,7 +70,7 @@ def write_outside(tables: Tables, seen: Outside) -> None:
 # Use by grants
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Spent:
     """Memory use of one grant on one cell, in MiB.
 
@@ -109,24 +98,13 @@ class Spent:
 _SPENT = "SELECT held, resource, number, label, declared, peak, looks, together, over, warned, signals FROM spent"
 
 
-def _spent(row: tuple[Any, ...]) -> Spent:
-    return Spent(
-        held=row[0],
-        cell=CellId(row[1], row[2]),
-        label=row[3],
-        declared=row[4],
-        peak=row[5],
-        looks=row[6],
-        together=bool(row[7]),
-        over=row[8],
-        warned=bool(row[9]),
-        signals=row[10],
-    )
+def _spent(tables: Tables, where: str = "") -> list[Spent]:
+    return [Spent(row[0], CellId(*row[1:3]), *row[3:]) for row in tables.all(f"{_SPENT} {where}")]
 
 
 def read_spent(tables: Tables) -> dict[tuple[str, CellId], Spent]:
     """Return the use of every grant, including those that have ended since the last look."""
-    return {(spent.held, spent.cell): spent for spent in map(_spent, tables.all(_SPENT))}
+    return {(spent.held, spent.cell): spent for spent in _spent(tables)}
 
 
 def write_spent(tables: Tables, seen: Spent) -> None:
@@ -142,7 +120,7 @@ def take_ended(tables: Tables) -> list[Spent]:
     """Delete and return the use of grants that have ended."""
     # Kept until the look after the end, which makes the suggestion for the next time.
     ended = "WHERE held NOT IN (SELECT id FROM held)"
-    found = [_spent(row) for row in tables.all(f"{_SPENT} {ended}")]
+    found = _spent(tables, ended)
     if found:
         tables.run(f"DELETE FROM spent {ended}")
     return found

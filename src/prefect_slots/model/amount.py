@@ -47,17 +47,13 @@ def _exact_mib(value: object) -> Fraction:
         # An integer beyond the range of floats is finite, and `isfinite` would raise OverflowError for it.
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("not a finite amount of memory")
-        mib = Fraction(value) * 1024
-    elif isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        if match is None or match[2].upper() not in _BYTES_PER:
-            raise ValueError(
-                "not an amount of memory; write a number of GiB or a string such as '8GiB', '512MiB' or '8GB'"
-            )
-        mib = Fraction(match[1]) * _BYTES_PER[match[2].upper()] / _BYTES_PER_MIB
-    else:
+        return Fraction(value) * 1024
+    if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} is not an amount of memory; write a number of GiB or '8GiB'")
-    return mib
+    match = _SIZE.fullmatch(value)
+    if match is None or match[2].upper() not in _BYTES_PER:
+        raise ValueError("not an amount of memory; write a number of GiB or a string such as '8GiB', '512MiB' or '8GB'")
+    return Fraction(match[1]) * _BYTES_PER[match[2].upper()] / _BYTES_PER_MIB
 
 
 def _positive_mib(value: object) -> Fraction:

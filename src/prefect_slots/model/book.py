@@ -43,7 +43,7 @@ class Holding(NamedTuple):
     amount: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CellState:
     """A cell with its nominal capacity and its foreign use, in the resource's unit."""
 
@@ -149,7 +149,7 @@ class Line:
         return self.last or self.tickets[-1].slot
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Grant:
     """A ticket that holds cells.
 

@@ -35,7 +35,7 @@ class LimitSpec:
     scope: Scope
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stock:
     """A registered resource as limit names need it: numbered cells and their nominal capacities.
 
@@ -48,7 +48,7 @@ class Stock:
     cells: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RegisteredCell:
     """A cell with its number.
 
@@ -71,7 +71,7 @@ class RegisteredCell:
     lost: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RegisteredResource:
     """A resource with its numbered cells."""
 
@@ -124,20 +124,13 @@ class Registered:
     @property
     def stocks(self) -> tuple[Stock, ...]:
         """The resources with their present cells, as limits are made from them."""
-        return tuple(
-            Stock(
-                resource=resource.name,
-                scope=resource.scope,
-                cells=tuple((cell.id.number, cell.capacity) for cell in resource.cells if cell.present),
-            )
-            for resource in self.resources
-            if any(cell.present for cell in resource.cells)
+        stocks = (
+            Stock(each.name, each.scope, tuple((cell.id.number, cell.capacity) for cell in each.cells if cell.present))
+            for each in self.resources
         )
+        return tuple(stock for stock in stocks if stock.cells)
 
     def cell(self, cell_id: CellId) -> RegisteredCell | None:
         """Return the cell of that id."""
-        for resource in self.resources:
-            for cell in resource.cells:
-                if cell.id == cell_id:
-                    return cell
-        return None
+        listed = (cell for resource in self.resources for cell in resource.cells)
+        return next((cell for cell in listed if cell.id == cell_id), None)

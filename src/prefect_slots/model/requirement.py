@@ -140,13 +140,13 @@ class Requirement:
         Raises:
             ValueError: if the data are not a requirement.
         """
-        if not isinstance(data, (list, tuple)):
-            raise ValueError(f"not a list of demands: {data!r}")
         match data:
             case [{"any_of": [_, *_] as alternatives}]:
                 return cls.any_of([cls.from_data(alternative) for alternative in alternatives])
+            case [*demands]:
+                return cls(tuple(map(_read_demand, demands)))
             case _:
-                return cls(tuple(map(_read_demand, data)))
+                raise ValueError(f"not a list of demands: {data!r}")
 
 
 def _amount_data(amount: int | Share) -> object:
@@ -186,30 +186,21 @@ def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
     return Demand(resource=GPU_MEM, amount=amount, cells=cells)
 
 
-def _unnamed(feature: object) -> InvalidRequirement:
-    return invalid("license", feature, "a license's name is a string")
-
-
 def _license_demands(asked: object) -> Iterable[Demand]:
-    counts: dict[Any, Any]
-    if isinstance(asked, str):
-        counts = {asked: 1}
-    elif isinstance(asked, Mapping):
-        counts = dict(asked)  # pyright: ignore[reportUnknownVariableType]
-    elif isinstance(asked, (list, tuple, set, frozenset)):
-        names: list[Any] = list(asked)  # pyright: ignore[reportUnknownVariableType]
-        for name in names:
-            # Checked before the dictionary is made: a list or a mapping among the names is not hashable.
-            if not isinstance(name, str):
-                raise _unnamed(name)
-        counts = dict.fromkeys(names, 1)
-        if len(counts) != len(names):
-            raise invalid("license", names, 'a name stands twice; write {"name": 2} for two seats')
+    counts: list[tuple[Any, Any]]
+    if isinstance(asked, Mapping):
+        counts = list(asked.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    elif isinstance(asked, (str, list, tuple, set, frozenset)):
+        counts = [(name, 1) for name in ([asked] if isinstance(asked, str) else asked)]  # pyright: ignore[reportUnknownVariableType]
     else:
         raise invalid("license", asked, 'a name, a list of names, or a mapping such as {"matlab": 2}')
-    for feature, seats in counts.items():
+    for feature, _ in counts:
         if not isinstance(feature, str):
-            raise _unnamed(feature)
+            raise invalid("license", feature, "a license's name is a string")
+    # After the check of names: a list or a mapping among them is not hashable.
+    if len(dict(counts)) != len(counts):
+        raise invalid("license", list(asked), 'a name stands twice; write {"name": 2} for two seats')
+    for feature, seats in counts:
         name = _checked("license", feature, license_resource)
         yield Demand(resource=name, amount=_checked(f"license[{feature!r}]", seats, count_asked, SEATS))
 

@@ -101,10 +101,7 @@ class Grant:
     @property
     def gpus_here(self) -> tuple[str, ...]:
         """Keys of all GPUs of this machine."""
-        resources = self._held.registered.resources if self._held else ()
-        return tuple(
-            cell.key for resource in resources if resource.name == GPU_MEM for cell in resource.cells if cell.present
-        )
+        return tuple(cell.key for cell in self._held.registered.cells(GPU_MEM)) if self._held else ()
 
     @property
     def device(self) -> str:

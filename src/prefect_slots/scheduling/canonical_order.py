@@ -8,6 +8,7 @@ fields, never limit names as text (as bytes `"gpu-mem:" < "gpu:"` and `":10" < "
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby, pairwise
 from typing import Final
 
 from prefect_slots.model.registered import LimitUnit
@@ -33,24 +34,18 @@ def calls(units: Iterable[LimitUnit]) -> tuple[tuple[LimitUnit, ...], ...]:
     Raises:
         ValueError: if a unit stands twice.
     """
-    ordered = sorted(units, key=lambda unit: canonical_key(unit.scope, unit.resource, unit.cell))
-    grouped: list[list[LimitUnit]] = []
-    for before, unit in zip([None, *ordered], ordered, strict=False):
-        if before is not None and canonical_key(before.scope, before.resource, before.cell) == canonical_key(
-            unit.scope, unit.resource, unit.cell
-        ):
+    ordered = sorted(units, key=_key)
+    for before, unit in pairwise(ordered):
+        if _key(before) == _key(unit):
             raise ValueError(f"{unit} stands twice")
-        if grouped and grouped[-1][0].weight == unit.weight:
-            grouped[-1].append(unit)
-        else:
-            grouped.append([unit])
-    return tuple(tuple(group) for group in grouped)
+    return tuple(tuple(group) for _, group in groupby(ordered, key=lambda unit: unit.weight))
 
 
-def strictly_after(
-    asked: Iterable[tuple[Scope, str]],
-    held: Iterable[tuple[Scope, str]],
-) -> bool:
+def _key(unit: LimitUnit) -> Key:
+    return canonical_key(unit.scope, unit.resource, unit.cell)
+
+
+def strictly_after(asked: Iterable[tuple[Scope, str]], held: Iterable[tuple[Scope, str]]) -> bool:
     """Return whether every resource asked for lies after every resource held: only then may a holder wait."""
     lowest = min((canonical_key(*place) for place in asked), default=None)
     highest = max((canonical_key(*place) for place in held), default=None)

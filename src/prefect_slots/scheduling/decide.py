@@ -82,9 +82,8 @@ class _Desk:
                 self._refuse_hopeless_draws()
 
     def _queue(self, shape: model.Shape, ticket: model.Ticket, counted: int) -> None:
-        line = self.lines.get(shape.key)
-        opened = line is None
-        line = line or model.Line(shape=shape)
+        opened = shape.key not in self.lines
+        line = self.lines.get(shape.key, model.Line(shape=shape))
         if line.tickets and ticket.slot < line.end:
             # A ticket that is put ahead of others counts as overtaken as often as they: while it does not reserve, the
             # tickets behind it in its line do not either.
@@ -103,8 +102,7 @@ class _Desk:
             line = replace(line, last=max(line.last, ticket.slot))
         behind_the_front = line.truncated and unserved and ticket.slot > unserved[-1].slot
         if not behind_the_front:
-            tickets = tuple(sorted((*line.tickets, ticket), key=lambda waiting: waiting.slot))
-            line = replace(line, tickets=tickets)
+            line = replace(line, tickets=tuple(sorted((*line.tickets, ticket), key=lambda waiting: waiting.slot)))
         self.lines[shape.key] = line
 
     def _drop(self, ticket_id: str) -> None:
@@ -114,8 +112,7 @@ class _Desk:
                 return
 
     def _take_out(self, line: model.Line, ticket_id: str) -> None:
-        kept = tuple(ticket for ticket in line.tickets if ticket.id != ticket_id)
-        line = replace(line, tickets=kept)
+        line = replace(line, tickets=tuple(ticket for ticket in line.tickets if ticket.id != ticket_id))
         self.lines[line.shape.key] = line
         self.again = self.again or (line.truncated and not front(line))
 
@@ -137,20 +134,21 @@ class _Desk:
 
     def _refuse_draws(self, source: str) -> None:
         # Nothing is ever freed for them: they would wait for ever.
-        for key, line in list(self.lines.items()):
+        for line in list(self.lines.values()):
             if line.shape.pool == source:
-                self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
-                del self.lines[key]
+                self._refuse_line(line)
+
+    def _refuse_line(self, line: model.Line) -> None:
+        self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
+        del self.lines[line.shape.key]
 
     def _refuse_hopeless_draws(self) -> None:
         # A share of a card that has grown may be more than the grant, taken when it was small, holds in all.
-        for key, line in list(self.lines.items()):
-            source = line.shape.pool
-            if source is not None and line.tickets:
-                pool = self._pool(source)
+        for line in list(self.lines.values()):
+            if line.shape.pool is not None and line.tickets:
+                pool = self._pool(line.shape.pool)
                 if place(pool, line.shape.requirement, pool.most) is None:
-                    self.changes.extend(model.Refused(ticket=ticket.id) for ticket in line.tickets)
-                    del self.lines[key]
+                    self._refuse_line(line)
 
     # Its consequences
 

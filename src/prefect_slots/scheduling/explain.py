@@ -5,7 +5,7 @@ Nothing is decided here; the same pools that placement uses are described.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefect_slots.model.book import Book, CellId, CellState, Line, Ticket
@@ -70,9 +70,11 @@ def shortages(book: Book, requirement: Requirement, ticket: str | None = None) -
     source = line.shape.pool if line else None
     pool = _pool(book, source)
     left = dict(pool.free)
-    for other, before in _reserved(book, source):
-        if place(pool, other.shape.requirement, pool.most) is not None and _is_ahead(before, line, ticket):
-            set_aside(left, before.reserved)
+    for other in book.lines:
+        if other.shape.pool == source and place(pool, other.shape.requirement, pool.most) is not None:
+            for before in other.tickets:
+                if _is_ahead(before, line, ticket):
+                    set_aside(left, before.reserved)
     return tuple(
         Shortage(
             demand=demand,
@@ -91,14 +93,6 @@ def _line(book: Book, ticket: str | None) -> Line | None:
 def _pool(book: Book, source: str | None) -> Pool:
     grant = next((grant for grant in book.grants if grant.id == source), None)
     return grant_pool(book, grant) if grant else machine_pool(book)
-
-
-def _reserved(book: Book, source: str | None) -> Iterator[tuple[Line, Ticket]]:
-    for line in book.lines:
-        if line.shape.pool == source:
-            for ticket in line.tickets:
-                if ticket.reserved:
-                    yield line, ticket
 
 
 def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
@@ -134,13 +128,12 @@ def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) 
                 return f"it has no {demand.resource}"
             unit = " MiB" if demand.resource in (GPU_MEM, MEM) else ""
             top = f"{pool.nominal[cells[0]]}{unit}"
+            several = len(cells) > 1
             if demand.resource == GPU_MEM:
                 label = f" ({labels[cells[0]]})" if labels.get(cells[0]) else ""
-                count = f"it has {len(cells)} card{'s' if len(cells) > 1 else ''}"
+                count = f"it has {len(cells)} card{'s' if several else ''}"
                 return f"{count}, the largest is gpu {cells[0].number}{label} with {top}"
-            return f"it has {top} of {demand.resource}" + (
-                f" on each of {len(cells)} cells at most" if len(cells) > 1 else ""
-            )
+            return f"it has {top} of {demand.resource}{f' on each of {len(cells)} cells at most' if several else ''}"
     return ""
 
 

@@ -9,6 +9,7 @@ them, and to the reservations ahead of it. Without the last kind the model check
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from prefect_slots.model.book import Grant, Line, Nesting, Shape
@@ -16,27 +17,26 @@ from prefect_slots.scheduling.fairness import Reservation
 from prefect_slots.scheduling.placement import Pool, fits
 
 
+@dataclass(frozen=True, eq=False)
 class WaitGraph:
     """The waits in one pool, between chains of grants.
 
     On the machine a chain is all that is nested under one outermost grant; within a grant, all that is nested under
-    one request that its holder made directly.
+    one request that its holder made directly. Edges are read on demand.
+
+    Attributes:
+        pool: The cells of `source`.
+        source: The grant that serves the pool; `None` is the machine.
+        lines: Those of the whole book.
+        grants: Those of the whole book, by id.
+        reservations: Those of the pool, by slot.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        source: str | None,
-        lines: Iterable[Line],
-        grants: Mapping[str, Grant],
-        reservations: Sequence[Reservation],
-    ) -> None:
-        """Keep the pool of `source`, with the lines and grants of the whole book; edges are read on demand."""
-        self._pool = pool
-        self._source = source
-        self._lines = lines
-        self._grants = grants
-        self._reservations = reservations
+    pool: Pool
+    source: str | None
+    lines: Iterable[Line]
+    grants: Mapping[str, Grant]
+    reservations: Sequence[Reservation]
 
     def passes(self, nesting: Nesting, position: int) -> bool:
         """Return whether a request made at `nesting` passes the reservation at `position`."""
@@ -44,15 +44,15 @@ class WaitGraph:
         return chain is not None and self._waits_for(position, chain)
 
     def _chain(self, nesting: Nesting) -> str | None:
-        if self._source is None:
+        if self.source is None:
             return nesting.root
         # A request that the grant's holder makes directly holds nothing of the grant yet, and blocks no reservation.
-        return None if nesting.parent == self._source else self._outermost(nesting.parent)
+        return None if nesting.parent == self.source else self._outermost(nesting.parent)
 
     def _outermost(self, grant: str) -> str:
-        while grant in self._grants:
-            nesting = self._grants[grant].shape.nesting
-            if nesting is None or nesting.parent == self._source or nesting.parent not in self._grants:
+        while grant in self.grants:
+            nesting = self.grants[grant].shape.nesting
+            if nesting is None or nesting.parent == self.source or nesting.parent not in self.grants:
                 break
             grant = nesting.parent
         return grant
@@ -60,9 +60,9 @@ class WaitGraph:
     @cached_property
     def _holders(self) -> Mapping[str, set[str]]:
         holders: dict[str, set[str]] = {}
-        for grant in self._grants.values():
-            if grant.shape.pool == self._source:
-                chain = grant.root if self._source is None else self._outermost(grant.id)
+        for grant in self.grants.values():
+            if grant.shape.pool == self.source:
+                chain = grant.root if self.source is None else self._outermost(grant.id)
                 for cell, _ in grant.holdings:
                     holders.setdefault(cell.resource, set()).add(chain)
         return holders
@@ -73,19 +73,19 @@ class WaitGraph:
 
         This pool does not show the waits of the latter: they are taken to wait for the chain of the request.
         """
-        position = {reservation.ticket.id: place for place, reservation in enumerate(self._reservations)}
+        position = {reservation.ticket.id: place for place, reservation in enumerate(self.reservations)}
         here: dict[str, list[tuple[Shape, int]]] = {}
         elsewhere: set[str] = set()
-        for line in self._lines:
+        for line in self.lines:
             nesting = line.shape.nesting
             if nesting is None or not line.tickets:
                 continue
-            if nesting.source == self._source:
+            if nesting.source == self.source:
                 chain = self._chain(nesting)
                 if chain is not None:
-                    ahead = position.get(nesting.ticket, len(self._reservations))
+                    ahead = position.get(nesting.ticket, len(self.reservations))
                     here.setdefault(chain, []).append((line.shape, ahead))
-            elif self._source is not None:
+            elif self.source is not None:
                 chain = self._outermost(nesting.parent)
                 if nesting.source is None or self._outermost(nesting.source) != chain:
                     elsewhere.add(chain)
@@ -93,7 +93,7 @@ class WaitGraph:
 
     def _waits_for(self, position: int, chain: str) -> bool:
         waiters, elsewhere = self._waiters
-        todo = [(self._reservations[position].wanted, position)]
+        todo = [(self.reservations[position].wanted, position)]
         seen, chains = {position}, set[str]()
 
         def reach(other: str | None) -> None:
@@ -104,11 +104,11 @@ class WaitGraph:
         while todo:
             wanted, ahead = todo.pop()
             for demand in wanted.all_demands:
-                if not fits(self._pool, demand, self._pool.free):
+                if not fits(self.pool, demand, self.pool.free):
                     for holder in self._holders.get(demand.resource, ()):
                         reach(holder)
             for index in range(ahead):
-                other = self._reservations[index]
+                other = self.reservations[index]
                 if index not in seen and not set(other.wanted.resources).isdisjoint(wanted.resources):
                     seen.add(index)
                     todo.append((other.wanted, index))
