@@ -16,7 +16,7 @@ from tests.support.polling import until
 from tests.support.processes import ROOT, Puppet, SharedMachine
 
 from prefect_slots import requires
-from prefect_slots.acquire import tickets, upkeep
+from prefect_slots.acquire import session, tickets
 from prefect_slots.acquire.engine import close_engine
 
 CONTEND = """
@@ -128,7 +128,7 @@ def test_a_large_request_is_overtaken_so_often_and_no_more(tmp_path: Path, allow
 @pytest.fixture(params=["unix", "udp"])
 def awoken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedMachine]:
     """This process takes part, with nothing but a datagram to wake it in time."""
-    for module in (tickets, upkeep):
+    for module in (tickets, session):
         monkeypatch.setattr(module, "POLL_SECONDS", 3600.0)
     with tempfile.TemporaryDirectory() as short:
         place = Path(short) if request.param == "unix" else tmp_path / ("x" * 100)

@@ -273,7 +273,7 @@ def register_at(box: Box, url: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_steward_s_work_is_taken_over(server: PrefectServer, box: Box, start: Start) -> None:
+def test_a_stopped_leader_s_work_is_taken_over(server: PrefectServer, box: Box, start: Start) -> None:
     first = start()
     first.enter(cpus=1)
     until(lambda: box.rows("role WHERE name='leader'") == 1, 20, what="the first looks after the machine")

@@ -54,24 +54,23 @@ class Target:
     coordination: Coordination
     settings: Settings
 
+    @property
+    def key(self) -> str:
+        """Key of the target's session among those of a process: two servers need two sessions in one ledger."""
+        return f"{self.folder}|{self.coordination.url or ''}"
+
 
 def session_at(running: Engine, target: Target) -> Session:
     """Return this process's part in that ledger; call it in the engine's thread."""
     session = _known_session(running, target)
     if session is None:
-        session = Session(target.folder, target.settings)
-        running.parts[_key(target)] = session
+        session = running.parts[target.key] = Session(target.folder, target.settings)
         running.at_close(session.close)
     return session
 
 
 def _known_session(running: Engine, target: Target) -> Session | None:
-    known = running.parts.get(_key(target))
-    return known if isinstance(known, Session) else None
-
-
-def _key(target: Target) -> str:
-    return f"{target.folder}|{target.coordination.url or ''}"
+    return running.parts.get(target.key)
 
 
 async def _ask(running: Engine, target: Target, request: Request) -> Held | Waiting:
@@ -82,17 +81,19 @@ async def _wait(running: Engine, target: Target, ticket: str) -> Held:
     return await session_at(running, target).tickets.wait(ticket)
 
 
-def _leave(running: Engine, target: Target, ticket: str) -> str | None:
-    session = _known_session(running, target)
-    return session.tickets.leave(ticket) if session is not None else None
-
-
-def _forget(running: Engine, target: Target, ticket: str) -> concurrent.futures.Future[str | None] | None:
+def _forget(running: Engine | None, target: Target, ticket: str) -> concurrent.futures.Future[str | None] | None:
     """Start ending a ticket in any state; `None` if the engine has ended, and with it all that it asked for."""
-    try:
-        return running.call(partial(_leave, running, target, ticket))
-    except RuntimeError:
+    if running is None:
         return None
+
+    def leave() -> str | None:
+        # A session begun only to end a ticket would enrol an owner that nobody asked for.
+        session = _known_session(running, target)
+        return session.tickets.leave(ticket) if session else None
+
+    with contextlib.suppress(RuntimeError):
+        return running.call(leave)
+    return None
 
 
 def _answer(future: concurrent.futures.Future[T]) -> T:
@@ -159,24 +160,19 @@ def release(target: Target, grant: str) -> str | None:
         Name of a limit whose slots others could take for a while although the grant held them; else `None`.
     """
     running = running_engine()
-    leaving = _forget(running, target, grant) if running else None
+    leaving = _forget(running, target, grant)
     # The collector may end a generator in the engine's own thread, in the middle of anything: it must not wait there.
-    if leaving is not None and running is not None and not running.is_current:
-        return _answer(leaving)
-    return None
+    return _answer(leaving) if running and leaving and not running.is_current else None
 
 
 async def release_async(target: Target, grant: str) -> str | None:
     """Give a grant back as `release` does; shielded, so that a cancelled task gives back too."""
-    running = running_engine()
-    leaving = _forget(running, target, grant) if running else None
-    if leaving is None:
-        return None
+    leaving = _forget(running_engine(), target, grant)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return None  # a coroutine that is closed after its loop has ended can wait for nothing any more
-    return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop))
+    return await asyncio.shield(asyncio.wrap_future(leaving, loop=loop)) if leaving else None
 
 
 def note_command(target: Target, pid: int) -> None:
@@ -203,12 +199,8 @@ def note_serving(target: Target, pid: int, started: float, grant: str) -> None:
     if running is not None and session is not None:
         note = partial(session.ledger.transact, lambda tx: usage.note_serving(tx, pid, started, grant))
         with contextlib.suppress(RuntimeError):  # the engine has just ended, and with it the grant
-            running.call(note).add_done_callback(_log_unnoted)
-
-
-def _log_unnoted(noting: concurrent.futures.Future[None]) -> None:
-    if not noting.cancelled() and noting.exception() is not None:
-        _log.debug("the grant that a process serves is not noted: %s", noting.exception())
+            failed = "the grant that a process serves is not noted: %s"
+            running.call(note).add_done_callback(partial(_log_failure, logging.DEBUG, failed))
 
 
 def was_ended(target: Target, grant: str) -> bool:
@@ -232,15 +224,15 @@ def begin(target: Target, request: Request) -> concurrent.futures.Future[Held]:
 
 def forget(target: Target, ticket: str) -> None:
     """Start ending a request or its grant, whatever state it is in, and wait for nothing."""
-    running = running_engine()
-    leaving = _forget(running, target, ticket) if running else None
+    leaving = _forget(running_engine(), target, ticket)
     if leaving is not None:
-        leaving.add_done_callback(_log_failure)
+        failed = "a grant could not be given back yet and is tried again: %s"
+        leaving.add_done_callback(partial(_log_failure, logging.WARNING, failed))
 
 
-def _log_failure(leaving: concurrent.futures.Future[str | None]) -> None:
-    if not leaving.cancelled() and leaving.exception() is not None:
-        _log.warning("a grant could not be given back yet and is tried again: %s", leaving.exception())
+def _log_failure(level: int, message: str, ended: concurrent.futures.Future[Any]) -> None:
+    if not ended.cancelled() and ended.exception() is not None:
+        _log.log(level, message, ended.exception())
 
 
 def may_go_on(target: Target, grant: str, ticket: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""The session of this process with a machine's ledger: its owner, wake-ups, server, and end.
+"""The session of this process with a machine's ledger: its owner, wake-ups, upkeep, server, and end.
 
 Everything here runs in the engine's thread.
 """
@@ -14,17 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_slots.acquire.tickets import Held, Tickets, Waiting, missing
-from prefect_slots.acquire.upkeep import Upkeep
+from prefect_slots.acquire.tickets import POLL_SECONDS, Held, Tickets, Waiting, missing
 from prefect_slots.errors import LedgerUnreadable, NotRegistered
 from prefect_slots.ledger import registry
-from prefect_slots.ledger.owner import Owner
-from prefect_slots.ledger.registry import Registered
+from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
+from prefect_slots.system import clock
 from prefect_slots.usage.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -32,6 +31,59 @@ if TYPE_CHECKING:
     from prefect_slots.settings import Settings
 
 _log = logging.getLogger("prefect_slots")
+
+
+class Upkeep:
+    """Looks for dead owners, and for tickets of this process to end, at once and again and again.
+
+    There is no daemon: each process does it at its start, at its end, and while any of its tickets is unfinished.
+    """
+
+    def __init__(self, ledger: Ledger, tickets: Tickets) -> None:
+        self._ledger = ledger
+        self._tickets = tickets
+        self._task: asyncio.Task[None] | None = None
+
+    def tend(self) -> None:
+        """Look once; a ledger that is locked now is tried again later."""
+        try:
+            self._reap()
+            self._tickets.leave_again()
+        except LedgerUnreadable as error:
+            _log.debug("trying again: %s", error)
+
+    def _reap(self) -> None:
+        for owner in self._ledger.read(lambda tx: tx.dead_owners()):
+            _log.info("reaping process %s, which died", owner)
+            if self._ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True):
+                bury(self._ledger.folder, owner)
+        self._tickets.sweep()
+
+    def start(self) -> None:
+        """Look again and again while any ticket is unfinished."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._while_unfinished())
+
+    async def _while_unfinished(self) -> None:
+        while self._tickets.are_unfinished:
+            await _pause()
+            self.tend()
+
+    async def run(self) -> None:
+        """Look again and again until cancelled, for a process that waits for nothing itself."""
+        while True:
+            self.tend()
+            await _pause()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _pause() -> None:
+    # Uneven, so that many waiting processes do not meet at the ledger.
+    await asyncio.sleep(clock.between(POLL_SECONDS / 2, POLL_SECONDS))
 
 
 class Session:
@@ -58,7 +110,7 @@ class Session:
             undo.pop_all()
         self._loop = asyncio.get_running_loop()
         self._registered = registry.Known()
-        self._first_use: asyncio.Task[Registered] | None = None
+        self._first_use: asyncio.Task[registry.Registered] | None = None
         self._server: ServerSession | None = None
         self._monitor = Monitor(self.ledger, settings)
         self._monitoring = self._loop.create_task(self._monitor.run())
@@ -101,7 +153,7 @@ class Session:
         await self._monitor.before(request.wanted)
         return await self.tickets.ask(request, registered, started)
 
-    async def _machine(self, url: str | None) -> Registered:
+    async def _machine(self, url: str | None) -> registry.Registered:
         """Return this machine, registering it first where the settings allow."""
         known = self.ledger.read(self._registered)
         if known.machine is not None:
@@ -113,7 +165,7 @@ class Session:
         # One survey for all requests that come meanwhile; it goes on if one of them is cancelled.
         return await asyncio.shield(self._first_use)
 
-    async def _register(self, url: str | None) -> Registered:
+    async def _register(self, url: str | None) -> registry.Registered:
         # Not before it is needed: a child forked while this thread imports would wait for that import for ever.
         from prefect_slots.acquire import registration
 

@@ -16,18 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prefect_slots.errors import (
-    GrantClosed,
-    Impossible,
-    LedgerUnreadable,
-    NotFoundYet,
-    OutOfOrder,
-    UnknownResource,
-    WaitTimeout,
-)
+from prefect_slots import errors
 from prefect_slots.ledger import leases, queries, registry
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.model.amount import duration_asked
@@ -46,7 +37,7 @@ POLL_SECONDS: Final = 0.5
 
 
 # A ticket's state, with its grant and the leases handed over to it once it is held, on the machine as it then is.
-_Standing = tuple[TicketState, Grant | None, list[leases.LeaseRow], Registered]
+_Standing = tuple[TicketState, Grant | None, list[leases.LeaseRow], registry.Registered]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +46,7 @@ class Held:
 
     id: str
     holdings: tuple[Holding, ...]
-    registered: Registered
+    registered: registry.Registered
     ledger_id: str
     folder: Path
     waited: float
@@ -69,12 +60,12 @@ class Waiting:
     reason: str
 
 
-def missing(name: str, registered: Registered, looked_for: Collection[str]) -> NotFoundYet | UnknownResource:
+def missing(name: str, registered: registry.Registered, looked_for: Collection[str]) -> errors.SlotsError:
     """Return the error of a request for a resource that the machine lacks: to be tried again, or final."""
     machine = registered.machine or ""
     if name in looked_for:
-        return NotFoundYet(name=name, machine=machine)
-    return UnknownResource(name=name, known=registered.names, machine=machine)
+        return errors.NotFoundYet(name=name, machine=machine)
+    return errors.UnknownResource(name=name, known=registered.names, machine=machine)
 
 
 class Tickets:
@@ -102,7 +93,7 @@ class Tickets:
         """True if any ticket waits or could not be ended."""
         return bool(self._wakes or self._to_leave)
 
-    async def ask(self, request: Request, registered: Registered, started: float) -> Held | Waiting:
+    async def ask(self, request: Request, registered: registry.Registered, started: float) -> Held | Waiting:
         """Enqueue a request and return its grant, or why it waits.
 
         Args:
@@ -131,9 +122,9 @@ class Tickets:
         while True:
             left = None if request.timeout is None else started + request.timeout - time.monotonic()
             if left is not None and left <= 0:
-                reason = self._reason(request)
+                why = self._reason(request)
                 self.leave(ticket)
-                raise WaitTimeout(wanted=request.wanted.describe(), seconds=request.timeout or 0.0, reason=reason)
+                raise errors.WaitTimeout(wanted=request.wanted.describe(), seconds=request.timeout or 0.0, reason=why)
             await self._woken(ticket, POLL_SECONDS if left is None else min(POLL_SECONDS, left))
             standing = self._ledger.read(lambda tx: self._stand(tx, ticket))
             held = await self._granted(request, started, standing)
@@ -153,7 +144,7 @@ class Tickets:
             finalizer.detach()
         try:
             lost = self._ledger.transact(lambda tx: _left(tx, ticket), frees=True)
-        except LedgerUnreadable:
+        except errors.LedgerUnreadable:
             # No other process can end a ticket of a living one, so it is tried until it is done.
             self._to_leave.add(ticket)
             self.on_unfinished()
@@ -194,29 +185,27 @@ class Tickets:
         asked = self._asked.get(ticket)
         return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
 
-    def _enqueue(self, tx: Transaction, request: Request, registered: Registered) -> _Standing:
+    def _enqueue(self, tx: Transaction, request: Request, registered: registry.Registered) -> _Standing:
         book = tx.book()
         wanted = request.wanted.describe()
         nesting: Nesting | None = None
         may_wait = True
+        # A grant of another machine, inherited through the environment, has no cells here to draw on.
         if request.parent is not None and request.parent.ledger == self._ledger.id:
             chain = chain_of(book, request.parent.grant)
             if not chain:
-                raise GrantClosed(grant=request.parent.grant)
+                raise errors.GrantClosed(grant=request.parent.grant)
             answer = nest(book, request.wanted, chain, request.id, registered.scopes)
             if isinstance(answer, RefusedNesting):
                 raise _refused(tx, answer, wanted, request.label)
             nesting, may_wait = answer.nesting, answer.may_wait
         if not is_possible(book, request.wanted):
             text = largest(book, request.wanted, registered.labels)
-            raise Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
+            raise errors.Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
         expected = None if request.expected_seconds is None else duration_asked(request.expected_seconds)
         shape = Shape(requirement=request.wanted, priority=request.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=request.id, seq=tx.next_seq(), run=request.run or self._ledger.actor)
-        tx.apply(
-            Asked(shape=shape, ticket=ticket),
-            request,
-        )
+        tx.apply(Asked(shape=shape, ticket=ticket), request)
         standing = self._stand(tx, request.id)
         if not may_wait and standing[0] is not TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
@@ -227,10 +216,11 @@ class Tickets:
         state, grant, there, registered = standing
         if state is TicketState.REFUSED:
             self.leave(request.id)
-            raise GrantClosed(grant=request.parent.grant if request.parent else "")
+            raise errors.GrantClosed(grant=request.parent.grant if request.parent else "")
         if state is TicketState.GONE:
             # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
-            raise LedgerUnreadable(path=str(self._ledger.path), reason=f"ticket {request.id} has vanished from it")
+            reason = f"ticket {request.id} has vanished from it"
+            raise errors.LedgerUnreadable(path=str(self._ledger.path), reason=reason)
         if grant is None:
             return None
         reached(Point.GRANTED)
@@ -303,8 +293,8 @@ def _left(tx: Transaction, ticket: str) -> str | None:
     return lost
 
 
-def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> GrantClosed | OutOfOrder:
+def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> errors.SlotsError:
     if answer.closed:
-        return GrantClosed(grant=answer.held.id)
+        return errors.GrantClosed(grant=answer.held.id)
     held = ", ".join(sorted({cell.resource for cell, _ in answer.held.holdings}))
-    return OutOfOrder(wanted=wanted, held=held, held_at=queries.label(tx, answer.held.id), wanted_at=label)
+    return errors.OutOfOrder(wanted=wanted, held=held, held_at=queries.label(tx, answer.held.id), wanted_at=label)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from prefect_slots.acquire.registration import cards
 from prefect_slots.detect.survey import Survey
 from prefect_slots.doctor.facts import LimitFacts, MirrorFacts
-from prefect_slots.leases.counts import held, snapshot
+from prefect_slots.leases.reconcile import held, snapshot
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.claim import Claim

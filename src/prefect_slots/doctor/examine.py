@@ -15,24 +15,15 @@ from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from prefect_slots import errors
 from prefect_slots.acquire.coordination import Coordination, coordinate
 from prefect_slots.acquire.registration import machine_name
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.doctor import facts
 from prefect_slots.doctor.counts import Comparison
-from prefect_slots.errors import (
-    LedgerUnreadable,
-    NameTaken,
-    ServerRefused,
-    ServerUnreachable,
-    SlotsError,
-    StateFolderUnsuitable,
-)
-from prefect_slots.ledger import leases, queries, registry, usage
+from prefect_slots.ledger import leases, queries, registry, schema, usage
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
-from prefect_slots.ledger.registry import Registered
-from prefect_slots.ledger.schema import BALLAST, FILE
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits.claim import read_claim
@@ -71,7 +62,7 @@ class _Attempt:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        if isinstance(error, SlotsError):
+        if isinstance(error, errors.SlotsError):
             self._troubles.append(_trouble(self._about, error))
         elif isinstance(error, Exception):
             found = f"looking at it failed: {type(error).__name__}: {error}"
@@ -83,20 +74,20 @@ def _fault(about: str, found: str, remedy: str) -> Finding:
     return Finding(severity="error", subject=about, problem=found, remedy=remedy)
 
 
-def _trouble(about: str, error: SlotsError) -> Finding:
+def _trouble(about: str, error: errors.SlotsError) -> Finding:
     match error:
-        case ServerUnreachable():
+        case errors.ServerUnreachable():
             remedy = (
                 "start it with `prefect server start`, correct PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local"
             )
             return _fault(about, f"none answers at {error.url} ({error.cause})", remedy)
-        case ServerRefused() if error.status in (401, 403):
+        case errors.ServerRefused() if error.status in (401, 403):
             found = f"{error.url} refuses to let us in (HTTP {error.status}: {error.detail})"
             return _fault(about, found, "set PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
-        case ServerRefused():
+        case errors.ServerRefused():
             found = f"{error.url}: {error.detail} (HTTP {error.status})"
             return _fault(about, found, "correct PREFECT_API_URL, or see the server's log")
-        case NameTaken():
+        case errors.NameTaken():
             return _fault(
                 "name on the server",
                 f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this one is "
@@ -104,11 +95,11 @@ def _trouble(about: str, error: SlotsError) -> Finding:
                 "give this machine its own name (`prefect-slots register --name`); if the other one is gone for good, "
                 "`prefect-slots register --adopt`",
             )
-        case LedgerUnreadable():
+        case errors.LedgerUnreadable():
             found, _, remedy = error.reason.partition(". ")
             found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
             return _fault(about, f"{error.path}: {found}", remedy)
-        case StateFolderUnsuitable():
+        case errors.StateFolderUnsuitable():
             remedy = "set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk"
             return _fault(about, f"{error.path}: {error.reason}", remedy)
         case _:
@@ -140,10 +131,10 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
             folder = find_folder(settings.state_dir, env)
             look.seen |= {"folder": _folder(folder)}
             with look.at("ledger"):
-                if (folder / FILE).exists():
+                if (folder / schema.FILE).exists():
                     ledger = Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
     try:
-        registered: Registered | None = None
+        registered: registry.Registered | None = None
         with look.at("ledger"):
             if ledger is not None:
                 registered = ledger.read(registry.registered)
@@ -192,7 +183,7 @@ def _survey(look: _Look, settings: Settings | None, env: Mapping[str, str]) -> S
     return None
 
 
-def _names(settings: Settings, env: Mapping[str, str], registered: Registered | None) -> facts.Names:
+def _names(settings: Settings, env: Mapping[str, str], registered: registry.Registered | None) -> facts.Names:
     machine = registered.machine if registered else None
     setting = machine_name(settings) if settings.worker else None
     return facts.Names(setting=setting, worker_id=env.get("WORKER_ID") or None, registered=machine)
@@ -204,12 +195,12 @@ def _folder(folder: Path) -> facts.Folder:
         path=str(folder),
         file_system=file_system(folder, query_mounts()),
         free_bytes=shutil.disk_usage(folder).free,
-        ballast=(folder / BALLAST).exists() if (folder / FILE).exists() else None,
+        ballast=(folder / schema.BALLAST).exists() if (folder / schema.FILE).exists() else None,
     )
 
 
 def _ledger(
-    ledger: Ledger, registered: Registered, seen: Survey | None, settings: Settings | None
+    ledger: Ledger, registered: registry.Registered, seen: Survey | None, settings: Settings | None
 ) -> facts.LedgerFacts:
     changed: tuple[str, ...] = ()
     if seen is not None and registered.machine is not None:
@@ -247,7 +238,7 @@ def _stale(tx: Transaction, after: int) -> tuple[facts.StaleFacts, ...]:
     )
 
 
-def _offers(registered: Registered) -> dict[str, object]:
+def _offers(registered: registry.Registered) -> dict[str, object]:
     """Return the offer of each resource, without parts that may change at every boot."""
     return {
         resource.name: (resource.scope, resource.unit, [(c.key, c.capacity) for c in resource.cells if c.present])
@@ -299,7 +290,7 @@ async def _look_at_server(
         ours = ledger.id if ledger is not None else "none yet"
         if exists and (claim is None or claim.ledger_id != ours):
             theirs, host = (claim.ledger_id, claim.host) if claim else ("unreadable", "unknown")
-            raise NameTaken(machine=machine, theirs=theirs, ours=ours, host=host)
+            raise errors.NameTaken(machine=machine, theirs=theirs, ours=ours, host=host)
         look.seen |= {"claimed": exists}
         if ledger is not None and named is not None and seen is not None:
             limits, mirrors = await Comparison(server, ledger, machine, seen, claim).run()

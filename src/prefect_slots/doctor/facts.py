@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_slots.leases.counts import Count
+from prefect_slots.leases.reconcile import Count
 from prefect_slots.model.finding import Finding
 
 

@@ -9,9 +9,8 @@ from typing import Final
 
 from prefect_slots.acquire.session import Session
 from prefect_slots.doctor.facts import MirrorFacts
-from prefect_slots.leases.reconcile import reconcile
+from prefect_slots.leases.reconcile import UNSETTLED, reconcile
 from prefect_slots.ledger import leases
-from prefect_slots.ledger.leases import LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import split_mirror
@@ -22,7 +21,6 @@ from prefect_slots.system import clock
 _LONGEST_SECONDS: Final = 60.0
 # Each round asks the server about every limit.
 _PAUSE_SECONDS: Final = 0.3
-_ON_ITS_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED, LeaseState.REPAIR)
 
 
 async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Iterable[MirrorFacts]) -> None:
@@ -59,7 +57,7 @@ async def _repair_until_quiet(ledger: Ledger, gateway: Gateway) -> None:
     # Two quiet rounds: a repair that gives back stray leases leaves the counts to the next one.
     while quiet < 2 and clock.boot_clock() < began + _LONGEST_SECONDS:
         repaired = await reconcile(ledger, gateway, answering_since=began)
-        moving = ledger.read(lambda tx: leases.in_states(tx, *_ON_ITS_WAY))
+        moving = ledger.read(lambda tx: leases.in_states(tx, *UNSETTLED))
         quiet = 0 if repaired or moving else quiet + 1
         await asyncio.sleep(clock.around(_PAUSE_SECONDS))
 

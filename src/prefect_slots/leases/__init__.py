@@ -6,6 +6,5 @@ renew      leases kept alive, and taken again once they are lost
 session    one process at one Prefect server
 leader     the work that one process does at the server for its machine
 foreign    use of limits by others, and tickets that the server refused
-counts     the server's count of a limit against the ledger's
-reconcile  repair of the server's counts, by difference
+reconcile  the server's counts against the ledger's, and their repair by difference
 """

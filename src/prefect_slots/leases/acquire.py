@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 from enum import Enum, auto
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.leases.release import Releaser
-from prefect_slots.ledger import leases
+from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
-from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -57,7 +56,7 @@ class Refusal(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def calls_of(holdings: tuple[Holding, ...], registered: Registered) -> tuple[Call, ...]:
+def calls_of(holdings: tuple[Holding, ...], registered: registry.Registered) -> tuple[Call, ...]:
     """Return the calls that occupy `holdings`, in canonical order."""
     machine = registered.machine or ""
     scopes = registered.scopes
@@ -119,38 +118,29 @@ class Acquirer:
             return Cause.GONE
         reached(Point.INTENT_WRITTEN)
         self._releaser.in_flight.add(holder)
-        landed = False
+        late = partial(self._landed, holder, call)
         try:
-            taken = await self._gateway.occupy(
-                call.names,
-                call.weight,
-                holder,
-                leases.LEASE_SECONDS,
-                late=lambda outcome: self._landed(holder, call, outcome),
-            )
-            landed = True
-            self.away_since = None
-        except (Busy, TooLarge):
-            landed = True
-            self.away_since = None
-            self._forget(holder)
-            return Cause.FULL
-        except UnknownOutcome:
-            landed = True
-            self.away_since = clock.boot_clock()
-            return Cause.UNKNOWN
-        except ServerUnreachable:
-            landed = True
-            self.away_since = clock.boot_clock()
-            self._forget(holder)
-            return Cause.AWAY
-        except Exception:
-            landed = True
-            self._forget(holder)
-            raise
-        finally:
-            if landed:
-                self._releaser.in_flight.discard(holder)
+            taken = await self._gateway.occupy(call.names, call.weight, holder, leases.LEASE_SECONDS, late=late)
+        except Exception as error:
+            # A cancelled call does not come here: it stays in flight until `late` tells its outcome.
+            self._releaser.in_flight.discard(holder)
+            match error:
+                case Busy() | TooLarge():
+                    cause, self.away_since = Cause.FULL, None
+                case UnknownOutcome():
+                    cause, self.away_since = Cause.UNKNOWN, clock.boot_clock()
+                case ServerUnreachable():
+                    cause, self.away_since = Cause.AWAY, clock.boot_clock()
+                case _:
+                    cause = None
+            # The slots of a lost call may be held: its intent is the only trace by which they can be found.
+            if cause is not Cause.UNKNOWN:
+                self._forget(holder)
+            if cause is None:
+                raise
+            return cause
+        self._releaser.in_flight.discard(holder)
+        self.away_since = None
         return None if self._record(holder, call, taken) else Cause.GONE
 
     async def _intend(self, grant: str, call: Call) -> UUID | None:

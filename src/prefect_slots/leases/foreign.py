@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from prefect_slots.leases.counts import Count
+from prefect_slots.leases.reconcile import Count
 from prefect_slots.ledger import queries, registry
-from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -50,7 +49,7 @@ async def read(gateway: Gateway, name: str) -> LimitUse | None:
     return LimitUse(limit=limit.limit, foreign=count.foreign)
 
 
-def resources_behind(registered: Registered, names: Collection[str]) -> set[str]:
+def resources_behind(registered: registry.Registered, names: Collection[str]) -> set[str]:
     """Return the resources that any of these limits counts."""
     return {
         stock.resource
@@ -105,7 +104,7 @@ async def note_foreign_use(
     return ledger.transact(lambda tx: _write(tx, registered, facts))
 
 
-def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int | None], LimitUse]) -> bool:
+def _write(tx: Transaction, registered: registry.Registered, facts: dict[tuple[str, int | None], LimitUse]) -> bool:
     held: Counter[CellId] = Counter()
     for part in queries.holdings(tx):
         if part.source is None:
@@ -134,7 +133,7 @@ def _write(tx: Transaction, registered: Registered, facts: dict[tuple[str, int |
     return changed > 0
 
 
-def _used_by_others(registered: Registered) -> set[str]:
+def _used_by_others(registered: registry.Registered) -> set[str]:
     return {name for name in registered.names if any(cell.foreign for cell in registered.cells(name))}
 
 
@@ -178,7 +177,7 @@ def _resume(tx: Transaction, name: str, room: int | None) -> None:
         tx.resume(ticket)
 
 
-def _wanted(tx: Transaction, ticket: str, name: str, registered: Registered) -> int:
+def _wanted(tx: Transaction, ticket: str, name: str, registered: registry.Registered) -> int:
     """Return the least that a ticket may want of a limit: placement may choose cells that need less of it, not more."""
     scopes = registered.scopes
     capacities = {stock.resource: dict(stock.cells) for stock in registered.stocks}

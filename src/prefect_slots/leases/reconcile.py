@@ -1,4 +1,4 @@
-"""Repair: the server's counts of this machine's part, made true by difference.
+"""Counts of this machine's part at the server: compared with the ledger's, and made true by difference.
 
 A server that keeps its leases in memory forgets them at a restart and still counts their slots. The mirror limits tell
 the server's count for this ledger, the tag route lists our leases that it still knows, and the ledger has the true
@@ -16,11 +16,10 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
-from prefect_slots.leases.counts import Count, held, snapshot
 from prefect_slots.leases.release import SETTLED_SECONDS
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.ledger.leases import LAPSING_SECONDS, LeaseRow, LeaseState
+from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
@@ -33,7 +32,80 @@ K = TypeVar("K")
 REPOSSESSED_SECONDS: Final = 35.0
 # A request of a living process is answered or given up within 30 s.
 _STOPPED_SECONDS: Final = 60.0
+# The server surely counts slots of these rows, and perhaps those of a call or release under way.
+_HELD: Final = (LeaseState.LEASE, LeaseState.GHOST)
+_UNDER_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
+# Rows of these states end by themselves once their calls have settled; no count can be judged before.
+UNSETTLED: Final = (*_UNDER_WAY, LeaseState.REPAIR)
+Rows = Mapping[UUID, LeaseRow]
 _log = logging.getLogger("prefect_slots")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """One limit at the server and in the ledger.
+
+    Attributes:
+        active: Slots that the server counts on the limit.
+        mirror: Slots that it counts on this ledger's mirror of it; `None` without a mirror.
+        others: Slots that it counts on other ledgers' mirrors of it, as far as they were read.
+        least: Slots that this ledger surely holds.
+        most: The same with calls whose answer is not known yet.
+    """
+
+    active: int = 0
+    mirror: int | None = None
+    others: int = 0
+    least: int = 0
+    most: int = 0
+
+    @property
+    def ours(self) -> int:
+        """The server's count of this ledger's slots."""
+        return self.mirror or 0
+
+    @property
+    def excess(self) -> int:
+        """Slots counted for this ledger that it does not hold."""
+        return max(0, self.ours - self.most)
+
+    @property
+    def lacking(self) -> int:
+        """Slots held by this ledger and other ones that the limit does not count."""
+        return max(0, self.least + self.others - max(0, self.active - self.excess))
+
+    @property
+    def lacking_on_mirror(self) -> int:
+        """Slots held by this ledger that its mirror does not count."""
+        return max(0, self.least - self.ours)
+
+    @property
+    def foreign(self) -> int:
+        """Slots that no ledger accounts for."""
+        return max(0, self.active - self.ours - self.others)
+
+    @property
+    def drifts(self) -> bool:
+        """True if the server counts other slots than are held."""
+        return bool(self.excess or self.lacking or self.lacking_on_mirror)
+
+
+def snapshot(tx: Transaction) -> Rows:
+    """Return the rows whose slots the server counts, or may count."""
+    return {row.id: row for row in leases.in_states(tx, *_HELD, *_UNDER_WAY)}
+
+
+def held(limit: str, before: Rows, after: Rows) -> tuple[int, int]:
+    """Return the least and the most slots of a limit that the ledger held while the server was read.
+
+    Args:
+        limit: Without its mirror.
+        before: Snapshot from before the server was read.
+        after: Snapshot from after it.
+    """
+    rows = [row for row in {**before, **after}.values() if limit in row.names]
+    sure = [row for row in rows if all(row.id in seen and seen[row.id].state in _HELD for seen in (before, after))]
+    return sum(row.call.weight for row in sure), sum(row.call.weight for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +239,7 @@ def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, t
         owed = SETTLED_SECONDS if not row.owner else _STOPPED_SECONDS
         if never_sent or now > max(row.sent_at, answering_since) + owed:
             leases.forget(tx, row.id, now)
-    waited_for = leases.in_states(tx, LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED, LeaseState.REPAIR)
+    waited_for = leases.in_states(tx, *UNSETTLED)
     waited_for += [row for row in leases.in_states(tx, LeaseState.LEASE) if _may_be_expired(row, now)]
     busy = _connected(tx, {name for row in waited_for for name in row.names})
     names = tuple(name for name in limits_of(tx) if name not in busy)
@@ -175,7 +247,7 @@ def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, t
 
 
 def _may_be_expired(row: LeaseRow, now: float) -> bool:
-    return row.deadline is not None and now > row.deadline - LAPSING_SECONDS
+    return row.deadline is not None and now > row.deadline - leases.LAPSING_SECONDS
 
 
 def _connected(tx: Transaction, names: set[str]) -> set[str]:

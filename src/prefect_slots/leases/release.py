@@ -14,7 +14,6 @@ from uuid import UUID
 from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.ledger.leases import LAPSING_SECONDS, LEASE_SECONDS, LeaseRow
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.events import Announcer
 from prefect_slots.limits.gateway import Gateway
@@ -50,13 +49,13 @@ class Releaser:
                 self._under_way[row.id] = task
                 task.add_done_callback(lambda _, holder=row.id: self._under_way.pop(holder, None))
 
-    async def _give_back(self, row: LeaseRow) -> None:
+    async def _give_back(self, row: leases.LeaseRow) -> None:
         if await self._released(row):
             self._ledger.transact(lambda tx: leases.forget(tx, row.id, clock.boot_clock()), frees=True)
         else:
             self._ledger.transact(lambda tx: leases.lapse(tx, row.id), frees=True)
 
-    async def _released(self, row: LeaseRow) -> bool:
+    async def _released(self, row: leases.LeaseRow) -> bool:
         """Release one lease; return False if it is lapsing and left to the server's own service."""
         pause = 0.1
         complained = False
@@ -84,7 +83,7 @@ class Releaser:
             pause = min(pause * 2, 5.0)
         return False
 
-    async def _settled(self, row: LeaseRow) -> bool:
+    async def _settled(self, row: leases.LeaseRow) -> bool:
         """Settle a call whose answer was lost, and give back its slots.
 
         Before a call has settled it may still be applied; a release repeated before that could subtract twice.
@@ -117,7 +116,7 @@ class Releaser:
             pause = min(pause * 1.5, 3.0)
         return False
 
-    def _note_answered(self, row: LeaseRow, now: float | None) -> None:
+    def _note_answered(self, row: leases.LeaseRow, now: float | None) -> None:
         self._ledger.transact(lambda tx: leases.note_answered(tx, row.id, now), frees=True)
 
     async def drain(self, seconds: float) -> None:
@@ -135,7 +134,7 @@ class Releaser:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _is_lapsing(row: LeaseRow) -> bool:
+def _is_lapsing(row: leases.LeaseRow) -> bool:
     # A release that meets the server's own service at a lapsed lease would subtract a second time.
-    deadline = row.deadline if row.deadline is not None else row.sent_at + LEASE_SECONDS
-    return clock.boot_clock() > deadline - LAPSING_SECONDS
+    deadline = row.deadline if row.deadline is not None else row.sent_at + leases.LEASE_SECONDS
+    return clock.boot_clock() > deadline - leases.LAPSING_SECONDS

@@ -14,14 +14,13 @@ from uuid import UUID
 from prefect_slots.errors import SlotsError
 from prefect_slots.leases.acquire import Acquirer, Cause, calls_of
 from prefect_slots.ledger import leases, registry
-from prefect_slots.ledger.leases import LEASE_SECONDS, LeaseRow, LeaseState
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
 
 # Two further attempts fit into the rest of a lease's life.
-_DUE_AFTER: Final = LEASE_SECONDS / 3
+_DUE_AFTER: Final = leases.LEASE_SECONDS / 3
 # Rare enough for a server that is restarting, and often enough within the 200 s that are left.
 _RETRY_SECONDS: Final = 5.0
 # A gateway keeps four connections; more requests at once would only queue before them, ahead of new grants.
@@ -47,18 +46,18 @@ class Renewal:
     async def renew(self) -> None:
         """Renew every lease a third of whose life has passed."""
         now = clock.boot_clock()
-        rows = self._ledger.read(lambda tx: leases.in_states(tx, LeaseState.LEASE))
+        rows = self._ledger.read(lambda tx: leases.in_states(tx, leases.LeaseState.LEASE))
         self._not_before = {row.id: self._not_before[row.id] for row in rows if row.id in self._not_before}
         due = [
             row
             for row in rows
             if row.deadline is not None
-            and row.deadline - now < LEASE_SECONDS - _DUE_AFTER
+            and row.deadline - now < leases.LEASE_SECONDS - _DUE_AFTER
             and self._not_before.get(row.id, 0.0) <= now
         ]
         await asyncio.gather(*map(self._renew, due))
 
-    async def _renew(self, row: LeaseRow) -> None:
+    async def _renew(self, row: leases.LeaseRow) -> None:
         async with self._few:
             asked = clock.boot_clock()
             if row.deadline is None or row.lease_id is None or asked >= row.deadline:
@@ -67,13 +66,13 @@ class Renewal:
                 _log.warning("the lease of %s ran out while the server was away; the task goes on", _words(row))
                 return
             try:
-                listed = await self._gateway.renew(row.lease_id, LEASE_SECONDS)
+                listed = await self._gateway.renew(row.lease_id, leases.LEASE_SECONDS)
             except SlotsError as failed:
                 self._not_before[row.id] = clock.boot_clock() + _RETRY_SECONDS
                 _log.debug("renewing %s: %s", _words(row), failed)
                 return
         if listed:
-            self._ledger.transact(lambda tx: leases.extend(tx, row.id, asked + LEASE_SECONDS))
+            self._ledger.transact(lambda tx: leases.extend(tx, row.id, asked + leases.LEASE_SECONDS))
         else:
             self._not_before[row.id] = clock.boot_clock() + _RETRY_SECONDS
             _log.info("the server no longer lists the lease of %s", _words(row))
@@ -83,7 +82,7 @@ class Renewal:
         """Take leases for grants that go on without; where there is no room yet, a later call tries again."""
         for held in self._ledger.read(leases.unbacked):
             wanted, there = self._ledger.read(lambda tx, grant=held: (_needs(tx, grant), leases.of_grant(tx, grant)))
-            if any(row.state is LeaseState.INTENT for row in there):
+            if any(row.state is leases.LeaseState.INTENT for row in there):
                 continue  # its owner asks for it at this moment
             refusal = await self._acquirer.occupy(held, wanted, there)
             if refusal is None:
@@ -101,5 +100,5 @@ def _needs(tx: registry.Transaction, grant: str) -> tuple[leases.Call, ...]:
     return calls_of(tx.grant(grant).holdings, registry.registered(tx))
 
 
-def _words(row: LeaseRow) -> str:
+def _words(row: leases.LeaseRow) -> str:
     return ", ".join(row.names)

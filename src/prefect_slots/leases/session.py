@@ -17,7 +17,6 @@ from prefect_slots.leases.leader import Leader
 from prefect_slots.leases.release import Releaser
 from prefect_slots.leases.renew import Renewal
 from prefect_slots.ledger import election, leases, registry
-from prefect_slots.ledger.registry import Registered
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.limits.claim import read_claims
 from prefect_slots.limits.client import known_database
@@ -70,7 +69,7 @@ class ServerSession:
         return cls(ledger, gateway, settings, url)
 
     async def occupy(
-        self, grant: Grant, registered: Registered, there: Collection[leases.LeaseRow], until: float | None
+        self, grant: Grant, registered: registry.Registered, there: Collection[leases.LeaseRow], until: float | None
     ) -> bool:
         """Occupy the limits of a grant, as far as no lease is `there` for them.
 
