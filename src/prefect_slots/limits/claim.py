@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from prefect_slots.errors import ConfigError
@@ -37,7 +37,7 @@ class Claim:
     version: str
     limits: Mapping[str, int]
     cards: Mapping[int, str]
-    former: tuple[str, ...] = field(default=())
+    former: tuple[str, ...] = ()
 
 
 def variable_name(machine: str) -> str:

@@ -160,19 +160,20 @@ class Server:
 
     async def _can_look_for(self, name: str) -> bool:
         look_up = {"variables": {"name": {"any_": [name]}}, "limit": 1}
-        try:
-            answer = await self._client.request("POST", "/variables/filter", json=look_up)
-            return answer.json() == []
-        except (Unavailable, ServerUnreachable, httpx.HTTPStatusError, ValueError):
-            return False
+        return await self._read("POST", "/variables/filter", json=look_up) == []
 
     async def _settings(self) -> dict[str, Any]:
-        try:
-            answer = await self._client.request("GET", "/admin/settings")
-            found = answer.json()
-        except (httpx.HTTPStatusError, Unavailable, ServerUnreachable, ValueError):
-            return {}
+        found = await self._read("GET", "/admin/settings")
         return found if isinstance(found, dict) else {}
+
+    async def _read(
+        self, method: Literal["GET", "POST"], path: Literal["/admin/settings", "/variables/filter"], **body: Any
+    ) -> Any:
+        """Return the server's answer, or `None` if it gives none."""
+        try:
+            return (await self._client.request(method, path, **body)).json()
+        except (httpx.HTTPStatusError, Unavailable, ServerUnreachable, ValueError):
+            return None
 
     async def info(self) -> ServerInfo:
         """Ask the server for its version and kind.

@@ -151,24 +151,18 @@ class Announcer:
             news = [self._queue.popleft() for _ in range(min(len(self._queue), _AT_ONCE))]
             try:
                 await self._post(news)
-            except ServerRefused as refused:
-                _log.debug("%s does not want to know: %s", self._server.url, refused)
-                await self._pause(pauses)
-            except Exception as error:
-                # Sent again even if only the answer was lost: the server knows an event by its id.
-                _log.debug("telling %s: %s", self._server.url, error)
-                self._queue = deque([*news, *self._queue], maxlen=_QUEUED)
-                await self._pause(pauses)
-            else:
                 pauses = _Pauses()
+            except Exception as error:
+                _log.debug("telling %s: %s", self._server.url, error)
+                if not isinstance(error, ServerRefused):
+                    # Sent again even if only the answer was lost: the server knows an event by its id.
+                    self._queue = deque([*news, *self._queue], maxlen=_QUEUED)
+                self._pausing = True
+                await pauses.sleep()
+                self._pausing = False
             if not self._queue:
                 self._queued.clear()
                 self._sent.set()
-
-    async def _pause(self, pauses: _Pauses) -> None:
-        self._pausing = True
-        await pauses.sleep()
-        self._pausing = False
 
     async def _post(self, news: Iterable[_News | dict[str, Any]]) -> None:
         from prefect.events import Event
@@ -307,17 +301,13 @@ async def _until_the_filter_has_arrived(subscriber: PrefectEventSubscriber) -> N
         await (await websocket.ping())
 
 
-def _is_cloud(url: str) -> bool:
-    from prefect.settings import PREFECT_CLOUD_API_URL
-
-    return url.startswith(PREFECT_CLOUD_API_URL.value())
-
-
 def _subscriber(url: str) -> PrefectEventSubscriber:
     from prefect.events.clients import PrefectCloudEventSubscriber, PrefectEventSubscriber
     from prefect.events.filters import EventFilter, EventNameFilter
+    from prefect.settings import PREFECT_CLOUD_API_URL
 
-    kind = PrefectCloudEventSubscriber if _is_cloud(url) else PrefectEventSubscriber
+    on_cloud = url.startswith(PREFECT_CLOUD_API_URL.value())
+    kind = PrefectCloudEventSubscriber if on_cloud else PrefectEventSubscriber
     only_releases = EventFilter(event=EventNameFilter(name=[_RELEASED]))
     # One attempt: after a new connection that Prefect's client made by itself, `on_connected` would not be called.
     return kind(api_url=url, filter=only_releases, reconnection_attempts=0)
@@ -345,21 +335,16 @@ class _Pauses:
 _is_ours: ContextVar[bool] = ContextVar("prefect_slots_events", default=False)
 
 
-class _Hush(logging.Filter):
-    """Drops the log lines of Prefect's clients about our connections, which are tried for ever."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno <= logging.DEBUG or not _is_ours.get()
-
-
-_HUSH: Final = _Hush()
+def _hush(record: logging.LogRecord) -> bool:
+    """Drop the log lines of Prefect's clients about our connections, which are tried for ever."""
+    return record.levelno <= logging.DEBUG or not _is_ours.get()
 
 
 # A context variable and no flag: the user's own subscribers in other tasks keep their lines.
 @contextlib.contextmanager
 def _hushed() -> Generator[None]:
     for name in ("prefect.events.clients", "websockets.client"):
-        logging.getLogger(name).addFilter(_HUSH)
+        logging.getLogger(name).addFilter(_hush)
     token = _is_ours.set(True)
     try:
         yield

@@ -66,14 +66,14 @@ class RegistrationPlan:
         return (*growing, *limits, *(entry for entry in mirrors if entry not in growing))
 
 
+def mirrors_in(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Return each mirror among `names`, with its limit's name and its ledger's id."""
+    return [(name, *parts) for name in names if (parts := split_mirror(name))]
+
+
 def numbers_of(existing: Mapping[str, ExistingLimit], ledgers: Collection[str]) -> dict[str, int]:
     """Return the limits mirrored by `ledgers`, with the numbers that these last gave them."""
-    found: dict[str, int] = {}
-    for name, limit in existing.items():
-        parts = split_mirror(name)
-        if parts and parts[1] in ledgers:
-            found[parts[0]] = limit.limit
-    return found
+    return {limit: existing[name].limit for name, limit, ledger in mirrors_in(existing) if ledger in ledgers}
 
 
 def plan(
@@ -106,10 +106,9 @@ def plan(
     # Nobody else makes a mirror of this ledger: its number is always ours to change.
     own = [replace(spec, name=mirror_of(name, ledger_id), scope=Scope.WORKER) for name, spec in specs.items()]
     mirrors = [_judge(spec, existing.get(spec.name), spec.limit, adopt=adopt) for spec in own]
-    for name, limit in existing.items():
-        parts = split_mirror(name)
-        if parts and (parts[1] in former or (parts[1] == ledger_id and parts[0] not in specs)):
-            mirrors.append(_orphan(name, limit))
+    for name, limit, ledger in mirrors_in(existing):
+        if ledger in former or (ledger == ledger_id and limit not in specs):
+            mirrors.append(_orphan(name, existing[name]))
     return RegistrationPlan(limits=_sorted(limits), mirrors=_sorted(mirrors))
 
 
@@ -122,7 +121,7 @@ def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 def _mirrored_by_others(name: str, existing: Mapping[str, ExistingLimit], ledgers: Collection[str]) -> bool:
-    return any(parts[0] == name and parts[1] not in ledgers for parts in map(split_mirror, existing) if parts)
+    return any(limit == name and ledger not in ledgers for _, limit, ledger in mirrors_in(existing))
 
 
 def _judge(spec: LimitSpec, found: ExistingLimit | None, last_given: int | None, *, adopt: bool) -> Entry:

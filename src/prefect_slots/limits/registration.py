@@ -14,9 +14,9 @@ from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
 from prefect_slots.limits.claim import Claim, read_claim, write_claim
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import existing_limit, read_limit
-from prefect_slots.limits.naming import specs, split_mirror
+from prefect_slots.limits.naming import specs
 from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
-from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, numbers_of, plan
+from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, mirrors_in, numbers_of, plan
 from prefect_slots.model.registered import LimitSpec, Stock
 from prefect_slots.system import clock
 
@@ -168,9 +168,8 @@ def _former(found: Claim | None, existing: Mapping[str, ExistingLimit], ledger_i
     """Return the ledgers that had this name before ours and still have mirrors."""
     if found is None:
         return ()
-    mirrored = {parts[1] for parts in map(split_mirror, existing) if parts}
-    before = {*found.former, found.ledger_id} - {ledger_id}
-    return tuple(sorted(before & mirrored))
+    mirrored = {ledger for _, _, ledger in mirrors_in(existing)}
+    return tuple(sorted(mirrored & {*found.former, found.ledger_id} - {ledger_id}))
 
 
 def _word(found: Claim | None, claim: Claim) -> str:
@@ -208,16 +207,12 @@ def _orphans(todo: RegistrationPlan) -> Iterator[tuple[Entry, ...]]:
     mirrors = [entry for entry in todo.mirrors if entry.action is Action.ORPHANED]
     for limit in todo.limits:
         if limit.action is Action.ORPHANED:
-            own = [entry for entry in mirrors if _limit_of(entry) == limit.name]
+            names = {name for name, of, _ in mirrors_in(entry.name for entry in mirrors) if of == limit.name}
+            own = [entry for entry in mirrors if entry.name in names]
             mirrors = [entry for entry in mirrors if entry not in own]
             yield (limit, *own)
     for mirror in mirrors:
         yield (mirror,)
-
-
-def _limit_of(mirror: Entry) -> str:
-    parts = split_mirror(mirror.name)
-    return parts[0] if parts else ""
 
 
 async def _prune(server: Server, group: tuple[Entry, ...], done: dict[str, Entry]) -> None:

@@ -50,10 +50,6 @@ class Unavailable(Exception):
         self.may_be_applied = may_be_applied
 
 
-def _only_reads(request: httpx.Request) -> bool:
-    return request.method in {"GET", "HEAD"} or request.url.path.endswith("/filter")
-
-
 class OnceTransport(httpx.AsyncBaseTransport):
     """Sends each request once and gives every answer that leaves the outcome open a type of its own."""
 
@@ -70,6 +66,7 @@ class OnceTransport(httpx.AsyncBaseTransport):
             UnknownOutcome: a change was sent, and it may have been applied.
         """
         asked = f"{request.method} {request.url.path}"
+        only_reads = request.method in {"GET", "HEAD"} or request.url.path.endswith("/filter")
         try:
             answer = await self._inner.handle_async_request(request)
             # The body is read here: Prefect's client would repeat the request if reading broke off further up.
@@ -77,16 +74,16 @@ class OnceTransport(httpx.AsyncBaseTransport):
         except _NEVER_SENT as error:
             raise ServerUnreachable(url=self._url, cause=_words(error)) from error
         except Exception as error:
-            if _only_reads(request):
+            if only_reads:
                 raise ServerUnreachable(url=self._url, cause=_words(error)) from error
             raise UnknownOutcome(request=asked, cause=_words(error)) from error
 
         status = answer.status_code
-        if status == 503 and (_only_reads(request) or _PREFECTS_503 in body):
-            raise Unavailable(asked, may_be_applied=not _only_reads(request))
-        if _only_reads(request) and status in _NO_ANSWER_FROM_PREFECT:
+        if status == 503 and (only_reads or _PREFECTS_503 in body):
+            raise Unavailable(asked, may_be_applied=not only_reads)
+        if only_reads and status in _NO_ANSWER_FROM_PREFECT:
             raise ServerUnreachable(url=self._url, cause=f"HTTP {status}")
-        if not _only_reads(request) and status in _LEFT_OPEN:
+        if not only_reads and status in _LEFT_OPEN:
             raise UnknownOutcome(request=asked, cause=f"HTTP {status}")
 
         headers = answer.headers

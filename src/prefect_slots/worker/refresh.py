@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prefect_slots.acquire.client import session_at
 from prefect_slots.acquire.coordination import coordinate
@@ -20,12 +20,10 @@ from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
 from prefect_slots.errors import ConfigError, SlotsError
 from prefect_slots.model.amount import Exclusive, format_amount
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.requiring.target import target_of
-
-if TYPE_CHECKING:
-    from prefect_slots.model.finding import Finding
-    from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
-    from prefect_slots.settings import Settings
+from prefect_slots.settings import Settings
 
 # Reports a text to a person; the number is a level of `logging`.
 Say = Callable[[int, str], None]
@@ -110,17 +108,13 @@ class Refresher:
                 await asyncio.sleep(self._target.settings.refresh_seconds)
                 try:
                     self._tell(await register_everywhere(session.ledger, self._target.settings, url=self._url))
-                except SlotsError as error:
-                    self._fail(str(error))
                 except Exception as error:
                     # A mistake of ours must end neither the refreshing of the limits nor the reaping beside it.
-                    self._fail(f"{type(error).__name__}: {error}")
+                    words = str(error) if isinstance(error, SlotsError) else f"{type(error).__name__}: {error}"
+                    text = f"this machine could not be registered anew; what was registered stays: {words}"
+                    self._tell_new({**self._told, ("", _NUMBERS.sub("#", words)): text})
         finally:
             reaping.cancel()
-
-    def _fail(self, words: str) -> None:
-        text = f"this machine could not be registered anew; what was registered stays: {words}"
-        self._tell_new({**self._told, ("", _NUMBERS.sub("#", words)): text})
 
     def _tell(self, done: Registration) -> None:
         if self._known is not None:

@@ -62,7 +62,7 @@ def _run_worker(flags: Sequence[str], env: dict[str, str]) -> int:
     child = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", *name, *flags], env=env, process_group=0
     )
-    before = {number: signal.signal(number, lambda got, _: _pass_on(child, got)) for number in _FORWARDED}
+    before = {number: signal.signal(number, lambda got, _: child.send_signal(got)) for number in _FORWARDED}
     try:
         code = child.wait()
     finally:
@@ -70,8 +70,3 @@ def _run_worker(flags: Sequence[str], env: dict[str, str]) -> int:
             signal.signal(number, handler)
     # As shells do: the caller of this program has no other way to see the signal that ended its child.
     return 128 - code if code < 0 else code
-
-
-def _pass_on(child: subprocess.Popen[bytes], number: int) -> None:
-    if child.poll() is None:
-        child.send_signal(number)
