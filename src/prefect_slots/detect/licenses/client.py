@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.licenses.report import Reading
 from prefect_slots.detect.licenses.seats import Here, identities, interpret_seats
-from prefect_slots.detect.licenses.vendors import VENDORS
+from prefect_slots.detect.licenses.vendors import VENDORS, fill
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.resource import license_resource
 from prefect_slots.system.commands import run_command
@@ -118,13 +118,11 @@ def questions(servers: Sequence[LicenseServer]) -> dict[Question, tuple[LicenseS
 def query_server(question: Question, env: Mapping[str, str]) -> Reading:
     """Ask a server once and read its answer."""
     vendor = VENDORS[question.vendor]
-    argv = [
-        *(question.command or (vendor.program,)),
-        *vendor.arguments(question.server, question.features),
-    ]
-    env = {**env, **vendor.env(question.server)}
-    output = run_command(argv, env=env, timeout=question.timeout, stdin=vendor.stdin(question.server))
-    reading = vendor.parse(output.text, server=question.server, checkouts=question.checkouts)
+    server = question.server
+    argv = [*(question.command or (vendor.program,)), *vendor.arguments(server, question.features)]
+    env = {**env, **{name: fill(text, server) for name, text in vendor.env.items()}}
+    output = run_command(argv, env=env, timeout=question.timeout, stdin=fill(vendor.input, server))
+    reading = vendor.parse(output.text, server=server, checkouts=question.checkouts)
     if output.failure is not None:
         # An output that was cut may lack the very lines that matter.
         return replace(reading, features=(), failure=output.failure)

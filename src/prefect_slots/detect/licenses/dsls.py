@@ -5,11 +5,10 @@ A row is as long as its license is used: without a session it ends after the sea
 
 import csv
 import re
-from dataclasses import dataclass, field
-from datetime import date
+from itertools import zip_longest
 from typing import Final
 
-from prefect_slots.detect.licenses.report import Checkout, Counted, Doubts, Feature, Reading, day_of, numbered, told
+from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading
 
 _PROMPT: Final = re.compile(r"(?:\s*admin\s?>)*\s*")
 _NEEDED: Final = ("Feature", "Expiration Date", "Count", "Inuse")
@@ -19,70 +18,42 @@ _FAILED: Final = re.compile(
 _KNOWN: Final = re.compile(r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|\w[\w ()-]*:(?: .*)?)")
 
 
-@dataclass
-class _Licence:
-    """The rows of one license so far."""
-
-    name: str
-    total: int
-    expires: date | None
-    used: int = 0
-    queued: int = 0
-    checkouts: list[Checkout] = field(default_factory=list[Checkout])
-
-
 def parse_dsls(text: str, *, server: str, checkouts: bool = False) -> Reading:
     """Read the output of `DSLicSrv -admin` for `getLicenseUsage -csv`."""
-    doubts, failure = Doubts(), None
-    columns: dict[str, int] = {}
-    licences: dict[tuple[str, ...], _Licence] = {}
-    for number, prompted in numbered(text, doubts):
-        line = prompted[_PROMPT.match(prompted).end() :]  # pyright: ignore[reportOptionalMemberAccess]
-        cells = next(csv.reader([line]), [])
+    output = Output(text, server, checkouts)
+    columns: list[str] = []
+    licenses: dict[tuple[str, ...], Block] = {}
+    for prompted in output:
+        output.line = _PROMPT.sub("", prompted, count=1)
+        cells = next(csv.reader([output.line]), [])
         if set(_NEEDED) <= set(cells):
-            columns = {name: place for place, name in enumerate(cells)}
-        elif columns and len(cells) > columns["Inuse"]:
+            columns = cells
+        elif columns and len(cells) > columns.index("Inuse"):
             try:
-                _read_row(cells, columns, licences, doubts, number)
+                # A row ends after the seats in use where nobody uses the license.
+                words = [cell.strip() for cell in cells[: len(columns)]]
+                # Editor, model, expiry, customer and so on distinguish the licenses of one feature.
+                identity = tuple(cells[: columns.index("Inuse")])
+                _read_row(dict(zip_longest(columns, words, fillvalue="")), identity, licenses, output)
             except ValueError:
-                doubts.add(number, line)
-        elif not columns and (found := _FAILED.fullmatch(line)):
-            failure = found["why"]
-        elif line and not _KNOWN.fullmatch(line):
-            doubts.add(number, line)
-    features = (
-        Feature(
-            name=licence.name,
-            usage=Counted(total=licence.total, used=licence.used, queued=licence.queued, expires=licence.expires),
-            checkouts=tuple(licence.checkouts) if checkouts else None,
-        )
-        for licence in licences.values()
-    )
-    return told(features, doubts, server, failure)
+                output.doubt()
+        else:
+            output.remark(None if columns else _FAILED, _KNOWN)
+    return output.reading()
 
 
 def _read_row(
-    cells: list[str],
-    columns: dict[str, int],
-    licences: dict[tuple[str, ...], _Licence],
-    doubts: Doubts,
-    number: int,
+    row: dict[str, str], identity: tuple[str, ...], licenses: dict[tuple[str, ...], Block], output: Output
 ) -> None:
-    def cell(name: str) -> str:
-        place = columns.get(name, len(cells))
-        return cells[place].strip() if place < len(cells) else ""
-
-    total, used = int(cell("Count")), int(cell("Inuse"))
-    tokens, waits = int(cell("Tokens") or 1), int(cell("Queue Position") or 0) > 0
-    # Editor, model, expiry, customer and so on distinguish the licenses of one feature.
-    identity = tuple(cells[: columns["Inuse"]])
-    if identity not in licences:
-        expires = day_of(cell("Expiration Date"), doubts, number, ",".join(cells))
-        licences[identity] = _Licence(cell("Feature"), total, expires)
-    licence = licences[identity]
-    licence.used = max(licence.used, used)
+    total, used = int(row["Count"]), int(row["Inuse"])
+    tokens, waits = int(row.get("Tokens") or 1), int(row.get("Queue Position") or 0) > 0
+    if identity not in licenses:
+        licenses[identity] = output.begin(row["Feature"])
+        licenses[identity].total, licenses[identity].expires = total, output.day(row["Expiration Date"])
+    block = licenses[identity]
+    block.used = max(block.used, used)
     if waits:
-        licence.queued += tokens
-    elif cell("User"):
-        host = cell("Host").split("/")[0].split(" ")[0]
-        licence.checkouts.append(Checkout(user=cell("User"), host=host, count=tokens))
+        block.queued += tokens
+    elif row.get("User"):
+        host = row.get("Host", "").split("/")[0].split(" ")[0]
+        block.checkouts.append(Checkout(user=row["User"], host=host, count=tokens))

@@ -1,23 +1,9 @@
 """LM-X: the output of `lmxendutil -licstat`, feature by feature; keys of one feature are summed."""
 
 import re
-from dataclasses import dataclass, field
-from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.report import (
-    Checkout,
-    Counted,
-    Doubts,
-    Feature,
-    Reading,
-    Unknown,
-    Unlimited,
-    Usage,
-    day_of,
-    numbered,
-    told,
-)
+from prefect_slots.detect.licenses.report import Output, Reading
 
 # The server's own number for a key without a limit.
 UNLIMITED: Final = 2**31 - 1
@@ -36,43 +22,23 @@ _KNOWN: Final = re.compile(
 )
 
 
-@dataclass
-class _Key:
-    """The lines of one key of a feature so far."""
-
-    name: str
-    expires: date | None = None
-    count: tuple[str, str] | None = None
-    checkouts: list[Checkout] = field(default_factory=list[Checkout])
-
-    def usage(self) -> Usage:
-        if self.count is None:
-            return Unknown(reason="its count was not told")
-        used, total = self.count
-        if not total.isdigit() or int(total) >= UNLIMITED:
-            return Unlimited(expires=self.expires)
-        return Counted(total=int(total), used=int(used), expires=self.expires)
-
-
 def parse_lmx(text: str, *, server: str, checkouts: bool = False) -> Reading:
     """Read the output of `lmxendutil -licstat`."""
-    doubts, failure = Doubts(), None
-    keys: list[_Key] = []
-    for number, line in numbered(text, doubts):
-        key = keys[-1] if keys else None
+    output = Output(text, server, checkouts)
+    for line in output:
+        key = output.blocks[-1] if output.blocks else None
         if found := _FEATURE.fullmatch(line):
-            keys.append(_Key(name=found["name"]))
-        elif key is not None and (found := _USED.fullmatch(line)):
-            key.checkouts.append(Checkout(user=found["user"], host=found["host"], count=int(found["count"])))
-        elif key is not None and (found := _COUNT.fullmatch(line)):
-            key.count = found["used"], found["total"]
-        elif key is not None and (found := _DATES.fullmatch(line)):
-            key.expires = day_of(found["expires"], doubts, number, line)
-        elif not keys and (found := _FAILED.fullmatch(line)):
-            failure = found["why"]
-        elif not _KNOWN.fullmatch(line):
-            doubts.add(number, line)
-    features = (
-        Feature(name=key.name, usage=key.usage(), checkouts=tuple(key.checkouts) if checkouts else None) for key in keys
-    )
-    return told(features, doubts, server, failure)
+            output.begin(found["name"])
+        elif key is None:
+            output.remark(_FAILED, _KNOWN)
+        elif found := _USED.fullmatch(line):
+            output.hold(found)
+        elif found := _COUNT.fullmatch(line):
+            key.unlimited = not found["total"].isdigit() or int(found["total"]) >= UNLIMITED
+            key.total, key.used = (None, 0) if key.unlimited else (int(found["total"]), int(found["used"]))
+        elif found := _DATES.fullmatch(line):
+            key.expires = output.day(found["expires"])
+        else:
+            # An error counts before the first feature only: below, its words may be part of a name.
+            output.remark(None, _KNOWN)
+    return output.reading()

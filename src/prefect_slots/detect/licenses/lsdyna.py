@@ -1,11 +1,9 @@
 """LS-DYNA: the table that `lstc_qrun -R` prints; programs of one license group share the group's seats."""
 
 import re
-from dataclasses import dataclass, field
-from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.report import Checkout, Counted, Doubts, Feature, Reading, day_of, numbered, told
+from prefect_slots.detect.licenses.report import Output, Reading
 
 _PROGRAM: Final = re.compile(
     r"(?P<name>\S+)\s+(?P<expires>\d+/\d+/\d+)\s+(?:\d+\s+(?=\S+\s+\d+\s+\d+\s))?"
@@ -19,46 +17,25 @@ _KNOWN: Final = re.compile(
 )
 
 
-@dataclass
-class _Program:
-    name: str
-    expires: date | None
-    used: int
-    total: int
-    queued: int
-    checkouts: list[Checkout] = field(default_factory=list[Checkout])
-
-
 def parse_lsdyna(text: str, *, server: str, checkouts: bool = False) -> Reading:
     """Read the output of `lstc_qrun -R`."""
-    doubts, failure = Doubts(), None
-    programs: list[_Program] = []
+    output = Output(text, server, checkouts)
     grouped = 0
-    for number, line in numbered(text, doubts):
+    for line in output:
         if found := _PROGRAM.fullmatch(line):
-            total = int(found["max"])
+            program = output.begin(found["name"])
+            program.total, program.queued = int(found["max"]), int(found["queue"])
             # A dash stands in place of the sum if rows of users follow.
-            used = total - int(found["free"]) if found["used"] == "-" else int(found["used"])
-            expires = day_of(found["expires"], doubts, number, line)
-            programs.append(_Program(found["name"], expires, used, total, int(found["queue"])))
+            program.used = program.total - int(found["free"]) if found["used"] == "-" else int(found["used"])
+            program.expires = output.day(found["expires"])
         elif found := _GROUP.fullmatch(line):
-            for program in programs[grouped:]:
+            # The group's line stands below its programs; one of another maximum is not of the group.
+            for program in output.blocks[grouped:]:
                 if program.total == int(found["max"]):
                     program.used = int(found["used"])
-            grouped = len(programs)
-        elif programs and (found := _USED.fullmatch(line)):
-            holder = Checkout(user=found["user"], host=found["host"], count=int(found["count"]))
-            programs[-1].checkouts.append(holder)
-        elif found := _FAILED.fullmatch(line):
-            failure = found["why"]
-        elif not _KNOWN.fullmatch(line):
-            doubts.add(number, line)
-    features = (
-        Feature(
-            name=program.name,
-            usage=Counted(total=program.total, used=program.used, queued=program.queued, expires=program.expires),
-            checkouts=tuple(program.checkouts) if checkouts else None,
-        )
-        for program in programs
-    )
-    return told(features, doubts, server, failure)
+            grouped = len(output.blocks)
+        elif output.blocks and (found := _USED.fullmatch(line)):
+            output.hold(found)
+        else:
+            output.remark(_FAILED, _KNOWN)
+    return output.reading()

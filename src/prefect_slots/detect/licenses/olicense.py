@@ -1,22 +1,9 @@
 """OLicense: the output of `olixtool -sv`; a module that stands in several licenses has the seats of all of them."""
 
 import re
-from dataclasses import dataclass, field
-from datetime import date
 from typing import Final
 
-from prefect_slots.detect.licenses.report import (
-    Checkout,
-    Counted,
-    Doubts,
-    Feature,
-    Reading,
-    Unknown,
-    Usage,
-    day_of,
-    numbered,
-    told,
-)
+from prefect_slots.detect.licenses.report import Output, Reading
 
 _MODULE: Final = re.compile(
     r"\s*+(?P<name>[^;]*\S)\s*+;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?"
@@ -30,40 +17,21 @@ _KNOWN: Final = re.compile(
 )
 
 
-@dataclass
-class _Module:
-    name: str
-    kind: str
-    total: int
-    expires: date | None
-    used: int = 0
-    checkouts: list[Checkout] = field(default_factory=list[Checkout])
-
-    def usage(self) -> Usage:
-        if "float" not in self.kind.lower():
-            return Unknown(reason=f"a licence of the kind {self.kind} has no seats to share")
-        return Counted(total=self.total, used=self.used, expires=self.expires)
-
-
 def parse_olicense(text: str, *, server: str, checkouts: bool = False) -> Reading:
     """Read the output of `olixtool -sv`."""
-    doubts, failure = Doubts(), None
-    modules: list[_Module] = []
-    for number, line in numbered(text, doubts):
-        if modules and (found := _USED.fullmatch(line)):
-            holder = Checkout(user=found["user"], host=found["host"], count=int(found["count"]))
-            modules[-1].checkouts.append(holder)
+    output = Output(text, server, checkouts)
+    for line in output:
+        if output.blocks and (found := _USED.fullmatch(line)):
+            output.hold(found)
         elif found := _MODULE.fullmatch(line):
-            expires = day_of(found["expires"].strip(), doubts, number, line)
-            modules.append(_Module(found["name"], found["kind"], int(found["total"]), expires))
-        elif modules and (found := _LOCKED.fullmatch(line)):
-            modules[-1].used += int(found["used"])
-        elif found := _FAILED.fullmatch(line):
-            failure = found["why"]
-        elif not _KNOWN.fullmatch(line):
-            doubts.add(number, line)
-    features = (
-        Feature(name=module.name, usage=module.usage(), checkouts=tuple(module.checkouts) if checkouts else None)
-        for module in modules
-    )
-    return told(features, doubts, server, failure)
+            module = output.begin(found["name"])
+            module.expires = output.day(found["expires"].strip())
+            # Only a floating license has seats to share; the number of another counts machines.
+            if "float" in found["kind"].lower():
+                module.total = int(found["total"])
+            module.unknown = f"a licence of the kind {found['kind']} has no seats to share"
+        elif output.blocks and (found := _LOCKED.fullmatch(line)):
+            output.blocks[-1].used += int(found["used"])
+        else:
+            output.remark(_FAILED, _KNOWN)
+    return output.reading()

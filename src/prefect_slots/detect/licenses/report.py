@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import chain
 from typing import Final, TypeAlias
 
 from prefect_slots.model.finding import Finding
@@ -151,16 +152,23 @@ MAX_LINE: Final = 2000
 _SHOWN_LINES: Final = 3
 _SHOWN_LETTERS: Final = 60
 
+# Not by `strptime`: the names that it knows depend on the locale of the process.
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NEVER: Final = re.compile(r"permanent|never|none|unlimited|.*\bno expiration\b", re.IGNORECASE)
-_DAY_MONTH_YEAR: Final = re.compile(r"(\d{1,2})-([a-z]{3})-(\d{1,4})(?!\d)", re.IGNORECASE)
-_YEAR_MONTH_DAY: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?!\d)")
-_MONTH_SLASH_DAY: Final = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})(?!\d)")
-_CTIME: Final = re.compile(r"[a-z]{3} +([a-z]{3}) +(\d{1,2}) +[\d:]+ +(\d{4})(?!\d)", re.IGNORECASE)
+# The day may be followed by anything, as by a time, but not by a digit: that would be a number cut in two.
+_DAYS: Final = tuple(
+    re.compile(rf"{form}(?!\d)", re.IGNORECASE)
+    for form in (
+        r"(?P<day>\d{1,2})-(?P<month>[a-z]{3})-(?P<year>\d{1,4})",
+        r"(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})",
+        r"(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4}|\d{2})",
+        r"[a-z]{3} +(?P<month>[a-z]{3}) +(?P<day>\d{1,2}) +[\d:]+ +(?P<year>\d{4})",
+    )
+)
 
 
 def parse_expiry(text: str) -> date | None:
-    """Read a day of expiry in any vendor's spelling; `None` is never. A year 0 means never, too.
+    """Read a day of expiry in any vendor's spelling; `None` is never. A year 0 after a month's name means never, too.
 
     Raises:
         ValueError: for text that is no such day.
@@ -168,25 +176,15 @@ def parse_expiry(text: str) -> date | None:
     word = text.strip()
     if _NEVER.match(word):
         return None
-    if found := _DAY_MONTH_YEAR.match(word):
-        year = int(found[3])
-        return None if year == 0 else date(_century(year), _month(found[2]), int(found[1]))
-    if found := _YEAR_MONTH_DAY.match(word):
-        return date(int(found[1]), int(found[2]), int(found[3]))
-    if found := _MONTH_SLASH_DAY.match(word):
-        return date(_century(int(found[3])), int(found[1]), int(found[2]))
-    if found := _CTIME.match(word):
-        return date(int(found[3]), _month(found[1]), int(found[2]))
-    raise ValueError("not a date")
-
-
-def _month(name: str) -> int:
-    # Not by `strptime`: the names that it knows depend on the locale of the process.
-    return _MONTHS.index(name.lower()) + 1
-
-
-def _century(year: int) -> int:
-    return year if year >= 100 else year + (1900 if year >= 70 else 2000)
+    found = next(filter(None, (form.match(word) for form in _DAYS)), None)
+    if found is None:
+        raise ValueError("not a date")
+    month, year = found["month"].lower(), int(found["year"])
+    if year == 0 and not month.isdecimal():
+        return None
+    # Old tools print two digits of the year; no license of theirs ended before 1970.
+    century = 0 if len(found["year"]) == 4 or year >= 100 else 1900 if year >= 70 else 2000
+    return date(century + year, int(month) if month.isdecimal() else _MONTHS.index(month) + 1, int(found["day"]))
 
 
 def shape(line: str) -> str:
@@ -195,70 +193,141 @@ def shape(line: str) -> str:
     return bare if len(bare) <= _SHOWN_LETTERS else f"{bare[:_SHOWN_LETTERS]}..."
 
 
-class Doubts:
-    """The lines of an output that were not understood: told together, because garbage has many."""
+@dataclass
+class Block:
+    """The report of one feature while its lines are read; attributes as in `Counted` and `Feature`.
 
-    def __init__(self) -> None:
-        self._lines = 0
-        self._shown: list[str] = []
+    Attributes:
+        total: `None` until the number of seats was read.
+        unlimited: The server does not count the feature.
+        unknown: The reason to give if `total` stays `None`.
+    """
 
-    def add(self, number: int, line: str) -> None:
-        """Note a line."""
-        self._lines += 1
+    name: str
+    total: int | None = None
+    used: int = 0
+    reserved: int = 0
+    queued: int = 0
+    expires: date | None = None
+    unlimited: bool = False
+    unknown: str = "its count was not told"
+    locks: tuple[str, ...] | None = None
+    checkouts: list[Checkout] = field(default_factory=list[Checkout])
+
+    def usage(self) -> Usage:
+        """Return the seats as read so far."""
+        if self.unlimited:
+            return Unlimited(expires=self.expires)
+        if self.total is None:
+            return Unknown(reason=self.unknown)
+        return Counted(
+            total=self.total, used=self.used, reserved=self.reserved, queued=self.queued, expires=self.expires
+        )
+
+
+@dataclass
+class Output:
+    """The output of a vendor's program, and the state of its reading.
+
+    Iteration yields the lines that are not blank. A line that was not understood is a doubt; doubts are told together,
+    because garbage has many.
+
+    Attributes:
+        server: Subject of the findings.
+        keeps_checkouts: Keep the holders of seats; user names are personal data.
+        blocks: The features so far.
+        failure: The error that the output tells of.
+        number: Number of the present line, from 1.
+        line: The present line.
+    """
+
+    text: str
+    server: str
+    keeps_checkouts: bool
+    blocks: list[Block] = field(default_factory=list[Block])
+    failure: str | None = None
+    number: int = 0
+    line: str = ""
+    doubts: int = 0
+    _shown: list[str] = field(default_factory=list[str])
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines; a line too long for any vendor is a doubt."""
+        # Not by `splitlines`: it would break lines at characters that may be part of a name.
+        for number, raw in enumerate(self.text.split("\n"), 1):
+            self.number, self.line = number, raw.rstrip()
+            if len(self.line) > MAX_LINE:
+                self.doubt()
+            elif self.line:
+                yield self.line
+
+    def doubt(self, number: int | None = None, line: str | None = None) -> None:
+        """Note a line that was not understood: the present one, or another."""
+        self.doubts += 1
         if len(self._shown) < _SHOWN_LINES:
-            self._shown.append(f"line {number} of the form '{shape(line)}'")
+            self._shown.append(
+                f"line {number or self.number} of the form '{shape(self.line if line is None else line)}'"
+            )
 
-    def __bool__(self) -> bool:
-        return self._lines > 0
+    def begin(self, name: str) -> Block:
+        """Begin the block of a feature and return it."""
+        self.blocks.append(Block(name))
+        return self.blocks[-1]
 
-    def findings(self, server: str) -> tuple[Finding, ...]:
+    def hold(self, found: re.Match[str], block: Block | None = None) -> None:
+        """Note a holder of seats, a match with `user`, `host` and `count`, in the present block or another."""
+        holder = Checkout(user=found["user"], host=found["host"], count=int(found["count"]))
+        (block or self.blocks[-1]).checkouts.append(holder)
+
+    def day(self, text: str | None) -> date | None:
+        """Return the day of expiry that the present line tells; one that is not understood is a doubt."""
+        try:
+            return parse_expiry(text) if text else None
+        except ValueError:
+            self.doubt()
+            return None
+
+    def remark(self, failed: re.Pattern[str] | None, known: re.Pattern[str]) -> None:
+        """Read a line about no feature: an error, `why` of `failed`, or one of the known rest, or a doubt."""
+        if failed is not None and (found := failed.fullmatch(self.line)):
+            self.failure = found["why"]
+        elif self.line and not known.fullmatch(self.line):
+            self.doubt()
+
+    def features(self) -> tuple[Feature, ...]:
+        """Return the features; those of one name are one."""
+        return merged(
+            Feature(
+                name=block.name,
+                usage=block.usage(),
+                locks=block.locks,
+                checkouts=tuple(block.checkouts) if self.keeps_checkouts else None,
+            )
+            for block in self.blocks
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
         """Return at most one finding about all doubtful lines."""
-        if not self:
+        if not self.doubts:
             return ()
-        more = f" and {self._lines - len(self._shown)} more" if self._lines > len(self._shown) else ""
-        what = "a line of its output was" if self._lines == 1 else f"{self._lines} lines of its output were"
+        more = f" and {self.doubts - len(self._shown)} more" if self.doubts > len(self._shown) else ""
+        lines = "a line of its output was" if self.doubts == 1 else f"{self.doubts} lines of its output were"
         return (
             Finding(
-                subject=server,
-                problem=f"{what} not understood: {', '.join(self._shown)}{more}",
+                subject=self.server,
+                problem=f"{lines} not understood: {', '.join(self._shown)}{more}",
                 remedy="please report the output, with names replaced; its counts may be incomplete",
             ),
         )
 
-
-def numbered(text: str, doubts: Doubts) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, each with its number from 1; a line too long for any vendor is a doubt."""
-    # Not by `splitlines`: it would break lines at characters that may be part of a name.
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.rstrip()
-        if len(line) > MAX_LINE:
-            doubts.add(number, line)
-        elif line:
-            yield number, line
-
-
-def told(features: Iterable[Feature], doubts: Doubts, server: str, failure: str | None) -> Reading:
-    """Return the reading of a server: features of one name are one, and garbage alone is a failure."""
-    distinct = merged(features)
-    if not distinct and failure is None and doubts:
-        failure = "its output was not understood"
-    trouble = Finding(subject=server, problem=failure or "", remedy="see the server's log")
-    return Reading(
-        features=distinct,
-        findings=(*((trouble,) if distinct and failure else ()), *doubts.findings(server)),
-        failure=None if distinct else failure,
-    )
-
-
-def day_of(text: str | None, doubts: Doubts, number: int, line: str) -> date | None:
-    """Return the day of expiry that a line tells; one that is not understood is a doubt."""
-    if not text:
-        return None
-    try:
-        return parse_expiry(text)
-    except ValueError:
-        doubts.add(number, line)
-        return None
+    def reading(self) -> Reading:
+        """Return the reading of the whole output; garbage alone is a failure."""
+        features, failure = self.features(), self.failure
+        if not features:
+            garbage = "its output was not understood" if self.doubts else None
+            return Reading(findings=self.findings(), failure=garbage if failure is None else failure)
+        trouble = Finding(subject=self.server, problem=failure or "", remedy="see the server's log")
+        return Reading(features=features, findings=(*((trouble,) if failure else ()), *self.findings()))
 
 
 def merged(features: Iterable[Feature]) -> tuple[Feature, ...]:
@@ -270,18 +339,13 @@ def merged(features: Iterable[Feature]) -> tuple[Feature, ...]:
 
 
 def _joined(group: list[Feature]) -> Feature:
-    usages: list[Usage] = [feature.usage for feature in group]
     held = [feature.checkouts for feature in group if feature.checkouts is not None]
+    known = [feature.locks for feature in group if feature.locks is not None]
+    # A floating license among locked ones unlocks the feature.
+    locks = tuple(chain.from_iterable(known)) if all(known) else ()
     return replace(
         group[0],
-        usage=combined(usages),
-        locks=_all_locks([feature.locks for feature in group]),
-        checkouts=tuple(checkout for checkouts in held for checkout in checkouts) if held else None,
+        usage=combined(feature.usage for feature in group),
+        locks=locks if known else None,
+        checkouts=tuple(chain.from_iterable(held)) if held else None,
     )
-
-
-def _all_locks(told: list[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    known = [locks for locks in told if locks is not None]
-    if not known:
-        return None
-    return tuple(lock for locks in known for lock in locks) if all(known) else ()

@@ -5,22 +5,9 @@ does not say if `inuse` holds reservations, so they count on top of it, within w
 """
 
 import re
-from dataclasses import dataclass, field
 from typing import Final
 
-from prefect_slots.detect.licenses.report import (
-    Checkout,
-    Counted,
-    Doubts,
-    Feature,
-    Reading,
-    Unknown,
-    Unlimited,
-    Usage,
-    day_of,
-    numbered,
-    told,
-)
+from prefect_slots.detect.licenses.report import Block, Output, Reading
 
 _POOL: Final = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: \d+)?")
 _COUNT: Final = re.compile(
@@ -42,59 +29,47 @@ _KNOWN: Final = re.compile(
 )
 
 
-@dataclass
-class _Held:
-    usages: dict[str, list[Usage]] = field(default_factory=dict[str, "list[Usage]"])
-    checkouts: dict[str, list[Checkout]] = field(default_factory=dict[str, "list[Checkout]"])
-
-
 def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
     """Read the output of `rlmstat -a`."""
-    doubts, held, failure = Doubts(), _Held(), None
-    pool: tuple[str, int, str] | None = None
-    for number, line in numbered(text, doubts):
-        usage = _usage(line, doubts, number) if pool is not None else None
-        if pool is not None and usage is not None:
-            held.usages.setdefault(pool[0], []).append(usage)
-            pool = None
+    output = Output(text, server, checkouts)
+    holders: list[re.Match[str]] = []
+    # The line of a pool whose count must stand in the next line; without it the pool's seats are unknown.
+    awaited: tuple[int, str] | None = None
+    for line in output:
+        if awaited is not None and _read_count(output, output.blocks[-1]):
+            awaited = None
             continue
-        if pool is not None:
-            # Its count did not follow: how many seats it has cannot be told.
-            held.usages.setdefault(pool[0], []).append(Unknown(reason="its count was not told"))
-            doubts.add(pool[1], pool[2])
-            pool = None
+        if awaited is not None:
+            output.doubt(*awaited)
+            awaited = None
         if found := _USED.fullmatch(line):
-            holder = Checkout(user=found["user"], host=found["host"], count=int(found["count"]))
-            held.checkouts.setdefault(found["name"], []).append(holder)
-        elif _KNOWN.fullmatch(line):
-            continue
-        elif found := _FAILED.fullmatch(line):
-            failure = found["why"]
-        elif found := _POOL.fullmatch(line):
-            pool = found["name"], number, line
+            holders.append(found)
+        elif not _KNOWN.fullmatch(line) and (found := _POOL.fullmatch(line)):
+            output.begin(found["name"])
+            awaited = output.number, line
         else:
-            doubts.add(number, line)
-    if pool is not None:
-        held.usages.setdefault(pool[0], []).append(Unknown(reason="its count was not told"))
-        doubts.add(pool[1], pool[2])
-    features = (
-        Feature(name=name, usage=usage, checkouts=tuple(held.checkouts.pop(name, ())) if checkouts else None)
-        for name, usages in held.usages.items()
-        for usage in usages
-    )
-    return told(features, doubts, server, failure)
+            output.remark(_FAILED, _KNOWN)
+    if awaited is not None:
+        output.doubt(*awaited)
+    # Pools of one product share the list of its holders: the first takes them, and merging adds the pools up.
+    first = {pool.name: pool for pool in reversed(output.blocks)}
+    for found in holders:
+        if found["name"] in first:
+            output.hold(found, first[found["name"]])
+    return output.reading()
 
 
-def _usage(line: str, doubts: Doubts, number: int) -> Usage | None:
-    """Return the usage in the line below a pool's name; `None` for any other line."""
-    if _TOKENS.fullmatch(line):
-        return Unknown(reason="it is drawn from the tokens of another product")
-    found = _COUNT.fullmatch(line)
+def _read_count(output: Output, pool: Block) -> bool:
+    """Read the line below a pool's name; return false for any other line."""
+    if _TOKENS.fullmatch(output.line):
+        pool.unknown = "it is drawn from the tokens of another product"
+        return True
+    found = _COUNT.fullmatch(output.line)
     if found is None:
-        return None
-    expires = day_of(found["exp"], doubts, number, line)
-    if not found["count"].isdigit():
-        return Unlimited(expires=expires)
-    total, reserved = int(found["count"]), int(found["reserved"])
-    used = max(int(found["inuse"]), min(total, int(found["inuse"]) + reserved))
-    return Counted(total=total, used=used, reserved=reserved, expires=expires)
+        return False
+    pool.expires = output.day(found["exp"])
+    pool.unlimited = not found["count"].isdigit()
+    if not pool.unlimited:
+        pool.total, pool.reserved, in_use = int(found["count"]), int(found["reserved"]), int(found["inuse"])
+        pool.used = max(in_use, min(pool.total, in_use + pool.reserved))
+    return True

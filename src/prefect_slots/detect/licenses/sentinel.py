@@ -8,19 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from prefect_slots.detect.licenses.report import (
-    Checkout,
-    Counted,
-    Doubts,
-    Feature,
-    Reading,
-    Unknown,
-    Unlimited,
-    Usage,
-    day_of,
-    numbered,
-    told,
-)
+from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading
 
 # Versions of the server print these numbers if there is no limit.
 INFINITE: Final = frozenset({4294967294, 4294967295, 2097150})
@@ -43,63 +31,61 @@ _NUMBERS: Final = (
 
 
 @dataclass
-class _Block:
+class _Fields:
+    """The lines about one feature and its clients; each of the feature's own values has its line's number."""
+
     name: str
-    fields: dict[str, tuple[int, str]] = field(default_factory=dict[str, "tuple[int, str]"])
+    feature: dict[str, tuple[int, str]] = field(default_factory=dict[str, "tuple[int, str]"])
     clients: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
 
 def parse_sentinel(text: str, *, server: str, checkouts: bool = False) -> Reading:
     """Read the output of `lsmon`."""
-    doubts, failure = Doubts(), None
-    blocks: list[_Block] = []
+    output = Output(text, server, checkouts)
+    told: list[_Fields] = []
     section = "Feature"
-    for number, line in numbered(text, doubts):
+    for line in output:
         if found := _FIELD.fullmatch(line):
             key, value = found["key"], found["value"]
             name = value.strip('"')
-            if key == "Feature name" and not (section == "License" and blocks and blocks[-1].name == name):
-                blocks.append(_Block(name=name))
+            if key == "Feature name" and not (section == "License" and told and told[-1].name == name):
+                told.append(_Fields(name=name))
                 section = "Feature"
-            elif blocks and section == "Feature":
-                blocks[-1].fields[key] = number, value
-            elif blocks and section == "Client":
+            elif told and section == "Feature":
+                told[-1].feature[key] = output.number, value
+            elif told and section == "Client":
                 if key == "User name":
-                    blocks[-1].clients.append({})
-                if blocks[-1].clients:
-                    blocks[-1].clients[-1][key] = value
+                    told[-1].clients.append({})
+                if told[-1].clients:
+                    told[-1].clients[-1][key] = value
         elif found := _HEADING.fullmatch(line):
             section = found["section"]
-        elif not blocks and (found := _FAILED.fullmatch(line)):
-            failure = found["why"]
-        elif not (_REMARK.fullmatch(line) or _KNOWN.fullmatch(line)):
-            doubts.add(number, line)
-    features = [
-        Feature(
-            name=block.name,
-            usage=_usage(block, doubts),
-            checkouts=tuple(map(_checkout, block.clients)) if checkouts else None,
-        )
-        for block in blocks
-    ]
-    return told(features, doubts, server, failure)
+        elif not _REMARK.fullmatch(line):
+            # Below the first feature, the words of an error may be part of a name.
+            output.remark(None if told else _FAILED, _KNOWN)
+    for fields in told:
+        block = output.begin(fields.name)
+        _count(block, fields.feature, output)
+        block.checkouts = list(map(_checkout, fields.clients))
+    return output.reading()
 
 
-def _usage(block: _Block, doubts: Doubts) -> Usage:
-    number, text = block.fields.get("Maximum concurrent user(s)", (0, ""))
-    when, day = block.fields.get("Expiration date", (0, ""))
-    expires = day_of(day, doubts, when, day)
+def _count(block: Block, fields: dict[str, tuple[int, str]], output: Output) -> None:
+    output.number, output.line = fields.get("Expiration date", (0, ""))
+    block.expires = output.day(output.line)
+    number, text = fields.get("Maximum concurrent user(s)", (0, ""))
     if text.rstrip(".").lower() in ("unlimited", "infinite") or (text.isdecimal() and int(text) in INFINITE):
-        return Unlimited(expires=expires)
-    told = {key: block.fields[key] for key in _NUMBERS if key in block.fields}
+        block.unlimited = True
+        return
+    told = {key: fields[key] for key in _NUMBERS if key in fields}
     wrong = [place for place in told.values() if not place[1].isdecimal()]
     if not text.isdecimal() or wrong or _NUMBERS[0] not in told:
         for place in wrong or ([(number, text)] if number else []):
-            doubts.add(*place)
-        return Unknown(reason="its count was not told")
-    in_use, reserved, reserved_used, queued = (int(told.get(key, (0, "0"))[1]) for key in _NUMBERS)
-    reserved = max(reserved, reserved_used)
-    return Counted(total=int(text), used=in_use + reserved, reserved=reserved, queued=queued, expires=expires)
+            output.doubt(*place)
+        return
+    in_use, reserved, reserved_used, block.queued = (int(told.get(key, (0, "0"))[1]) for key in _NUMBERS)
+    block.total, block.reserved = int(text), max(reserved, reserved_used)
+    block.used = in_use + block.reserved
 
 
 def _checkout(client: dict[str, str]) -> Checkout:

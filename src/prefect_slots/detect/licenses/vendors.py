@@ -1,7 +1,7 @@
 """The vendors of license servers: their programs, arguments and parsers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from prefect_slots.detect.licenses.dsls import parse_dsls
@@ -24,77 +24,52 @@ class Parser(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
-    """How one vendor's servers are asked.
+    """The way in which one vendor's servers are asked. Words may hold `{server}`, `{port}`, `{host}`, `{wanted}`.
 
     Attributes:
         program: The vendor's program, where no command is configured.
-        arguments: Its arguments for a server, and for the features that are wanted.
+        words: Its arguments.
         parse: Parser of its output.
-        stdin: Its input, for a server.
-        env: Additions to its environment, for a server.
+        input: Its standard input.
+        env: Additions to its environment.
     """
 
     program: str
-    arguments: Callable[[str, Sequence[str]], list[str]]
+    words: str
     parse: Parser
-    stdin: Callable[[str], str] = lambda _: ""
-    env: Callable[[str], dict[str, str]] = lambda _: {}
+    input: str = ""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def arguments(self, server: str, features: Sequence[str]) -> list[str]:
+        """Return the arguments for a server and the features that are wanted of it."""
+        # Asking for all is costly for the server; asking for some one by one takes it turn after turn.
+        all_or_one = ["-f", features[0]] if len(features) == 1 else ["-a"]
+        argv: list[str] = []
+        # Filled word by word: no name, not even one with a blank, becomes two arguments.
+        for word in self.words.split():
+            argv += all_or_one if word == "{wanted}" else [fill(word, server)]
+        return argv
 
 
-def port_and_host(server: str) -> tuple[str, str]:
-    """Return the port and the host of the first `port@host` in `server`."""
+def fill(text: str, server: str) -> str:
+    """Return `text` with the names of the first `port@host` in `server` filled in."""
     port, _, host = server.split(",")[0].partition("@")
-    return port, host
-
-
-def _lmstat(server: str, features: Sequence[str]) -> list[str]:
-    # Asking for all is costly for the server; asking for some one by one takes it turn after turn.
-    wanted = ["-f", features[0]] if len(features) == 1 else ["-a"]
-    return ["lmstat", "-c", server, *wanted]
-
-
-def _rlmstat(server: str, _: Sequence[str]) -> list[str]:
-    # The same program can stop the server; no other word of it is ever used.
-    return ["rlmstat", "-a", "-c", server]
-
-
-def _licstat(server: str, _: Sequence[str]) -> list[str]:
-    port, host = port_and_host(server)
-    return ["-licstat", "-host", host, "-port", port]
-
-
-def _qrun(server: str, _: Sequence[str]) -> list[str]:
-    return ["-s", server, "-R"]
-
-
-def _admin(_: str, __: Sequence[str]) -> list[str]:
-    return ["-admin"]
-
-
-def _usage_of(server: str) -> str:
-    port, host = port_and_host(server)
-    return f"connect {host} {port}\ngetLicenseUsage -csv\nquit\n"
-
-
-def _status_of(server: str, _: Sequence[str]) -> list[str]:
-    port, host = port_and_host(server)
-    return ["-sv", f"{host}:{port}"]
-
-
-def _lsmon(server: str, _: Sequence[str]) -> list[str]:
-    return [port_and_host(server)[1]]
-
-
-def _lsport(server: str) -> dict[str, str]:
-    return {"LSPORT": port_and_host(server)[0]}
+    return text.format(server=server, port=port, host=host)
 
 
 VENDORS: Final[dict[str, Vendor]] = {
-    "flexnet": Vendor(program="lmutil", arguments=_lmstat, parse=parse_flexnet),
-    "rlm": Vendor(program="rlmutil", arguments=_rlmstat, parse=parse_rlm),
-    "lmx": Vendor(program="lmxendutil", arguments=_licstat, parse=parse_lmx),
-    "lsdyna": Vendor(program="lstc_qrun", arguments=_qrun, parse=parse_lsdyna),
-    "dsls": Vendor(program="DSLicSrv", arguments=_admin, parse=parse_dsls, stdin=_usage_of),
-    "olicense": Vendor(program="olixtool", arguments=_status_of, parse=parse_olicense),
-    "sentinel": Vendor(program="lsmon", arguments=_lsmon, parse=parse_sentinel, env=_lsport),
+    "flexnet": Vendor(program="lmutil", words="lmstat -c {server} {wanted}", parse=parse_flexnet),
+    # The same program can stop the server; no other word of it is ever used.
+    "rlm": Vendor(program="rlmutil", words="rlmstat -a -c {server}", parse=parse_rlm),
+    "lmx": Vendor(program="lmxendutil", words="-licstat -host {host} -port {port}", parse=parse_lmx),
+    "lsdyna": Vendor(program="lstc_qrun", words="-s {server} -R", parse=parse_lsdyna),
+    "dsls": Vendor(
+        program="DSLicSrv",
+        words="-admin",
+        parse=parse_dsls,
+        input="connect {host} {port}\ngetLicenseUsage -csv\nquit\n",
+    ),
+    "olicense": Vendor(program="olixtool", words="-sv {host}:{port}", parse=parse_olicense),
+    # The program takes the port from its environment only.
+    "sentinel": Vendor(program="lsmon", words="{host}", parse=parse_sentinel, env={"LSPORT": "{port}"}),
 }
