@@ -109,11 +109,7 @@ def _with_json_flag(tokens: list[str]) -> list[str]:
 def error_data(error: SlotsError) -> dict[str, Any]:
     """Return an error as plain values: its type, its message, its fields."""
     names = [each.name for each in dataclasses.fields(error)] if dataclasses.is_dataclass(error) else []
-    return {
-        "error": type(error).__name__,
-        "message": str(error),
-        **{name: getattr(error, name) for name in names},
-    }
+    return {"error": type(error).__name__, "message": str(error), **{name: getattr(error, name) for name in names}}
 
 
 def say_error(error: SlotsError, *, as_json: bool) -> None:

@@ -24,8 +24,7 @@ from prefect_slots.settings import load_settings
 def doctor(
     *,
     fix: Annotated[
-        bool,
-        Parameter(negative="", help="Give back what the dead have left, and make the server's counts true."),
+        bool, Parameter(negative="", help="Give back what the dead have left, and make the server's counts true.")
     ] = False,
     config: Config = None,
     json: Json = False,

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
@@ -99,8 +99,7 @@ def register(
     """
     settings = load_settings(config)
     coordination = coordinate(settings.coordination, os.environ)
-    ledger = open_ledger(settings)
-    try:
+    with closing(open_ledger(settings)) as ledger:
         before = ledger.read(registry.registered)
         with redirect_stdout(sys.stderr):
             if coordination.url is None:
@@ -110,8 +109,6 @@ def register(
                     ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
                 )
             done = asyncio.run(work)
-    finally:
-        ledger.close()
     if json:
         print_json(registration_data(done))
         return
@@ -155,17 +152,13 @@ def status(
 
         prefect-slots status --json | jq .waiting
     """
-    settings = load_settings(config)
-    ledger = open_ledger(settings)
-    try:
+    with closing(open_ledger(load_settings(config))) as ledger:
         if json:
             print_json(machine_status(ledger).to_data())
         elif watch:
             _watch(ledger)
         else:
             Console().print(tables.status_view(machine_status(ledger)))
-    finally:
-        ledger.close()
 
 
 def _watch(ledger: Ledger) -> None:

@@ -144,8 +144,7 @@ def limits_table(report: RegistrationReport) -> Table:
     """Return the changes that a registration made, or would make, to the server's limits."""
     table = titled("Limits on the server", "limit", number("was"), number("is"), "", number("held"))
     for entry in report.entries:
-        old = "" if entry.old is None else str(entry.old)
-        new = "" if entry.new is None else str(entry.new)
+        old, new = ("" if slots is None else str(slots) for slots in (entry.old, entry.new))
         table.add_row(entry.name, old, new, str(entry.action), str(entry.held or ""))
     return table
 

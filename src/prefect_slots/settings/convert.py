@@ -15,29 +15,20 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_arg
 
 from prefect_slots.errors import ConfigError
 from prefect_slots.model.book import TOKEN
+from prefect_slots.settings import schema
 from prefect_slots.settings.checks import contradictions
 from prefect_slots.settings.declarations import declarations_of
-from prefect_slots.settings.schema import (
-    CONFIG_VARIABLE,
-    ENV_PREFIX,
-    REST,
-    WORKER_ID,
-    ConfigFile,
-    Plain,
-    Settings,
-    SettingsTable,
-)
 
 T = TypeVar("T")
 
 # Set by prefect-slots itself or read before the file is; they are no keys of `[settings]`.
-OTHER_VARIABLES: Final = (CONFIG_VARIABLE, TOKEN)
+OTHER_VARIABLES: Final = (schema.CONFIG_VARIABLE, TOKEN)
 # Python's own readers also take underscores, blanks and other scripts' digits.
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
-def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
+def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> schema.Settings:
     """Return the settings of a file and of variables.
 
     Args:
@@ -49,35 +40,35 @@ def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
         ValueError: if anything is wrong or doubtful; the text is not for people.
     """
     # Editors on Windows begin a file with a byte order mark, which TOML does not know.
-    file = table(ConfigFile, tomllib.loads(raw.decode("utf-8-sig")))
+    file = table(schema.ConfigFile, tomllib.loads(raw.decode("utf-8-sig")))
     # One contradiction is enough for doubt.
     for place, reason in contradictions(file):
         raise ValueError(place, reason)
     texts = setting_texts(file, env)
-    hints = {each.name: each.type for each in fields(SettingsTable)}
+    hints = {each.name: each.type for each in fields(schema.SettingsTable)}
     return settings_of(path, file, {name: _from_text(hints[name], text) for name, text in texts.items()})
 
 
-def settings_of(path: Path | None, file: ConfigFile, variables: Mapping[str, Any]) -> Settings:
+def settings_of(path: Path | None, file: schema.ConfigFile, variables: Mapping[str, Any]) -> schema.Settings:
     """Return the settings of a checked file and of checked variables, which win."""
     source = "defaults" if path is None else str(path)
     keys = vars(replace(file.settings, **variables))
-    return Settings(**keys, source=source, declarations=declarations_of(file, source))
+    return schema.Settings(**keys, source=source, declarations=declarations_of(file, source))
 
 
-def setting_texts(file: ConfigFile, env: Mapping[str, str]) -> dict[str, str]:
+def setting_texts(file: schema.ConfigFile, env: Mapping[str, str]) -> dict[str, str]:
     """Return the text of each setting that variables give, by its key; `WORKER_ID` stands behind the file.
 
     Raises:
         ConfigError: for a variable of the prefix that is no setting.
     """
-    keys = {ENV_PREFIX + each.name.upper(): each.name for each in fields(SettingsTable)}
+    keys = {schema.ENV_PREFIX + each.name.upper(): each.name for each in fields(schema.SettingsTable)}
     texts: dict[str, str] = {}
     # The name that Prefect users give their workers already; the file and the variable of ours win.
-    if file.settings.worker is None and env.get(WORKER_ID):
-        texts["worker"] = env[WORKER_ID]
+    if file.settings.worker is None and env.get(schema.WORKER_ID):
+        texts["worker"] = env[schema.WORKER_ID]
     for name in sorted(env):
-        if not name.upper().startswith(ENV_PREFIX) or name.upper() in OTHER_VARIABLES:
+        if not name.upper().startswith(schema.ENV_PREFIX) or name.upper() in OTHER_VARIABLES:
             continue
         if name.upper() not in keys:
             known = (*keys, *OTHER_VARIABLES)
@@ -89,9 +80,9 @@ def setting_texts(file: ConfigFile, env: Mapping[str, str]) -> dict[str, str]:
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     # The prefix that all share would make every name look close.
-    bare = tuple(variable.removeprefix(ENV_PREFIX) for variable in known)
-    close = get_close_matches(name.upper().removeprefix(ENV_PREFIX), bare, n=1, cutoff=0.5)
-    return f"did you mean {ENV_PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+    bare = tuple(variable.removeprefix(schema.ENV_PREFIX) for variable in known)
+    close = get_close_matches(name.upper().removeprefix(schema.ENV_PREFIX), bare, n=1, cutoff=0.5)
+    return f"did you mean {schema.ENV_PREFIX}{close[0]}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def table(kind: type[T], data: object) -> T:
@@ -122,7 +113,7 @@ def table(kind: type[T], data: object) -> T:
 
 def is_rest(field: Field[Any]) -> bool:
     """Tell whether a field of a table holds the keys without a declaration of their own."""
-    return REST in getattr(field.type, "__metadata__", ())
+    return schema.REST in getattr(field.type, "__metadata__", ())
 
 
 def is_required(field: Field[Any]) -> bool:
@@ -135,7 +126,7 @@ def _value(hint: Any, given: Any) -> Any:
     if origin is Annotated:
         kind, *checks = args
         # Such a check takes several types, as `"8GiB"` or 8, and so comes before the check of the type.
-        if isinstance(checks[0], Plain):
+        if isinstance(checks[0], schema.Plain):
             return checks[0].read(given)
         given = _value(kind, given)
         for check in checks:

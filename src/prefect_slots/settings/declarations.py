@@ -1,36 +1,25 @@
 """Conversion of a configuration file's tables to the model's declarations."""
 
-from prefect_slots.model.declaration import (
-    Declarations,
-    DeclaredCard,
-    DeclaredLicense,
-    DeclaredResource,
-    DetectorRules,
-    EncoderSessions,
-    GpuRules,
-    HostRules,
-    Instruments,
-    LicenseServer,
-    ScratchSpace,
-    Watched,
-)
+from prefect_slots.model import declaration
 from prefect_slots.model.resource import Scope
 from prefect_slots.settings.schema import ConfigFile, LicenseTable, ResourceTable
 
 
-def declarations_of(file: ConfigFile, source: str) -> Declarations:
+def declarations_of(file: ConfigFile, source: str) -> declaration.Declarations:
     """Return the declarations of `file`; `source` names it in messages."""
-    return Declarations(
-        gpus=GpuRules(
+    return declaration.Declarations(
+        gpus=declaration.GpuRules(
             detect=file.gpus.detect,
             exclude=tuple(file.gpus.exclude),
             ignore=tuple(file.gpus.ignore),
             headroom_mib=file.gpus.headroom,
-            cards=tuple(DeclaredCard(uuid=c.uuid, memory_mib=c.memory, name=c.name) for c in file.gpus.card),
+            cards=tuple(
+                declaration.DeclaredCard(uuid=c.uuid, memory_mib=c.memory, name=c.name) for c in file.gpus.card
+            ),
         ),
-        host=HostRules(cpus=file.host.cpus, mem_mib=file.host.mem, mem_headroom_mib=file.host.mem_headroom),
+        host=declaration.HostRules(cpus=file.host.cpus, mem_mib=file.host.mem, mem_headroom_mib=file.host.mem_headroom),
         licenses=tuple(
-            DeclaredLicense(feature=feature, seats=table.seats, scope=Scope(table.scope or Scope.FLEET))
+            declaration.DeclaredLicense(feature=feature, seats=table.seats, scope=Scope(table.scope or Scope.FLEET))
             for feature, table in sorted(file.license.items())
             if table.seats is not None
         ),
@@ -38,7 +27,7 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
             _license_server_of(name, table) for name, table in sorted(file.license.items()) if table.type is not None
         ),
         resources=tuple(
-            DeclaredResource(
+            declaration.DeclaredResource(
                 name=name, capacity=t.capacity, cells=t.cells or 1, unit=t.unit or "units", scope=Scope(t.scope)
             )
             for name, t in sorted(file.resources.items())
@@ -46,29 +35,29 @@ def declarations_of(file: ConfigFile, source: str) -> Declarations:
         ),
         watched=tuple(_watched(name, t, source) for name, t in sorted(file.resources.items()) if t.ways),
         detectors=tuple(
-            DetectorRules(name=name, enabled=table.enabled, options=table.options)
+            declaration.DetectorRules(name=name, enabled=table.enabled, options=table.options)
             for name, table in sorted(file.detectors.items())
         ),
         source=source,
     )
 
 
-def _watched(name: str, table: ResourceTable, source: str) -> Watched:
+def _watched(name: str, table: ResourceTable, source: str) -> declaration.Watched:
     """Return the declaration of a resource that names one way to look for it."""
     if table.disk is not None:
         # MiB of the file to whole GiB of the resource: rounded up, so that at least the written amount stays free.
         kept = -(-table.headroom // 1024)
-        return ScratchSpace(name=name, folder=table.disk, headroom_gib=kept, capacity_gib=table.capacity)
+        return declaration.ScratchSpace(name=name, folder=table.disk, headroom_gib=kept, capacity_gib=table.capacity)
     if table.devices is not None:
-        return Instruments(name=name, patterns=tuple(table.devices), unit=table.unit or "device")
-    return EncoderSessions(name=name, most=table.encoder_sessions or 0, source=source)
+        return declaration.Instruments(name=name, patterns=tuple(table.devices), unit=table.unit or "device")
+    return declaration.EncoderSessions(name=name, most=table.encoder_sessions or 0, source=source)
 
 
 _PERIODS = ("poll_seconds", "timeout", "grace_seconds")
 
 
-def _license_server_of(name: str, table: LicenseTable) -> LicenseServer:
-    return LicenseServer(
+def _license_server_of(name: str, table: LicenseTable) -> declaration.LicenseServer:
+    return declaration.LicenseServer(
         vendor=table.type or "",
         server=table.server or "",
         command=table.command or (),

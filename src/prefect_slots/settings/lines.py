@@ -48,9 +48,8 @@ class _Lines:
         self.table: KeyPath = ()
         self._last: dict[KeyPath, int] = {}
 
-    def _enter(self, parts: tuple[str, ...], line: int) -> KeyPath:
-        """Return the path of a header's table; below an array of tables, of its last one."""
-        path: KeyPath = ()
+    def _enter(self, parts: tuple[str, ...], line: int, path: KeyPath = ()) -> KeyPath:
+        """Return the path of `parts` below `path`; below an array of tables, of its last one."""
         for part in parts:
             path += (part,)
             self.found.setdefault(path, line)
@@ -65,17 +64,13 @@ class _Lines:
             self.found.setdefault(array, line)
             self._last[array] = self._last.get(array, -1) + 1
             self.table = (*array, self._last[array])
-            self.found[self.table] = line
         else:
             self.table = self._enter(_parts(text[1:-1]), line)
-            # `[a.b]` before `[a]` is legal; the table's own header is its place.
-            self.found[self.table] = line
+        # `[a.b]` before `[a]` is legal; the table's own header is its place.
+        self.found[self.table] = line
 
     def key(self, text: str, line: int) -> None:
-        path = self.table
-        for part in _parts(text):
-            path += (part,)
-            self.found.setdefault(path, line)
+        self._enter(_parts(text), line, self.table)
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -97,10 +92,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
             statement, in_value = "", True
         elif kind != "comment" and not in_value:
             statement = (statement + word).strip() if kind == "other" else statement + word
-        if kind == "open":
-            depth += 1
-        elif kind == "close":
-            depth -= 1
+        depth += (kind == "open") - (kind == "close")
         line += word.count("\n")
     if statement.startswith("["):
         lines.header(statement, started)

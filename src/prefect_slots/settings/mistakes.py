@@ -111,7 +111,6 @@ def check_file(path: Path, raw: bytes) -> ConfigFile:
         raise ConfigError(
             source=str(path), key="", reason=f"not valid TOML: {_toml_words(error)}", line=_toml_line(error, text)
         ) from None
-    wrong: list[tuple[KeyPath, str]]
     try:
         FILE_MODEL.model_validate(document)
     except ValidationError as error:
@@ -186,8 +185,7 @@ def _fields_at(loc: Iterable[int | str]) -> Iterable[str]:
     """Return the keys of the table at `loc`."""
     kind: Any = ConfigFile
     for part in loc:
-        hints = {each.name: each.type for each in fields(kind)}
-        hint = hints.get(str(part))
+        hint = next((each.type for each in fields(kind) if each.name == part), None)
         kind = next(filter(is_dataclass, (hint, *get_args(hint))), kind)
     return [each.name for each in fields(kind)]
 
@@ -223,10 +221,8 @@ def _reason(detail: ErrorDetails) -> str:
         reason = str(context["error"])
     elif kind == "literal_error":
         reason = f"one of {context['expected']} is needed"
-    elif kind in _NEEDED:
-        reason = _NEEDED[kind]
     else:
-        reason = detail["msg"].removeprefix("Input ")
+        reason = _NEEDED.get(kind) or detail["msg"].removeprefix("Input ")
     given = _SHOWN.repr(detail["input"])
     shown = kind != "missing" and isinstance(detail["input"], (str, int, float)) and given not in reason
     return f"{reason} (it is {given})" if shown else reason

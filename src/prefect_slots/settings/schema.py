@@ -99,10 +99,8 @@ def _license_server(value: str) -> str:
 
 
 def _command(value: object) -> tuple[str, ...]:
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list):
-        raise ValueError("the path of a program is needed, or a list of a program and its first arguments")
-    command = tuple(word for word in cast("list[object]", words) if isinstance(word, str) and word and "\0" not in word)
+    words = cast("list[object]", [value] if isinstance(value, str) else value if isinstance(value, list) else [])
+    command = tuple(word for word in words if isinstance(word, str) and word and "\0" not in word)
     if not command or len(command) < len(words):
         raise ValueError("the path of a program is needed, or a list of a program and its first arguments")
     return command

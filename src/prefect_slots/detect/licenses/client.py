@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,6 @@ from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.resource import license_resource
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.threads import call_in_thread
-
-
-def shared_folder() -> Path:
-    """Return the folder of the locks: one for all of a user's processes, in any environment."""
-    return Path(f"/var/tmp/prefect-slots-{os.getuid()}/licences")
 
 
 @contextmanager
@@ -55,6 +51,7 @@ def in_turn(folder: Path | None, server: str, seconds: float) -> Generator[bool]
             except Timeout:
                 is_mine = False
             except (OSError, NotImplementedError):
+                # Without locks, one query more at a time is a smaller harm than unknown seats.
                 pass
         yield is_mine
 
@@ -66,6 +63,7 @@ def _lock(folder: Path, server: str) -> FileLock:
         status = made.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise PermissionError(f"{made} is somebody else's")
+    # A hash, because a server's name may be longer than a file's, or hold a slash.
     name = hashlib.sha256(server.encode()).hexdigest()[:32]
     # A lock by the mere existence of a file would outlive a killed process.
     return FileLock(folder / f"{name}.lock", fallback_to_soft=False)
@@ -96,6 +94,7 @@ class Question:
 
 def questions(servers: Sequence[LicenseServer]) -> dict[Question, tuple[LicenseServer, ...]]:
     """Return one question per server, with the tables that it answers: several may name features of one server."""
+    # Host names are the same in any case of letters; a command of its own may ask another server.
     groups: dict[tuple[str, str, tuple[str, ...]], list[LicenseServer]] = {}
     for server in servers:
         groups.setdefault((server.vendor, server.server.casefold(), server.command), []).append(server)
@@ -177,6 +176,7 @@ class Desk:
                 told = self._query(question, env) if is_mine else Reading(failure=_taken(question.timeout))
             counter.reading = replace(_with_locks(told, counter.locks), asked_at=asked_at)
             counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
+            # The exponent is bounded: a server that is away for weeks would exceed the largest float.
             pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
             counter.next_try = self._clock() + max(question.poll_seconds, min(pause, MAX_BACK_OFF))
             return counter.reading
@@ -208,7 +208,8 @@ def _kept(reading: Reading, seconds: float) -> Reading:
 
 
 # One per process: two desks would each ask a server, and count its failures apart.
-DESK: Final = Desk(folder=shared_folder())
+# Its folder is the same for all processes of a user, in any environment, so that they ask in turn.
+DESK: Final = Desk(folder=Path(f"/var/tmp/prefect-slots-{os.getuid()}/licences"))
 
 
 @dataclass(frozen=True)
@@ -240,10 +241,5 @@ def query_here() -> Here:
     """Return the names and addresses by which a license server knows this machine."""
     # Not the full name: asking for it waits for a name server that may be away.
     names = (socket.gethostname(),)
-    cards = (
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family == psutil.AF_LINK
-    )
-    return identities(names, cards)
+    interfaces = chain.from_iterable(psutil.net_if_addrs().values())
+    return identities(names, (each.address for each in interfaces if each.family == psutil.AF_LINK))

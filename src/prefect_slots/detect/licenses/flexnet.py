@@ -15,6 +15,7 @@ from prefect_slots.model.finding import Finding
 # Letters of a server's error that a finding quotes: garbage may be long.
 _SHOWN: Final = 200
 
+# Blanks are matched possessively here and below: given back one by one, they would take quadratic time in garbage.
 _USERS_OF: Final = re.compile(r"\s*+Users of (?P<name>\S+):\s*(?P<said>.*)")
 _TOTAL: Final = re.compile(r"\(Total of (\d+) licenses?\s+issued;\s+Total of (\d+) licenses?\s+in\s+use\)")
 _CANNOT_GET: Final = re.compile(r"\s*+Cannot get users of (?P<name>\S+): (?P<why>.*)")

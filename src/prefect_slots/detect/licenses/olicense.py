@@ -31,6 +31,7 @@ def parse_olicense(text: str, *, server: str, checkouts: bool = False) -> Readin
                 module.total = int(found["total"])
             module.unknown = f"a licence of the kind {found['kind']} has no seats to share"
         elif output.blocks and (found := _LOCKED.fullmatch(line)):
+            # Seats of known and of unknown clients stand in lines of their own, and add up.
             output.blocks[-1].used += int(found["used"])
         else:
             output.remark(_FAILED, _KNOWN)

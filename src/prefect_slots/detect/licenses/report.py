@@ -114,9 +114,7 @@ class Reading:
         """Return the feature of that name, in any case of letters where that leaves one."""
         exact = [feature for feature in self.features if feature.name == name]
         alike = [feature for feature in self.features if feature.name.casefold() == name.casefold()]
-        if exact:
-            return exact[0]
-        return alike[0] if len(alike) == 1 else None
+        return exact[0] if exact else alike[0] if len(alike) == 1 else None
 
 
 def combined(usages: Iterable[Usage]) -> Usage:

@@ -71,5 +71,6 @@ def _read_count(output: Output, pool: Block) -> bool:
     pool.unlimited = not found["count"].isdigit()
     if not pool.unlimited:
         pool.total, pool.reserved, in_use = int(found["count"]), int(found["reserved"]), int(found["inuse"])
+        # Reserved seats are nobody else's: counting some of them twice makes a task wait, not fail.
         pool.used = max(in_use, min(pool.total, in_use + pool.reserved))
     return True

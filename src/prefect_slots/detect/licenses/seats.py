@@ -17,7 +17,8 @@ from prefect_slots.model.resource import Cell, Resource, Scope, license_resource
 # Two weeks leave time to order a renewal before tasks fail.
 EXPIRY_WARNING_DAYS: Final = 14
 
-_CARD: Final = re.compile(r"[0-9a-f]{12}")
+# The address of a network interface without its separators, as most locks spell it.
+_ADDRESS: Final = re.compile(r"[0-9a-f]{12}")
 _WORDS: Final = re.compile(r"[0-9a-z._:-]+")
 
 
@@ -30,15 +31,16 @@ class Here:
     def is_meant_by(self, lock: str) -> bool:
         """Return true if a lock in a vendor's spelling (`HOSTNAME=gpu-1`, `0019d2ab34cd`) names this machine."""
         words = _WORDS.findall(lock.lower())
-        cards = {bare for bare in map(_plain, words) if _CARD.fullmatch(bare)}
-        return not self.identities.isdisjoint({*words, *cards, *(word.partition(".")[0] for word in words)})
+        addresses = {bare for bare in map(_plain, words) if _ADDRESS.fullmatch(bare)}
+        return not self.identities.isdisjoint({*words, *addresses, *(word.partition(".")[0] for word in words)})
 
 
-def identities(names: Iterable[str], network_cards: Iterable[str]) -> Here:
+def identities(names: Iterable[str], addresses: Iterable[str]) -> Here:
     """Return the identities of the machine with these host names and network addresses."""
     hosts = {name.lower() for name in names if name}
-    cards = {_plain(address.lower()) for address in network_cards}
-    return Here(identities=frozenset(hosts | {name.partition(".")[0] for name in hosts} | cards - {"000000000000", ""}))
+    # Every machine has the loopback's address of zeros, so that it tells none apart.
+    own = {_plain(address.lower()) for address in addresses} - {"000000000000", ""}
+    return Here(identities=frozenset(hosts | {name.partition(".")[0] for name in hosts} | own))
 
 
 def _plain(address: str) -> str:
@@ -102,12 +104,9 @@ class _Seats:
             return Answer(unknown=frozenset({self._name}), findings=(locked,))
         kept = self._table.headroom
         if usage.total <= kept:
-            words, remedy = f"headroom {kept} leaves nothing of {usage.total} seats", "lower headroom"
-            if not kept:
-                words, remedy = (
-                    "the server has no seat of it",
-                    "renew the licence, or see why the server does not have it",
-                )
+            words, remedy = "the server has no seat of it", "renew the licence, or see why the server does not have it"
+            if kept:
+                words, remedy = f"headroom {kept} leaves nothing of {usage.total} seats", "lower headroom"
             return Answer(findings=(self._finding(words, remedy, severity="error"),))
         resource = self._resource(min(usage.total, MAX_AMOUNT) - kept, scope)
         findings = (self._told(usage), *self._locked(feature.locks), *self._ending(usage.expires))

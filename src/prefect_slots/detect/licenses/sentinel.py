@@ -77,6 +77,7 @@ def _count(block: Block, fields: dict[str, tuple[int, str]], output: Output) -> 
     if text.rstrip(".").lower() in ("unlimited", "infinite") or (text.isdecimal() and int(text) in INFINITE):
         block.unlimited = True
         return
+    # Older servers do not print all of these numbers; the seats in use must be among them.
     told = {key: fields[key] for key in _NUMBERS if key in fields}
     wrong = [place for place in told.values() if not place[1].isdecimal()]
     if not text.isdecimal() or wrong or _NUMBERS[0] not in told:
