@@ -27,7 +27,7 @@ AROUND = query_surroundings(Path("/"), {})
 @pytest.fixture(scope="module")
 def observed() -> Observed:
     seen = Observed(query_nvml(), query_use())
-    if not seen.cards.cards:
+    if not seen.cards.gpus:
         words = seen.cards.failure.words if seen.cards.failure else "its driver lists no card"
         pytest.skip(f"NO REAL NVIDIA CARD WAS TESTED: {words}")
     return seen
@@ -68,8 +68,8 @@ def holding(card: str) -> Generator[subprocess.Popen[str]]:
 
 def test_what_is_true_of_every_machine_is_true_of_this_one(observed: Observed):
     laws(observed)
-    assert observed.cards.state == "cards"
-    assert all(card.uuid is None or card.uuid.startswith("GPU-") for card in observed.cards.cards)
+    assert observed.cards.state == "gpus"
+    assert all(card.uuid is None or card.uuid.startswith("GPU-") for card in observed.cards.gpus)
 
 
 def test_what_is_read_twice_is_the_same_but_for_what_is_used(observed: Observed):

@@ -59,7 +59,7 @@ class Scenario:
     """
 
     machine: Machine
-    state: str = "cards"
+    state: str = "gpus"
     cells: Mapping[str, int] = field(default_factory=dict[str, int])
     unknown: frozenset[str] = frozenset()
     told: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ def laws(observed: Observed) -> None:
     for key, capacity in offered.items():
         memory = readable[key].memory
         assert 0 < capacity <= (HOST_MIB if memory is None else memory.total // MIB), f"{key} offers {capacity}"
-    parents = {card.uuid for card in observed.cards.cards if card.instances is not None}
+    parents = {card.uuid for card in observed.cards.gpus if card.instances is not None}
     assert not offered.keys() & parents, "a card in MIG mode is offered beside its instances"
     if observed.cards.state == "unknown":
         assert answer.unknown == {"gpu_mem"}, "a driver that cannot tell is taken for a machine without cards"
@@ -198,6 +198,6 @@ def laws(observed: Observed) -> None:
 
 
 def _devices(observed: Observed) -> Iterator[DeviceReading]:
-    for card in observed.cards.cards:
+    for card in observed.cards.gpus:
         yield card
         yield from card.instances or ()

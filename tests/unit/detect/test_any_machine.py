@@ -125,7 +125,7 @@ def test_of_any_machine_the_laws_are_true_and_nothing_is_raised(machine: Machine
     observed = over_double(machine)
     laws(observed)
     told = {finding.subject for finding in judged(observed).findings}
-    for number, card in enumerate(observed.cards.cards):
+    for number, card in enumerate(observed.cards.gpus):
         assert card.failure is None or {card.uuid, f"card {number}"} & told, "a card fails and nobody is told"
     for key, mib in foreign(observed).items():
         assert mib is None or mib >= 0, f"others use {mib} of {key}"

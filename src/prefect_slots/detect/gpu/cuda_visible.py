@@ -25,7 +25,7 @@ class Device:
     """A GPU as NVML lists it; `uuid` is `None` where it could not be read.
 
     Attributes:
-        legacy_names: Older drivers' names of its instances (`MIG-<card>/<gpu instance>/<compute instance>`), and the
+        legacy_names: Older drivers' names of its instances (`MIG-<gpu>/<gpu instance>/<compute instance>`), and the
             UUID of each; CUDA understands both.
     """
 
@@ -41,12 +41,12 @@ class Visible:
     """The GPUs and instances that a process may use.
 
     Attributes:
-        GPUs: NVML indices; a GPU in MIG mode is listed when its instances may be used.
+        gpus: NVML indices; a GPU in MIG mode is listed when its instances may be used.
         instances: UUIDs of MIG instances.
         complete: `False` when an entry named no GPU that could be read: one that could not be read may be meant.
     """
 
-    cards: frozenset[int]
+    gpus: frozenset[int]
     instances: frozenset[str]
     complete: bool = True
     findings: tuple[Finding, ...] = ()
@@ -64,7 +64,7 @@ def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Vi
         present = tuple(renamed.get(entry, entry) for entry in entries)
         uuids, stopped = _abbreviated(present, "MIG-", tuple(owner))
         return Visible(
-            cards=frozenset(owner[uuid].index for uuid in uuids[:1]),
+            gpus=frozenset(owner[uuid].index for uuid in uuids[:1]),
             instances=frozenset(uuids[:1]),
             complete=stopped is None,
             findings=(*_remarks(text, len(uuids), stopped), *_one_instance(text, uuids)),
@@ -85,7 +85,7 @@ def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Vi
 def _showing(devices: Iterable[Device], *, complete: bool = True, findings: tuple[Finding, ...] = ()) -> Visible:
     shown = tuple(devices)
     return Visible(
-        cards=frozenset(device.index for device in shown),
+        gpus=frozenset(device.index for device in shown),
         instances=frozenset(instance for device in shown for instance in device.instances),
         complete=complete,
         findings=findings,

@@ -63,8 +63,8 @@ class DeviceReading:
 class NvmlReading:
     """NVML's answer about the machine: GPUs, none here, or that it cannot tell."""
 
-    state: Literal["cards", "absent", "unknown"]
-    cards: tuple[DeviceReading, ...] = ()
+    state: Literal["gpus", "absent", "unknown"]
+    gpus: tuple[DeviceReading, ...] = ()
     failure: Failure | None = None
 
 
@@ -82,7 +82,7 @@ def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
         )
     try:
         return NvmlReading(
-            state="cards", cards=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+            state="gpus", gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
         )
     except Exception as error:
         return NvmlReading(state="unknown", failure=failure_of(error))
@@ -197,14 +197,14 @@ def interpret_nvml(
                 if instance.uuid is not None and instance.legacy_name is not None
             ),
         )
-        for gpu in reading.cards
+        for gpu in reading.gpus
     )
     if env.get(_MPS_VARIABLE) == "1":
         problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
         finding = Finding(subject=GPU_MEM, problem=problem, remedy="unset it", severity="error")
         return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
     inventory = NvidiaInventory(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
-    for gpu in reading.cards:
+    for gpu in reading.gpus:
         inventory.add(gpu)
     return inventory.answer(reading)
 
@@ -247,7 +247,7 @@ class NvidiaInventory:
     def answer(self, reading: NvmlReading) -> Answer:
         """Return the answer of all GPUs that were added."""
         uuids = {
-            device.uuid for gpu in reading.cards for device in (gpu, *(gpu.instances or ())) if device.uuid is not None
+            device.uuid for gpu in reading.gpus for device in (gpu, *(gpu.instances or ())) if device.uuid is not None
         }
         for prefix in self._rules.exclude:
             if not self._unknown and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
@@ -269,7 +269,7 @@ class NvidiaInventory:
         if gpu.uuid is not None and self._rules.excludes(gpu.uuid):
             self._leave_out(gpu, gpu.uuid, "left out by [gpus] exclude")
             return
-        concerned = gpu.index in self._visible.cards or not self._visible.complete
+        concerned = gpu.index in self._visible.gpus or not self._visible.complete
         nameless = next((d.failure for d in (gpu, *(gpu.instances or ())) if d.uuid is None), None)
         if concerned and nameless is not None:
             # Which registered cell this is cannot be told, so none may be taken for gone.
@@ -282,7 +282,7 @@ class NvidiaInventory:
             self._nameless.append(gpu.failure)
         if gpu.uuid is None:
             return
-        if gpu.index not in self._visible.cards:
+        if gpu.index not in self._visible.gpus:
             self._leave_out(gpu, gpu.uuid, f"hidden by {VARIABLE}")
             return
         if gpu.failure is not None:

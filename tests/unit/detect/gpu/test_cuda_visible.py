@@ -38,13 +38,13 @@ def problems(visible: Visible) -> str:
 )
 def test_a_list_without_mistakes_shows_what_it_names_and_says_nothing(text: str | None, cards: set[int]):
     visible = see(text)
-    assert (visible.cards, visible.complete, visible.findings) == (cards, True, ())
+    assert (visible.gpus, visible.complete, visible.findings) == (cards, True, ())
 
 
 @pytest.mark.parametrize("text", ["", "NoDevFiles", "-1", "none", "-1,0", ",0"])
 def test_the_ways_to_ask_for_no_card_show_none_and_are_no_mistake(text: str):
     visible = see(text)
-    assert (visible.cards, visible.instances, visible.complete) == (set(), set(), True)
+    assert (visible.gpus, visible.instances, visible.complete) == (set(), set(), True)
     assert [finding.severity for finding in visible.findings] == ["info"]
     assert f"CUDA_VISIBLE_DEVICES={text!r} shows no card" in problems(visible)
 
@@ -66,20 +66,20 @@ def test_the_ways_to_ask_for_no_card_show_none_and_are_no_mistake(text: str):
 )
 def test_the_list_ends_at_the_first_entry_that_names_no_card(text: str, cards: set[int], culprit: str):
     visible = see(text)
-    assert visible.cards == cards
+    assert visible.gpus == cards
     assert f"warning: CUDA_VISIBLE_DEVICES={text!r}: {culprit} names no card here" in problems(visible)
 
 
 @pytest.mark.parametrize("text", ["0,0", "1,0,1", "GPU-aa11,GPU-aa11", "GPU-aa1,GPU-aa11", "MIG-c1,MIG-c1"])
 def test_a_card_listed_twice_shows_none(text: str):
     visible = see(text)
-    assert (visible.cards, visible.instances) == (set(), set())
+    assert (visible.gpus, visible.instances) == (set(), set())
     assert "shows no card" in problems(visible)
 
 
 def test_a_whole_uuid_wins_over_one_that_it_begins():
     devices = (Device(index=0, uuid="GPU-a"), Device(index=1, uuid="GPU-ab"))
-    assert see("GPU-a", devices).cards == {0}
+    assert see("GPU-a", devices).gpus == {0}
 
 
 def test_a_card_in_mig_mode_brings_its_instances():
@@ -91,23 +91,23 @@ def test_a_card_in_mig_mode_brings_its_instances():
 
 def test_of_several_instances_a_process_sees_the_first():
     visible = see("MIG-c2,MIG-c1")
-    assert (visible.cards, visible.instances) == ({2}, {"MIG-c2"})
+    assert (visible.gpus, visible.instances) == ({2}, {"MIG-c2"})
     assert "lists 2 MIG instances" in problems(visible)
     assert see("MIG-c1").findings == ()
     other = Device(index=3, uuid="GPU-dd44", instances=("MIG-d1",))
-    assert see("MIG-d1,MIG-c1", (*DEVICES, other)).cards == {3}
+    assert see("MIG-d1,MIG-c1", (*DEVICES, other)).gpus == {3}
 
 
 def test_an_instance_that_is_not_here_leaves_the_answer_open():
     visible = see("MIG-zz")
-    assert (visible.cards, visible.instances, visible.complete) == (set(), set(), False)
+    assert (visible.gpus, visible.instances, visible.complete) == (set(), set(), False)
 
 
 def test_a_uuid_that_names_no_readable_card_may_be_one_that_cannot_be_read():
     devices = (Device(index=0, uuid=None), DEVICES[1])
     assert not see("GPU-lost", devices).complete
     assert see("GPU-aa22", devices).complete
-    assert see("0", devices).cards == {0}
+    assert see("0", devices).gpus == {0}
 
 
 MIXED = (Device(index=0, uuid="GPU-1", name="T400"), Device(index=1, uuid="GPU-2", name="H100"))
@@ -135,26 +135,26 @@ LISTS = st.lists(ENTRIES, max_size=5).map(",".join)
 @given(text=st.one_of(LISTS, st.text()))
 def test_any_text_shows_a_part_of_the_cards_and_explains_when_it_shows_none(text: str):
     visible = see(text)
-    assert visible.cards <= ALL
+    assert visible.gpus <= ALL
     assert visible.instances <= {"MIG-c1", "MIG-c2"}
-    assert not visible.instances or 2 in visible.cards
-    assert visible.cards or visible.findings
+    assert not visible.instances or 2 in visible.gpus
+    assert visible.gpus or visible.findings
     assert visible.complete or visible.findings
 
 
 @given(chosen=st.lists(st.sampled_from(DEVICES), unique=True, min_size=1), by_number=st.booleans())
 def test_a_list_of_distinct_cards_shows_exactly_these_however_they_are_named(chosen: list[Device], by_number: bool):
     text = ",".join(str(device.index) if by_number else str(device.uuid) for device in chosen)
-    assert see(text).cards == {device.index for device in chosen}
+    assert see(text).gpus == {device.index for device in chosen}
 
 
 @given(good=st.lists(st.sampled_from(DEVICES), unique=True, min_size=1), rest=LISTS, by_number=st.booleans())
 def test_nothing_after_an_entry_that_names_no_card_matters(good: list[Device], rest: str, by_number: bool):
     head = ",".join(str(device.index) if by_number else str(device.uuid) for device in good)
-    assert see(f"{head},no-such,{rest}").cards == {device.index for device in good}
+    assert see(f"{head},no-such,{rest}").gpus == {device.index for device in good}
 
 
 @given(text=LISTS)
 def test_spaces_around_entries_do_not_matter(text: str):
     spaced = ",".join(f" {entry}\t" for entry in text.split(","))
-    assert (see(spaced).cards, see(spaced).instances) == (see(text).cards, see(text).instances)
+    assert (see(spaced).gpus, see(spaced).instances) == (see(text).gpus, see(text).instances)

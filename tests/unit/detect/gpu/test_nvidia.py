@@ -27,7 +27,7 @@ def judge(
     *cards: DeviceReading, rules: GpuRules | None = None, visible: str | None = None, host: int = 65536
 ) -> Answer:
     env = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    return interpret_nvml(NvmlReading(state="cards", cards=cards), rules or GpuRules(), env, lambda: host)
+    return interpret_nvml(NvmlReading(state="gpus", gpus=cards), rules or GpuRules(), env, lambda: host)
 
 
 def cells(answer: Answer) -> dict[str, int]:
@@ -141,7 +141,7 @@ def test_an_exclusive_card_is_offered_to_one_holder_at_a_time():
 
 def test_an_exclusive_card_under_mps_is_shared():
     # The service is its one process, and all that use the card are the service's clients.
-    reading = NvmlReading(state="cards", cards=(replace(B, compute_mode=3),))
+    reading = NvmlReading(state="gpus", gpus=(replace(B, compute_mode=3),))
     answer = interpret_nvml(reading, GpuRules(), {}, lambda: 1, Surroundings(mps=True))
     assert not isinstance(answer.resources[0].cells[0].capacity, Exclusive)
     assert answer.findings == ()
@@ -192,7 +192,7 @@ def test_a_card_whose_host_cannot_be_read_is_unknown(error: Exception):
     def host() -> int:
         raise error
 
-    reading = NvmlReading(state="cards", cards=(replace(A, memory=None), B))
+    reading = NvmlReading(state="gpus", gpus=(replace(A, memory=None), B))
     answer = interpret_nvml(reading, GpuRules(), {}, host)
     assert (cells(answer), answer.unknown_cells) == ({"GPU-b": 24576}, {"GPU-a"})
     assert told(answer) == [("error", "GPU-a", f"cannot be read: {error}")]
@@ -304,14 +304,14 @@ def test_what_a_containers_runtime_was_asked_for_narrows_nothing():
     # The runtime has acted on it before, and images set it to `all` without any card.
     for listed in ("void", "GPU-b", "1", "all"):
         answer = interpret_nvml(
-            NvmlReading(state="cards", cards=(A,)), GpuRules(), {"NVIDIA_VISIBLE_DEVICES": listed}, lambda: 1
+            NvmlReading(state="gpus", gpus=(A,)), GpuRules(), {"NVIDIA_VISIBLE_DEVICES": listed}, lambda: 1
         )
         assert (cells(answer), answer.findings) == ({"GPU-a": 40448}, ())
 
 
 @pytest.mark.parametrize(("value", "unknown"), [("1", {"gpu_mem"}), ("0", set[str]())])
 def test_parts_of_mps_are_not_taken_for_cards(value: str, unknown: set[str]):
-    reading = NvmlReading(state="cards", cards=(A,))
+    reading = NvmlReading(state="gpus", gpus=(A,))
     answer = interpret_nvml(reading, GpuRules(), {"NVML_MPS_DEVICE_ENUMERATION": value}, lambda: 1)
     assert (answer.unknown, cells(answer)) == (unknown, {} if unknown else {"GPU-a": 40448})
     assert [finding.severity for finding in answer.findings] == ["error"] * len(unknown)

@@ -26,18 +26,18 @@ SLICE = FakeDevice(uuid="MIG-1", name="NVIDIA A100 MIG 1g.5gb", total=5 * GIB, r
 
 def test_two_cards_are_read_with_identity_name_and_memory(read: Read):
     reading = read(Machine(cards=(A, B)))
-    assert (reading.state, reading.failure, reading.cards) == ("cards", None, (READ_A, READ_B))
+    assert (reading.state, reading.failure, reading.gpus) == ("gpus", None, (READ_A, READ_B))
 
 
 def test_a_driver_without_cards_has_none(read: Read):
     reading = read(Machine())
-    assert (reading.state, reading.cards) == ("cards", ())
+    assert (reading.state, reading.gpus) == ("gpus", ())
 
 
 @pytest.mark.parametrize("code", [fake.LIBRARY_NOT_FOUND, fake.DRIVER_NOT_LOADED, fake.GPU_NOT_FOUND])
 def test_no_driver_is_an_answer(read: Read, code: int):
     reading = read(Machine(init=code, cards=(A,)))
-    assert (reading.state, reading.cards) == ("absent", ())
+    assert (reading.state, reading.gpus) == ("absent", ())
     assert reading.failure is not None
     assert reading.failure.code == code
 
@@ -45,20 +45,20 @@ def test_no_driver_is_an_answer(read: Read, code: int):
 @pytest.mark.parametrize("code", [fake.LIB_RM_VERSION_MISMATCH, fake.NO_PERMISSION, fake.GPU_IS_LOST, fake.UNKNOWN])
 def test_a_driver_that_cannot_tell_is_not_taken_for_none(read: Read, code: int):
     reading = read(Machine(init=code, cards=(A,)))
-    assert (reading.state, reading.cards) == ("unknown", ())
+    assert (reading.state, reading.gpus) == ("unknown", ())
     assert reading.failure is not None
     assert reading.failure.code == code
 
 
 def test_a_count_that_fails_is_unknown(read: Read):
     reading = read(Machine(count=fake.UNKNOWN, cards=(A,)))
-    assert (reading.state, reading.cards) == ("unknown", ())
+    assert (reading.state, reading.gpus) == ("unknown", ())
 
 
 @pytest.mark.parametrize("call", ["handle_error", "uuid_error"])
 def test_a_lost_card_does_not_lose_the_others(read: Read, call: str):
     reading = read(Machine(cards=(replace(A, **{call: fake.GPU_IS_LOST}), B)))
-    lost, other = reading.cards
+    lost, other = reading.gpus
     assert other == READ_B
     assert (lost.index, lost.uuid) == (0, None)
     assert lost.failure is not None
@@ -67,7 +67,7 @@ def test_a_lost_card_does_not_lose_the_others(read: Read, call: str):
 
 @pytest.mark.parametrize("call", ["name_error", "v2_error", "mode_error", "mig_error"])
 def test_a_card_that_fails_after_its_uuid_is_known_keeps_it(read: Read, call: str):
-    failed, other = read(Machine(cards=(replace(A, **{call: fake.UNKNOWN}), B))).cards
+    failed, other = read(Machine(cards=(replace(A, **{call: fake.UNKNOWN}), B))).gpus
     assert other == READ_B
     assert (failed.uuid, failed.memory, failed.instances) == ("GPU-aaaa", None, None)
     assert failed.failure is not None
@@ -76,12 +76,12 @@ def test_a_card_that_fails_after_its_uuid_is_known_keeps_it(read: Read, call: st
 
 @pytest.mark.parametrize("code", [fake.NOT_SUPPORTED, fake.FUNCTION_NOT_FOUND, fake.ARGUMENT_VERSION_MISMATCH])
 def test_a_driver_without_the_newer_memory_call_tells_the_total_only(read: Read, code: int):
-    (card,) = read(Machine(cards=(replace(A, v2_error=code),))).cards
+    (card,) = read(Machine(cards=(replace(A, v2_error=code),))).gpus
     assert card.memory == Memory(total=24 * GIB, reserved=None)
 
 
 def test_an_old_driver_lacks_the_newer_calls_and_tells_the_total_only(read: Read):
-    (card,) = read(Machine(old=True, cards=(A,))).cards
+    (card,) = read(Machine(old=True, cards=(A,))).gpus
     assert card == replace(READ_A, memory=Memory(total=24 * GIB, reserved=None))
 
 
@@ -94,22 +94,22 @@ def test_an_old_driver_lacks_the_newer_calls_and_tells_the_total_only(read: Read
     ],
 )
 def test_a_card_without_memory_of_its_own_has_none(read: Read, card: FakeDevice):
-    assert read(Machine(cards=(card, B))).cards == (replace(READ_A, memory=None), READ_B)
+    assert read(Machine(cards=(card, B))).gpus == (replace(READ_A, memory=None), READ_B)
 
 
 def test_compute_modes_are_read(read: Read):
     reading = read(Machine(cards=(replace(A, mode=2), replace(B, mode=3), replace(A, mode_error=fake.NOT_SUPPORTED))))
-    assert [card.compute_mode for card in reading.cards] == [2, 3, 0]
+    assert [card.compute_mode for card in reading.gpus] == [2, 3, 0]
 
 
 @pytest.mark.parametrize("code", [fake.NOT_SUPPORTED, fake.FUNCTION_NOT_FOUND])
 def test_a_card_that_knows_no_mig_is_not_in_mig_mode(read: Read, code: int):
-    assert read(Machine(cards=(replace(A, mig_error=code),))).cards == (READ_A,)
+    assert read(Machine(cards=(replace(A, mig_error=code),))).gpus == (READ_A,)
 
 
 def test_instances_behind_empty_slots_are_found_though_the_parents_memory_is_closed(read: Read):
     card = replace(MIG_PARENT, instances=(SLICE, replace(SLICE, uuid="MIG-2", slot=2, gi=9, ci=1)))
-    (parent,) = read(Machine(cards=(card,))).cards
+    (parent,) = read(Machine(cards=(card,))).gpus
     memory = Memory(total=5 * GIB, reserved=16 * MIB)
     first = DeviceReading(index=0, uuid="MIG-1", name=SLICE.name, memory=memory, legacy_name="MIG-GPU-mig/7/0")
     second = replace(first, index=2, uuid="MIG-2", legacy_name="MIG-GPU-mig/9/1")
@@ -121,7 +121,7 @@ def test_an_instance_that_fails_does_not_lose_its_neighbours(read: Read):
     lost = replace(SLICE, handle_error=fake.GPU_IS_LOST)
     silent = replace(SLICE, slot=1, uuid="MIG-2", v2_error=fake.UNKNOWN)
     card = replace(MIG_PARENT, instances=(lost, silent, replace(SLICE, slot=5, uuid="MIG-3")))
-    (parent,) = read(Machine(cards=(card,))).cards
+    (parent,) = read(Machine(cards=(card,))).gpus
     assert parent.instances is not None
     assert [(i.uuid, i.failure and i.failure.code) for i in parent.instances] == [
         (None, fake.GPU_IS_LOST),
@@ -132,19 +132,19 @@ def test_an_instance_that_fails_does_not_lose_its_neighbours(read: Read):
 
 @pytest.mark.parametrize("code", [fake.NOT_SUPPORTED, fake.UNKNOWN])
 def test_an_instance_is_not_lost_for_want_of_its_older_name(read: Read, code: int):
-    (parent,) = read(Machine(cards=(replace(MIG_PARENT, instances=(replace(SLICE, ids_error=code),)),))).cards
+    (parent,) = read(Machine(cards=(replace(MIG_PARENT, instances=(replace(SLICE, ids_error=code),)),))).gpus
     assert parent.instances is not None
     assert [(i.uuid, i.legacy_name, i.failure) for i in parent.instances] == [("MIG-1", None, None)]
 
 
 def test_a_card_whose_instances_cannot_be_listed_is_still_known_as_a_mig_parent(read: Read):
-    (parent,) = read(Machine(cards=(replace(MIG_PARENT, slots_error=fake.UNKNOWN),))).cards
+    (parent,) = read(Machine(cards=(replace(MIG_PARENT, slots_error=fake.UNKNOWN),))).gpus
     assert (parent.uuid, parent.instances) == ("GPU-mig", ())
     assert parent.failure is not None
 
 
 def test_a_mig_mode_that_waits_for_a_reset_is_read(read: Read):
-    (card,) = read(Machine(cards=(replace(A, pending=1),))).cards
+    (card,) = read(Machine(cards=(replace(A, pending=1),))).gpus
     assert card == replace(READ_A, mig_changing=True)
 
 
@@ -195,13 +195,13 @@ class OldBinding:
 
 def test_text_in_bytes_is_read_and_a_failing_shutdown_loses_nothing():
     load: Any = OldBinding
-    (card,) = query_nvml(load).cards
+    (card,) = query_nvml(load).gpus
     assert (card.uuid, card.name, card.failure) == ("GPU-old", "Tesla \ufffd", None)
 
 
 def test_an_error_that_is_not_nvmls_own_stays_with_its_card():
     load: Any = partial(OldBinding, mismatch=True)
-    (card,) = query_nvml(load).cards
+    (card,) = query_nvml(load).gpus
     assert card.uuid == "GPU-old"
     assert card.failure is not None
     assert (card.failure.code, card.failure.words) == (None, "LibraryMismatch")
