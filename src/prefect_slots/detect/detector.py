@@ -4,7 +4,7 @@ Another package offers a detector by an entry point of the group `prefect_slots.
 installed detector is used; `[detectors.<name>]` in the configuration passes options to it, or switches it off.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol, cast, get_args, get_origin, ge
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.model.declaration import GpuRules
 from prefect_slots.model.finding import UNPRINTABLE, Finding
-from prefect_slots.model.resource import LICENSE_PREFIX, Resource, check_resource_name
+from prefect_slots.model.resource import LICENSE_PREFIX, Cell, Resource, check_resource_name
 
 GROUP: Final = "prefect_slots.detectors"
 
@@ -29,7 +29,7 @@ class Sight:
     """An explanation of one cell, for people: the amounts on the way from detection to offer.
 
     Attributes:
-        key: The cell's key, also of a cell that is not offered.
+        key: The cell's key, also of a cell that is not offered; `"0"` for the only cell of a resource.
         found: Detected amount before deductions; `None` if nothing was detected.
         declared: Declared amount; `None` without a declaration.
         offered: Amount for tasks; `None` if the cell is not offered.
@@ -37,7 +37,7 @@ class Sight:
     """
 
     resource: str
-    key: str
+    key: str = "0"
     unit: str
     label: str = ""
     found: int | None = None
@@ -168,6 +168,15 @@ def unreadable(subject: str, problem: str, remedy: str, resources: frozenset[str
     """Return the answer that makes these resources unknown, with an error as its only finding."""
     finding = Finding(subject=subject, problem=problem, remedy=remedy, severity="error")
     return Answer(unknown=resources, findings=(finding,))
+
+
+def single(sight: Sight, origin: str, findings: Iterable[Finding] = ()) -> Answer:
+    """Return the answer of one resource with one cell, as `sight` explains it; no resource if it offers nothing."""
+    if sight.offered is None:
+        return Answer(findings=tuple(findings), sights=(sight,))
+    cell = Cell(key=sight.key, capacity=sight.offered, label=sight.label)
+    resource = Resource(name=sight.resource, unit=sight.unit, cells=(cell,), origin=origin)
+    return Answer(resources=(resource,), findings=tuple(findings), sights=(sight,))
 
 
 def _resources_of(detector: Detector) -> frozenset[str]:

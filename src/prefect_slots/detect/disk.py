@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
+from prefect_slots.detect.detector import Answer, Scene, Sight, single, unreadable
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.declaration import ScratchSpace
 from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import Cell, Resource
 from prefect_slots.system.mounts import IN_MEMORY, NETWORK, file_system, query_mounts
 
 GIB: Final = "GiB"
@@ -42,8 +41,7 @@ class DiskDetector:
         except OSError as error:
             problem = f"{self.space.folder} cannot be measured: {error.strerror or error}"
             remedy = f"make the folder, or correct disk under [resources.{self.space.name}]"
-            finding = Finding(subject=self.space.name, problem=problem, remedy=remedy, severity="error")
-            return Answer(unknown=self.resources, findings=(finding,))
+            return unreadable(self.space.name, problem, remedy, self.resources)
         return interpret_disk(self.space, reading)
 
 
@@ -81,11 +79,8 @@ def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
         problem = f"{space.folder} has nothing free beyond the headroom of {space.headroom_gib} {GIB}"
         findings.append(Finding(subject=space.name, problem=problem, remedy="remove files there", severity="error"))
         return Answer(findings=tuple(findings))
-    cell = Cell(key="0", capacity=capacity, label=space.folder)
-    resource = Resource(name=space.name, unit=GIB, cells=(cell,), origin=f"disk {space.folder}")
     sight = Sight(
         resource=space.name,
-        key=cell.key,
         unit=GIB,
         label=space.folder,
         found=reading.free // _BYTES_PER_GIB,
@@ -93,4 +88,4 @@ def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
         offered=capacity,
         why=f"less {space.headroom_gib} {GIB} headroom" if space.headroom_gib and space.capacity_gib is None else "",
     )
-    return Answer(resources=(resource,), findings=tuple(findings), sights=(sight,))
+    return single(sight, f"disk {space.folder}", findings)

@@ -5,14 +5,12 @@ professional GPUs as many as they can bear.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
-from prefect_slots.detect.gpu.nvml import NO_NVIDIA_HERE, Nvml, error_code, failure_of, lacks
+from prefect_slots.detect.detector import Answer, Scene, Sight, single, unreadable
+from prefect_slots.detect.gpu.nvml import NO_NVIDIA_HERE, Nvml, ask, error_code, failure_of, opened
 from prefect_slots.model.declaration import EncoderSessions
 from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import Cell, Resource
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,8 @@ class EncoderDetector:
             sessions = query_encoders(scene.load)
         except Exception as error:
             failure = failure_of(error)
-            finding = Finding(
-                subject=self.declared.name,
-                problem=f"encoders cannot be read: {failure.words}",
-                remedy=failure.remedy,
-                severity="error",
-            )
-            return Answer(unknown=self.resources, findings=(finding,))
+            problem = f"encoders cannot be read: {failure.words}"
+            return unreadable(self.declared.name, problem, failure.remedy, self.resources)
         return interpret_encoders(self.declared, sessions)
 
 
@@ -48,25 +41,18 @@ def query_encoders(load: Callable[[], Nvml]) -> tuple[int, ...]:
     Raises:
         Exception: any error of the binding, if a GPU cannot be asked.
     """
-    nvml = load()
+    started = False
     try:
-        nvml.nvmlInit()
+        with opened(load) as nvml:
+            started = True
+            handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+            stats = [ask(nvml.nvmlDeviceGetEncoderStats, handle, otherwise=None) for handle in handles]
+            return tuple(told[0] for told in stats if told is not None)
     except Exception as error:
-        if error_code(error) in NO_NVIDIA_HERE:
-            return ()
-        raise
-    try:
-        sessions: list[int] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            try:
-                sessions.append(nvml.nvmlDeviceGetEncoderStats(nvml.nvmlDeviceGetHandleByIndex(index))[0])
-            except Exception as error:
-                if not lacks(error):
-                    raise
-        return tuple(sessions)
-    finally:
-        with suppress(Exception):
-            nvml.nvmlShutdown()
+        # The same codes of a later call mean a GPU that cannot be asked, not that there is none.
+        if started or error_code(error) not in NO_NVIDIA_HERE:
+            raise
+        return ()
 
 
 def interpret_encoders(declared: EncoderSessions, sessions: tuple[int, ...]) -> Answer:
@@ -80,14 +66,11 @@ def interpret_encoders(declared: EncoderSessions, sessions: tuple[int, ...]) -> 
         problem = f"declared {declared.most} sessions, but {sum(sessions)} are open now"
         remedy = f"raise encoder_sessions under [resources.{declared.name}] if that many work"
         findings = (Finding(subject=declared.name, problem=problem, remedy=remedy),)
-    cell = Cell(key="0", capacity=declared.most)
-    resource = Resource(name=declared.name, unit="sessions", cells=(cell,), origin=declared.source)
     sight = Sight(
         resource=declared.name,
-        key="0",
         unit="sessions",
         declared=declared.most,
         offered=declared.most,
         why=f"{sum(sessions)} open now on {len(sessions)} with an encoder",
     )
-    return Answer(resources=(resource,), findings=findings, sights=(sight,))
+    return single(sight, declared.source, findings)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
+from prefect_slots.detect.detector import Answer, Scene, Sight, single
 from prefect_slots.model.amount import CORES, MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import HostRules
 from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import CPUS, MEM, Cell, Resource
+from prefect_slots.model.resource import CPUS, MEM
 from prefect_slots.system.cgroups import core_limit, memory_limit
 from prefect_slots.system.sysfs import ROOT
 
@@ -89,26 +89,16 @@ def _judge(name: str, unit: str, declared: int | None, detect: Callable[[], int]
         findings.append(Finding(subject=name, problem=f"cannot be detected: {error}", remedy=remedy, severity=severity))
     capacity = detected if declared is None else declared
     why = f"less {format_amount(kept, unit)} headroom" if kept else ""
-    sight = Sight(resource=name, key="0", unit=unit, found=detected, declared=declared, why=why)
+    sight = Sight(resource=name, unit=unit, found=detected, declared=declared, why=why)
     if capacity is None:
         return Answer(findings=tuple(findings), unknown=frozenset({name}))
     if detected is not None and capacity > detected:
-        findings.append(
-            Finding(
-                subject=name,
-                problem=f"declared {format_amount(capacity, unit)}, "
-                f"but this process may use {format_amount(detected, unit)}",
-                remedy=f'lower {name} under [host], or write {name} = "auto"',
-            )
-        )
+        problem = f"declared {format_amount(capacity, unit)}, but this process may use {format_amount(detected, unit)}"
+        remedy = f'lower {name} under [host], or write {name} = "auto"'
+        findings.append(Finding(subject=name, problem=problem, remedy=remedy))
     if capacity <= kept:
         problem = f"headroom {format_amount(kept, unit)} leaves nothing of {format_amount(capacity, unit)}"
-        findings.append(
-            Finding(subject=name, problem=problem, remedy="lower mem_headroom under [host]", severity="error")
-        )
-        return Answer(findings=tuple(findings), sights=(sight,))
-    cell = Cell(key="0", capacity=capacity - kept)
-    origin = "host" if declared is None else source
-    resource = Resource(name=name, unit=unit, cells=(cell,), origin=origin)
-    sights = (replace(sight, offered=cell.capacity),)
-    return Answer(resources=(resource,), findings=tuple(findings), sights=sights)
+        remedy = "lower mem_headroom under [host]"
+        findings.append(Finding(subject=name, problem=problem, remedy=remedy, severity="error"))
+        return single(sight, source, findings)
+    return single(replace(sight, offered=capacity - kept), "host" if declared is None else source, findings)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.detector import Answer, Scene, unreadable
 from prefect_slots.model.declaration import Instruments
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import Cell, Resource
@@ -26,14 +26,8 @@ class InstrumentDetector:
         try:
             found = query_instruments(scene.root, self.instruments.patterns)
         except OSError as error:
-            remedy = "give this user access to /dev"
-            finding = Finding(
-                subject=self.instruments.name,
-                problem=f"cannot be looked for: {error}",
-                remedy=remedy,
-                severity="error",
-            )
-            return Answer(unknown=self.resources, findings=(finding,))
+            problem, remedy = f"cannot be looked for: {error}", "give this user access to /dev"
+            return unreadable(self.instruments.name, problem, remedy, self.resources)
         return interpret_instruments(self.instruments, found)
 
 

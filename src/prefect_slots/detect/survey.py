@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from prefect_slots.detect import gpu as gpu_detectors
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.detector import (
     DETECT_SECONDS,
@@ -25,6 +24,9 @@ from prefect_slots.detect.detector import (
 )
 from prefect_slots.detect.disk import DiskDetector
 from prefect_slots.detect.encoders import EncoderDetector
+from prefect_slots.detect.gpu.amd import AmdDetector
+from prefect_slots.detect.gpu.apple import AppleDetector
+from prefect_slots.detect.gpu.intel import IntelDetector
 from prefect_slots.detect.gpu.nvidia import NvidiaDetector
 from prefect_slots.detect.gpu.nvml import NVIDIA, Nvml, load_nvml
 from prefect_slots.detect.host import HostDetector
@@ -40,7 +42,12 @@ from prefect_slots.system.sysfs import ROOT
 from prefect_slots.system.threads import LOOKOUT, Hanging, Look, Lookout
 
 # Detectors that `[detectors.<name>]` can switch off.
-SHIPPED: Final[Mapping[str, Detector]] = {**gpu_detectors.shipped(), "tpu": TpuDetector()}
+SHIPPED: Final[Mapping[str, Detector]] = {
+    "amd": AmdDetector(),
+    "apple": AppleDetector(),
+    "intel": IntelDetector(),
+    "tpu": TpuDetector(),
+}
 
 # Beyond the limits of the license servers themselves, for the start of their programs.
 _GRACE_SECONDS: Final = 2.0

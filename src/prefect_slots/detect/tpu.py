@@ -2,9 +2,8 @@
 
 from typing import Final
 
-from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.detector import Answer, Scene, Sight, single
 from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import Cell, Resource
 from prefect_slots.system.sysfs import query_pci
 
 TPU: Final = "tpu"
@@ -46,12 +45,12 @@ def interpret_tpu(chips: list[str], visible: str | None) -> Answer:
     findings: tuple[Finding, ...] = ()
     if visible:
         listed = {entry.strip() for entry in visible.split(",")}
-        known = {entry for entry in listed if entry.isdecimal() and int(entry) < len(chips)}
+        known = {entry for entry in listed if entry.isdecimal() and int(entry) < count}
         count = len(known)
         if known != listed:
             problem = f"{VARIABLE}={visible!r} names a chip that is not here; there are {len(chips)}"
             findings = (Finding(subject=TPU, problem=problem, remedy=f"correct {VARIABLE}, or unset it"),)
     if count == 0:
         return Answer(findings=findings)
-    cell = Cell(key="0", capacity=count, label=chips[0])
-    return Answer(resources=(Resource(name=TPU, unit="chips", cells=(cell,), origin="pci"),), findings=findings)
+    sight = Sight(resource=TPU, unit="chips", label=chips[0], found=count, offered=count)
+    return single(sight, "pci", findings)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
+from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.gpu.offer import GpuOffer
+from prefect_slots.model.amount import bytes_available
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import Finding
 from prefect_slots.model.gpu import amd_key
-from prefect_slots.model.resource import GPU_MEM, Cell, Resource
+from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.sysfs import query_drm, text_of
 
 AMD: Final = "0x1002"
@@ -102,39 +102,20 @@ def interpret_amd(
     gpus: tuple[AmdReading, ...], names: Mapping[str, str], rules: GpuRules, env: Mapping[str, str]
 ) -> Answer:
     """Return the GPUs' offer of `gpu_mem`."""
-    findings: list[Finding] = []
-    cells: list[Cell] = []
-    unknown: set[str] = set()
-    sights: list[Sight] = []
-    shown = _visible(gpus, env, findings)
+    offer = GpuOffer(rules=rules)
+    shown = _visible(gpus, env, offer)
     for index, gpu in enumerate(gpus):
         if rules.excludes(gpu.key) or gpu not in shown:
             continue
         if gpu.failure:
-            problem = f"cannot be read: {gpu.failure}"
-            remedy = "see the kernel log of amdgpu"
-            findings.append(Finding(subject=gpu.key, problem=problem, remedy=remedy, severity="error"))
-            unknown.add(gpu.key)
-            sights.append(Sight(resource=GPU_MEM, key=gpu.key, unit=MIB, label=gpu.name, why=problem))
-            continue
-        mib = bytes_available(gpu.total) - rules.headroom_mib
-        if mib <= 0:
-            kept = format_amount(rules.headroom_mib, MIB)
-            problem = f"headroom {kept} leaves nothing of {format_amount(bytes_available(gpu.total), MIB)}"
-            findings.append(Finding(subject=gpu.key, problem=problem, remedy="lower it"))
-            continue
-        name = names.get(gpu.address) or gpu.name or "AMD card"
-        cells.append(Cell(key=gpu.key, capacity=mib, label=name, index=index))
-    resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(cells), origin="amdgpu")
-    return Answer(
-        resources=(resource,) if cells else (),
-        findings=tuple(findings),
-        unknown_cells=frozenset(unknown),
-        sights=tuple(sights),
-    )
+            offer.fail(gpu.key, gpu.name, f"cannot be read: {gpu.failure}", "see the kernel log of amdgpu")
+        else:
+            name = names.get(gpu.address) or gpu.name or "AMD card"
+            offer.add(gpu.key, name, bytes_available(gpu.total), index)
+    return offer.answer("amdgpu")
 
 
-def _visible(gpus: tuple[AmdReading, ...], env: Mapping[str, str], findings: list[Finding]) -> tuple[AmdReading, ...]:
+def _visible(gpus: tuple[AmdReading, ...], env: Mapping[str, str], offer: GpuOffer) -> tuple[AmdReading, ...]:
     """Return the GPUs that ROCm shows to a process: a list for the runtime, then one for HIP above it."""
     for variable in (_ROCR, next((name for name in _HIP if name in env), _HIP[0])):
         if variable in env:
@@ -147,6 +128,6 @@ def _visible(gpus: tuple[AmdReading, ...], env: Mapping[str, str], findings: lis
                 chosen.append(gpu)
             if len(chosen) < len(gpus):
                 problem = f"{variable}={env[variable]!r} shows {len(chosen)} of {len(gpus)} AMD cards"
-                findings.append(Finding(subject=GPU_MEM, problem=problem, severity="info"))
+                offer.say(GPU_MEM, problem, severity="info")
             gpus = tuple(chosen)
     return gpus

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
+from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.gpu.offer import GpuOffer
 from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import Finding
 from prefect_slots.model.gpu import APPLE_KEY
-from prefect_slots.model.resource import GPU_MEM, Cell, Resource
+from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.commands import run_command
 
 # `system_profiler` takes seconds on a Mac with many devices; without it only the name is lost.
@@ -81,35 +81,19 @@ def interpret_apple(reading: AppleReading, rules: GpuRules) -> Answer:
     """Return the GPU's share of the host's memory as `gpu_mem`."""
     if rules.excludes(APPLE_KEY):
         return Answer()
+    offer = GpuOffer(rules=rules)
     name = reading.name or "Apple GPU"
     if reading.memory is None:
-        problem = "sysctl does not tell the memory of this Mac"
-        finding = Finding(subject=APPLE_KEY, problem=problem, remedy="see `sysctl hw.memsize`", severity="error")
-        sight = Sight(resource=GPU_MEM, key=APPLE_KEY, unit=MIB, label=name, why=problem)
-        return Answer(unknown_cells=frozenset({APPLE_KEY}), findings=(finding,), sights=(sight,))
+        offer.fail(APPLE_KEY, name, "sysctl does not tell the memory of this Mac", "see `sysctl hw.memsize`")
+        return offer.answer("sysctl")
     found = bytes_available(reading.memory)
     share = found * 3 // 4 if found >= _LARGE_MIB else found * 2 // 3
     why = "what macOS lets its GPU keep of the host's memory"
     if reading.limit_mib:
         share, why = min(reading.limit_mib, found), "iogpu.wired_limit_mb of the host's memory"
-    findings = [
-        Finding(
-            subject=APPLE_KEY,
-            problem="it shares the host's memory: gpu_mem and mem count the same bytes",
-            remedy="set [gpus] headroom and [host] mem_headroom so that both fit",
-            severity="info" if rules.headroom_mib else "warning",
-        )
-    ]
     if rules.headroom_mib:
         why += f", less {format_amount(rules.headroom_mib, MIB)} headroom"
-    mib = share - rules.headroom_mib
-    if mib <= 0:
-        kept = format_amount(rules.headroom_mib, MIB)
-        problem = f"headroom {kept} leaves nothing of {format_amount(share, MIB)}"
-        findings.append(Finding(subject=APPLE_KEY, problem=problem, remedy="lower it"))
-    sight = Sight(
-        resource=GPU_MEM, key=APPLE_KEY, unit=MIB, label=name, found=found, offered=mib if mib > 0 else None, why=why
-    )
-    cell = Cell(key=APPLE_KEY, capacity=max(0, mib), label=name, index=0)
-    resource = Resource(name=GPU_MEM, unit=MIB, cells=(cell,), origin="sysctl")
-    return Answer(resources=(resource,) if mib > 0 else (), findings=tuple(findings), sights=(sight,))
+    offer.shares_host_memory(APPLE_KEY)
+    offer.show(APPLE_KEY, name, why, found=found, offered=offer.less_headroom(share))
+    offer.add(APPLE_KEY, name, share, 0)
+    return offer.answer("sysctl")

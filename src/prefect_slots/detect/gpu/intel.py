@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
+from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.gpu.offer import GpuOffer
+from prefect_slots.model.amount import bytes_available
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import Finding
 from prefect_slots.model.gpu import intel_key
-from prefect_slots.model.resource import GPU_MEM, Cell, Resource
+from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.sysfs import query_drm, text_of
 
@@ -139,44 +139,21 @@ def interpret_intel(
     gpus: tuple[IntelReading, ...], told: Mapping[str, Described], rules: GpuRules, env: Mapping[str, str]
 ) -> Answer:
     """Return the GPUs' offer of `gpu_mem`."""
-    findings: list[Finding] = []
-    cells: list[Cell] = []
-    unknown: set[str] = set()
-    sights: list[Sight] = []
+    offer = GpuOffer(rules=rules)
     for index, gpu in enumerate(gpus):
-        described = told.get(gpu.address)
-        name = (described.name if described else "") or gpu.name or "Intel card"
-        total = gpu.total or (described.total if described else None)
+        described = told.get(gpu.address, Described(gpu.address, "", None))
+        name = described.name or gpu.name or "Intel card"
+        total = gpu.total or described.total
         if rules.excludes(gpu.key):
             continue
-        if not total:
+        if total:
+            offer.add(gpu.key, name, bytes_available(total), index)
+        else:
             problem = f"nothing tells its memory: its driver '{gpu.driver or 'none'}' does not, nor does {_PROGRAM}"
             remedy = f"install {_PROGRAM}, or declare the card under [[gpus.card]]"
-            findings.append(Finding(subject=gpu.key, problem=problem, remedy=remedy))
-            unknown.add(gpu.key)
-            sights.append(Sight(resource=GPU_MEM, key=gpu.key, unit=MIB, label=name, why=problem))
-            continue
-        mib = bytes_available(total) - rules.headroom_mib
-        if mib <= 0:
-            kept = format_amount(rules.headroom_mib, MIB)
-            problem = f"headroom {kept} leaves nothing of {format_amount(bytes_available(total), MIB)}"
-            findings.append(Finding(subject=gpu.key, problem=problem, remedy="lower it"))
-            continue
-        cells.append(Cell(key=gpu.key, capacity=mib, label=name, index=index))
-    if cells:
-        findings.extend(_hidden(variable, env[variable]) for variable in _VARIABLES if env.get(variable))
-    resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(cells), origin="sysfs" if not told else "sysfs, xpu-smi")
-    return Answer(
-        resources=(resource,) if cells else (),
-        findings=tuple(findings),
-        unknown_cells=frozenset(unknown),
-        sights=tuple(sights),
-    )
-
-
-def _hidden(variable: str, value: str) -> Finding:
-    return Finding(
-        subject=GPU_MEM,
-        problem=f"{variable}={value!r} may hide cards from tasks, and which cards it means is not known here",
-        remedy="leave them out with [gpus] exclude, and unset it",
-    )
+            offer.fail(gpu.key, name, problem, remedy, severity="warning")
+    for variable in _VARIABLES if offer.cells else ():
+        if value := env.get(variable):
+            problem = f"{variable}={value!r} may hide cards from tasks, and which cards it means is not known here"
+            offer.say(GPU_MEM, problem, "leave them out with [gpus] exclude, and unset it")
+    return offer.answer("sysfs, xpu-smi" if told else "sysfs")

@@ -7,23 +7,24 @@ is an answer; "cannot tell" is another one and never becomes zero GPUs. Memory i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
-from prefect_slots.detect.detector import Answer, Scene, Sight
+from prefect_slots.detect.detector import Answer, Scene, unreadable
 from prefect_slots.detect.gpu import nvml as nvml_api
 from prefect_slots.detect.gpu.cuda_visible import VARIABLE, Device, Visible, interpret_visible
-from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, load_nvml, read_memory, text_of
+from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, load_nvml, text_of
+from prefect_slots.detect.gpu.offer import GpuOffer
 from prefect_slots.detect.host import query_memory
-from prefect_slots.model.amount import MIB, Exclusive, bytes_available, format_amount
+from prefect_slots.model.amount import MIB, bytes_available, format_amount
 from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import Finding, Severity
-from prefect_slots.model.resource import GPU_MEM, Cell, Resource
+from prefect_slots.model.finding import Finding
+from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.system.container import Surroundings, query_surroundings
 
 _NOWHERE_SPECIAL: Final = Surroundings()
+_GPU_MEM: Final = frozenset({GPU_MEM})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +71,16 @@ class NvmlReading:
 
 def query_nvml(load: Callable[[], Nvml] = load_nvml) -> NvmlReading:
     """Read every GPU of the machine. Never raises: errors are in the reading."""
+    started = False
     try:
-        nvml = load()
-    except ImportError as error:
-        return NvmlReading(state="unknown", failure=failure_of(error))
-    try:
-        nvml.nvmlInit()
+        with nvml_api.opened(load) as nvml:
+            started = True
+            gpus = tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+            return NvmlReading(state="gpus", gpus=gpus)
     except Exception as error:
-        return NvmlReading(
-            state="absent" if error_code(error) in nvml_api.NO_NVIDIA_HERE else "unknown", failure=failure_of(error)
-        )
-    try:
-        return NvmlReading(
-            state="gpus", gpus=tuple(_read_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
-        )
-    except Exception as error:
-        return NvmlReading(state="unknown", failure=failure_of(error))
-    finally:
-        with suppress(Exception):
-            nvml.nvmlShutdown()
+        # The same codes of a later call mean that the driver cannot tell, not that there is no GPU.
+        absent = not started and error_code(error) in nvml_api.NO_NVIDIA_HERE
+        return NvmlReading(state="absent" if absent else "unknown", failure=failure_of(error))
 
 
 def _read_gpu(nvml: Nvml, index: int) -> DeviceReading:
@@ -143,14 +135,14 @@ def _legacy_name(nvml: Nvml, instance: object, gpu_uuid: str) -> str | None:
 
 
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
-    memory = read_memory(nvml, handle)
+    memory = nvml_api.read_memory(nvml, handle)
     return None if memory is None else Memory(total=memory[0], reserved=memory[1])
 
 
 class NvidiaDetector:
     """Detector of NVIDIA's GPUs and MIG instances, as cells of `gpu_mem`."""
 
-    resources = frozenset({GPU_MEM})
+    resources = _GPU_MEM
 
     def detect(self, scene: Scene) -> Answer:
         """Return the GPUs that NVML lists and `CUDA_VISIBLE_DEVICES` leaves."""
@@ -183,8 +175,7 @@ def interpret_nvml(
         return _none_here(reading.failure, around)
     if reading.failure is not None:
         problem = f"NVIDIA's cards cannot be read: {reading.failure.words}"
-        finding = Finding(subject=GPU_MEM, problem=problem, remedy=reading.failure.remedy, severity="error")
-        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+        return unreadable(GPU_MEM, problem, reading.failure.remedy, _GPU_MEM)
     devices = tuple(
         Device(
             index=gpu.index,
@@ -201,8 +192,7 @@ def interpret_nvml(
     )
     if env.get(_MPS_VARIABLE) == "1":
         problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
-        finding = Finding(subject=GPU_MEM, problem=problem, remedy="unset it", severity="error")
-        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+        return unreadable(GPU_MEM, problem, "unset it", _GPU_MEM)
     inventory = NvidiaInventory(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
     for gpu in reading.gpus:
         inventory.add(gpu)
@@ -215,8 +205,7 @@ def _none_here(failure: Failure, around: Surroundings) -> Answer:
     if around.wsl_library and failure.code == nvml_api.LIBRARY_NOT_FOUND:
         problem = "Windows' NVIDIA driver lies in /usr/lib/wsl/lib, where the loader does not look"
         remedy = "add that folder to /etc/ld.so.conf.d and run ldconfig, or `wsl --update`"
-        finding = Finding(subject=GPU_MEM, problem=problem, remedy=remedy, severity="error")
-        return Answer(unknown=frozenset({GPU_MEM}), findings=(finding,))
+        return unreadable(GPU_MEM, problem, remedy, _GPU_MEM)
     if around.nvidia_gpus:
         problem = f"{around.nvidia_gpus} NVIDIA on the PCI bus, but no driver answers ({failure.words})"
         remedy = "load its driver (`nvidia-smi`); start a container with `--gpus all`"
@@ -229,19 +218,15 @@ def _none_here(failure: Failure, around: Surroundings) -> Answer:
 
 
 class NvidiaInventory:
-    """The inventory under construction: cells, cells that cannot be read now, and findings."""
+    """The inventory under construction: the offer, and GPUs that cannot be told apart or are broken."""
 
     def __init__(self, rules: GpuRules, visible: Visible, host_mib: Callable[[], int], *, mps: bool) -> None:
         self._rules = rules
         self._visible = visible
         self._host_mib = host_mib
         self._mps = mps
-        self._cells: list[Cell] = []
-        self._findings: list[Finding] = list(visible.findings)
-        self._sights: list[Sight] = []
+        self._offer = GpuOffer(rules=rules, findings=list(visible.findings))
         self._nameless: list[Failure] = []
-        self._unknown = False
-        self._unknown_cells: set[str] = set()
         self._lost_cells: set[str] = set()
 
     def answer(self, reading: NvmlReading) -> Answer:
@@ -250,18 +235,15 @@ class NvidiaInventory:
             device.uuid for gpu in reading.gpus for device in (gpu, *(gpu.instances or ())) if device.uuid is not None
         }
         for prefix in self._rules.exclude:
-            if not self._unknown and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
-                self._say(prefix, "[gpus] exclude names no card of this machine", "see `nvidia-smi -L` for the UUIDs")
-        resource = Resource(name=GPU_MEM, unit=MIB, cells=tuple(self._cells), origin="nvml")
-        return Answer(
-            resources=(resource,) if self._cells else (),
-            findings=tuple(self._findings),
-            unknown=frozenset({GPU_MEM} if self._unknown else ()),
-            unknown_cells=frozenset(self._unknown_cells),
+            if not self._nameless and not any(GpuRules(exclude=(prefix,)).excludes(uuid) for uuid in uuids):
+                remedy = "see `nvidia-smi -L` for the UUIDs"
+                self._offer.say(prefix, "[gpus] exclude names no card of this machine", remedy)
+        return replace(
+            self._offer.answer("nvml"),
+            unknown=_GPU_MEM if self._nameless else frozenset[str](),
             # Only if all that cannot even be told apart are broken: else one that works may be among them.
-            lost=frozenset({GPU_MEM} if self._nameless and all(map(_is_lost, self._nameless)) else ()),
+            lost=_GPU_MEM if self._nameless and all(map(_is_lost, self._nameless)) else frozenset[str](),
             lost_cells=frozenset(self._lost_cells),
-            sights=tuple(self._sights),
         )
 
     def add(self, gpu: DeviceReading) -> None:
@@ -273,12 +255,10 @@ class NvidiaInventory:
         nameless = next((d.failure for d in (gpu, *(gpu.instances or ())) if d.uuid is None), None)
         if concerned and nameless is not None:
             # Which registered cell this is cannot be told, so none may be taken for gone.
-            self._unknown = True
             self._nameless.append(nameless)
             self._failed(f"card {gpu.index}", nameless)
         if concerned and gpu.failure is not None and gpu.instances is not None:
             # The GPU is known, its instances are not.
-            self._unknown = True
             self._nameless.append(gpu.failure)
         if gpu.uuid is None:
             return
@@ -289,27 +269,27 @@ class NvidiaInventory:
             self._lost(gpu, gpu.uuid, gpu.failure)
         elif gpu.compute_mode == nvml_api.PROHIBITED:
             self._leave_out(gpu, gpu.uuid, "its compute mode is PROHIBITED")
-            self._say(gpu.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
+            self._offer.say(gpu.uuid, "its compute mode PROHIBITED offers no slot", "`nvidia-smi -c DEFAULT` opens it")
         else:
             self._usable(gpu, gpu.uuid)
 
     def _usable(self, gpu: DeviceReading, uuid: str) -> None:
         alone = gpu.compute_mode == nvml_api.EXCLUSIVE_PROCESS and not self._mps
         if alone:
-            self._say(
+            self._offer.say(
                 uuid,
                 "its compute mode EXCLUSIVE_PROCESS lets one process use it at a time, so each request takes it whole",
                 "`nvidia-smi -c DEFAULT` lets tasks share it",
                 severity="info",
             )
         if gpu.mig_changing:
-            self._say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
+            self._offer.say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
         if gpu.instances is None:
             self._add(gpu, uuid, gpu.index, alone=alone)
             return
         self._leave_out(gpu, uuid, "in MIG mode: its instances are offered instead")
         if not gpu.instances:
-            self._say(
+            self._offer.say(
                 uuid,
                 "it is in MIG mode and has no instance, so it offers no slot",
                 "`nvidia-smi mig -cgi ... -C` makes one",
@@ -332,69 +312,41 @@ class NvidiaInventory:
         taken: list[str] = []
         if device.memory is None:
             try:
-                mib = self._host_mib()
+                found = mib = self._host_mib()
             except (OSError, ValueError) as error:
                 self._lost(device, uuid, failure_of(error))
                 return
-            found = mib
             taken.append("the host's memory, as its cgroups leave it")
-            self._say(
-                uuid,
-                "it shares the host's memory: gpu_mem and mem count the same bytes",
-                "set [gpus] headroom and [host] mem_headroom so that both fit",
-                severity="warning" if kept == 0 else "info",
-            )
+            self._offer.shares_host_memory(uuid)
         else:
             found = bytes_available(device.memory.total)
             mib = bytes_available(device.memory.total - (device.memory.reserved or 0))
             if device.memory.reserved:
                 taken.append(f"less {format_amount(found - mib, MIB)} that the driver keeps")
             if device.memory.reserved is None and kept == 0:
-                self._say(
-                    uuid,
-                    "this driver does not tell how much memory it keeps for itself",
-                    'set [gpus] headroom = "1GiB", or upgrade the driver to R510 or later',
-                )
+                problem = "this driver does not tell how much memory it keeps for itself"
+                self._offer.say(uuid, problem, 'set [gpus] headroom = "1GiB", or upgrade the driver to R510 or later')
         if kept:
             taken.append(f"less {format_amount(kept, MIB)} headroom")
         if alone:
             taken.append("one holder at a time (EXCLUSIVE_PROCESS)")
-        offered = mib - kept if mib > kept else None
-        self._sights.append(
-            Sight(
-                resource=GPU_MEM,
-                key=uuid,
-                label=device.name,
-                unit=MIB,
-                found=found,
-                offered=offered,
-                why=", ".join(taken),
-            )
-        )
-        if offered is None:
-            self._say(
-                uuid, f"headroom {format_amount(kept, MIB)} leaves nothing of {format_amount(mib, MIB)}", "lower it"
-            )
-            return
-        capacity = Exclusive(offered) if alone else offered
-        self._cells.append(Cell(key=uuid, capacity=capacity, label=device.name, index=index))
+        offered = self._offer.less_headroom(mib)
+        self._offer.show(uuid, device.name, ", ".join(taken), found=found, offered=offered)
+        self._offer.add(uuid, device.name, mib, index, exclusive=alone)
 
     def _leave_out(self, device: DeviceReading, uuid: str, why: str) -> None:
         found = None if device.memory is None else bytes_available(device.memory.total)
-        self._sights.append(Sight(resource=GPU_MEM, key=uuid, label=device.name, unit=MIB, found=found, why=why))
+        self._offer.show(uuid, device.name, why, found=found)
 
     def _lost(self, device: DeviceReading, uuid: str, failure: Failure) -> None:
         self._failed(uuid, failure)
-        self._unknown_cells.add(uuid)
+        self._offer.unknown_cells.add(uuid)
         if _is_lost(failure):
             self._lost_cells.add(uuid)
         self._leave_out(device, uuid, f"cannot be read: {failure.words}")
 
     def _failed(self, subject: str, failure: Failure) -> None:
-        self._say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
-
-    def _say(self, subject: str, problem: str, remedy: str = "", *, severity: Severity = "warning") -> None:
-        self._findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))
+        self._offer.say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
 
 
 def _is_lost(failure: Failure) -> bool:

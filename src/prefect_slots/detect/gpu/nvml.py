@@ -4,7 +4,8 @@
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -96,6 +97,23 @@ def load_nvml() -> Nvml:
             f"another package named pynvml ({module.__file__}) hides NVIDIA's: uninstall pynvml, reinstall nvidia-ml-py"
         )
     return cast("Nvml", module)
+
+
+@contextmanager
+def opened(load: Callable[[], Nvml]) -> Generator[Nvml]:
+    """Load the binding and start NVML, until the end of the `with` block.
+
+    Raises:
+        Exception: any error of the import or of NVML's start.
+    """
+    nvml = load()
+    nvml.nvmlInit()
+    try:
+        yield nvml
+    finally:
+        # An error of the end must not hide the reading, or the error that ended it.
+        with suppress(Exception):
+            nvml.nvmlShutdown()
 
 
 def error_code(error: Exception) -> int | None:

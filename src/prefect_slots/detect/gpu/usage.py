@@ -54,18 +54,11 @@ class ForeignUse:
 def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
     """Read the use of every GPU. Never raises: a GPU that fails is left out or carries the reason."""
     try:
-        nvml = load()
-        nvml.nvmlInit()
+        with nvml_api.opened(load) as nvml:
+            count = nvml.nvmlDeviceGetCount()
+            return UseReading(devices=tuple(use for index in range(count) for use in _read_gpu(nvml, index)))
     except Exception as error:
         return UseReading(failure=failure_of(error))
-    try:
-        count = nvml.nvmlDeviceGetCount()
-        return UseReading(devices=tuple(use for index in range(count) for use in _read_gpu(nvml, index)))
-    except Exception as error:
-        return UseReading(failure=failure_of(error))
-    finally:
-        with suppress(Exception):
-            nvml.nvmlShutdown()
 
 
 def _read_gpu(nvml: Nvml, index: int) -> Iterator[DeviceUse]:

@@ -1,0 +1,74 @@
+"""The offer of `gpu_mem` under construction: cells, cells that cannot be read now, findings and explanations."""
+
+from dataclasses import dataclass, field
+
+from prefect_slots.detect.detector import Answer, Sight
+from prefect_slots.model.amount import MIB, Exclusive, format_amount
+from prefect_slots.model.declaration import GpuRules
+from prefect_slots.model.finding import Finding, Severity
+from prefect_slots.model.resource import GPU_MEM, Cell, Resource
+
+
+@dataclass(kw_only=True)
+class GpuOffer:
+    """The GPUs of one detector, under the rules `[gpus]`."""
+
+    rules: GpuRules
+    cells: list[Cell] = field(default_factory=list[Cell])
+    findings: list[Finding] = field(default_factory=list[Finding])
+    sights: list[Sight] = field(default_factory=list[Sight])
+    unknown_cells: set[str] = field(default_factory=set[str])
+
+    def say(self, subject: str, problem: str, remedy: str = "", *, severity: Severity = "warning") -> None:
+        """Add a finding."""
+        self.findings.append(Finding(subject=subject, problem=problem, remedy=remedy, severity=severity))
+
+    def show(
+        self, key: str, label: str, why: str = "", *, found: int | None = None, offered: int | None = None
+    ) -> None:
+        """Add an explanation of a GPU; amounts are MiB."""
+        self.sights.append(
+            Sight(resource=GPU_MEM, key=key, unit=MIB, label=label, found=found, offered=offered, why=why)
+        )
+
+    def shares_host_memory(self, key: str) -> None:
+        """Add the finding on a GPU without memory of its own; a headroom shows that a person knows of it."""
+        self.say(
+            key,
+            "it shares the host's memory: gpu_mem and mem count the same bytes",
+            "set [gpus] headroom and [host] mem_headroom so that both fit",
+            severity="info" if self.rules.headroom_mib else "warning",
+        )
+
+    def less_headroom(self, mib: int) -> int | None:
+        """Return the MiB that are left for tasks; `None` if the headroom takes all."""
+        # A cell without capacity would be registered, and could never be granted.
+        return mib - self.rules.headroom_mib if mib > self.rules.headroom_mib else None
+
+    def add(self, key: str, label: str, mib: int, index: int, *, exclusive: bool = False) -> None:
+        """Add a cell of the memory `mib` less the headroom, or a finding if nothing is left."""
+        offered = self.less_headroom(mib)
+        if offered is None:
+            kept = format_amount(self.rules.headroom_mib, MIB)
+            self.say(key, f"headroom {kept} leaves nothing of {format_amount(mib, MIB)}", "lower it")
+        else:
+            capacity = Exclusive(offered) if exclusive else offered
+            self.cells.append(Cell(key=key, capacity=capacity, label=label, index=index))
+
+    def fail(self, key: str, label: str, problem: str, remedy: str, *, severity: Severity = "error") -> None:
+        """Add a GPU that exists and cannot be read, so that its registration stays as it is."""
+        self.say(key, problem, remedy, severity=severity)
+        self.unknown_cells.add(key)
+        self.show(key, label, problem)
+
+    def answer(self, origin: str) -> Answer:
+        """Return the answer of all GPUs that were added."""
+        # A resource without cells would say that this detector has the last word on `gpu_mem`.
+        cells = tuple(self.cells)
+        resource = Resource(name=GPU_MEM, unit=MIB, cells=cells, origin=origin)
+        return Answer(
+            resources=(resource,) if cells else (),
+            findings=tuple(self.findings),
+            unknown_cells=frozenset(self.unknown_cells),
+            sights=tuple(self.sights),
+        )
