@@ -9,7 +9,6 @@ from typing import Final
 from prefect_slots.demo.api import Api, FlowRun
 from prefect_slots.demo.stage import DemoFailed, Stage
 from prefect_slots.ledger import queries
-from prefect_slots.ledger.queries import Span
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.resource import GPU_MEM
 from prefect_slots.observe.status import MachineStatus, machine_status
@@ -71,7 +70,7 @@ class Act:
 
     seconds: float
     runs: tuple[Outcome, ...]
-    spans: tuple[Span, ...]
+    spans: tuple[queries.Span, ...]
 
 
 class Watch:
@@ -112,7 +111,10 @@ class Watch:
             status, spans = machine_status(self._ledger), self._spans(began)
             now = tuple(_now(name, runs, status, spans) for name in photos)
             self._show(Moment(act=title, seconds=seconds, runs=now, machine=status))
-            self._refuse_bad(runs)
+            # One failure ends the demo: the figures of the others would mean nothing.
+            if bad := next((run for run in runs if run.is_over and run.type != "COMPLETED"), None):
+                words = f"the flow run '{bad.name}' ended as {bad.state}: {bad.message}"
+                raise DemoFailed(words, self._stage.log("worker"))
             if len(runs) == len(photos) and all(run.is_over for run in runs):
                 break
             if time.monotonic() > deadline:
@@ -134,18 +136,11 @@ class Watch:
     def _is_free(self) -> bool:
         return not any(taken for _, taken in self._sample().values())
 
-    def _spans(self, began: float) -> tuple[Span, ...]:
+    def _spans(self, began: float) -> tuple[queries.Span, ...]:
         return tuple(span for span in self._ledger.read(queries.history) if span.asked_at >= began)
 
-    def _refuse_bad(self, runs: list[FlowRun]) -> None:
-        for run in runs:
-            # One failure ends the demo: the figures of the others would mean nothing.
-            if run.is_over and run.type != "COMPLETED":
-                words = f"the flow run '{run.name}' ended as {run.state}: {run.message}"
-                raise DemoFailed(words, self._stage.log("worker"))
 
-
-def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[Span, ...]) -> RunNow:
+def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[queries.Span, ...]) -> RunNow:
     run = next((run for run in runs if run.name == name), None)
     if run is None or run.type == "SCHEDULED":
         return RunNow(name=name, phase="scheduled")
@@ -164,7 +159,7 @@ def _now(name: str, runs: list[FlowRun], status: MachineStatus, spans: tuple[Spa
     return RunNow(name=name, phase="saving" if any(run_of(span.label) == name for span in spans) else "loading")
 
 
-def _outcome(name: str, photo: str, runs: list[FlowRun], spans: tuple[Span, ...]) -> Outcome:
+def _outcome(name: str, photo: str, runs: list[FlowRun], spans: tuple[queries.Span, ...]) -> Outcome:
     run = next(run for run in runs if run.name == name)
     span = next((span for span in spans if run_of(span.label) == name and span.resource == GPU_MEM), None)
     if span is None:

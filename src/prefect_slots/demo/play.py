@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -83,22 +84,15 @@ def play(runs: int, audience: Audience) -> Report:
     missing = [name for name in ("skimage", "PIL", "numpy") if find_spec(name) is None]
     if missing:
         raise DemoFailed(f"the demo computes with {', '.join(missing)}: pip install 'prefect-slots[demo]'")
-    with Stage() as stage:
+    with Stage() as stage, closing(Api(stage.url, stage.rest)) as api:
         scene = set_scene()
         audience.scene(scene)
         (stage.folder / "demo.toml").write_text(scene.config, encoding="utf-8")
         (stage.folder / "image_pipeline.py").write_text(scene.flow, encoding="utf-8")
-        api = Api(stage.url, stage.rest)
-        try:
-            _set_up(stage, api, runs, audience.step)
-            # Opened for reading alone; the worker's processes decide.
-            ledger = Ledger(stage.folder / "state", partial(decide, max_overtakes=0))
-            try:
-                return _play(stage, api, ledger, runs, scene, audience)
-            finally:
-                ledger.close()
-        finally:
-            api.close()
+        _set_up(stage, api, runs, audience.step)
+        # Opened for reading alone; the worker's processes decide.
+        with closing(Ledger(stage.folder / "state", partial(decide, max_overtakes=0))) as ledger:
+            return _play(stage, api, ledger, runs, scene, audience)
 
 
 def _set_up(stage: Stage, api: Api, runs: int, done: Callable[[str, float], None]) -> None:

@@ -60,15 +60,13 @@ def set_scene() -> Scene:
             "nothing computes on them, but they are shared as real ones are."
         )
         return Scene(config=read_part(_CONFIG), flow=flow, remarks=(remark,), declared=True)
-    sizes = [cell.capacity for cell in gpus]
     named = ", ".join(f"{cell.label or cell.key} with {format_amount(cell.capacity, 'MiB')}" for cell in gpus)
     remarks = [f"Found {named}. Their memory is shared out; the demo computes on the CPU."]
-    asked = affordable(sizes)
+    asked = affordable([cell.capacity for cell in gpus])
     if asked < _ASKED_GIB:
         remarks.append(f"So that two flow runs fit, each asks for {asked} GiB and not for {_ASKED_GIB}.")
-    return Scene(
-        config=_REAL_CARDS, flow=flow.replace(_WRITTEN, f"gpu_mem={asked},"), remarks=tuple(remarks), declared=False
-    )
+    flow = flow.replace(_WRITTEN, f"gpu_mem={asked},")
+    return Scene(config=_REAL_CARDS, flow=flow, remarks=tuple(remarks), declared=False)
 
 
 def affordable(sizes_mib: Sequence[int], asked: int = _ASKED_GIB) -> int:
@@ -88,8 +86,7 @@ def read_part(path: str) -> str:
 def photo_names(count: int) -> dict[str, str]:
     """Return `count` flow-run names with their photographs; a second round over the photographs is numbered."""
     named: dict[str, str] = {}
-    for place in range(count):
-        photo = PHOTOS[place % len(PHOTOS)]
-        turn = place // len(PHOTOS) + 1
-        named[Path(photo).stem + (f"-{turn}" if turn > 1 else "")] = photo
+    for number in range(count):
+        turn, place = divmod(number, len(PHOTOS))
+        named[Path(PHOTOS[place]).stem + (f"-{turn + 1}" if turn else "")] = PHOTOS[place]
     return named

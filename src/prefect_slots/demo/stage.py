@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 import psutil
@@ -81,9 +80,7 @@ class Stage:
         self.env = clean_env(self.folder, self.url)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End every process of ours, remove the folder, then let signals do again what they did."""
         # The order matters: a process that still ran would write into the folder while it is removed.
         try:
@@ -96,10 +93,10 @@ class Stage:
                 signal.signal(number, handler)
 
     # A handler that raised could leave a process running that no list names.
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _note(self, number: int, _: object) -> None:
         self._signal = number
 
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *command: str) -> None:
         """Start a Python module in the folder, its output in `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
@@ -112,7 +109,6 @@ class Stage:
                 # Ctrl-C at the terminal reaches the demo alone, which ends its processes in order.
                 start_new_session=True,
             )
-        return self._running[name]
 
     def finish(self, name: str, seconds: float = 60.0) -> None:
         """Wait until a command has ended well.

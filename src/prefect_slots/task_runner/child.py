@@ -69,12 +69,6 @@ def by_engine(task: Task[..., Any], task_run: TaskRun, parameters: dict[str, Any
     """Return the final state of a task that Prefect's engine runs in this thread."""
     from prefect_slots.task_runner.prefect_private import run_task_async, run_task_sync
 
-    call: dict[str, Any] = {
-        "task": task,
-        "task_run": task_run,
-        "parameters": parameters,
-        "wait_for": wait_for,
-        "return_type": "state",
-    }
-    state: Any = asyncio.run(run_task_async(**call)) if task.isasync else run_task_sync(**call)
-    return state
+    run: Any = run_task_async if task.isasync else run_task_sync
+    state = run(task=task, task_run=task_run, parameters=parameters, wait_for=wait_for, return_type="state")
+    return asyncio.run(state) if task.isasync else state

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -62,8 +62,10 @@ def needs_of(task: Task[..., Any]) -> Needs:
     given = _options.get()
     asked = decorated if given is None else _over(decorated, given)
     # The pool asks once for all attempts.
-    if asked is not None and any(map(_names_attempt, _amounts(asked))):
-        return Needs(None, asked(bare))
+    if asked is not None:
+        amounts = chain.from_iterable(each.values() for each in combined(asked.alternatives, asked.amounts))
+        if any(map(_names_attempt, amounts)):
+            return Needs(None, asked(bare))
     return Needs(asked, bare)
 
 
@@ -82,10 +84,6 @@ def _over(under: requires | None, over: requires) -> requires:
         **over.amounts,
         **{**vars(under.terms), **{n: value for n, value in vars(over.terms).items() if value != getattr(Terms, n)}},
     )
-
-
-def _amounts(asked: requires) -> Iterator[Any]:
-    return chain.from_iterable(each.values() for each in combined(asked.alternatives, asked.amounts))
 
 
 def _names_attempt(amount: object) -> bool:
@@ -113,12 +111,8 @@ class SentContext:
         if not self._same or flow_run is not self._of:
             self._of, self._same = flow_run, {**serialize_context(), "settings_context": {}}
         above, tags = TaskRunContext.get(), TagsContext.get()
-        assets = AssetContext.from_task_and_inputs(
-            task,
-            task_run.id,
-            {name: set(inputs) for name, inputs in task_run.task_inputs.items()},
-            copy_to_child_ctx=True,
-        )
+        inputs = {name: set(values) for name, values in task_run.task_inputs.items()}
+        assets = AssetContext.from_task_and_inputs(task, task_run.id, inputs, copy_to_child_ctx=True)
         return {
             **self._same,
             "task_run_context": above.serialize() if above is not None else {},

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self
 
 from prefect import Task
@@ -148,16 +147,14 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         for run in unfinished:
             run.final.cancel()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         """Wait for running tasks, and cancel waiting ones. Ctrl-C and a cancelled flow kill all."""
         if is_urgent(kind):
             self.cancel_all()
         else:
             self._cancel_waiting()
         self._finish()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(kind, *error)
 
     # One task run
 
