@@ -9,17 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from signal import Signals
-from typing import Any
+from typing import Any, dataclass_transform
 
 
 def _rebuild(kind: type[SlotsError], state: dict[str, Any]) -> SlotsError:
+    # Not through `__init__`: the state may hold more than fields, such as notes added to the error.
     error = kind.__new__(kind)
     error.__dict__.update(state)
     return error
 
 
+@dataclass_transform()
 class SlotsError(Exception):
-    """Base of all errors that prefect-slots raises."""
+    """Base of all errors that prefect-slots raises; each subclass is a dataclass of its fields."""
+
+    def __init_subclass__(cls) -> None:
+        # With `eq` they would be unhashable, unlike Python's own errors.
+        dataclass(eq=False, repr=False)(cls)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException pickles positional args only; ours are fields given by keyword.
@@ -35,12 +41,10 @@ def nearest(name: str, known: tuple[str, ...]) -> str:
     if not known:
         return "nothing is registered here"
     # Below a likeness of one half, suggestions look like jokes.
-    # Below a likeness of one half, suggestions look like jokes.
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
 
 
-@dataclass(eq=False, repr=False)
 class InvalidRequirement(SlotsError, ValueError):
     """A request that no machine could understand: a wrong word, amount or combination."""
 
@@ -52,7 +56,6 @@ class InvalidRequirement(SlotsError, ValueError):
         return f"requires({self.key}={self.value}): {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class UnknownResource(SlotsError, LookupError):
     """The machine has no resource of that name."""
 
@@ -67,7 +70,6 @@ class UnknownResource(SlotsError, LookupError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class NotFoundYet(SlotsError, LookupError):
     """The configuration says where to look for a resource, and so far it was not found, or is there no more."""
 
@@ -81,7 +83,6 @@ class NotFoundYet(SlotsError, LookupError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class Impossible(SlotsError):
     """The machine can never give this, however long one waits. Prefect is told not to retry it."""
 
@@ -90,10 +91,10 @@ class Impossible(SlotsError):
     machine: str
 
     def __str__(self) -> str:
+        # The largest possible request is named, so that nobody has to find it by trying.
         return f"machine '{self.machine}' can never give {self.wanted}: {self.largest}. Ask for less."
 
 
-@dataclass(eq=False, repr=False)
 class WaitTimeout(SlotsError, TimeoutError):
     """The request was not granted within its `timeout`; it has left the queue."""
 
@@ -102,10 +103,10 @@ class WaitTimeout(SlotsError, TimeoutError):
     reason: str
 
     def __str__(self) -> str:
+        # The reason was read before the ticket left the queue; afterwards nothing would be in its way.
         return f"not granted within {self.seconds:g} s: {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class OutOfOrder(SlotsError):
     """A nested request could deadlock with another process's, so it is refused before it waits.
 
@@ -127,7 +128,6 @@ class OutOfOrder(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class GrantClosed(SlotsError):
     """The grant that a nested request draws on has ended, or its GPU has outgrown the grant's part."""
 
@@ -140,7 +140,6 @@ class GrantClosed(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class NotRegistered(SlotsError):
     """No process has registered this machine yet, and registering by itself is not asked for."""
 
@@ -153,7 +152,6 @@ class NotRegistered(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class LimitMissing(SlotsError):
     """The Prefect server does not know a limit that a grant must occupy."""
 
@@ -166,7 +164,6 @@ class LimitMissing(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class LimitConflict(SlotsError):
     """A limit of our name exists with another number, and we did not make it; or it is switched off.
 
@@ -180,6 +177,7 @@ class LimitConflict(SlotsError):
     problem: str = ""
 
     def __str__(self) -> str:
+        # Equal numbers conflict too: a limit that is switched off counts nothing, so its number is not the trouble.
         if self.problem:
             return f"limit '{self.name}' ({self.theirs} on the server, {self.ours} here): {self.problem}"
         return (
@@ -188,7 +186,6 @@ class LimitConflict(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class NameTaken(SlotsError):
     """Another ledger has claimed this machine name on the server."""
 
@@ -205,7 +202,6 @@ class NameTaken(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class ServerUnreachable(SlotsError, ConnectionError):
     """The Prefect server did not answer; trying again may help."""
 
@@ -219,7 +215,6 @@ class ServerUnreachable(SlotsError, ConnectionError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class ServerRefused(SlotsError):
     """The Prefect server refused us; trying again will not help."""
 
@@ -228,11 +223,11 @@ class ServerRefused(SlotsError):
     detail: str
 
     def __str__(self) -> str:
+        # Only these two statuses mean credentials; the reason of any other refusal stands in the server's log.
         hint = "Set PREFECT_API_KEY or PREFECT_API_AUTH_STRING." if self.status in (401, 403) else "Check its log."
         return f"the Prefect server at {self.url} refused the request (HTTP {self.status}: {self.detail}). {hint}"
 
 
-@dataclass(eq=False, repr=False)
 class LeaseLost(SlotsError):
     """The server no longer lists a lease that a running grant stands on."""
 
@@ -246,7 +241,6 @@ class LeaseLost(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class LedgerUnreadable(SlotsError):
     """The ledger file is corrupt, locked for too long, or of another version."""
 
@@ -257,7 +251,6 @@ class LedgerUnreadable(SlotsError):
         return f"ledger {self.path}: {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class StateFolderUnsuitable(SlotsError):
     """The state folder cannot hold a ledger."""
 
@@ -271,7 +264,6 @@ class StateFolderUnsuitable(SlotsError):
         )
 
 
-@dataclass(eq=False, repr=False)
 class ConfigError(SlotsError, ValueError):
     """A configuration file or variable is wrong."""
 
@@ -282,10 +274,10 @@ class ConfigError(SlotsError, ValueError):
 
     def __str__(self) -> str:
         where = f"{self.source}:{self.line}" if self.line else self.source
+        # A file that cannot be parsed has no key to blame.
         return f"{where}: {self.key}: {self.reason}" if self.key else f"{where}: {self.reason}"
 
 
-@dataclass(eq=False, repr=False)
 class TaskDied(SlotsError):
     """The process of a pool's task ended without an answer; other tasks go on.
 
@@ -305,6 +297,7 @@ class TaskDied(SlotsError):
 
     def __str__(self) -> str:
         how = f"exit code {self.exit_code}" if self.signal is None else f"signal {_signal_name(self.signal)}"
+        # The kill by `enforce` comes first: the counter of the OOM killer may have moved for another process.
         if self.over_declared:
             remedy = 'It used more than it declared, and `enforce = "kill"`: ask for more with `mem=` or `gpu_mem=`.'
         elif self.out_of_memory:
@@ -314,7 +307,6 @@ class TaskDied(SlotsError):
         return f"the process of {self.task} (pid {self.pid}) died: {how}. {remedy}"
 
 
-@dataclass(eq=False, repr=False)
 class TaskTimeout(SlotsError, TimeoutError):
     """A pool's task ran longer than its `timeout`; it was killed, and its grant released."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import psutil
 
@@ -25,9 +25,7 @@ from prefect_slots.acquire.session import Session
 from prefect_slots.acquire.tickets import Held, Waiting
 from prefect_slots.ledger import usage
 from prefect_slots.model.request import Request
-
-if TYPE_CHECKING:
-    from prefect_slots.settings import Settings
+from prefect_slots.settings import Settings
 
 T = TypeVar("T")
 # Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python, so a
@@ -115,6 +113,7 @@ def _result(running: Engine, work: Coroutine[Any, Any, T]) -> T:
             threading.Event().wait()
         raise
     except BaseException:
+        # The engine must not go on with work whose answer nobody reads.
         future.cancel()
         raise
 
@@ -133,6 +132,7 @@ def acquire(target: Target, request: Request, hooks: Hooks) -> Held:
             answer = _result(running, _wait(running, target, request.id))
             hooks.resumed()
         return answer
+    # Race 17: an interrupt may come after the grant's commit, so a ticket in any state is ended.
     except BaseException:
         _forget(running, target, request.id)
         raise
@@ -141,6 +141,7 @@ def acquire(target: Target, request: Request, hooks: Hooks) -> Held:
 async def acquire_async(target: Target, request: Request, hooks: Hooks) -> Held:
     """Return a grant without blocking the caller's event loop; otherwise as `acquire`."""
     running = engine()
+    # Hooks run here, in the caller's context, which a coroutine of the engine does not have.
     try:
         answer = await asyncio.wrap_future(running.submit(_ask(running, target, request)))
         if isinstance(answer, Waiting):

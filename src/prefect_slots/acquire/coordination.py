@@ -34,11 +34,8 @@ def coordinate(setting: Literal["auto", "both", "local", "off"], env: Mapping[st
     if url is not None:
         return Coordination("both", url)
     if setting == "both":
-        raise ConfigError(
-            source="settings",
-            key="coordination",
-            reason='"both" needs a Prefect server; set PREFECT_API_URL, or use "local" or "auto"',
-        )
+        reason = '"both" needs a Prefect server; set PREFECT_API_URL, or use "local" or "auto"'
+        raise ConfigError(source="settings", key="coordination", reason=reason)
     return Coordination("local")
 
 
@@ -52,21 +49,19 @@ def api_url(env: Mapping[str, str]) -> str | None:
             return env["PREFECT_API_URL"]
         home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
         profiles = Path(env.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-        if "PREFECT_PROFILE" not in env and not any(_says(place, word) for place, word in _places(profiles)):
+        # The files that Prefect reads settings from, each with a word that it must hold to set the URL.
+        places = {
+            profiles: "PREFECT_API_URL",
+            Path("prefect.toml"): "url",
+            Path(".env"): "PREFECT_",
+            Path("pyproject.toml"): "tool.prefect",
+        }
+        # A named profile may be one of Prefect's own, which stand in no file here.
+        if "PREFECT_PROFILE" not in env and not any(_says(place, word) for place, word in places.items()):
             return None
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value()
-
-
-def _places(profiles: Path) -> tuple[tuple[Path, str], ...]:
-    """Return the files that Prefect reads settings from, each with a word that it must hold to set the URL."""
-    return (
-        (profiles, "PREFECT_API_URL"),
-        (Path("prefect.toml"), "url"),
-        (Path(".env"), "PREFECT_"),
-        (Path("pyproject.toml"), "tool.prefect"),
-    )
 
 
 def _says(place: Path, word: str) -> bool:

@@ -20,12 +20,11 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM, sanitise_machine_name
+from prefect_slots.settings import Settings
 from prefect_slots.system.threads import await_in_thread
 
 if TYPE_CHECKING:
-    from prefect_slots.ledger.registry import Registered
     from prefect_slots.limits.registration import RegistrationReport
-    from prefect_slots.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Registration:
         limits: Changes on the server; `None` without one.
     """
 
-    registered: Registered
+    registered: registry.Registered
     findings: tuple[Finding, ...]
     limits: RegistrationReport | None = None
 
@@ -61,7 +60,8 @@ async def register_here(
     wanted = machine_name(settings, name)
     seen = await look_around(settings)
 
-    def write(transaction: Transaction) -> tuple[Registered, tuple[Finding, ...]]:
+    # One transaction: a machine without resources would refuse every request as unknown.
+    def write(transaction: Transaction) -> tuple[registry.Registered, tuple[Finding, ...]]:
         registry.name_machine(transaction, wanted)
         registered = registry.register(transaction, seen.inventory)
         return registered, held_in_vain(transaction)
@@ -113,18 +113,15 @@ async def register_everywhere(
     finally:
         await server.close()
     if not dry_run:
-
-        def write_name(transaction: Transaction) -> None:
-            registry.name_machine(transaction, machine)
-            registry.note_claim(transaction, server.url, database)
-
-        ledger.transact(write_name)
+        # One transaction: with a name and no claim, grants would fail while the server is away (rule 20).
+        ledger.transact(lambda tx: (registry.name_machine(tx, machine), registry.note_claim(tx, server.url, database)))
         registered = ledger.read(registry.registered)
     return Registration(registered, (*seen.findings, *held, *_name_finding(machine, wanted)), report)
 
 
 def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
     """Return a finding for each holder of a cell that is broken or gone."""
+    # A draw counts within its parent grant, so only grants of their own right are named.
     held = [part for part in queries.holdings(transaction) if part.source is None]
     return tuple(
         Finding(
@@ -141,7 +138,7 @@ def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
     )
 
 
-def cards(registered: Registered) -> dict[int, str]:
+def cards(registered: registry.Registered) -> dict[int, str]:
     """Return the UUID of each GPU by its number."""
     return {cell.id.number: cell.key for cell in registered.cells(GPU_MEM)}
 
@@ -149,11 +146,6 @@ def cards(registered: Registered) -> dict[int, str]:
 def _name_finding(machine: str | None, wanted: str) -> tuple[Finding, ...]:
     if machine == wanted:
         return ()
-    return (
-        Finding(
-            subject=wanted,
-            problem=f"this ledger is registered as '{machine}', so that name is used and not '{wanted}'",
-            remedy="give a second machine a state folder of its own, or leave the name out",
-            severity="info",
-        ),
-    )
+    problem = f"this ledger is registered as '{machine}', so that name is used and not '{wanted}'"
+    remedy = "give a second machine a state folder of its own, or leave the name out"
+    return (Finding(subject=wanted, problem=problem, remedy=remedy, severity="info"),)

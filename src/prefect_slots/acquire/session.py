@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +20,13 @@ from prefect_slots.ledger.owner import Owner, bury
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.model.request import Request
-from prefect_slots.model.requirement import Requirement
 from prefect_slots.scheduling.decide import decide
+from prefect_slots.settings import Settings
 from prefect_slots.system import clock
 from prefect_slots.usage.monitor import Monitor
 
 if TYPE_CHECKING:
     from prefect_slots.leases.session import ServerSession
-    from prefect_slots.settings import Settings
 
 _log = logging.getLogger("prefect_slots")
 
@@ -99,6 +97,7 @@ class Session:
         """Lock, open the ledger, bind the wake-up socket, then let the ledger know of all three."""
         self._folder = folder
         self._settings = settings
+        # Rule 21: the lock stands before the row, so that nobody finds the row of a process that seems dead.
         with contextlib.ExitStack() as undo:
             self._owner = Owner.start(folder)
             undo.callback(self._owner.end, folder)
@@ -129,6 +128,7 @@ class Session:
     async def use_server(self, url: str) -> None:
         """Occupy limits on that server for every grant from now on."""
         if self._server is None:
+            # Prefect takes seconds to import, and a machine without a server never needs it.
             from prefect_slots.leases.session import ServerSession
 
             self._server = await ServerSession.open(self.ledger, self._registered, self._settings, url)
@@ -147,7 +147,11 @@ class Session:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
-        unknown = [_first_unknown(alternative, registered.names) for alternative in request.wanted.alternatives]
+        # The first resource of each alternative that this machine lacks.
+        unknown = [
+            next((name for name in alternative.resources if name not in registered.names), None)
+            for alternative in request.wanted.alternatives
+        ]
         if all(unknown):
             raise missing(unknown[0] or "", registered, self._settings.declarations.looked_for)
         await self._monitor.before(request.wanted)
@@ -188,6 +192,7 @@ class Session:
             if self._server is not None:
                 await self._server.drain()
                 await self._server.close()
+                # Again: the row of an owner stays until its last lease is given back.
                 forgotten = self._withdraw()
         except LedgerUnreadable as error:
             _log.warning("the next process gives back the grants of this one: %s", error)
@@ -198,7 +203,3 @@ class Session:
 
     def _withdraw(self) -> bool:
         return self.ledger.transact(lambda tx: tx.drop_owner(self._owner.id), frees=True)
-
-
-def _first_unknown(requirement: Requirement, known: Collection[str]) -> str | None:
-    return next((name for name in requirement.resources if name not in known), None)

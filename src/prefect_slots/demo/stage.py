@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -42,7 +41,6 @@ class Stopped(Exception):
         self.number = number
 
 
-@dataclass(eq=False, repr=False)
 class DemoFailed(SlotsError):
     """A process or a package that the demo needs has failed; `log` is the end of its output."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final
 
 from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, StaleFacts, Versions
-from prefect_slots.model.finding import Finding
+from prefect_slots.model.finding import Finding, Severity
 from prefect_slots.model.resource import GPU_MEM
 
 # As `pyproject.toml` claims.
@@ -38,20 +39,14 @@ def judge(facts: Facts) -> tuple[Finding, ...]:
     )
 
 
-def _ok(about: str, found: str) -> Finding:
-    return Finding(subject=about, severity="ok", problem=found)
+def _finding(severity: Severity, about: str, found: str, remedy: str = "") -> Finding:
+    return Finding(subject=about, severity=severity, problem=found, remedy=remedy)
 
 
-def _note(about: str, found: str, remedy: str = "") -> Finding:
-    return Finding(subject=about, severity="info", problem=found, remedy=remedy)
-
-
-def _warning(about: str, found: str, remedy: str) -> Finding:
-    return Finding(subject=about, severity="warning", problem=found, remedy=remedy)
-
-
-def _error(about: str, found: str, remedy: str) -> Finding:
-    return Finding(subject=about, severity="error", problem=found, remedy=remedy)
+_ok = partial(_finding, "ok")
+_note = partial(_finding, "info")
+_warning = partial(_finding, "warning")
+_error = partial(_finding, "error")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -72,6 +67,7 @@ def judge_versions(versions: Versions) -> Iterator[Finding]:
     client = _numbers(versions.client)
     if client and not _OLDEST_CLIENT <= client < (4,):
         yield _error(about, f"prefect {versions.client} is not supported", "install prefect>=3.6.17,<4")
+    # An older server may lack routes that a newer client calls; the other way round is supported by Prefect.
     if versions.server and _numbers(versions.server) < client:
         found = f"the server ({versions.server}) is older than this client ({versions.client})"
         yield _note(about, found, "update the server when convenient")
@@ -88,14 +84,12 @@ def judge_settings(facts: Facts) -> Iterator[Finding]:
     if names is None:
         return
     if names.registered and names.setting and names.setting != names.registered:
-        yield _warning(
-            "name",
-            f"this ledger is registered as '{names.registered}'; the name '{names.setting}' from the settings or "
-            "WORKER_ID is not used",
-            "leave the setting out, or give a second machine a state folder of its own",
-        )
+        unused = f"the name '{names.setting}' from the settings or WORKER_ID is not used"
+        remedy = "leave the setting out, or give a second machine a state folder of its own"
+        yield _warning("name", f"this ledger is registered as '{names.registered}'; {unused}", remedy)
     elif names.registered:
         yield _ok("name", f"'{names.registered}'")
+    # Other tools read WORKER_ID too, and would name this machine otherwise than its limits.
     if names.worker_id and names.setting and names.worker_id != names.setting:
         found = f"WORKER_ID is '{names.worker_id}', the setting `worker` is '{names.setting}'; the setting counts"
         yield _note("name", found, "make them equal, or remove one")
@@ -114,11 +108,8 @@ def judge_folder(facts: Facts) -> Iterator[Finding]:
     elif folder.free_bytes < _LITTLE_SPACE:
         yield _warning(about, f"only {folder.free_bytes // _MIB} MiB are left on its disk", "make room on it")
     if folder.ballast is False:
-        yield _warning(
-            about,
-            "the ballast file is gone: on a full disk, what is held could not be given back",
-            "make room on the disk; the next process lays it again",
-        )
+        found = "the ballast file is gone: on a full disk, what is held could not be given back"
+        yield _warning(about, found, "make room on the disk; the next process lays it again")
 
 
 def judge_ledger(facts: Facts) -> Iterator[Finding]:
@@ -139,31 +130,24 @@ def judge_ledger(facts: Facts) -> Iterator[Finding]:
     for owner in ledger.owners:
         yield from _judge_owner(owner)
     for grant in ledger.unbacked:
+        found = f"{grant} goes on although the server does not count all of what it holds: others may take it"
         yield _warning(
-            "grants",
-            f"{grant} goes on although the server does not count all of what it holds: others may take it",
-            "nothing, if the server is back: slots are taken again as soon as there is room",
+            "grants", found, "nothing, if the server is back: slots are taken again as soon as there is room"
         )
     for ticket in ledger.stranded:
-        yield _warning(
-            "waiting",
-            f"{ticket} is stranded: what others use, or is broken, leaves too little on every cell",
-            "end what uses the resource outside prefect-slots, or ask for less",
-        )
-    for stale in ledger.stale:
-        yield _judge_stale(stale)
+        found = f"{ticket} is stranded: what others use, or is broken, leaves too little on every cell"
+        yield _warning("waiting", found, "end what uses the resource outside prefect-slots, or ask for less")
+    yield from map(_judge_stale, ledger.stale)
 
 
 def _judge_stale(stale: StaleFacts) -> Finding:
-    is_gpu = stale.resource == GPU_MEM
+    # An amount that nobody measures any more still blocks cells, so its age and its remedy are told.
     known = f"{stale.used}, told {_age(stale.age)} ago, stands" if stale.used else "nobody has ever told"
-    return _warning(
-        f"others' use of {stale.label or stale.resource}",
-        f"is stale: {known}; nobody has answered {_count(stale.misses, 'time')} in a row ({stale.why})",
-        "see `nvidia-smi` and the kernel log: a driver that hangs may need a reboot"
-        if is_gpu
-        else "see whether its license server runs and can be reached: `prefect-slots detect --explain` asks it",
-    )
+    found = f"is stale: {known}; nobody has answered {_count(stale.misses, 'time')} in a row ({stale.why})"
+    remedy = "see whether its license server runs and can be reached: `prefect-slots detect --explain` asks it"
+    if stale.resource == GPU_MEM:
+        remedy = "see `nvidia-smi` and the kernel log: a driver that hangs may need a reboot"
+    return _warning(f"others' use of {stale.label or stale.resource}", found, remedy)
 
 
 def _age(seconds: float) -> str:
@@ -175,18 +159,16 @@ def _age(seconds: float) -> str:
 
 
 def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
-    process = f"process {owner.pid} ({owner.program})"
+    row = owner.row
+    process = f"process {row.pid} ({row.program})"
     if owner.dead:
-        left = [
-            _count(owner.grants, "grant"), _count(owner.tickets, "ticket"), _count(owner.leases, "lease"),
-        ]  # fmt: skip
-        yield _warning("processes", f"{process} has died and left {', '.join(left)}", _FIX)
+        left = f"{_count(row.grants, 'grant')}, {_count(row.tickets, 'ticket')}, {_count(row.leases, 'lease')}"
+        yield _warning("processes", f"{process} has died and left {left}", _FIX)
+    # Race 14: the lock file of a living process is no proof of death, but its successor would see none.
     elif owner.lock_file_missing:
-        yield _warning(
-            "processes",
-            f"{process} runs, but its lock file is gone; something cleans up the state folder",
-            "exclude the state folder from the cleaning of temporary files, then start the process again",
-        )
+        found = f"{process} runs, but its lock file is gone; something cleans up the state folder"
+        remedy = "exclude the state folder from the cleaning of temporary files, then start the process again"
+        yield _warning("processes", found, remedy)
 
 
 def judge_gpus(facts: Facts) -> Iterator[Finding]:
@@ -195,6 +177,7 @@ def judge_gpus(facts: Facts) -> Iterator[Finding]:
         return
     yield _ok("cards", f"{len(facts.gpus)}: {', '.join(sorted(set(facts.gpus)))}")
     if len(facts.gpus) > 1 and facts.cuda_device_order != "PCI_BUS_ID":
+        # Equal GPUs are interchangeable, so another order of them does no harm.
         alike = len(set(facts.gpus)) == 1
         shown = f"is {facts.cuda_device_order}" if facts.cuda_device_order else "is not set"
         found = f"CUDA_DEVICE_ORDER {shown} and there are several cards"
@@ -233,17 +216,13 @@ def _judge_leases(storage: str | None) -> Iterator[Finding]:
         yield _ok(about, f"kept in {kind if kind != 'lease_storage' else storage}")
         return
     keep = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem"
-    yield _warning(
-        about,
+    found = (
         "the server keeps them in memory: after its restart, slots that prefect-slots held are put right by "
-        "prefect-slots, and those that other tools held stay taken",
-        f"set {keep} for the server",
+        "prefect-slots, and those that other tools held stay taken"
     )
-    yield _note(
-        about,
-        "whether several servers share this API cannot be seen from here; with leases in memory they must not",
-        "run one server, or keep leases where all of them look",
-    )
+    yield _warning(about, found, f"set {keep} for the server")
+    found = "whether several servers share this API cannot be seen from here; with leases in memory they must not"
+    yield _note(about, found, "run one server, or keep leases where all of them look")
 
 
 def judge_limits(limits: tuple[LimitFacts, ...] | None) -> Iterator[Finding]:
@@ -259,6 +238,7 @@ def judge_limits(limits: tuple[LimitFacts, ...] | None) -> Iterator[Finding]:
 
 def _judge_number(limit: LimitFacts) -> Iterator[Finding]:
     about = f"limit {limit.name}"
+    # The plan of a registration that is not carried out: its actions are the differences.
     if limit.action == "create":
         yield _error(about, "is missing on the server, so requests for it fail", _REGISTER)
     elif limit.action == "conflict":
@@ -289,15 +269,13 @@ def _judge_count(limit: LimitFacts) -> Iterator[Finding]:
 
 def judge_mirrors(mirrors: Iterable[MirrorFacts]) -> Iterator[Finding]:
     """Check this machine's limits for slots that other ledgers have left on them."""
+    # Slots of a living ledger are its own to give back; only a former one has nobody left for them.
     for mirror in mirrors:
         about = f"mirror {mirror.name}"
         uncovered = f"counts {mirror.active} slots for which the server lists no lease"
         if mirror.former and mirror.active and not mirror.holders:
-            yield _warning(
-                about,
-                f"a former ledger of this machine {uncovered}: nobody gives them back",
-                "run `prefect-slots doctor --fix`",
-            )
+            found = f"a former ledger of this machine {uncovered}: nobody gives them back"
+            yield _warning(about, found, "run `prefect-slots doctor --fix`")
         elif mirror.former and not mirror.active:
             yield _note(about, "is left from a former ledger of this machine", "run `prefect-slots register --prune`")
         elif mirror.active and not mirror.holders:

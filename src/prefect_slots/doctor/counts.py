@@ -58,6 +58,7 @@ class Comparison:
         return limits, await self._mirrors({entry.name for entry in entries}, existing)
 
     async def _entries(self) -> tuple[Entry, ...]:
+        # Both are only rehearsed: an examination changes neither ledger nor server.
         registered = self.ledger.rehearse(lambda tx: registry.register(tx, self.seen.inventory))
         report = await register(
             self.server,
@@ -71,6 +72,7 @@ class Comparison:
         return report.entries
 
     async def _limits(self, entries: tuple[Entry, ...]) -> tuple[tuple[LimitFacts, ...], dict[str, ExistingLimit]]:
+        # Read before and after the server: a slot that changes hands meanwhile is counted at most, not at least.
         before = self.ledger.read(snapshot)
         existing = await read_all(self.server)
         after = self.ledger.read(snapshot)
@@ -79,19 +81,19 @@ class Comparison:
             if split_mirror(entry.name) is None:
                 least, most = held(entry.name, before, after)
                 found.append(_facts(entry, least=least, most=most, **self._counts(entry.name, existing)))
+            # A mirror is this ledger's own, unless somebody has made a limit of its name.
             elif entry.action is Action.CONFLICT:
                 found.append(_facts(entry))
         return tuple(found), existing
 
     def _counts(self, name: str, existing: dict[str, ExistingLimit]) -> dict[str, Any]:
-        limit, mirror = existing.get(name), existing.get(mirror_of(name, self.ledger.id))
+        ours = self.ledger.id
+        limit, mirror = existing.get(name), existing.get(mirror_of(name, ours))
         mirrors = [(split_mirror(each), counted.active_slots) for each, counted in existing.items()]
         return {
             "active": limit.active_slots if limit else 0,
             "mirror": mirror.active_slots if mirror else None,
-            "others": sum(
-                slots for parts, slots in mirrors if parts and parts[0] == name and parts[1] != self.ledger.id
-            ),
+            "others": sum(slots for parts, slots in mirrors if parts and parts[0] == name and parts[1] != ours),
         }
 
     async def _mirrors(self, names: set[str], existing: dict[str, ExistingLimit]) -> tuple[MirrorFacts, ...]:
@@ -101,16 +103,10 @@ class Comparison:
             parts = split_mirror(name)
             if parts is None or parts[1] == self.ledger.id or parts[0] not in names:
                 continue
+            # Mirrors without slots are many and have no holders: each question would be a request in vain.
             holders = await Gateway(self.server, parts[1]).holders(parts[0]) if limit.active_slots else ()
-            found.append(
-                MirrorFacts(
-                    name=name,
-                    ledger=parts[1],
-                    active=limit.active_slots,
-                    holders=len(holders),
-                    former=parts[1] in former,
-                )
-            )
+            mirror = MirrorFacts(name=name, active=limit.active_slots, holders=len(holders), former=parts[1] in former)
+            found.append(mirror)
         return tuple(found)
 
 

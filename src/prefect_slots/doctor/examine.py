@@ -8,10 +8,10 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -47,26 +47,19 @@ class _Look:
         self.seen: dict[str, Any] = {}
         self.troubles: list[Finding] = []
 
-    def at(self, about: str) -> _Attempt:
+    def at(self, about: str) -> ExitStack[bool]:
         """Turn an error inside a `with` block into a trouble, so that the rest is examined all the same."""
-        return _Attempt(about, self.troubles)
+        # No generator with `contextmanager`: its type would not say that errors end here.
+        attempt = ExitStack[bool]()
+        attempt.push(partial(self._note, about))
+        return attempt
 
-
-class _Attempt:
-    # No generator with `contextmanager`: its type would not say that errors end here.
-    def __init__(self, about: str, troubles: list[Finding]) -> None:
-        self._about = about
-        self._troubles = troubles
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+    def _note(self, about: str, _: object, error: BaseException | None, __: object) -> bool:
         if isinstance(error, errors.SlotsError):
-            self._troubles.append(_trouble(self._about, error))
+            self.troubles.append(_trouble(about, error))
         elif isinstance(error, Exception):
             found = f"looking at it failed: {type(error).__name__}: {error}"
-            self._troubles.append(_fault(self._about, found, "please report this"))
+            self.troubles.append(_fault(about, found, "please report this"))
         return isinstance(error, Exception)
 
 
@@ -77,9 +70,8 @@ def _fault(about: str, found: str, remedy: str) -> Finding:
 def _trouble(about: str, error: errors.SlotsError) -> Finding:
     match error:
         case errors.ServerUnreachable():
-            remedy = (
-                "start it with `prefect server start`, correct PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local"
-            )
+            other = "correct PREFECT_API_URL, or set PREFECT_SLOTS_COORDINATION=local"
+            remedy = f"start it with `prefect server start`, {other}"
             return _fault(about, f"none answers at {error.url} ({error.cause})", remedy)
         case errors.ServerRefused() if error.status in (401, 403):
             found = f"{error.url} refuses to let us in (HTTP {error.status}: {error.detail})"
@@ -88,13 +80,11 @@ def _trouble(about: str, error: errors.SlotsError) -> Finding:
             found = f"{error.url}: {error.detail} (HTTP {error.status})"
             return _fault(about, found, "correct PREFECT_API_URL, or see the server's log")
         case errors.NameTaken():
-            return _fault(
-                "name on the server",
-                f"'{error.machine}' is claimed by another ledger ({error.theirs}, on host {error.host}); this one is "
-                f"{error.ours}",
-                "give this machine its own name (`prefect-slots register --name`); if the other one is gone for good, "
-                "`prefect-slots register --adopt`",
-            )
+            other = f"another ledger ({error.theirs}, on host {error.host})"
+            found = f"'{error.machine}' is claimed by {other}; this one is {error.ours}"
+            adopt = "if the other one is gone for good, `prefect-slots register --adopt`"
+            remedy = f"give this machine its own name (`prefect-slots register --name`); {adopt}"
+            return _fault("name on the server", found, remedy)
         case errors.LedgerUnreadable():
             found, _, remedy = error.reason.partition(". ")
             found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
@@ -148,7 +138,8 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
     finally:
         if ledger is not None:
             ledger.close()
-    versions = _versions(look.seen.pop("server_version", None), url)
+    answered = look.seen.get("server")
+    versions = _versions(answered.version if answered else None, url)
     order = env.get("CUDA_DEVICE_ORDER")
     return facts.Facts(versions=versions, cuda_device_order=order, troubles=tuple(look.troubles), **look.seen)
 
@@ -207,17 +198,16 @@ def _ledger(
         now = _offers(ledger.rehearse(lambda tx: registry.register(tx, seen.inventory)))
         before = _offers(registered)
         changed = tuple(sorted(name for name in {*now, *before} if now.get(name) != before.get(name)))
-    owners, stranded, unbacked = ledger.read(
-        lambda tx: (_owners(tx, ledger.folder), _stranded(tx), tuple(leases.unbacked(tx).values()))
-    )
-    return facts.LedgerFacts(
-        id=ledger.id,
-        machine=registered.machine,
-        owners=owners,
-        stranded=stranded,
-        unbacked=unbacked,
-        changed=changed,
-        stale=() if settings is None else ledger.read(lambda tx: _stale(tx, settings.stale_after)),
+    return ledger.read(
+        lambda tx: facts.LedgerFacts(
+            id=ledger.id,
+            machine=registered.machine,
+            owners=_owners(tx, ledger.folder),
+            stranded=_stranded(tx),
+            unbacked=tuple(leases.unbacked(tx).values()),
+            changed=changed,
+            stale=() if settings is None else _stale(tx, settings.stale_after),
+        )
     )
 
 
@@ -250,13 +240,9 @@ def _offers(registered: registry.Registered) -> dict[str, object]:
 def _owners(tx: Transaction, folder: Path) -> tuple[facts.OwnerFacts, ...]:
     return tuple(
         facts.OwnerFacts(
-            pid=owner.pid,
-            program=owner.program,
+            row=owner,
             dead=is_dead(folder, owner.lock_file, owner.pid, owner.started, owner.boot),
             lock_file_missing=not (folder / "owners" / owner.lock_file).exists(),
-            grants=owner.grants,
-            tickets=owner.tickets,
-            leases=owner.leases,
         )
         for owner in queries.owners(tx)
     )
@@ -280,8 +266,7 @@ async def _look_at_server(
     server = await Server.open(url, request_seconds=_ANSWER_SECONDS)
     try:
         info = await server.info()
-        told = facts.ServerFacts(url=info.url, lease_storage=info.lease_storage, database=info.database)
-        look.seen |= {"server": told, "server_version": info.version}
+        look.seen |= {"server": info}
         if settings is None:
             return
         named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prefect_slots.leases.reconcile import Count
+from prefect_slots.ledger.queries import Enrolled
+from prefect_slots.limits.client import ServerInfo
 from prefect_slots.model.finding import Finding
 
 
@@ -19,6 +21,7 @@ class Versions:
     ours: str
     client: str | None
     fastapi: str | None
+    # Known only if the server answers.
     server: str | None = None
     server_is_here: bool = False
 
@@ -44,15 +47,11 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnerFacts:
-    """An owner in the ledger, and the number of its grants, tickets and leases."""
+    """An owner's row in the ledger, and the proof of its life."""
 
-    pid: int
-    program: str
+    row: Enrolled
     dead: bool
     lock_file_missing: bool
-    grants: int
-    tickets: int
-    leases: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +96,6 @@ class LedgerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerFacts:
-    """The server that takes part; `lease_storage` is `None` if the server does not tell."""
-
-    url: str
-    lease_storage: str | None
-    database: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class LimitFacts(Count):
     """A limit of this machine on the server, with its counts.
 
@@ -128,7 +118,6 @@ class MirrorFacts:
     """Another ledger's mirror of one of this machine's limits; `holders` is the number of its live leases."""
 
     name: str
-    ledger: str
     active: int
     holders: int
     former: bool
@@ -152,7 +141,7 @@ class Facts:
     names: Names | None = None
     folder: Folder | None = None
     ledger: LedgerFacts | None = None
-    server: ServerFacts | None = None
+    server: ServerInfo | None = None
     claimed: bool | None = None
     limits: tuple[LimitFacts, ...] | None = None
     mirrors: tuple[MirrorFacts, ...] = ()

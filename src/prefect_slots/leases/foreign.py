@@ -19,7 +19,7 @@ from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits import naming
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model.book import CellId, Changed
-from prefect_slots.model.registered import LimitUnit
+from prefect_slots.model.registered import LimitUnit, Stock
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.placement import CellUse, spread
 
@@ -58,6 +58,12 @@ def resources_behind(registered: registry.Registered, names: Collection[str]) ->
     }
 
 
+async def _read_cell(gateway: Gateway, machine: registry.Registered, stock: Stock, cell: int | None) -> LimitUse | None:
+    # An equal limit of the machine stands behind a fleet's one; only the first counts other machines too.
+    unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=cell, weight=1)
+    return await read(gateway, naming.names_of(unit, machine.machine or "")[0])
+
+
 async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> dict[str, int]:
     """Return the foreign use of these resources of the whole fleet, in their units.
 
@@ -68,8 +74,7 @@ async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str
     found: dict[str, int] = {}
     for stock in registered.stocks:
         if stock.resource in resources and stock.scope is Scope.FLEET:
-            unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=None, weight=1)
-            reading = await read(gateway, naming.names_of(unit, registered.machine or "")[0])
+            reading = await _read_cell(gateway, registered, stock, None)
             if reading is not None:
                 found[stock.resource] = _taken(reading, sum(capacity for _, capacity in stock.cells))
     return found
@@ -97,9 +102,7 @@ async def note_foreign_use(
         if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in known):
             numbers = [number for number, _ in stock.cells] if stock.resource in per_cell else []
             for number in [None, *numbers]:
-                unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=number, weight=1)
-                reading = await read(gateway, naming.names_of(unit, registered.machine or "")[0])
-                if reading is not None:
+                if (reading := await _read_cell(gateway, registered, stock, number)) is not None:
                     facts[stock.resource, number] = reading
     return ledger.transact(lambda tx: _write(tx, registered, facts))
 
@@ -170,6 +173,7 @@ def _resume(tx: Transaction, name: str, room: int | None) -> None:
     registered = registry.registered(tx)
     for ticket in tx.blocked_on(name):
         wanted = _wanted(tx, ticket, name, registered)
+        # The room is shared out in turn: without that, all would be resumed for one slot and refused again.
         if room is not None:
             if wanted > room:
                 continue

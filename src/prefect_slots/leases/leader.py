@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
@@ -29,6 +30,9 @@ ROLE: Final = "leader"
 class Leader:
     """This process's candidacy, and the jobs of a leader.
 
+    Attributes:
+        nudge: Called to look for work at once.
+
     Args:
         refresh_seconds: Seconds between two comparisons of all counts; suspicious ones are compared at once.
     """
@@ -46,11 +50,8 @@ class Leader:
         self._suspicious = False
         self._compared_at = -refresh_seconds
         self._loop = ElectedLoop(ledger, ROLE, self._jobs, idle_seconds=1.0, failed=self._note_error)
+        self.nudge = self._loop.nudge
         self._task = asyncio.get_running_loop().create_task(self._loop.run())
-
-    def nudge(self) -> None:
-        """Look for work at once."""
-        self._loop.nudge()
 
     async def close(self) -> None:
         """Stop; another process goes on."""
@@ -66,11 +67,12 @@ class Leader:
         return {
             "renew": self._renewal.renew,
             "back": self._renewal.back,
-            "resume": self._resume,
+            "resume": partial(foreign.resume_refused, self._ledger, self._gateway),
             "compare": self._compare,
         }
 
     def _note_error(self, error: SlotsError) -> None:
+        # A server that was away has taken no lapsed lease back meanwhile, so repair counts its time anew.
         if isinstance(error, ServerUnreachable):
             self._answering_since = None
 
@@ -84,9 +86,6 @@ class Leader:
     def _suspect(self) -> None:
         self._suspicious = True
         self.nudge()
-
-    async def _resume(self) -> None:
-        await foreign.resume_refused(self._ledger, self._gateway)
 
     async def _compare(self) -> None:
         """Compare the server's counts with the ledger: all of them now and then, suspicious ones at once."""
@@ -103,6 +102,7 @@ class Leader:
             self._compared_at = now
             mending = mending or await reconcile.is_suspicious(self._ledger, self._gateway)
         if mending:
+            # Before the repair, not after it: a lease that is missed meanwhile must make another one.
             self._suspicious = False
             await reconcile.reconcile(self._ledger, self._gateway, answering_since=answering_since)
 

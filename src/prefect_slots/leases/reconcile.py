@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
@@ -27,7 +27,6 @@ from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.outcome import UnknownOutcome
 from prefect_slots.system import clock
 
-K = TypeVar("K")
 # The server may take a lapsed lease back within two rounds of its service; the rest is margin.
 REPOSSESSED_SECONDS: Final = 35.0
 # A request of a living process is answered or given up within 30 s.
@@ -133,7 +132,7 @@ class Reading(Count):
         listed: Holder ids of our leases that the server knows.
     """
 
-    listed: frozenset[UUID]
+    listed: frozenset[UUID] = frozenset()
 
 
 def limits_of(tx: Transaction) -> tuple[str, ...]:
@@ -157,11 +156,9 @@ async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
         return True
     for name in ledger.read(limits_of):
         before = ledger.read(snapshot)
-        mirror, limit = await gateway.read(gateway.mirror(name)), await gateway.read(name)
+        count = await _counted(gateway, name)
         least, most = held(name, before, ledger.read(snapshot))
-        if limit is None or mirror is None or not limit.active or not mirror.active:
-            continue
-        if Count(active=limit.active_slots, mirror=mirror.active_slots, least=least, most=most).drifts:
+        if count is not None and replace(count, least=least, most=most).drifts:
             return True
     return False
 
@@ -196,25 +193,20 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         settled = True
         if strays:
             return ()
-        superfluous, lacking = ledger.transact(lambda tx: _judge(tx, counts, clock.boot_clock()))
         done: list[Repaired] = []
-        for name, slots in superfluous.items():
+        for name, is_mirror, change in ledger.transact(lambda tx: _judge(tx, counts, clock.boot_clock())):
+            slots = abs(change)
+            # A latch that ran out lets others change the counts, and then the difference is no longer known.
             if not ledger.transact(lambda tx, weight=slots: leases.renew_latch(tx, holder, weight, clock.boot_clock())):
                 return tuple(done)
             reached(Point.REPAIR_WRITTEN)
-            settled = False
-            await gateway.subtract(name, slots)
-            settled = True
-            reached(Point.REPAIRED)
-            done.append(_told(Repaired(limit=name, change=-slots)))
-        for (name, is_mirror), slots in lacking.items():
-            if not ledger.transact(lambda tx, weight=slots: leases.renew_latch(tx, holder, weight, clock.boot_clock())):
-                return tuple(done)
             counted = gateway.mirror(name) if is_mirror else name
             settled = False
-            await gateway.add(counted, slots)
+            await (gateway.subtract(name, slots) if change < 0 else gateway.add(counted, slots))
             settled = True
-            done.append(_told(Repaired(limit=counted, change=slots)))
+            reached(Point.REPAIRED)
+            done.append(Repaired(limit=counted, change=change))
+            _log.warning("repaired %s", done[-1])
         ledger.transact(lambda tx: _done(tx, names), frees=True)
         return tuple(done)
     except UnknownOutcome as lost:
@@ -222,11 +214,6 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
         return ()
     finally:
         ledger.transact(lambda tx: leases.unlatch(tx, holder, settled=settled), frees=True)
-
-
-def _told(repaired: Repaired) -> Repaired:
-    _log.warning("repaired %s", repaired)
-    return repaired
 
 
 def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
@@ -260,14 +247,21 @@ def _connected(tx: Transaction, names: set[str]) -> set[str]:
 
 
 async def _read(gateway: Gateway, name: str) -> Reading | None:
+    # The list first: a slot whose lease is gone from it must be gone from a count that is read later.
     try:
         listed = frozenset(await gateway.holders(name))
     except LimitMissing:
         return None
-    limit, mirror = await gateway.read(name), await gateway.read(gateway.mirror(name))
+    count = await _counted(gateway, name)
+    return None if count is None else replace(count, listed=listed)
+
+
+async def _counted(gateway: Gateway, name: str) -> Reading | None:
+    # The mirror first: a slot taken between the two answers then looks like foreign use, not like a lost one.
+    mirror, limit = await gateway.read(gateway.mirror(name)), await gateway.read(name)
     if limit is None or mirror is None or not limit.active or not mirror.active:
         return None
-    return Reading(active=limit.active_slots, mirror=mirror.active_slots, listed=listed)
+    return Reading(active=limit.active_slots, mirror=mirror.active_slots)
 
 
 async def _release_strays(gateway: Gateway, counts: Mapping[str, Reading], known: Collection[UUID]) -> bool:
@@ -282,13 +276,12 @@ async def _release_strays(gateway: Gateway, counts: Mapping[str, Reading], known
     return bool(strays)
 
 
-def _judge(
-    tx: Transaction, counts: Mapping[str, Reading], now: float
-) -> tuple[dict[str, int], dict[tuple[str, bool], int]]:
+def _judge(tx: Transaction, counts: Mapping[str, Reading], now: float) -> list[tuple[str, bool, int]]:
     """Note the state of each recorded lease: alive, ghost or lost.
 
     Returns:
-        Excess slots of limit and mirror, by limit; and slots lacking on a limit, or (true) on its mirror.
+        Changes of counts: the limit, `True` if only its mirror is changed, and the slots to add, negative for slots to
+            take off limit and mirror together; those first.
     """
     rest = Counter({name: count.ours for name, count in counts.items()})
     forgotten: list[LeaseRow] = []
@@ -303,6 +296,7 @@ def _judge(
             forgotten.append(row)
         else:
             rest.subtract(dict.fromkeys(ours, row.call.weight))
+    # Rule 18: slots that the mirror still counts are kept as a ghost; a second lease would count them twice.
     for row in forgotten:
         ours = [name for name in row.names if name in counts]
         if all(rest[name] >= row.call.weight for name in ours):
@@ -310,19 +304,14 @@ def _judge(
             rest.subtract(dict.fromkeys(ours, row.call.weight))
         else:
             leases.lose(tx, row.id)
-    superfluous: dict[str, int] = {}
-    lacking: dict[tuple[str, bool], int] = {}
+    changes: list[tuple[str, bool, int]] = []
     for name, count in counts.items():
         held_here = count.ours - rest[name]
         true = replace(count, least=held_here, most=held_here)
         if true.lacking:
             leases.note_exposed(tx, name)
-        superfluous[name], lacking[name, False], lacking[name, True] = true.excess, true.lacking, true.lacking_on_mirror
-    return _positive(superfluous), _positive(lacking)
-
-
-def _positive(slots: Mapping[K, int]) -> dict[K, int]:
-    return {key: number for key, number in slots.items() if number > 0}
+        changes += [(name, False, -true.excess), (name, False, true.lacking), (name, True, true.lacking_on_mirror)]
+    return sorted((change for change in changes if change[2]), key=lambda change: change[2] > 0)
 
 
 def _done(tx: Transaction, names: Iterable[str]) -> None:

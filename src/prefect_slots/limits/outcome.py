@@ -9,7 +9,6 @@ from uuid import UUID
 from prefect_slots.errors import SlotsError
 
 
-@dataclass(eq=False, repr=False)
 class Busy(SlotsError):
     """The slots are held by others; nothing was taken.
 
@@ -25,7 +24,6 @@ class Busy(SlotsError):
         return f"no free slots on {', '.join(self.names)}"
 
 
-@dataclass(eq=False, repr=False)
 class TooLarge(SlotsError):
     """More slots were asked for than one of the limits has; nothing was taken.
 
@@ -39,7 +37,6 @@ class TooLarge(SlotsError):
         return f"{self.slots} slots are more than one of these limits has: {', '.join(self.names)}"
 
 
-@dataclass(eq=False, repr=False)
 class UnknownOutcome(SlotsError):
     """A change without a definite answer: the server may or may not have applied it.
 

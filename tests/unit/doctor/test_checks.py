@@ -16,19 +16,21 @@ from prefect_slots.doctor.facts import (
     MirrorFacts,
     Names,
     OwnerFacts,
-    ServerFacts,
     StaleFacts,
     Versions,
 )
+from prefect_slots.ledger.queries import Enrolled
+from prefect_slots.limits.client import ServerInfo
 from prefect_slots.model.finding import Finding
 
 VERSIONS = Versions(ours="0.1.0", client="3.8.8", fastapi="0.128.0", server="3.8.8", server_is_here=True)
 FOLDER = Folder(path="/var/lib/slots", file_system="ext4", free_bytes=2**40, ballast=True)
-OWNER = OwnerFacts(pid=7, program="python train.py", dead=False, lock_file_missing=False, grants=1, tickets=0, leases=2)
+ROW = Enrolled(lock_file="7", pid=7, started=0.0, boot="b", program="python train.py", grants=1, tickets=0, leases=2)
+OWNER = OwnerFacts(row=ROW, dead=False, lock_file_missing=False)
 LEDGER = LedgerFacts(id="L", machine="gpu-1", owners=(OWNER,))
-SERVER = ServerFacts(url="http://localhost:4200/api", lease_storage="a.b.filesystem", database="sqlite")
+SERVER = ServerInfo(url="http://localhost:4200/api", version="3.8.8", lease_storage="a.b.filesystem", database="sqlite")
 LIMIT = LimitFacts(name="cpus:gpu-1", action="unchanged", old=8, new=8, active=3, mirror=3, least=3, most=3)
-MIRROR = MirrorFacts(name="tag:cpus:gpu-1@old", ledger="old", active=0, holders=0, former=False)
+MIRROR = MirrorFacts(name="tag:cpus:gpu-1@old", active=0, holders=0, former=False)
 STALE = StaleFacts(resource="license.aa", label="", used="3 seats", age=200.0, misses=5, why="no route to lic1")
 CARD = StaleFacts(resource="gpu_mem", label="gpu 0 H200", used="", age=0.0, misses=3, why="did not answer within 20 s")
 UNREAD = Finding(subject="x", problem="y", remedy="z", severity="error")
