@@ -14,9 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prefect_slots.detect.survey import Survey, survey
-from prefect_slots.ledger import queries, registry
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import queries, registry, store, transaction
 from prefect_slots.model.amount import format_amount
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM, sanitise_machine_name
@@ -54,24 +52,24 @@ async def look_around(settings: Settings) -> Survey:
 
 
 async def register_here(
-    ledger: Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
+    ledger: store.Ledger, settings: Settings, name: str | None = None, *, dry_run: bool = False
 ) -> Registration:
     """Survey this machine and write its resources into the ledger, without a server."""
     wanted = machine_name(settings, name)
     seen = await look_around(settings)
 
     # One transaction: a machine without resources would refuse every request as unknown.
-    def write(transaction: Transaction) -> tuple[registry.Registered, tuple[Finding, ...]]:
-        registry.name_machine(transaction, wanted)
-        registered = registry.register(transaction, seen.inventory)
-        return registered, held_in_vain(transaction)
+    def write(tx: transaction.Transaction) -> tuple[registry.Registered, tuple[Finding, ...]]:
+        registry.name_machine(tx, wanted)
+        registered = registry.register(tx, seen.inventory)
+        return registered, held_in_vain(tx)
 
     registered, held = ledger.rehearse(write) if dry_run else ledger.transact(write)
     return Registration(registered, (*seen.findings, *held, *_name_finding(registered.machine, wanted)))
 
 
 async def register_everywhere(
-    ledger: Ledger,
+    ledger: store.Ledger,
     settings: Settings,
     *,
     url: str,
@@ -119,10 +117,10 @@ async def register_everywhere(
     return Registration(registered, (*seen.findings, *held, *_name_finding(machine, wanted)), report)
 
 
-def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
+def held_in_vain(tx: transaction.Transaction) -> tuple[Finding, ...]:
     """Return a finding for each holder of a cell that is broken or gone."""
     # A draw counts within its parent grant, so only grants of their own right are named.
-    held = [part for part in queries.holdings(transaction) if part.source is None]
+    held = [part for part in queries.holdings(tx) if part.source is None]
     return tuple(
         Finding(
             subject=cell.key,
@@ -131,7 +129,7 @@ def held_in_vain(transaction: Transaction) -> tuple[Finding, ...]:
             remedy="end that task; nothing more is granted there",
             severity="error",
         )
-        for resource in registry.registered(transaction).resources
+        for resource in registry.registered(tx).resources
         for cell in resource.cells
         for part in held
         if part.cell == cell.id and (cell.lost or not cell.present)

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 
 from prefect_slots.acquire.tickets import POLL_SECONDS, Held, Tickets, Waiting, missing
 from prefect_slots.errors import LedgerUnreadable, NotRegistered
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import registry, store, wakeup
 from prefect_slots.ledger.owner import Owner, bury
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.wakeup import WakeSocket
 from prefect_slots.model.request import Request
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings
@@ -37,7 +35,7 @@ class Upkeep:
     There is no daemon: each process does it at its start, at its end, and while any of its tickets is unfinished.
     """
 
-    def __init__(self, ledger: Ledger, tickets: Tickets) -> None:
+    def __init__(self, ledger: store.Ledger, tickets: Tickets) -> None:
         self._ledger = ledger
         self._tickets = tickets
         self._task: asyncio.Task[None] | None = None
@@ -101,9 +99,9 @@ class Session:
         with contextlib.ExitStack() as undo:
             self._owner = Owner.start(folder)
             undo.callback(self._owner.end, folder)
-            self.ledger = Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes), self._owner.id)
+            self.ledger = store.Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes), self._owner.id)
             undo.callback(self.ledger.close)
-            self._socket = WakeSocket(folder, self._owner.id)
+            self._socket = wakeup.WakeSocket(folder, self._owner.id)
             undo.callback(self._socket.close)
             self.ledger.transact(lambda tx: tx.enrol(self._owner, self._socket.address))
             undo.pop_all()

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prefect_slots import errors
-from prefect_slots.ledger import leases, queries, registry
+from prefect_slots.ledger import leases, queries, registry, store, transaction
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import TicketState, Transaction
 from prefect_slots.model.amount import duration_asked
 from prefect_slots.model.book import Asked, Grant, Holding, Nesting, Shape, Ticket
 from prefect_slots.model.request import Request
@@ -37,7 +35,7 @@ POLL_SECONDS: Final = 0.5
 
 
 # A ticket's state, with its grant and the leases handed over to it once it is held, on the machine as it then is.
-_Standing = tuple[TicketState, Grant | None, list[leases.LeaseRow], registry.Registered]
+_Standing = tuple[transaction.TicketState, Grant | None, list[leases.LeaseRow], registry.Registered]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ class Tickets:
         server: Session with the server whose limits grants occupy; `None` without one.
     """
 
-    def __init__(self, ledger: Ledger, registered: registry.Known) -> None:
+    def __init__(self, ledger: store.Ledger, registered: registry.Known) -> None:
         self.on_unfinished: Callable[[], None] = lambda: None
         self.server: ServerSession | None = None
         self._ledger = ledger
@@ -174,7 +172,7 @@ class Tickets:
         See `scheduling.grant_reuse`; resources of the fleet are never kept from other machines' queues.
         """
 
-        def look(tx: Transaction) -> bool:
+        def look(tx: transaction.Transaction) -> bool:
             scopes = self._registered(tx).scopes if self.server is not None else {}
             return grant_reuse.may_go_on(tx.book(), grant, ticket, scopes)
 
@@ -185,7 +183,7 @@ class Tickets:
         asked = self._asked.get(ticket)
         return self._reason(asked[0]) if asked is not None and ticket in self._wakes else ""
 
-    def _enqueue(self, tx: Transaction, request: Request, registered: registry.Registered) -> _Standing:
+    def _enqueue(self, tx: transaction.Transaction, request: Request, registered: registry.Registered) -> _Standing:
         book = tx.book()
         wanted = request.wanted.describe()
         nesting: Nesting | None = None
@@ -207,17 +205,17 @@ class Tickets:
         ticket = Ticket(id=request.id, seq=tx.next_seq(), run=request.run or self._ledger.actor)
         tx.apply(Asked(shape=shape, ticket=ticket), request)
         standing = self._stand(tx, request.id)
-        if not may_wait and standing[0] is not TicketState.HELD and nesting is not None:
+        if not may_wait and standing[0] is not transaction.TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
             raise _refused(tx, RefusedNesting(parent, closed=False), wanted, request.label)
         return standing
 
     async def _granted(self, request: Request, started: float, standing: _Standing) -> Held | None:
         state, grant, there, registered = standing
-        if state is TicketState.REFUSED:
+        if state is transaction.TicketState.REFUSED:
             self.leave(request.id)
             raise errors.GrantClosed(grant=request.parent.grant if request.parent else "")
-        if state is TicketState.GONE:
+        if state is transaction.TicketState.GONE:
             # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
             reason = f"ticket {request.id} has vanished from it"
             raise errors.LedgerUnreadable(path=str(self._ledger.path), reason=reason)
@@ -244,9 +242,9 @@ class Tickets:
         self._finalizers[grant.id] = dropped
         return held
 
-    def _stand(self, tx: Transaction, ticket: str) -> _Standing:
+    def _stand(self, tx: transaction.Transaction, ticket: str) -> _Standing:
         state = tx.state(ticket)
-        if state is TicketState.HELD:
+        if state is transaction.TicketState.HELD:
             return state, tx.grant(ticket), leases.of_grant(tx, ticket), self._registered(tx)
         return state, None, [], self._registered(tx)
 
@@ -257,7 +255,7 @@ class Tickets:
             self._loop.call_soon_threadsafe(self.leave, grant)
 
     def _reason(self, request: Request) -> str:
-        def explain(tx: Transaction) -> str:
+        def explain(tx: transaction.Transaction) -> str:
             refused = tx.blocked_limit(request.id)
             if refused is not None:
                 return f"waits for the server; limit refused: {refused}"
@@ -287,13 +285,13 @@ class Tickets:
         self._wakes[ticket] = self._loop.create_future()
 
 
-def _left(tx: Transaction, ticket: str) -> str | None:
+def _left(tx: transaction.Transaction, ticket: str) -> str | None:
     lost = leases.lost(tx, ticket)
     tx.leave(ticket)
     return lost
 
 
-def _refused(tx: Transaction, answer: RefusedNesting, wanted: str, label: str) -> errors.SlotsError:
+def _refused(tx: transaction.Transaction, answer: RefusedNesting, wanted: str, label: str) -> errors.SlotsError:
     if answer.closed:
         return errors.GrantClosed(grant=answer.held.id)
     held = ", ".join(sorted({cell.resource for cell, _ in answer.held.holdings}))

@@ -11,14 +11,10 @@ from prefect_slots.acquire.registration import cards
 from prefect_slots.detect.survey import Survey
 from prefect_slots.doctor.facts import LimitFacts, MirrorFacts
 from prefect_slots.leases.reconcile import held, snapshot
-from prefect_slots.ledger import registry
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger import registry, store
+from prefect_slots.limits import client, naming, outcome, plan
 from prefect_slots.limits.claim import Claim
-from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.limits.naming import mirror_of, split_mirror
-from prefect_slots.limits.outcome import ExistingLimit
-from prefect_slots.limits.plan import Action, Entry
 from prefect_slots.limits.registration import read_all, register
 from prefect_slots.system import clock
 
@@ -36,8 +32,8 @@ class Comparison:
         claim: Claim of the machine's name by this ledger.
     """
 
-    server: Server
-    ledger: Ledger
+    server: client.Server
+    ledger: store.Ledger
     machine: str
     seen: Survey
     claim: Claim | None
@@ -57,7 +53,7 @@ class Comparison:
             limits, existing = await self._limits(entries)
         return limits, await self._mirrors({entry.name for entry in entries}, existing)
 
-    async def _entries(self) -> tuple[Entry, ...]:
+    async def _entries(self) -> tuple[plan.Entry, ...]:
         # Both are only rehearsed: an examination changes neither ledger nor server.
         registered = self.ledger.rehearse(lambda tx: registry.register(tx, self.seen.inventory))
         report = await register(
@@ -71,36 +67,38 @@ class Comparison:
         )
         return report.entries
 
-    async def _limits(self, entries: tuple[Entry, ...]) -> tuple[tuple[LimitFacts, ...], dict[str, ExistingLimit]]:
+    async def _limits(
+        self, entries: tuple[plan.Entry, ...]
+    ) -> tuple[tuple[LimitFacts, ...], dict[str, outcome.ExistingLimit]]:
         # Read before and after the server: a slot that changes hands meanwhile is counted at most, not at least.
         before = self.ledger.read(snapshot)
         existing = await read_all(self.server)
         after = self.ledger.read(snapshot)
         found: list[LimitFacts] = []
         for entry in entries:
-            if split_mirror(entry.name) is None:
+            if naming.split_mirror(entry.name) is None:
                 least, most = held(entry.name, before, after)
                 found.append(_facts(entry, least=least, most=most, **self._counts(entry.name, existing)))
             # A mirror is this ledger's own, unless somebody has made a limit of its name.
-            elif entry.action is Action.CONFLICT:
+            elif entry.action is plan.Action.CONFLICT:
                 found.append(_facts(entry))
         return tuple(found), existing
 
-    def _counts(self, name: str, existing: dict[str, ExistingLimit]) -> dict[str, Any]:
+    def _counts(self, name: str, existing: dict[str, outcome.ExistingLimit]) -> dict[str, Any]:
         ours = self.ledger.id
-        limit, mirror = existing.get(name), existing.get(mirror_of(name, ours))
-        mirrors = [(split_mirror(each), counted.active_slots) for each, counted in existing.items()]
+        limit, mirror = existing.get(name), existing.get(naming.mirror_of(name, ours))
+        mirrors = [(naming.split_mirror(each), counted.active_slots) for each, counted in existing.items()]
         return {
             "active": limit.active_slots if limit else 0,
             "mirror": mirror.active_slots if mirror else None,
             "others": sum(slots for parts, slots in mirrors if parts and parts[0] == name and parts[1] != ours),
         }
 
-    async def _mirrors(self, names: set[str], existing: dict[str, ExistingLimit]) -> tuple[MirrorFacts, ...]:
+    async def _mirrors(self, names: set[str], existing: dict[str, outcome.ExistingLimit]) -> tuple[MirrorFacts, ...]:
         former = self.claim.former if self.claim else ()
         found: list[MirrorFacts] = []
         for name, limit in sorted(existing.items()):
-            parts = split_mirror(name)
+            parts = naming.split_mirror(name)
             if parts is None or parts[1] == self.ledger.id or parts[0] not in names:
                 continue
             # Mirrors without slots are many and have no holders: each question would be a request in vain.
@@ -110,7 +108,7 @@ class Comparison:
         return tuple(found)
 
 
-def _facts(entry: Entry, **counts: Any) -> LimitFacts:
+def _facts(entry: plan.Entry, **counts: Any) -> LimitFacts:
     return LimitFacts(
         name=entry.name, action=entry.action.value, old=entry.old, new=entry.new, problem=entry.problem, **counts
     )

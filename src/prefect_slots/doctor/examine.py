@@ -21,11 +21,9 @@ from prefect_slots.acquire.registration import machine_name
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.doctor import facts
 from prefect_slots.doctor.counts import Comparison
-from prefect_slots.ledger import leases, queries, registry, schema, usage
+from prefect_slots.ledger import leases, queries, registry, schema, store, transaction, usage
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.limits.claim import read_claim
 from prefect_slots.limits.client import Server
 from prefect_slots.model.amount import format_amount
@@ -108,7 +106,7 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
     look = _Look()
     settings: Settings | None = None
     coordination: Coordination | None = None
-    ledger: Ledger | None = None
+    ledger: store.Ledger | None = None
     with look.at("settings"):
         settings = load_settings(config, env=env)
         look.seen |= {"settings": settings.source}
@@ -122,7 +120,7 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
             look.seen |= {"folder": _folder(folder)}
             with look.at("ledger"):
                 if (folder / schema.FILE).exists():
-                    ledger = Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
+                    ledger = store.Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
     try:
         registered: registry.Registered | None = None
         with look.at("ledger"):
@@ -191,7 +189,7 @@ def _folder(folder: Path) -> facts.Folder:
 
 
 def _ledger(
-    ledger: Ledger, registered: registry.Registered, seen: Survey | None, settings: Settings | None
+    ledger: store.Ledger, registered: registry.Registered, seen: Survey | None, settings: Settings | None
 ) -> facts.LedgerFacts:
     changed: tuple[str, ...] = ()
     if seen is not None and registered.machine is not None:
@@ -211,7 +209,7 @@ def _ledger(
     )
 
 
-def _stale(tx: Transaction, after: int) -> tuple[facts.StaleFacts, ...]:
+def _stale(tx: transaction.Transaction, after: int) -> tuple[facts.StaleFacts, ...]:
     shown = usage.read_outside(tx)
     return tuple(
         facts.StaleFacts(
@@ -237,7 +235,7 @@ def _offers(registered: registry.Registered) -> dict[str, object]:
     }
 
 
-def _owners(tx: Transaction, folder: Path) -> tuple[facts.OwnerFacts, ...]:
+def _owners(tx: transaction.Transaction, folder: Path) -> tuple[facts.OwnerFacts, ...]:
     return tuple(
         facts.OwnerFacts(
             row=owner,
@@ -248,7 +246,7 @@ def _owners(tx: Transaction, folder: Path) -> tuple[facts.OwnerFacts, ...]:
     )
 
 
-def _stranded(tx: Transaction) -> tuple[str, ...]:
+def _stranded(tx: transaction.Transaction) -> tuple[str, ...]:
     book = tx.book()
     return tuple(
         f"{ticket.label}, for {ticket.shape.requirement.describe()},"
@@ -261,7 +259,7 @@ def _stranded(tx: Transaction) -> tuple[str, ...]:
 
 
 async def _look_at_server(
-    look: _Look, url: str, settings: Settings | None, ledger: Ledger | None, seen: Survey | None
+    look: _Look, url: str, settings: Settings | None, ledger: store.Ledger | None, seen: Survey | None
 ) -> None:
     server = await Server.open(url, request_seconds=_ANSWER_SECONDS)
     try:

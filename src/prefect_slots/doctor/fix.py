@@ -10,8 +10,7 @@ from typing import Final
 from prefect_slots.acquire.session import Session
 from prefect_slots.doctor.facts import MirrorFacts
 from prefect_slots.leases.reconcile import UNSETTLED, reconcile
-from prefect_slots.ledger import leases
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger import leases, store
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import split_mirror
 from prefect_slots.settings import Settings
@@ -51,7 +50,7 @@ async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Itera
         await session.close()
 
 
-async def _repair_until_quiet(ledger: Ledger, gateway: Gateway) -> None:
+async def _repair_until_quiet(ledger: store.Ledger, gateway: Gateway) -> None:
     began = clock.boot_clock()
     quiet = 0
     # Two quiet rounds: a repair that gives back stray leases leaves the counts to the next one.

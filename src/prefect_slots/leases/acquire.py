@@ -15,15 +15,11 @@ from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.leases.release import Releaser
-from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger import leases, registry, store, transaction
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.limits import naming
-from prefect_slots.limits.events import Announcer
+from prefect_slots.limits import events, naming, outcome
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.limits.outcome import Busy, OccupiedLease, TooLarge, UnknownOutcome
 from prefect_slots.model.book import Holding
 from prefect_slots.model.resource import Scope
 from prefect_slots.scheduling.canonical_order import calls
@@ -75,7 +71,7 @@ class Acquirer:
         away_since: Boot-clock time at which the server last failed to answer, in seconds; `None` once it answers.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, releaser: Releaser, announcer: Announcer) -> None:
+    def __init__(self, ledger: store.Ledger, gateway: Gateway, releaser: Releaser, announcer: events.Announcer) -> None:
         self.away_since: float | None = None
         self._ledger = ledger
         self._gateway = gateway
@@ -125,9 +121,9 @@ class Acquirer:
             # A cancelled call does not come here: it stays in flight until `late` tells its outcome.
             self._releaser.in_flight.discard(holder)
             match error:
-                case Busy() | TooLarge():
+                case outcome.Busy() | outcome.TooLarge():
                     cause, self.away_since = Cause.FULL, None
-                case UnknownOutcome():
+                case outcome.UnknownOutcome():
                     cause, self.away_since = Cause.UNKNOWN, clock.boot_clock()
                 case ServerUnreachable():
                     cause, self.away_since = Cause.AWAY, clock.boot_clock()
@@ -151,16 +147,16 @@ class Acquirer:
                 return holder
             await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
 
-    def _landed(self, holder: UUID, call: Call, outcome: OccupiedLease | BaseException) -> None:
+    def _landed(self, holder: UUID, call: Call, answer: outcome.OccupiedLease | BaseException) -> None:
         """Record an answer that came after its caller had been cancelled."""
         self._releaser.in_flight.discard(holder)
-        if isinstance(outcome, OccupiedLease):
-            self._record(holder, call, outcome)
-        elif not isinstance(outcome, UnknownOutcome):
+        if isinstance(answer, outcome.OccupiedLease):
+            self._record(holder, call, answer)
+        elif not isinstance(answer, outcome.UnknownOutcome):
             self._forget(holder)
         self._releaser.sweep()
 
-    def _record(self, holder: UUID, call: Call, taken: OccupiedLease) -> bool:
+    def _record(self, holder: UUID, call: Call, taken: outcome.OccupiedLease) -> bool:
         reached(Point.LEASE_TAKEN)
         deadline = clock.boot_clock() + taken.seconds
         wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
@@ -181,7 +177,7 @@ class Acquirer:
             await asyncio.sleep(clock.between(*_PAUSE_SECONDS))
 
 
-def _intend(tx: Transaction, grant: str, call: Call, now: float) -> tuple[bool, UUID | None]:
+def _intend(tx: transaction.Transaction, grant: str, call: Call, now: float) -> tuple[bool, UUID | None]:
     # A lease taken while a count is repaired would look like slots that nobody holds.
     if leases.are_latched(tx, call.names, now):
         return True, None

@@ -13,9 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from prefect_slots.leases.reconcile import Count
-from prefect_slots.ledger import queries, registry
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import queries, registry, store, transaction
 from prefect_slots.limits import naming
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model.book import CellId, Changed
@@ -64,7 +62,7 @@ async def _read_cell(gateway: Gateway, machine: registry.Registered, stock: Stoc
     return await read(gateway, naming.names_of(unit, machine.machine or "")[0])
 
 
-async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str]) -> dict[str, int]:
+async def read_fleet(ledger: store.Ledger, gateway: Gateway, resources: Collection[str]) -> dict[str, int]:
     """Return the foreign use of these resources of the whole fleet, in their units.
 
     Raises:
@@ -81,7 +79,7 @@ async def read_fleet(ledger: Ledger, gateway: Gateway, resources: Collection[str
 
 
 async def note_foreign_use(
-    ledger: Ledger, gateway: Gateway, resources: Collection[str], *, shared: Collection[str] = ()
+    ledger: store.Ledger, gateway: Gateway, resources: Collection[str], *, shared: Collection[str] = ()
 ) -> bool:
     """Record the foreign use of these resources; return whether it changed.
 
@@ -107,7 +105,9 @@ async def note_foreign_use(
     return ledger.transact(lambda tx: _write(tx, registered, facts))
 
 
-def _write(tx: Transaction, registered: registry.Registered, facts: dict[tuple[str, int | None], LimitUse]) -> bool:
+def _write(
+    tx: transaction.Transaction, registered: registry.Registered, facts: dict[tuple[str, int | None], LimitUse]
+) -> bool:
     held: Counter[CellId] = Counter()
     for part in queries.holdings(tx):
         if part.source is None:
@@ -140,7 +140,7 @@ def _used_by_others(registered: registry.Registered) -> set[str]:
     return {name for name in registered.names if any(cell.foreign for cell in registered.cells(name))}
 
 
-def watched(tx: Transaction) -> set[str]:
+def watched(tx: transaction.Transaction) -> set[str]:
     """Return the resources with foreign use, or with some that may begin at any moment."""
     registered = registry.registered(tx)
     fleet = {name for name in _used_by_others(registered) if registered.scopes[name] is Scope.FLEET}
@@ -151,7 +151,7 @@ def _taken(reading: LimitUse | None, capacity: int) -> int:
     return 0 if reading is None else max(0, capacity - reading.limit + reading.foreign)
 
 
-async def resume_refused(ledger: Ledger, gateway: Gateway) -> bool:
+async def resume_refused(ledger: store.Ledger, gateway: Gateway) -> bool:
     """Put tickets that the server refused back into the queue where their limit has room now.
 
     Returns:
@@ -169,7 +169,7 @@ async def resume_refused(ledger: Ledger, gateway: Gateway) -> bool:
     return bool(names)
 
 
-def _resume(tx: Transaction, name: str, room: int | None) -> None:
+def _resume(tx: transaction.Transaction, name: str, room: int | None) -> None:
     registered = registry.registered(tx)
     for ticket in tx.blocked_on(name):
         wanted = _wanted(tx, ticket, name, registered)
@@ -181,7 +181,7 @@ def _resume(tx: Transaction, name: str, room: int | None) -> None:
         tx.resume(ticket)
 
 
-def _wanted(tx: Transaction, ticket: str, name: str, registered: registry.Registered) -> int:
+def _wanted(tx: transaction.Transaction, ticket: str, name: str, registered: registry.Registered) -> int:
     """Return the least that a ticket may want of a limit: placement may choose cells that need less of it, not more."""
     scopes = registered.scopes
     capacities = {stock.resource: dict(stock.cells) for stock in registered.stocks}

@@ -14,12 +14,8 @@ from typing import Any, Final, NoReturn
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign, reconcile
 from prefect_slots.leases.renew import Renewal
-from prefect_slots.ledger import leases, registry
-from prefect_slots.ledger.elected import ElectedLoop, Job
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.limits import naming
-from prefect_slots.limits.events import Releases
+from prefect_slots.ledger import elected, leases, registry, store, transaction
+from prefect_slots.limits import events, naming
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model.resource import Scope
 from prefect_slots.system import clock
@@ -37,19 +33,21 @@ class Leader:
         refresh_seconds: Seconds between two comparisons of all counts; suspicious ones are compared at once.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, renewal: Renewal, url: str, *, refresh_seconds: float) -> None:
+    def __init__(
+        self, ledger: store.Ledger, gateway: Gateway, renewal: Renewal, url: str, *, refresh_seconds: float
+    ) -> None:
         self._ledger = ledger
         self._gateway = gateway
         self._renewal = renewal
         renewal.forgotten = self._suspect
-        self._releases = Releases(url, lambda: self._heeded)
+        self._releases = events.Releases(url, lambda: self._heeded)
         self._heeded: frozenset[str] = frozenset()
         self._listening: asyncio.Task[NoReturn] | None = None
         self._refresh_seconds = refresh_seconds
         self._answering_since: float | None = None
         self._suspicious = False
         self._compared_at = -refresh_seconds
-        self._loop = ElectedLoop(ledger, ROLE, self._jobs, idle_seconds=1.0, failed=self._note_error)
+        self._loop = elected.ElectedLoop(ledger, ROLE, self._jobs, idle_seconds=1.0, failed=self._note_error)
         self.nudge = self._loop.nudge
         self._task = asyncio.get_running_loop().create_task(self._loop.run())
 
@@ -62,7 +60,7 @@ class Leader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _jobs(self) -> Mapping[str, Job]:
+    def _jobs(self) -> Mapping[str, elected.Job]:
         self._listen()
         return {
             "renew": self._renewal.renew,
@@ -107,7 +105,7 @@ class Leader:
             await reconcile.reconcile(self._ledger, self._gateway, answering_since=answering_since)
 
 
-def _shared(tx: Transaction) -> frozenset[str]:
+def _shared(tx: transaction.Transaction) -> frozenset[str]:
     """Return the limits that others use too: the fleet's, and this machine's own where somebody does."""
     registered = registry.registered(tx)
     foreign = bool(registry.counted(tx))

@@ -17,14 +17,11 @@ from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
 from prefect_slots.leases.release import SETTLED_SECONDS
-from prefect_slots.ledger import leases, registry
+from prefect_slots.ledger import leases, registry, store, transaction
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import LeaseRow, LeaseState
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.limits import naming
+from prefect_slots.limits import naming, outcome
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.limits.outcome import UnknownOutcome
 from prefect_slots.system import clock
 
 # The server may take a lapsed lease back within two rounds of its service; the rest is margin.
@@ -89,7 +86,7 @@ class Count:
         return bool(self.excess or self.lacking or self.lacking_on_mirror)
 
 
-def snapshot(tx: Transaction) -> Rows:
+def snapshot(tx: transaction.Transaction) -> Rows:
     """Return the rows whose slots the server counts, or may count."""
     return {row.id: row for row in leases.in_states(tx, *_HELD, *_UNDER_WAY)}
 
@@ -135,7 +132,7 @@ class Reading(Count):
     listed: frozenset[UUID] = frozenset()
 
 
-def limits_of(tx: Transaction) -> tuple[str, ...]:
+def limits_of(tx: transaction.Transaction) -> tuple[str, ...]:
     """Return the limits that this machine occupies slots of, in canonical form and without mirrors."""
     registered = registry.registered(tx)
     if registered.machine is None:
@@ -143,7 +140,7 @@ def limits_of(tx: Transaction) -> tuple[str, ...]:
     return tuple(spec.name for spec in naming.specs(registered.machine, registered.stocks))
 
 
-async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
+async def is_suspicious(ledger: store.Ledger, gateway: Gateway) -> bool:
     """Tell whether the server may count this machine's part wrongly; keeps nobody from taking or giving back.
 
     Slots taken or given back meanwhile may be counted or not; a difference beyond them is suspicious. So are rows of
@@ -163,7 +160,7 @@ async def is_suspicious(ledger: Ledger, gateway: Gateway) -> bool:
     return False
 
 
-async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float) -> tuple[Repaired, ...]:
+async def reconcile(ledger: store.Ledger, gateway: Gateway, *, answering_since: float) -> tuple[Repaired, ...]:
     """Make the server's counts of this machine's part true; no holder is disturbed.
 
     Limits with a call or release under way are left for the next repair.
@@ -209,14 +206,14 @@ async def reconcile(ledger: Ledger, gateway: Gateway, *, answering_since: float)
             _log.warning("repaired %s", done[-1])
         ledger.transact(lambda tx: _done(tx, names), frees=True)
         return tuple(done)
-    except UnknownOutcome as lost:
+    except outcome.UnknownOutcome as lost:
         _log.debug("a repair may or may not have been applied: %s", lost)
         return ()
     finally:
         ledger.transact(lambda tx: leases.unlatch(tx, holder, settled=settled), frees=True)
 
 
-def _latch(tx: Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
+def _latch(tx: transaction.Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
     """Keep this machine from changing the counts of the limits that are at rest."""
     for row in leases.in_states(tx, LeaseState.LAPSED):
         if now > max(row.deadline or 0.0, answering_since) + REPOSSESSED_SECONDS:
@@ -237,7 +234,7 @@ def _may_be_expired(row: LeaseRow, now: float) -> bool:
     return row.deadline is not None and now > row.deadline - leases.LAPSING_SECONDS
 
 
-def _connected(tx: Transaction, names: set[str]) -> set[str]:
+def _connected(tx: transaction.Transaction, names: set[str]) -> set[str]:
     # A lease stands for all its limits at once, so a limit that is left out takes its neighbours with it.
     groups = {frozenset(row.names) for row in leases.in_states(tx, *LeaseState)}
     reached_names = set(names)
@@ -276,7 +273,7 @@ async def _release_strays(gateway: Gateway, counts: Mapping[str, Reading], known
     return bool(strays)
 
 
-def _judge(tx: Transaction, counts: Mapping[str, Reading], now: float) -> list[tuple[str, bool, int]]:
+def _judge(tx: transaction.Transaction, counts: Mapping[str, Reading], now: float) -> list[tuple[str, bool, int]]:
     """Note the state of each recorded lease: alive, ghost or lost.
 
     Returns:
@@ -314,6 +311,6 @@ def _judge(tx: Transaction, counts: Mapping[str, Reading], now: float) -> list[t
     return sorted((change for change in changes if change[2]), key=lambda change: change[2] > 0)
 
 
-def _done(tx: Transaction, names: Iterable[str]) -> None:
+def _done(tx: transaction.Transaction, names: Iterable[str]) -> None:
     if set(limits_of(tx)) <= set(names):
         leases.note_mended(tx)

@@ -12,12 +12,10 @@ from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
-from prefect_slots.ledger import leases
+from prefect_slots.ledger import leases, store
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.limits.events import Announcer
+from prefect_slots.limits import events, outcome
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.limits.outcome import UnknownOutcome
 from prefect_slots.system import clock
 
 # A request that is still on its way after its answer was lost arrives within this time, or never.
@@ -34,7 +32,7 @@ class Releaser:
         in_flight: Holder ids of this process's increments without an answer yet: they must not be settled.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, announcer: Announcer) -> None:
+    def __init__(self, ledger: store.Ledger, gateway: Gateway, announcer: events.Announcer) -> None:
         self.in_flight: set[UUID] = set()
         self._ledger = ledger
         self._gateway = gateway
@@ -71,7 +69,7 @@ class Releaser:
                 reached(Point.LEASE_RELEASED)
                 self._announcer.released(row.lease_id, row.names, row.call.weight)
                 return True
-            except UnknownOutcome:
+            except outcome.UnknownOutcome:
                 return await self._settled(row)
             except ServerUnreachable:
                 pass

@@ -13,9 +13,7 @@ from uuid import UUID
 
 from prefect_slots.errors import SlotsError
 from prefect_slots.leases.acquire import Acquirer, Cause, calls_of
-from prefect_slots.ledger import leases, registry
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import TicketState
+from prefect_slots.ledger import leases, registry, store, transaction
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
 
@@ -35,7 +33,7 @@ class Renewal:
         forgotten: Called when the server no longer lists a lease that should be alive.
     """
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, acquirer: Acquirer) -> None:
+    def __init__(self, ledger: store.Ledger, gateway: Gateway, acquirer: Acquirer) -> None:
         self.forgotten: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._gateway = gateway
@@ -95,7 +93,7 @@ class Renewal:
 
 
 def _needs(tx: registry.Transaction, grant: str) -> tuple[leases.Call, ...]:
-    if tx.state(grant) is not TicketState.HELD:
+    if tx.state(grant) is not transaction.TicketState.HELD:
         return ()
     return calls_of(tx.grant(grant).holdings, registry.registered(tx))
 

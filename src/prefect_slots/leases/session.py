@@ -16,14 +16,11 @@ from prefect_slots.leases.acquire import Acquirer, Cause, Refusal, calls_of
 from prefect_slots.leases.leader import Leader
 from prefect_slots.leases.release import Releaser
 from prefect_slots.leases.renew import Renewal
-from prefect_slots.ledger import election, leases, registry
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger import election, leases, registry, store
+from prefect_slots.limits import client, events
 from prefect_slots.limits.claim import read_claims
-from prefect_slots.limits.client import known_database
-from prefect_slots.limits.events import Announcer
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.model.book import Grant, Returned
-from prefect_slots.model.finding import Stale
+from prefect_slots.model import book, finding
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock
 from prefect_slots.usage.foreign import Fleet
@@ -44,14 +41,14 @@ _log = logging.getLogger("prefect_slots")
 class ServerSession:
     """One process at one server; made by `ServerSession.open`."""
 
-    def __init__(self, ledger: Ledger, gateway: Gateway, settings: Settings, url: str) -> None:
+    def __init__(self, ledger: store.Ledger, gateway: Gateway, settings: Settings, url: str) -> None:
         self._ledger = ledger
         self._gateway = gateway
         self._when_away = settings.when_server_is_away
         self._insisting: str | None = None
         self._hosts_known: frozenset[str] = frozenset()
         self._hosts_at = -_HOSTS_SECONDS
-        self._announcer = Announcer(gateway.server)
+        self._announcer = events.Announcer(gateway.server)
         self._releaser = Releaser(ledger, gateway, self._announcer)
         self._acquirer = Acquirer(ledger, gateway, self._releaser, self._announcer)
         self._leader = Leader(
@@ -60,16 +57,20 @@ class ServerSession:
         self.sweep = self._releaser.sweep
 
     @classmethod
-    async def open(cls, ledger: Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:
+    async def open(cls, ledger: store.Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:
         """Open a session in which this process's grants occupy limits. Sends nothing yet."""
         database = ledger.read(lambda tx: tx.meta("database"))
-        gateway = await Gateway.open(ledger.id, url=url, database=known_database(database))
+        gateway = await Gateway.open(ledger.id, url=url, database=client.known_database(database))
         ledger.plan = lambda tx, grant: calls_of(grant.holdings, registered(tx))
         ledger.transact(lambda tx: tx.enrol_at_server())
         return cls(ledger, gateway, settings, url)
 
     async def occupy(
-        self, grant: Grant, registered: registry.Registered, there: Collection[leases.LeaseRow], until: float | None
+        self,
+        grant: book.Grant,
+        registered: registry.Registered,
+        there: Collection[leases.LeaseRow],
+        until: float | None,
     ) -> bool:
         """Occupy the limits of a grant, as far as no lease is `there` for them.
 
@@ -125,9 +126,9 @@ class ServerSession:
             raise ServerUnreachable(url=url, cause="it does not answer")
         return self._when_away == "continue" and not any(call.fleet for call in wanted)
 
-    async def _step_aside(self, grant: Grant, refusal: Refusal) -> None:
+    async def _step_aside(self, grant: book.Grant, refusal: Refusal) -> None:
         call = refusal.call
-        self._ledger.transact(lambda tx: tx.apply(Returned(grant=grant.id, blocked_on=call.names[0])))
+        self._ledger.transact(lambda tx: tx.apply(book.Returned(grant=grant.id, blocked_on=call.names[0])))
         self.sweep()
         # A ticket with alternatives must not wait for this limit alone, so its foreign use is noted.
         if refusal.cause is Cause.FULL and (not call.fleet or grant.shape.requirement.others):
@@ -154,7 +155,7 @@ class ServerSession:
             self._hosts_at = clock.boot_clock()
         return self._hosts_known
 
-    def tell_stale(self, stale: Stale) -> None:
+    def tell_stale(self, stale: finding.Stale) -> None:
         """Emit the event `prefect-slots.resource.stale`."""
         self._announcer.stale(stale)
 
