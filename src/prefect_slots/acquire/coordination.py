@@ -33,6 +33,7 @@ def coordinate(setting: Literal["auto", "both", "local", "off"], env: Mapping[st
     url = api_url(env)
     if url is not None:
         return Coordination("both", url)
+    # A temporary server would count this process alone, and two of them would both grant the same slots.
     if setting == "both":
         reason = '"both" needs a Prefect server; set PREFECT_API_URL, or use "local" or "auto"'
         raise ConfigError(source="settings", key="coordination", reason=reason)

@@ -89,6 +89,7 @@ class Engine:
     async def _finish(self) -> None:
         # Each takes a moment at the server, and there is one time limit for all.
         ended = await asyncio.gather(*(closer() for closer in self._closers), return_exceptions=True)
+        # Requests that still wait end with the engine: their callers get a cancellation instead of waiting for ever.
         running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in running:
             task.cancel()

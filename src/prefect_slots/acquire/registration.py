@@ -93,6 +93,7 @@ async def register_everywhere(
     seen = await look_around(settings)
     write = ledger.rehearse if dry_run else ledger.transact
     registered, held = write(lambda tx: (registry.register(tx, seen.inventory), held_in_vain(tx)))
+    # A name once given stays: limits and leases of other processes carry it.
     machine = registered.machine or wanted
     server = await Server.open(url)
     try:

@@ -177,6 +177,7 @@ class Session:
 
     async def close(self) -> None:
         """Give back everything, leave the ledger, then let go of the lock."""
+        # Upkeep and monitoring use the ledger, which is closed below.
         self.upkeep.stop()
         self._monitoring.cancel()
         if self._first_use is not None:

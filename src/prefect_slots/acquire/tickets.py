@@ -204,6 +204,7 @@ class Tickets:
         shape = Shape(requirement=request.wanted, priority=request.priority, expected=expected, nesting=nesting)
         ticket = Ticket(id=request.id, seq=tx.next_seq(), run=request.run or self._ledger.actor)
         tx.apply(Asked(shape=shape, ticket=ticket), request)
+        # Rule 7: a draw that could deadlock is refused here; the raised error rolls its ticket back.
         standing = self._stand(tx, request.id)
         if not may_wait and standing[0] is not transaction.TicketState.HELD and nesting is not None:
             parent = next(grant for grant in book.grants if grant.id == nesting.parent)
@@ -222,6 +223,7 @@ class Tickets:
         if grant is None:
             return None
         reached(Point.GRANTED)
+        # A draw lies within its root grant, whose leases count it already.
         on_server = self.server if grant.shape.pool is None else None
         until = None if request.timeout is None else started + request.timeout
         if on_server is not None and not await on_server.occupy(grant, registered, there, until):

@@ -189,6 +189,7 @@ def judge_gpus(facts: Facts) -> Iterator[Finding]:
 def judge_server(facts: Facts) -> Iterator[Finding]:
     """Check the server and the claim of the machine's name."""
     about = "server"
+    # Left over from unit tests, it would over-commit the machine in silence.
     if facts.mode == "off":
         remedy = "remove `coordination` from the settings, unless these are unit tests"
         yield _warning(about, 'coordination is "off": every request is granted at once', remedy)
@@ -249,6 +250,7 @@ def _judge_number(limit: LimitFacts) -> Iterator[Finding]:
         yield _warning(about, f"is {limit.old} on the server, this machine has {limit.new}", _REGISTER)
     elif limit.action == "orphaned":
         yield _note(about, "belongs to nothing that this machine has", "run `prefect-slots register --prune`")
+    # Each call names limit and mirror (rule 16), and a missing name fails it.
     if limit.action in ("unchanged", "change") and limit.mirror is None:
         yield _error(about, "has no mirror for this ledger on the server, so requests for it fail", _REGISTER)
 

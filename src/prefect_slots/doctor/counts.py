@@ -46,6 +46,7 @@ class Comparison:
         """
         entries = await self._entries()
         limits, existing = await self._limits(entries)
+        # A healthy machine is answered at once, without the rounds.
         for _ in range(_ROUNDS - 1):
             if not any(limit.drifts for limit in limits):
                 break

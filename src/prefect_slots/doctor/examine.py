@@ -265,16 +265,19 @@ async def _look_at_server(
     try:
         info = await server.info()
         look.seen |= {"server": info}
+        # Without settings this machine has no name to ask for; the server alone is told.
         if settings is None:
             return
         named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None
         machine = named or machine_name(settings)
         exists, claim = await read_claim(server, machine)
         ours = ledger.id if ledger is not None else "none yet"
+        # A claim that cannot be read is somebody's all the same.
         if exists and (claim is None or claim.ledger_id != ours):
             theirs, host = (claim.ledger_id, claim.host) if claim else ("unreadable", "unknown")
             raise errors.NameTaken(machine=machine, theirs=theirs, ours=ours, host=host)
         look.seen |= {"claimed": exists}
+        # Limits are compared only if all three sides are known: else each would seem an orphan.
         if ledger is not None and named is not None and seen is not None:
             limits, mirrors = await Comparison(server, ledger, machine, seen, claim).run()
             look.seen |= {"limits": limits, "mirrors": mirrors}

@@ -39,6 +39,7 @@ async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Itera
     session = Session(folder, settings)  # reaps the dead
     try:
         if url is not None:
+            # Its leader and releaser give back the leases of the dead meanwhile.
             await session.use_server(url)
             gateway = await Gateway.open(session.ledger.id, url=url)
             try:
@@ -69,5 +70,6 @@ async def _clear_former_mirrors(gateway: Gateway, mirrors: Iterable[MirrorFacts]
         limit, ledger = parts
         theirs = Gateway(gateway.server, ledger)
         counted = await theirs.read(mirror.name)
+        # Read again: since the examination its holders may have come back.
         if counted is not None and counted.active_slots > 0 and not await theirs.holders(limit):
             await theirs.subtract(limit, counted.active_slots)

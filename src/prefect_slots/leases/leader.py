@@ -88,6 +88,7 @@ class Leader:
     async def _compare(self) -> None:
         """Compare the server's counts with the ledger: all of them now and then, suspicious ones at once."""
         now = clock.boot_clock()
+        # The first comparison after an outage is due at once: a restarted server may have forgotten its leases.
         due = now - self._compared_at >= self._refresh_seconds or self._answering_since is None
         used_by_others = self._ledger.read(foreign.watched)
         mending = self._suspicious or self._ledger.read(leases.is_mend_due)

@@ -87,6 +87,7 @@ class ServerSession:
             refusal = await self._insist(grant.id, wanted, until)
         if refusal is None:
             return True
+        # A seat of the fleet is never used on the strength of a lost call: another machine may hold it.
         if refusal.cause in (Cause.AWAY, Cause.UNKNOWN) and self._may_go_on_without(wanted):
             self._acquirer.go_without(grant.id)
             return True

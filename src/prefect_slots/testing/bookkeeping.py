@@ -38,6 +38,7 @@ def normalised(book: Book) -> Book:
     Order does not matter, a line without tickets is no line, and only the difference between a line's count and a
     ticket's base means anything.
     """
+    # A base is a reading of the line's counter: keepers may start the counter at different values.
     lines = [
         Line(
             shape=line.shape,
@@ -63,6 +64,7 @@ def with_tails(event: Event, book: Book) -> Event:
     found: list[tuple[str, int]] = []
     for line in book.lines:
         turns = [ticket.turn for ticket in line.tickets if ticket.run == event.ticket.run]
+        # Nested tickets have no turn, and turns are compared within one priority only.
         if turns and line.shape.nesting is None and line.shape.priority == event.shape.priority:
             found.append((line.shape.key, max(turns)))
     return replace(event, tails=tuple(found))

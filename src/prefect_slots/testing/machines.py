@@ -23,7 +23,6 @@ from prefect_slots.testing.play import Play, Step
 from prefect_slots.testing.strategies import SCOPES, Situation, situations
 
 # As many as there may be options to choose from; more would make shrinking slower for nothing.
-# As many as there may be options to choose from; more would make shrinking slower for nothing.
 _CHOICE: Final = st.integers(0, 63)
 # Two priorities, few runs and few durations: equal ones must meet for fairness to show.
 _PRIORITY: Final = st.integers(0, 1)
@@ -64,6 +63,7 @@ class BookMachine(RuleBasedStateMachine):
     def ask_inside(self, where: int, wish: int, priority: int, expected: float | None) -> None:
         """A process asks inside a grant, for a requirement that is allowed there."""
         wishes = self.situation.wishes
+        # Starts at a drawn wish, so that each of them is asked for first now and then.
         first = wish % len(wishes)
         self.play.ask_inside_any(where, (*wishes[first:], *wishes[:first]), priority, expected)
 

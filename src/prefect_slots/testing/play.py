@@ -141,6 +141,7 @@ class Play:
 
     def refuse(self, which: int, limit: str = "license:matlab") -> None:
         """Let the server refuse one of the grants whose task has not begun."""
+        # The server is asked before the task begins, so a grant with anything inside was never refused.
         grants = [grant for grant in self.book.grants if grant.shape.pool is None and not self._within(grant.id)]
         if grants:
             self._apply(Returned(grant=_pick(grants, which).id, blocked_on=limit))
@@ -177,8 +178,10 @@ class Play:
         """
         numbers = iter(order)
         self.restore()
+        # Tickets aside wait for the server alone; unless they are resumed they would look deadlocked.
         while self.aside:
             self.resume(next(numbers, 0))
+        # A parent ends after its children, as nested `with` blocks do: the other order is tested by `end`.
         while endable := self._endable():
             self._apply(Ended(grant=_pick(endable, next(numbers, 0)).id))
         left = waiting(self.book)
@@ -198,6 +201,7 @@ class Play:
         return any(grant in self.ancestors[ticket] for ticket in inside)
 
     def _ask(self, shape: Shape, ancestors: tuple[str, ...], ticket: str | None = None, run: str = "") -> str:
+        # Numbers of tickets and of arrivals are one sequence: equal plays get equal ids.
         seq = next(self._arrivals)
         ticket = ticket or f"t{seq}"
         self.ancestors[ticket] = ancestors
@@ -207,6 +211,7 @@ class Play:
     def _change(self, which: int, *, foreign: int | None = None, capacity: int | None = None) -> None:
         position = which % len(self._cells)
         cell = self._cells[position]
+        # A change leaves the other fields, so that foreign use and capacity vary independently.
         cell = replace(
             cell,
             foreign=cell.foreign if foreign is None else foreign,
@@ -216,6 +221,7 @@ class Play:
 
     def _equip(self, cells: tuple[CellState, ...]) -> None:
         self._cells = cells
+        # The event of a keeper is the change itself, so the book before it has the new cells.
         before = replace(self.book, cells=cells)
         self._now += self._tick
         self._settle(before, None, [keeper.equip(cells, self._now) for keeper in self._keepers])
