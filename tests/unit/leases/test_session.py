@@ -12,10 +12,10 @@ from tests.support.fake_gateway import FakeServer, SilentAnnouncer
 from tests.unit.leases.scene import FLEET, SCANNER, Scene
 
 from prefect_slots.errors import ServerUnreachable
-from prefect_slots.leases import leader, session
 from prefect_slots.leases.session import MAX_FAIR_RETRIES, ServerSession
 from prefect_slots.ledger import leases, registry
 from prefect_slots.ledger.transaction import TicketState
+from prefect_slots.limits import events
 from prefect_slots.model.book import Grant
 from prefect_slots.settings import Settings
 
@@ -32,8 +32,8 @@ class Deaf:
 
 @pytest.fixture(autouse=True)
 def no_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "Announcer", lambda _: SilentAnnouncer())
-    monkeypatch.setattr(leader, "Releases", Deaf)
+    monkeypatch.setattr(events, "Announcer", lambda _: SilentAnnouncer())
+    monkeypatch.setattr(events, "Releases", Deaf)
 
 
 @asynccontextmanager
