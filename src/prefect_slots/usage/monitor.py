@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from prefect_slots.ledger import elected, queries, registry, store, usage
 from prefect_slots.ledger.transaction import Transaction
@@ -22,7 +22,10 @@ from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
 from prefect_slots.settings import Settings
 from prefect_slots.system import processes, threads
-from prefect_slots.usage import foreign, memory, overuse
+from prefect_slots.usage import foreign
+
+if TYPE_CHECKING:
+    from prefect_slots.usage import overuse
 
 ROLE: Final = "watcher"
 _LOOKED_AT: Final = "cards_looked_at"
@@ -128,6 +131,8 @@ class Monitor:
         self._say(self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)))
 
     async def _memory(self) -> None:
+        from prefect_slots.usage import memory
+
         parts = self._ledger.read(lambda tx: queries.holdings(tx, MEM))
         found = await threads.await_in_thread(
             partial(memory.read_memory, parts, self._ledger.id, self._rests), "prefect-slots memory"
@@ -164,6 +169,8 @@ class Monitor:
             more = " It is ended unless it uses less by the next look." if ends else ""
             _log.warning("%s.%s", excess, more)
         elif kills and excess.process is not None and excess.may_be_ended:
+            from prefect_slots.usage import overuse
+
             # Recorded first: the parent that sees its process end asks at once for the reason.
             self._ledger.transact(lambda tx: overuse.note_signal(tx, excess))
             signalled = overuse.end(*excess.process, by_force=excess.row.signals > 0)
