@@ -4,8 +4,6 @@ Ctrl-C, Prefect's task timeout or cancellation of its task may stop the caller a
 engine, which is not interrupted.
 """
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import contextlib

@@ -3,8 +3,6 @@
 Prefect's temporary server of a plain script is nobody's shared truth, so only a configured API URL counts.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass

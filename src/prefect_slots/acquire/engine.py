@@ -4,8 +4,6 @@ Callers may be interrupted anywhere (Ctrl-C, a task's timeout, cancellation); th
 none of its parent's engine and starts its own when it needs one. At exit the engine ends all grants that are left.
 """
 
-from __future__ import annotations
-
 import asyncio
 import atexit
 import concurrent.futures

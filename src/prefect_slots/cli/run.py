@@ -4,8 +4,6 @@ The command inherits the lock that proves this process alive. If this process is
 GPU, and the grant stays until the command ends.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """The doctor's checks: pure functions from facts to findings, in the order in which a person would look."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial

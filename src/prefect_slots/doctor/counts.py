@@ -1,7 +1,5 @@
 """Comparison of the server's limits with this machine's resources and leases; changes nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from dataclasses import dataclass

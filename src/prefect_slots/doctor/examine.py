@@ -3,8 +3,6 @@
 A fact that cannot be gathered becomes a trouble in words, and the rest is gathered all the same.
 """
 
-from __future__ import annotations
-
 import shutil
 import socket
 from collections.abc import Mapping

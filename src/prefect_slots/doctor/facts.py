@@ -3,8 +3,6 @@
 A fact that could not be read is `None`, with a finding in `troubles` that says why.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Repair at once: dead owners are reaped, and slots without a holder taken off the server's counts."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ Intent is written before each call and the lease after it, so that the rows of a
 have taken. A lease that another grant handed over is not asked for again.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection, Iterable
 from enum import Enum, auto

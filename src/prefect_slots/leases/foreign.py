@@ -6,8 +6,6 @@ or a refused ticket has alternatives. A refused ticket waits aside until its lim
 queue again.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass

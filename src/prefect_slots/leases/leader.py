@@ -4,8 +4,6 @@ Every process that uses the server is a candidate; the ledger records the leader
 or is stopped. Nothing here waits for a slot, and a slow answer to one job keeps none of the others waiting.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 from functools import partial

@@ -6,8 +6,6 @@ holders. Slots without a holder are taken off limit and mirror together. A count
 erase slots of others and increments in flight.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping

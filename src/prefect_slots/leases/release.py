@@ -4,8 +4,6 @@ Two releases of one lease subtract twice, so a release whose answer was lost is 
 lease whose id was lost with its answer is looked up by our holder id on the mirror limit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from typing import Final

@@ -3,8 +3,6 @@
 A holder may be stopped, or busy in code that lets no other thread run; another process renews its leases all the same.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable

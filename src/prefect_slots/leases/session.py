@@ -1,7 +1,5 @@
 """The session of this process with one Prefect server: leases for its grants, and its candidacy as leader."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

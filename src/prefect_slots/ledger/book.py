@@ -3,8 +3,6 @@
 A view shows only the front of each line, so that its cost grows with the number of shapes, not of waiting tickets.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import lru_cache

@@ -4,8 +4,6 @@ Every process that takes part runs the loop and offers itself at each beat. The 
 when it dies or is stopped its role goes stale and another process takes it. A slow job delays no other job.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping

@@ -5,8 +5,6 @@ role. Two processes that both believe to have it for a moment do no harm: the ro
 safe.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from prefect_slots.ledger.sql import Tables

@@ -3,8 +3,6 @@
 Tests kill a process at each of them; without such a test installed, reaching one costs a comparison.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from enum import StrEnum
 

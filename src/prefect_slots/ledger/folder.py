@@ -3,8 +3,6 @@
 File locks and SQLite's WAL lie on network file systems, so a ledger there could over-commit a machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Mapping

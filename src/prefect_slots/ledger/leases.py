@@ -27,8 +27,6 @@ on a real server, 40 of 40). The order of writes and the meaning of each answer 
 seconds on the boot clock.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Collection, Iterable

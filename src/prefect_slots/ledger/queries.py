@@ -3,8 +3,6 @@
 Each returns plain records of one consistent state. Nothing here writes, and no decision is made from them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ A cell's number is given once per key (a GPU's UUID) and never reused, so that a
 A resource that a survey could not read stays as it was: unknown is not zero.
 """
 
-from __future__ import annotations
-
 import uuid
 from typing import Final
 

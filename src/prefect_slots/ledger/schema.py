@@ -4,8 +4,6 @@ One SQLite file in WAL mode with synchronous off: a killed process is rolled bac
 void anyway. A corrupt file, or one of another version, is refused and never repaired by guessing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

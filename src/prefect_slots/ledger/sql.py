@@ -3,8 +3,6 @@
 The part that all readers and writers of the tables share; it knows nothing of scheduling.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from typing import Any

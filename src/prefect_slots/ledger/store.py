@@ -4,8 +4,6 @@ There is no daemon: each process runs the scheduler, which is passed in as a fun
 HTTP and no user code runs there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

@@ -3,8 +3,6 @@
 Each event runs the scheduler, and its changes are written before the next statement.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Callable, Iterable

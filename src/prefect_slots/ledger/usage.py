@@ -4,8 +4,6 @@ The amount that foreign use blocks stands in the cell itself (`outside`), beside
 `registry`. Times are Unix times in seconds.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ before a ticket is enqueued, in the state folder; loopback UDP serves where path
 platform has none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 from collections.abc import Iterable

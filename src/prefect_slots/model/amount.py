@@ -4,8 +4,6 @@ Memory is MiB, as `nvidia-smi` prints it. Requests are rounded up and capacities
 admits more than fits. Nothing here knows which resources exist.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from fractions import Fraction

@@ -5,8 +5,6 @@ grants and only the front of each line: its size grows with the number of shapes
 ticket is a line of its own. An `Event` happens to a book, and a decision answers it with a sequence of `Change`s.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from functools import cached_property

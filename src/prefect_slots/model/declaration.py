@@ -3,8 +3,6 @@
 Plain values, checked and converted to integer units by `settings`, and read by `detect`. Nothing here reads files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ A `LimitUnit` is the part of one limit that a grant occupies, before that limit 
 order of units is defined in `scheduling.canonical_order`, the spelling of names in `limits.naming`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from prefect_slots.model.book import CellId

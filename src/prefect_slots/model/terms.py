@@ -3,8 +3,6 @@
 They stand below resources, because no resource may be named as one of them.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 A pool that is pickled into a task, as an argument or as a global of the task's function, becomes this handle there.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import pickle
 import threading

@@ -3,8 +3,6 @@
 Amounts are checked when it is made. It becomes a requirement for each call, once callable amounts have been called.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 

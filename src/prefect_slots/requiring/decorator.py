@@ -3,8 +3,6 @@
 Values are checked when it is made; a callable value is called for each call, with the call's own arguments.
 """
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import logging

@@ -3,8 +3,6 @@
 A changed environment, as in a test or a child process, is read anew.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Prefect inspects a wrapper: it must be of the function's kind, and have a code o
 function's file. Prefect's task key is a hash of the code, and wrappers would share one.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import hashlib

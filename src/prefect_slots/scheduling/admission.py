@@ -5,8 +5,6 @@ sees the free amounts less the reservations ahead of it, except those that it ma
 request.
 """
 
-from __future__ import annotations
-
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

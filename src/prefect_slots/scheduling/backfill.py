@@ -6,8 +6,6 @@ word; those without one, or past it, may end at any moment and make no gap. A ba
 start, so that no number of them delays the reservation; one that runs late makes no gap for the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from prefect_slots.model.book import Grant, Holding, Shape

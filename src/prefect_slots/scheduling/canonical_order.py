@@ -5,8 +5,6 @@ comparator: for grouping limits into calls, for acquiring them, and for the rule
 fields, never limit names as text (as bytes `"gpu-mem:" < "gpu:"` and `":10" < ":2"`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import groupby, pairwise
 from typing import Final

@@ -5,8 +5,6 @@ front is used up the decision says `again`, and the caller loads and decides onc
 all or nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

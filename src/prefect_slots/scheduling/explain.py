@@ -3,8 +3,6 @@
 Nothing is decided here; the same pools that placement uses are described.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

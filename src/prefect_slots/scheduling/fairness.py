@@ -6,8 +6,6 @@ the rest. So no stream of small or urgent requests starves a large or lax one. W
 so that the reserving ones are always its first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Reuse saves the book's work for short tasks, and must not cost a waiting ticket 
 other ticket waits, so that its release could change nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from prefect_slots.model.book import Book

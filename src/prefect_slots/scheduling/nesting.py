@@ -6,8 +6,6 @@ the machine's cells may wait only for resources strictly after everything the ch
 of a deadlock and is refused at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Best fit takes the cell with the least left over, and so keeps large gaps for la
 is spread over its cells by the opposite rule.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -6,8 +6,6 @@ one order for all, and no later ticket stands before the turn that is being serv
 one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from prefect_slots.model.book import Line, Shape, Ticket

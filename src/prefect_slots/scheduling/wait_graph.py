@@ -6,8 +6,6 @@ with it. Edges lead from a waiting ticket to the holders of the resources it is 
 them, and to the reservations ahead of it. Without the last kind the model checker finds a deadlock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

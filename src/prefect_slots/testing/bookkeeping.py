@@ -4,8 +4,6 @@ A new ledger is tested by a small adapter to `BookKeeper`: `machines.BookMachine
 compares the books after every event. A keeper stores and shows the book; the decisions are `decide`'s.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Protocol
 

@@ -9,8 +9,6 @@ Subclass `BookMachine`: add keepers to compare with the model, or watch each ste
     TestLedger = LedgerEqualsModel.TestCase
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -4,8 +4,6 @@ Choices are plain integers, taken modulo the number of options, so that any sequ
 failing one shrinks well. All keepers must show equal books after every event.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count

@@ -3,8 +3,6 @@
 Machines are small on purpose, a few cells of a few units: every mistake shows there, and often.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

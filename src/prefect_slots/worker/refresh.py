@@ -4,8 +4,6 @@ All of it runs in the engine's thread, and the survey beside it. Each piece of n
 broken or gone and its holder, a number that changed, a source that cannot be read any more.
 """
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import logging
