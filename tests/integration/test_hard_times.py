@@ -121,7 +121,7 @@ def test_who_dies_without_room_leaves_nothing_either(machine: SharedMachine) -> 
         assert program.says().startswith("LedgerUnreadable")
         code, errors = program.ended()
         assert code == 0, errors
-        assert "is given back by the next one" in errors
+        assert "the next process gives back the grants of this one" in errors
     with Puppet(machine) as other:
         assert other.enter(scanner=1, timeout=10)["granted"] == {"scanner": 1}
         other.leave()
