@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
+    temporary_settings,
+)
 from tests.support.boxes import Box
 from tests.support.prefect_server import PrefectServer
 
@@ -31,7 +36,9 @@ def box(prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.Monke
     for name, value in made.env.items():
         monkeypatch.setenv(name, value)
     made.register()
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+    # In the user's own storage a former run's result would be found, and a hit asks for nothing.
+    results = {PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}
+    with temporary_settings({PREFECT_API_URL: prefect_server.url, **results}):
         yield made
     close_engine()
     made.assert_nothing_is_left()
@@ -54,7 +61,8 @@ def runner_box(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathF
             patch.setenv(name, value)
         made.register()
         quiet = {PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
-        with temporary_settings({PREFECT_API_URL: prefect_server.url, **quiet}):
+        results = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}
+        with temporary_settings({PREFECT_API_URL: prefect_server.url, **quiet, **results}):
             yield made
         close_engine()
         made.assert_nothing_is_left()
