@@ -167,8 +167,9 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         here = _here()
         if not self._entered:
             raise RuntimeError(f"{self!r} is left, and was not entered")
-        # The latest first: nested blocks of one frame end in reverse.
-        entry = max(reversed(self._entered), key=lambda entry: 2 if entry.frame is block else int(entry.here == here))
+        # The latest first: nested blocks of one frame end in reverse. A copy, because an iterator over the list itself
+        # skips entries, this block's own among them, while other threads enter and leave.
+        entry = max(self._entered[::-1], key=lambda entry: 2 if entry.frame is block else int(entry.here == here))
         self._entered.remove(entry)
         context.leave(entry.token)
         return entry.grant
