@@ -22,7 +22,7 @@ from prefect_slots.acquire.engine import Engine, engine, running_engine
 from prefect_slots.acquire.session import Session
 from prefect_slots.acquire.tickets import Held, Waiting
 from prefect_slots.ledger import usage
-from prefect_slots.model.request import Request
+from prefect_slots.model import Request
 from prefect_slots.settings import Settings
 
 T = TypeVar("T")

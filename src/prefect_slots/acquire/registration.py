@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import queries, registry, store, transaction
-from prefect_slots.model.amount import format_amount
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import GPU_MEM, sanitise_machine_name
+from prefect_slots.model import GPU_MEM, Finding, format_amount, sanitise_machine_name
 from prefect_slots.settings import Settings
 from prefect_slots.system.threads import await_in_thread
 

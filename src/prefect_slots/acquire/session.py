@@ -17,7 +17,7 @@ from prefect_slots.acquire.tickets import POLL_SECONDS, Held, Tickets, Waiting, 
 from prefect_slots.errors import LedgerUnreadable, NotRegistered
 from prefect_slots.ledger import registry, store, wakeup
 from prefect_slots.ledger.owner import Owner, bury
-from prefect_slots.model.request import Request
+from prefect_slots.model import Request
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock

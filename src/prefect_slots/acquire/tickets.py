@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Final
 from prefect_slots import errors
 from prefect_slots.ledger import leases, queries, registry, store, transaction
 from prefect_slots.ledger.failpoints import Point, reached
-from prefect_slots.model.amount import duration_asked
-from prefect_slots.model.book import Asked, Grant, Holding, Nesting, Shape, Ticket
-from prefect_slots.model.request import Request
+from prefect_slots.model import Asked, Grant, Holding, Nesting, Request, Shape, Ticket, duration_asked
 from prefect_slots.scheduling import grant_reuse
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest

@@ -17,7 +17,7 @@ from prefect_slots.doctor.examine import examine
 from prefect_slots.doctor.facts import Facts
 from prefect_slots.doctor.fix import mend
 from prefect_slots.errors import SlotsError
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import Finding
 from prefect_slots.settings import load_settings
 
 

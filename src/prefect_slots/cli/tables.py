@@ -13,9 +13,7 @@ from rich.text import Text
 from prefect_slots.detect.detector import Sight
 from prefect_slots.detect.survey import Survey
 from prefect_slots.limits.registration import RegistrationReport
-from prefect_slots.model.amount import MAX_AMOUNT, MIB, format_amount
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import GPU_MEM, Inventory
+from prefect_slots.model import GPU_MEM, MAX_AMOUNT, MIB, Finding, Inventory, format_amount
 from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
 from prefect_slots.usage.snapshot import OthersUse
 

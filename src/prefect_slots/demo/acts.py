@@ -10,7 +10,7 @@ from prefect_slots.demo.api import Api, FlowRun
 from prefect_slots.demo.stage import DemoFailed, Stage
 from prefect_slots.ledger import queries
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM
 from prefect_slots.observe.status import MachineStatus, machine_status
 from prefect_slots.observe.timeline import run_of
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from prefect_slots.detect.survey import SHIPPED, survey
-from prefect_slots.model.amount import format_amount
-from prefect_slots.model.declaration import Declarations, DetectorRules
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, Declarations, DetectorRules, format_amount
 
 # Pictures that scikit-image ships: nothing is downloaded. The sizes differ, so that the flow runs' times do too.
 PHOTOS: Final = (

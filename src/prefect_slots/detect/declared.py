@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from prefect_slots.model.amount import MIB, SEATS
-from prefect_slots.model.declaration import Declarations
-from prefect_slots.model.resource import GPU_MEM, Cell, Resource, license_resource
+from prefect_slots.model import GPU_MEM, MIB, SEATS, Cell, Declarations, Resource, license_resource
 
 
 def declared_resources(declarations: Declarations) -> Iterator[Resource]:

@@ -14,9 +14,7 @@ from types import UnionType
 from typing import Any, Final, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import UNPRINTABLE, Finding
-from prefect_slots.model.resource import LICENSE_PREFIX, Cell, Resource, check_resource_name
+from prefect_slots.model import LICENSE_PREFIX, UNPRINTABLE, Cell, Finding, GpuRules, Resource, check_resource_name
 
 GROUP: Final = "prefect_slots.detectors"
 

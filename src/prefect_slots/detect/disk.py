@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from prefect_slots.detect.detector import Answer, Scene, Sight, single, unreadable
-from prefect_slots.model.amount import MAX_AMOUNT
-from prefect_slots.model.declaration import ScratchSpace
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import MAX_AMOUNT, Finding, ScratchSpace
 from prefect_slots.system.mounts import IN_MEMORY, NETWORK, file_system, query_mounts
 
 GIB: Final = "GiB"

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from prefect_slots.detect.detector import Answer, Scene, Sight, single, unreadable
 from prefect_slots.detect.gpu.nvml import NO_NVIDIA_HERE, Nvml, ask, error_code, failure_of, opened
-from prefect_slots.model.declaration import EncoderSessions
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import EncoderSessions, Finding
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,7 @@ from pathlib import Path
 import psutil
 
 from prefect_slots.detect.detector import Answer, Scene, Sight, single
-from prefect_slots.model.amount import CORES, MIB, bytes_available, format_amount
-from prefect_slots.model.declaration import HostRules
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import CPUS, MEM
+from prefect_slots.model import CORES, CPUS, MEM, MIB, Finding, HostRules, bytes_available, format_amount
 from prefect_slots.system.cgroups import core_limit, memory_limit
 from prefect_slots.system.sysfs import ROOT
 

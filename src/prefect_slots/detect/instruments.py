@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect_slots.detect.detector import Answer, Scene, unreadable
-from prefect_slots.model.declaration import Instruments
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import Cell, Resource
+from prefect_slots.model import Cell, Finding, Instruments, Resource
 
 
 @dataclass(frozen=True)

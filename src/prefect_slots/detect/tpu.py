@@ -3,7 +3,7 @@
 from typing import Final
 
 from prefect_slots.detect.detector import Answer, Scene, Sight, single
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import Finding
 from prefect_slots.system.sysfs import query_pci
 
 TPU: Final = "tpu"

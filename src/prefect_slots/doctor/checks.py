@@ -6,8 +6,7 @@ from functools import partial
 from typing import Final
 
 from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, StaleFacts, Versions
-from prefect_slots.model.finding import Finding, Severity
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, Finding, Severity
 
 # As `pyproject.toml` claims.
 _OLDEST_CLIENT: Final = (3, 6, 17)

@@ -24,9 +24,7 @@ from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
 from prefect_slots.limits.claim import read_claim
 from prefect_slots.limits.client import Server
-from prefect_slots.model.amount import format_amount
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, Finding, format_amount
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.scheduling.explain import is_stranded
 from prefect_slots.settings import Settings, load_settings

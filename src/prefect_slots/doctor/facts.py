@@ -9,7 +9,7 @@ from typing import Literal
 from prefect_slots.leases.reconcile import Count
 from prefect_slots.ledger.queries import Enrolled
 from prefect_slots.limits.client import ServerInfo
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import Finding
 
 
 @dataclass(frozen=True, kw_only=True)

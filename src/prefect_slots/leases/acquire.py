@@ -18,8 +18,7 @@ from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
 from prefect_slots.limits import events, naming, outcome
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.model.book import Holding
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import Holding, Scope
 from prefect_slots.scheduling.canonical_order import calls
 from prefect_slots.system import clock
 

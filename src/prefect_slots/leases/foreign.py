@@ -14,9 +14,7 @@ from prefect_slots.leases.reconcile import Count
 from prefect_slots.ledger import queries, registry, store, transaction
 from prefect_slots.limits import naming
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.model.book import CellId, Changed
-from prefect_slots.model.registered import LimitUnit, Stock
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import CellId, Changed, LimitUnit, Scope, Stock
 from prefect_slots.scheduling.placement import CellUse, spread
 
 

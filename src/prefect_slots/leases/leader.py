@@ -15,7 +15,7 @@ from prefect_slots.leases.renew import Renewal
 from prefect_slots.ledger import elected, leases, registry, store, transaction
 from prefect_slots.limits import events, naming
 from prefect_slots.limits.gateway import Gateway
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import Scope
 from prefect_slots.system import clock
 
 ROLE: Final = "leader"

@@ -10,10 +10,8 @@ from typing import Any, Final
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.sql import Tables
+from prefect_slots.model import Exclusive, Request, Requirement
 from prefect_slots.model import book as model
-from prefect_slots.model.amount import Exclusive
-from prefect_slots.model.request import Request
-from prefect_slots.model.requirement import Requirement
 
 # Columns of `shape s` that `shape_of` reads, in its order.
 SHAPE: Final = "s.requirement, s.priority, s.expected, s.parent, s.root, s.source"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prefect_slots.ledger import book
 from prefect_slots.ledger.sql import Tables
-from prefect_slots.model.book import CellId, Shape
+from prefect_slots.model import CellId, Shape
 
 
 @dataclass(frozen=True)

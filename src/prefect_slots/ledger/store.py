@@ -19,7 +19,7 @@ from prefect_slots.ledger import schema
 from prefect_slots.ledger.failpoints import Point, reached
 from prefect_slots.ledger.transaction import Decide, Plan, Transaction
 from prefect_slots.ledger.wakeup import wake
-from prefect_slots.model.book import Ended
+from prefect_slots.model import Ended
 
 T = TypeVar("T")
 # SQLite's lock has no queue: with hundreds of processes on few cores one may be passed over for many seconds, and a

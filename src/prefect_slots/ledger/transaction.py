@@ -14,9 +14,8 @@ from uuid import UUID
 from prefect_slots.ledger import book, leases
 from prefect_slots.ledger.owner import Owner, is_dead
 from prefect_slots.ledger.sql import Tables
+from prefect_slots.model import Request, Requirement
 from prefect_slots.model import book as model
-from prefect_slots.model.request import Request
-from prefect_slots.model.requirement import Requirement
 from prefect_slots.system import clock
 
 Decide = Callable[[model.Book, model.Event, float], model.Decision]

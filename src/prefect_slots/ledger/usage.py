@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 
 from prefect_slots.ledger.sql import Tables
-from prefect_slots.model.book import CellId
+from prefect_slots.model import CellId
 
 Samples = tuple[tuple[float, int], ...]
 

@@ -22,7 +22,7 @@ from prefect_slots.errors import ServerRefused, SlotsError
 from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
 from prefect_slots.limits.prefect_private import websocket_of
 from prefect_slots.limits.transport import without_password
-from prefect_slots.model.finding import Stale
+from prefect_slots.model import Stale
 from prefect_slots.system import clock
 
 if TYPE_CHECKING:

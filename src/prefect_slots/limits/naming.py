@@ -7,8 +7,7 @@ The naming is injective: no two resources, cells, scopes or machines share a nam
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from prefect_slots.model.registered import LimitSpec, LimitUnit, Stock
-from prefect_slots.model.resource import GPU_MEM, LICENSE_PREFIX, Scope, sanitise_machine_name
+from prefect_slots.model import GPU_MEM, LICENSE_PREFIX, LimitSpec, LimitUnit, Scope, Stock, sanitise_machine_name
 
 # Prefect lists and releases holders for limits with this prefix only.
 _MIRROR_PREFIX: Final = "tag:"

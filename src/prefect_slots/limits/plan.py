@@ -10,8 +10,7 @@ from enum import StrEnum
 
 from prefect_slots.limits.naming import mirror_of, split_mirror
 from prefect_slots.limits.outcome import ExistingLimit
-from prefect_slots.model.registered import LimitSpec
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import LimitSpec, Scope
 
 
 class Action(StrEnum):

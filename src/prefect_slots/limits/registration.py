@@ -17,7 +17,7 @@ from prefect_slots.limits.gateway import existing_limit, read_limit
 from prefect_slots.limits.naming import specs
 from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
 from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, mirrors_in, numbers_of, plan
-from prefect_slots.model.registered import LimitSpec, Stock
+from prefect_slots.model import LimitSpec, Stock
 from prefect_slots.system import clock
 
 # Prefect returns at most this many limits per request.

@@ -9,9 +9,7 @@ from typing import Any
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import Exclusive
-from prefect_slots.model.book import Book, CellId
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model import Book, CellId, Exclusive, Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
 

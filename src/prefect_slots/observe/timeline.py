@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefect_slots.ledger.queries import Span
-from prefect_slots.model.amount import format_amount
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, format_amount
 from prefect_slots.observe.picture import INK, PAPER, Box, Line, Picture, Shape, Words
 from prefect_slots.observe.status import CellStatus
 

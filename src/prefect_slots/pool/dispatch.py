@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prefect_slots.model.request import Parent
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model import Parent, Requirement
 from prefect_slots.pool.grants import PoolGrant
 from prefect_slots.pool.process import Pin
 from prefect_slots.pool.task import Task

@@ -18,8 +18,7 @@ import psutil
 from prefect_slots.acquire import client
 from prefect_slots.acquire.tickets import Held
 from prefect_slots.errors import SlotsError
-from prefect_slots.model.request import Request
-from prefect_slots.model.resource import GPU_MEM, MEM
+from prefect_slots.model import GPU_MEM, MEM, Request
 from prefect_slots.pool.process import Pin, Process, pin_of
 from prefect_slots.requiring.grant import Grant
 

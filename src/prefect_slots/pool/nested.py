@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from prefect_slots.model.request import Request
+from prefect_slots.model import Request
 from prefect_slots.pool.child import ChildContext, raised, told
 from prefect_slots.pool.task import Submission, Task, TaskExecutor, TaskFuture, Wanted
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack

@@ -25,8 +25,7 @@ from typing import Final
 import psutil
 
 from prefect_slots.ledger.folder import share
-from prefect_slots.model import gpu
-from prefect_slots.model.resource import CPUS
+from prefect_slots.model import CPUS, gpu
 from prefect_slots.pool.wire import Wire
 from prefect_slots.requiring.grant import Grant, pinned
 from prefect_slots.system.sysfs import ROOT, text_of

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
-from prefect_slots.model.request import Request
+from prefect_slots.model import Request
 from prefect_slots.pool import dispatch, nested, process, wire
 from prefect_slots.pool.dispatch import Job, Queue
 from prefect_slots.pool.grants import GrantClient, PoolGrant

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.model.request import Request
+from prefect_slots.model import Request
 from prefect_slots.pool.child import Admitted
 from prefect_slots.pool.wire import Packed, pack
 from prefect_slots.requiring import context

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from prefect_slots.errors import TaskDied, TaskTimeout
-from prefect_slots.model.resource import MEM
+from prefect_slots.model import MEM
 from prefect_slots.pool import process, wire
 from prefect_slots.pool.child import raised
 from prefect_slots.pool.grants import GrantClient, PoolGrant

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prefect_slots.errors import InvalidRequirement
-from prefect_slots.model.requirement import Requirement, declare, spelled
-from prefect_slots.model.terms import invalid
+from prefect_slots.model import Requirement, declare, invalid, spelled
 
 
 class any_of:  # noqa: N801 - used within `requires(...)`, it reads as words

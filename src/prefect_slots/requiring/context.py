@@ -13,7 +13,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefect_slots.model.request import Parent
+    from prefect_slots.model import Parent
     from prefect_slots.requiring.grant import Grant
 
 _innermost: ContextVar[Grant | None] = ContextVar("prefect_slots_grant", default=None)
@@ -65,8 +65,7 @@ class inside:  # noqa: N801 - used as `with inside(grant)`
 def enclosing() -> Parent | None:
     """Return the grant that a new request is nested in: this context's, else the one this process was started under."""
     # Imported when needed: every task process imports this module, and few make requests.
-    from prefect_slots.model.book import TOKEN
-    from prefect_slots.model.request import Parent
+    from prefect_slots.model import TOKEN, Parent
 
     grant = current_grant()
     return Parent.from_token(grant.token if grant is not None else os.environ.get(TOKEN, ""))

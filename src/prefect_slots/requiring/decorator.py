@@ -18,9 +18,7 @@ from typing import Any, TypeVar
 
 from prefect_slots.acquire import client
 from prefect_slots.errors import LeaseLost
-from prefect_slots.model.request import Request
-from prefect_slots.model.requirement import declare, spelled
-from prefect_slots.model.terms import Terms, invalid
+from prefect_slots.model import Request, Terms, declare, invalid, spelled
 from prefect_slots.requiring import context, prefect_run
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant

@@ -13,9 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from prefect_slots.errors import ConfigError
-from prefect_slots.model import gpu
-from prefect_slots.model.book import TOKEN
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, TOKEN, gpu
 
 if TYPE_CHECKING:
     from prefect_slots.acquire.client import Target

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Grant, Line, Slot, Ticket
+from prefect_slots.model import Grant, Line, Slot, Ticket
 from prefect_slots.scheduling import fairness
 from prefect_slots.scheduling.backfill import Gaps
 from prefect_slots.scheduling.placement import Placed, Pool, place

@@ -8,7 +8,7 @@ start, so that no number of them delays the reservation; one that runs late make
 
 from collections.abc import Iterable, Sequence
 
-from prefect_slots.model.book import Grant, Holding, Shape
+from prefect_slots.model import Grant, Holding, Shape
 from prefect_slots.scheduling.fairness import Reservation
 from prefect_slots.scheduling.placement import Pool
 

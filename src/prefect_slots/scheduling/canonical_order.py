@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from itertools import groupby, pairwise
 from typing import Final
 
-from prefect_slots.model.registered import LimitUnit
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import LimitUnit, Scope
 
 # Local limits first: a holder of local cells may wait for a fleet limit, and never the reverse.
 _RANK: Final = {Scope.WORKER: 0, Scope.FLEET: 1}

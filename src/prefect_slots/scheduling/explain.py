@@ -6,9 +6,7 @@ Nothing is decided here; the same pools that placement uses are described.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Book, CellId, CellState, Line, Ticket
-from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
-from prefect_slots.model.resource import GPU_MEM, MEM
+from prefect_slots.model import GPU_MEM, MEM, WHOLE, Book, CellId, CellState, Demand, Line, Requirement, Share, Ticket
 from prefect_slots.scheduling.fairness import set_aside
 from prefect_slots.scheduling.placement import Pool, fits, grant_pool, machine_pool, place
 

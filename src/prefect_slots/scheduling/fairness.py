@@ -9,8 +9,7 @@ so that the reserving ones are always its first.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prefect_slots.model.book import CellId, Holding, Line, Shape, Ticket
-from prefect_slots.model.requirement import Demand, Requirement
+from prefect_slots.model import CellId, Demand, Holding, Line, Requirement, Shape, Ticket
 from prefect_slots.scheduling.placement import Amounts, Pool, fits, place
 
 

@@ -6,8 +6,7 @@ other ticket waits, so that its release could change nothing.
 
 from collections.abc import Mapping
 
-from prefect_slots.model.book import Book
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import Book, Scope
 from prefect_slots.scheduling.placement import machine_pool
 
 

@@ -9,9 +9,7 @@ of a deadlock and is refused at once.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prefect_slots.model.book import Book, Grant, Nesting
-from prefect_slots.model.requirement import Requirement
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import Book, Grant, Nesting, Requirement, Scope
 from prefect_slots.scheduling.canonical_order import strictly_after
 from prefect_slots.scheduling.placement import grant_pool, place
 

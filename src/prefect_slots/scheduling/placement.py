@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prefect_slots.model.book import Book, CellId, Grant, Holding
-from prefect_slots.model.requirement import Demand, Requirement
+from prefect_slots.model import Book, CellId, Demand, Grant, Holding, Requirement
 
 Amounts = Mapping[CellId, int]
 

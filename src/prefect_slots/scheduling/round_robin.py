@@ -8,7 +8,7 @@ one.
 
 from collections.abc import Iterable, Mapping
 
-from prefect_slots.model.book import Line, Shape, Ticket
+from prefect_slots.model import Line, Shape, Ticket
 from prefect_slots.scheduling.fairness import front
 from prefect_slots.scheduling.placement import Pool, place
 

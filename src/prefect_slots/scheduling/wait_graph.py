@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from prefect_slots.model.book import Grant, Line, Nesting, Shape
+from prefect_slots.model import Grant, Line, Nesting, Shape
 from prefect_slots.scheduling.fairness import Reservation
 from prefect_slots.scheduling.placement import Pool, fits
 

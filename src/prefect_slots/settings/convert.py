@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from prefect_slots.errors import ConfigError
-from prefect_slots.model.book import TOKEN
+from prefect_slots.model import TOKEN
 from prefect_slots.settings import schema
 from prefect_slots.settings.checks import contradictions
 from prefect_slots.settings.declarations import declarations_of

@@ -1,7 +1,6 @@
 """Conversion of a configuration file's tables to the model's declarations."""
 
-from prefect_slots.model import declaration
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import Scope, declaration
 from prefect_slots.settings.schema import ConfigFile, LicenseTable, ResourceTable
 
 

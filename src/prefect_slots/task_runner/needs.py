@@ -12,7 +12,7 @@ from prefect import Task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 
-from prefect_slots.model.terms import Terms
+from prefect_slots.model import Terms
 from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.decorator import requires
 from prefect_slots.requiring.wrappers import decoration

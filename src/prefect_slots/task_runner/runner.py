@@ -15,7 +15,7 @@ from prefect.task_runners import TaskRunner
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.limits.prefect_private import emit_task_run_state
-from prefect_slots.model.request import Request
+from prefect_slots.model import Request
 from prefect_slots.pool import by_value, nested, wire
 from prefect_slots.pool.supervisor import Supervisor
 from prefect_slots.pool.task import is_urgent

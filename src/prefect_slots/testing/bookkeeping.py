@@ -7,7 +7,7 @@ compares the books after every event. A keeper stores and shows the book; the de
 from dataclasses import replace
 from typing import Protocol
 
-from prefect_slots.model.book import Asked, Book, CellState, Change, Changed, Event, Line
+from prefect_slots.model import Asked, Book, CellState, Change, Changed, Event, Line
 from prefect_slots.scheduling.decide import decide
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from prefect_slots.model.requirement import Requirement
+from prefect_slots.model import Requirement
 from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
 from prefect_slots.testing.play import Play, Step
 from prefect_slots.testing.strategies import SCOPES, Situation, situations

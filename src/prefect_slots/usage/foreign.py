@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefect_slots.ledger.usage import Outside, Samples
-from prefect_slots.model.finding import Stale
+from prefect_slots.model import Stale
 
 
 @dataclass(frozen=True, kw_only=True)

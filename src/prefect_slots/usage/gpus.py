@@ -15,8 +15,7 @@ from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model import amount, book, finding
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, amount, book, finding
 from prefect_slots.settings import Settings
 from prefect_slots.system import container, processes, sysfs, threads
 from prefect_slots.usage import foreign, overuse

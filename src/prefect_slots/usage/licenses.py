@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from prefect_slots.detect.licenses import client, outside, report
 from prefect_slots.ledger import queries, registry, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model import amount, book, declaration, finding
-from prefect_slots.model.resource import Scope, license_resource
+from prefect_slots.model import Scope, amount, book, declaration, finding, license_resource
 from prefect_slots.system.processes import Users
 from prefect_slots.usage import foreign, overuse
 

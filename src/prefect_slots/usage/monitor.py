@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from prefect_slots.ledger import elected, queries, registry, store, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model import declaration, finding
-from prefect_slots.model.requirement import Requirement
-from prefect_slots.model.resource import GPU_MEM, MEM, license_resource
+from prefect_slots.model import GPU_MEM, MEM, Requirement, declaration, finding, license_resource
 from prefect_slots.settings import Settings
 from prefect_slots.system import processes, threads
 from prefect_slots.usage import foreign

@@ -14,9 +14,7 @@ import psutil
 
 from prefect_slots.ledger import queries, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model import book, finding
-from prefect_slots.model.amount import MIB, bytes_used, format_amount
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, MIB, book, bytes_used, finding, format_amount
 from prefect_slots.system.processes import same_start
 
 # A suggestion is worth reading if a grant declared twice its peak and at least 2 GiB beyond it, so that another task of

@@ -17,9 +17,7 @@ from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
 from prefect_slots.errors import ConfigError, SlotsError
-from prefect_slots.model.amount import Exclusive, format_amount
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
+from prefect_slots.model import Exclusive, Finding, Registered, RegisteredCell, RegisteredResource, format_amount
 from prefect_slots.requiring.target import target_of
 from prefect_slots.settings import Settings
 

@@ -13,10 +13,7 @@ from typing import Any, Final
 
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.offer import GpuOffer
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.gpu import APPLE_KEY
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import APPLE_KEY, GPU_MEM, MIB, GpuRules, bytes_available, format_amount
 from prefect_slots.system.commands import run_command
 
 # `system_profiler` takes seconds on a Mac with many devices; without it only the name is lost.

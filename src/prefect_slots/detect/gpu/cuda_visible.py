@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prefect_slots.model.finding import Finding, Severity
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, Finding, Severity
 
 VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER_VARIABLE: Final = "CUDA_DEVICE_ORDER"

@@ -15,10 +15,7 @@ from typing import Any, Final
 
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.offer import GpuOffer
-from prefect_slots.model.amount import bytes_available
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.gpu import intel_key
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, GpuRules, bytes_available, intel_key
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.sysfs import query_drm, text_of
 

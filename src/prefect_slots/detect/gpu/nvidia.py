@@ -17,10 +17,7 @@ from prefect_slots.detect.gpu.cuda_visible import VARIABLE, Device, Visible, int
 from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, load_nvml, text_of
 from prefect_slots.detect.gpu.offer import GpuOffer
 from prefect_slots.detect.host import query_memory
-from prefect_slots.model.amount import MIB, bytes_available, format_amount
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import Finding
-from prefect_slots.model.resource import GPU_MEM
+from prefect_slots.model import GPU_MEM, MIB, Finding, GpuRules, bytes_available, format_amount
 from prefect_slots.system.container import Surroundings, query_surroundings
 
 _NOWHERE_SPECIAL: Final = Surroundings()

@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field
 
 from prefect_slots.detect.detector import Answer, Sight
-from prefect_slots.model.amount import MIB, Exclusive, format_amount
-from prefect_slots.model.declaration import GpuRules
-from prefect_slots.model.finding import Finding, Severity
-from prefect_slots.model.resource import GPU_MEM, Cell, Resource
+from prefect_slots.model import GPU_MEM, MIB, Cell, Exclusive, Finding, GpuRules, Resource, Severity, format_amount
 
 
 @dataclass(kw_only=True)

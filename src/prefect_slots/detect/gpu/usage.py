@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from prefect_slots.detect.gpu import nvml as nvml_api
 from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, lacks, load_nvml, text_of
-from prefect_slots.model.amount import bytes_used
+from prefect_slots.model import bytes_used
 from prefect_slots.system.container import Surroundings
 
 _LISTS: Final = ("Compute", "Graphics", "MPSCompute")

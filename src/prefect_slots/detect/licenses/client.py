@@ -25,8 +25,7 @@ from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.licenses.report import Reading
 from prefect_slots.detect.licenses.seats import Here, identities, interpret_seats
 from prefect_slots.detect.licenses.vendors import VENDORS, fill
-from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.resource import license_resource
+from prefect_slots.model import LicenseServer, license_resource
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.threads import call_in_thread
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading, earliest
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import Finding
 
 # Letters of a server's error that a finding quotes: garbage may be long.
 _SHOWN: Final = 200

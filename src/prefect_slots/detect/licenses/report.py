@@ -11,7 +11,7 @@ from datetime import date
 from itertools import chain
 from typing import Final, TypeAlias
 
-from prefect_slots.model.finding import Finding
+from prefect_slots.model import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
