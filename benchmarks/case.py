@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
-OURS: Final = "ours"
-PREFECT: Final = "prefect"
-RAW: Final = "raw"
-BOUND: Final = "bound"
+OURS = "ours"
+PREFECT = "prefect"
+RAW = "raw"
+BOUND = "bound"
 # Nothing is told to anybody, and no key is left in the user's home.
-RAY_QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
+RAY_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Benchmark(Protocol):
     bars: Callable[[Sequence[Measured]], list[Bar]]
 
 
-NAMES: Final = (
+NAMES = (
     "startup", "handoff", "uncontended", "server_load", "recovery", "makespan", "packing", "scale", "fleet", "runner",
     "pool",
 )  # fmt: skip

@@ -7,13 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Final
 from urllib.parse import urlsplit
 
-REQUESTS: Final = "requests"
-RENEWALS: Final = "renewals"
-EVENTS: Final = "events"
-_MASK_BYTES: Final = 4
+REQUESTS = "requests"
+RENEWALS = "renewals"
+EVENTS = "events"
+_MASK_BYTES = 4
 
 
 class Counted:

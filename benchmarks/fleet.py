@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from benchmarks.case import OURS, PREFECT, Bar, Measured, Run, pick
 from benchmarks.crew import Ask, crew
@@ -16,10 +15,10 @@ from benchmarks.numbers import summary
 from benchmarks.relay import relay
 from benchmarks.stage import staged
 
-CASE: Final = "2 s holders, one seat, two machines"
-_HOLD: Final = 2.0
-_FEATURE: Final = "benchmark"
-_DECLARED: Final = f'[license.{_FEATURE}]\nseats = 1\nscope = "fleet"\n'
+CASE = "2 s holders, one seat, two machines"
+_HOLD = 2.0
+_FEATURE = "benchmark"
+_DECLARED = f'[license.{_FEATURE}]\nseats = 1\nscope = "fleet"\n'
 
 
 def measure(run: Run) -> list[Measured]:

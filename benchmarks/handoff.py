@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from tests.support.boxes import Box
 
@@ -22,12 +21,12 @@ from benchmarks.numbers import summary
 from benchmarks.relay import Asking, relay
 from benchmarks.stage import Stage, in_order, names, staged
 
-HANDED: Final = "handed over"
-NOT_HANDED: Final = "not handed over"
-ROUND_TRIP: Final = "one increment"
-_DECLARED: Final = "[resources.scanner]\ncapacity = 1\n[resources.seats]\ncapacity = 3\n"
-_SCANNER: Final = "scanner"
-_SEATS: Final = "seats"
+HANDED = "handed over"
+NOT_HANDED = "not handed over"
+ROUND_TRIP = "one increment"
+_DECLARED = "[resources.scanner]\ncapacity = 1\n[resources.seats]\ncapacity = 3\n"
+_SCANNER = "scanner"
+_SEATS = "seats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +54,8 @@ class Case:
 
 
 # Averages of 30 s last for one hand-off only: the 2 s after it are counted in.
-AFTER_LONG: Final = Case(hold=2, waiters=1, occupancy=30, blocks=3, handoffs=1, others=1)
-FULL: Final = (
+AFTER_LONG = Case(hold=2, waiters=1, occupancy=30, blocks=3, handoffs=1, others=1)
+FULL = (
     Case(hold=2, waiters=1, occupancy=2, blocks=2, handoffs=4, others=5),
     Case(hold=2, waiters=3, occupancy=2, blocks=2, handoffs=3, others=3),
     Case(hold=2, waiters=20, occupancy=2, blocks=1, handoffs=5, others=4),
@@ -65,7 +64,7 @@ FULL: Final = (
     Case(hold=0.2, waiters=20, occupancy=0.2, blocks=1, handoffs=40, others=10),
     AFTER_LONG,
 )
-QUICK: Final = (
+QUICK = (
     Case(hold=2, waiters=1, occupancy=2, blocks=1, handoffs=2, others=2),
     Case(hold=0.2, waiters=1, occupancy=0.2, blocks=1, handoffs=10, others=5),
 )

@@ -15,21 +15,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
-from typing import Final
 
 from benchmarks.case import BOUND, OURS, PREFECT, Bar, Measured, Run, pick
 from benchmarks.crew import Ask, Turn, Worker, clock, crew
 from benchmarks.numbers import median, summary
 from benchmarks.stage import staged
 
-CASE: Final = "20 items, 4 processes, 2 slots"
-ITEMS: Final = 20
-PROCESSES: Final = 4
-SLOTS: Final = 2
-PREPARE: Final = 0.5
-SCAN: Final = 1.0
-WRITE: Final = 0.25
-_DECLARED: Final = f"[resources.scanner]\ncapacity = {SLOTS}\n"
+CASE = "20 items, 4 processes, 2 slots"
+ITEMS = 20
+PROCESSES = 4
+SLOTS = 2
+PREPARE = 0.5
+SCAN = 1.0
+WRITE = 0.25
+_DECLARED = f"[resources.scanner]\ncapacity = {SLOTS}\n"
 
 
 def bound() -> float:

@@ -17,28 +17,27 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from benchmarks.case import BOUND, OURS, Bar, Measured, Run, pick
 from benchmarks.optimum import Search
 from benchmarks.policies import dask, fifo, ours, ray
 from benchmarks.workload import MACHINE, SMALL, Task, area_bound, few_tasks, mapped_tasks, unlike_tasks
 
-MAPPED: Final = "500 calls of 20 functions"
-UNLIKE: Final = "500 unlike tasks"
-FEW: Final = "12 tasks"
-REAL: Final = "12 tasks in threads"
-DEFAULT: Final = "ours, K=20"
-WORDS: Final = "ours, K=20, expected_seconds"
-FIFO: Final = "FIFO (model)"
-RAY: Final = "Ray (model)"
-DASK: Final = "Dask (model)"
-OPTIMUM: Final = "optimum"
-VIRTUAL: Final = "virtual time"
-UNBOUNDED: Final = sys.maxsize
-K: Final = 20
-SCALE: Final = 0.1
-_CONFIG: Final = """
+MAPPED = "500 calls of 20 functions"
+UNLIKE = "500 unlike tasks"
+FEW = "12 tasks"
+REAL = "12 tasks in threads"
+DEFAULT = "ours, K=20"
+WORDS = "ours, K=20, expected_seconds"
+FIFO = "FIFO (model)"
+RAY = "Ray (model)"
+DASK = "Dask (model)"
+OPTIMUM = "optimum"
+VIRTUAL = "virtual time"
+UNBOUNDED = sys.maxsize
+K = 20
+SCALE = 0.1
+_CONFIG = """
 [settings]
 coordination = "local"
 max_overtakes = 1_000_000

@@ -18,28 +18,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
 
 from benchmarks.case import BOUND, OURS, RAY_QUIET, Bar, Measured, Run, pick
 from benchmarks.numbers import median, summary
 from benchmarks.pool_peers import PEERS, WORKERS
 from benchmarks.pool_session import Session, session
 
-START: Final = "start to first result"
-MANY: Final = "tasks with two needs"
-MEMORY: Final = f"memory, {WORKERS} workers"
-ALIKE: Final = "hand-off, one kind"
-UNLIKE: Final = "hand-off, two kinds"
-ARRAY: Final = "64 MB there and back"
-RAY: Final = "ray"
-DASK: Final = "dask"
-_NEEDS: Final = {RAY: "ray", DASK: "distributed"}
-_MEGABYTES: Final = 64
-_TASKS: Final = 1500
-_RELAYED: Final = 60
-_CASES: Final = (START, MANY, MEMORY, ALIKE, UNLIKE, ARRAY)
-_UNITS: Final = {MANY: "/s", MEMORY: "MiB"}
-_CONFIG: Final = f"""
+START = "start to first result"
+MANY = "tasks with two needs"
+MEMORY = f"memory, {WORKERS} workers"
+ALIKE = "hand-off, one kind"
+UNLIKE = "hand-off, two kinds"
+ARRAY = "64 MB there and back"
+RAY = "ray"
+DASK = "dask"
+_NEEDS = {RAY: "ray", DASK: "distributed"}
+_MEGABYTES = 64
+_TASKS = 1500
+_RELAYED = 60
+_CASES = (START, MANY, MEMORY, ALIKE, UNLIKE, ARRAY)
+_UNITS = {MANY: "/s", MEMORY: "MiB"}
+_CONFIG = f"""
 [settings]
 coordination = "local"
 [gpus]
@@ -52,7 +51,7 @@ capacity = {WORKERS}
 capacity = 1
 """
 # Case, whom ours is compared with (the lowest of them), the ratio at most, at least.
-_ASKED: Final[tuple[tuple[str, tuple[str, ...], float | None, float | None], ...]] = (
+_ASKED: tuple[tuple[str, tuple[str, ...], float | None, float | None], ...] = (
     (START, (RAY,), 1 / 20, None),
     (MEMORY, (RAY,), 1 / 8, None),
     (MANY, (RAY,), None, 2.5),

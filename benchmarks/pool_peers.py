@@ -12,15 +12,15 @@ import sys
 import time
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
 from benchmarks.pool_tasks import Held, hold, nothing, read, send_back
 
-WORKERS: Final = 2
-BOTH: Final = {"scanner": 1, "seat": 1}
-SINGLE: Final = {"single": 1}
-UNLIKE: Final = {"single": 1, "seat": 1}
-HOLD_SECONDS: Final = 0.01
+WORKERS = 2
+BOTH = {"scanner": 1, "seat": 1}
+SINGLE = {"single": 1}
+UNLIKE = {"single": 1, "seat": 1}
+HOLD_SECONDS = 0.01
 
 
 class Peer(Protocol):
@@ -165,7 +165,7 @@ async def _add_single(dask_worker: Any) -> None:
     await dask_worker.set_resources(single=1)
 
 
-PEERS: Final = {"ours": Ours, "ray": Ray, "dask": Dask, "bound": Bare}
+PEERS = {"ours": Ours, "ray": Ray, "dask": Dask, "bound": Bare}
 
 
 def main() -> None:
@@ -227,7 +227,7 @@ def _array(peer: Peer, megabytes: int) -> float:
     return seconds
 
 
-_DO: Final = {"pids": _pids, "many": _many, "alike": _alike, "unlike": _unlike, "array": _array}
+_DO = {"pids": _pids, "many": _many, "alike": _alike, "unlike": _unlike, "array": _array}
 
 if __name__ == "__main__":
     main()

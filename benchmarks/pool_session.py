@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psutil
 
-_MARK: Final = "POOL_BENCHMARK"
-ENDING_SECONDS: Final = 10.0
+_MARK = "POOL_BENCHMARK"
+ENDING_SECONDS = 10.0
 
 
 class Session:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from tests.support.polling import until
 
@@ -18,11 +17,11 @@ from benchmarks.crew import Ask, Crew, Started, Worker, clock, crew
 from benchmarks.numbers import summary
 from benchmarks.stage import staged
 
-CASE: Final = "kill -9 to the next holder's start"
-STOCK: Final = f"{CASE}, lease of 60 s"
-_DECLARED: Final = "[resources.scanner]\ncapacity = 1\n"
-_FOREVER: Final = 3600.0
-_WATCH_SECONDS: Final = 0.5
+CASE = "kill -9 to the next holder's start"
+STOCK = f"{CASE}, lease of 60 s"
+_DECLARED = "[resources.scanner]\ncapacity = 1\n"
+_FOREVER = 3600.0
+_WATCH_SECONDS = 0.5
 
 
 def measure(run: Run) -> list[Measured]:

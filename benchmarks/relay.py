@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from multiprocessing.connection import wait
-from typing import Final
 
 from benchmarks.crew import Ask, Started, Turn, Worker
 
@@ -16,10 +15,10 @@ Asking = Callable[[int], Ask]
 
 # As a part of the time that a holder holds: who always asked when a holder starts would, where waiters ask again after
 # about that time, always or never be there in time.
-_LATEST_ARRIVAL: Final = 0.8
+_LATEST_ARRIVAL = 0.8
 # How much longer than others the first holder holds it, for the others to queue.
-_SETTLE_SECONDS: Final = 0.5
-_SETTLE_SECONDS_EACH: Final = 0.08
+_SETTLE_SECONDS = 0.5
+_SETTLE_SECONDS_EACH = 0.08
 
 
 def relay(

@@ -14,17 +14,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Final
 
 from benchmarks.case import BOUND, OURS, RAY_QUIET, Bar, Measured, Run, pick
 from benchmarks.numbers import median, summary
 from benchmarks.stage import staged
 from benchmarks.three_steps import ANALYSE, LOAD, PEERS, PROCESSES, SAVE, SLOTS
 
-ITEMS: Final = 40
-QUICK_ITEMS: Final = 10
-_NEEDS: Final = {"ray": "prefect_ray", "dask": "prefect_dask"}
-_DECLARED: Final = f"[resources.scanner]\ncapacity = {SLOTS}\n"
+ITEMS = 40
+QUICK_ITEMS = 10
+_NEEDS = {"ray": "prefect_ray", "dask": "prefect_dask"}
+_DECLARED = f"[resources.scanner]\ncapacity = {SLOTS}\n"
 
 
 def case_of(items: int) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from benchmarks.case import OURS, Bar, Measured, Run, pick
 from benchmarks.crew import clock
@@ -27,11 +26,11 @@ from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource
 from prefect_slots.scheduling.decide import decide
 
-TICKETS: Final = (10, 100, 1_000, 10_000)
-FEW: Final = 5
-MANY: Final = 200
-RUNS: Final = 500
-_FEATURE: Final = "benchmark"
+TICKETS = (10, 100, 1_000, 10_000)
+FEW = 5
+MANY = 200
+RUNS = 500
+_FEATURE = "benchmark"
 
 
 class Queue:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from benchmarks.case import OURS, PREFECT, Bar, Measured, Run, pick
 from benchmarks.counting_proxy import EVENTS, RENEWALS, REQUESTS, Proxy, counting_proxy
@@ -17,12 +16,12 @@ from benchmarks.crew import Ask, Crew, crew
 from benchmarks.relay import Asking, relay
 from benchmarks.stage import Stage, in_order, staged
 
-SAME: Final = "all ask for the same"
-DIFFERENT: Final = "neighbours ask for different amounts"
-WAITERS: Final = (1, 10, 50)
-_MANY: Final = 10
-_HOLD: Final = 0.2
-_DECLARED: Final = "[resources.seats]\ncapacity = 3\n"
+SAME = "all ask for the same"
+DIFFERENT = "neighbours ask for different amounts"
+WAITERS = (1, 10, 50)
+_MANY = 10
+_HOLD = 0.2
+_DECLARED = "[resources.seats]\ncapacity = 3\n"
 
 
 def measure(run: Run) -> list[Measured]:

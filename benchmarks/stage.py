@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 from tests.support.boxes import Box
@@ -20,7 +20,7 @@ from tests.support.prefect_server import PrefectServer
 from benchmarks.case import Run
 from benchmarks.crew import clock
 
-_CONFIG: Final = """
+_CONFIG = """
 [settings]
 worker = "{name}"
 [gpus]
@@ -31,9 +31,9 @@ mem = "1GiB"
 """
 
 # Prefect's client sends the events of a release after it, and its server writes them to the same database.
-_SETTLE_SECONDS: Final = 0.3
+_SETTLE_SECONDS = 0.3
 # Prefect's answer when SQLite is busy with something else; nothing was changed then.
-_BUSY: Final = 503
+_BUSY = 503
 
 
 class Stage:

@@ -12,14 +12,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from benchmarks.case import BOUND, OURS, PREFECT, Bar, Measured, Run
 from benchmarks.crew import clock
 from benchmarks.numbers import median, summary
 
-CASE: Final = "start, acquire, run `true`, release"
-_CONFIG: Final = """
+CASE = "start, acquire, run `true`, release"
+_CONFIG = """
 [gpus]
 detect = false
 [[gpus.card]]

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-PROCESSES: Final = 4
-SLOTS: Final = 2
-LOAD: Final = 0.05
-ANALYSE: Final = 0.2
-SAVE: Final = 0.05
+PROCESSES = 4
+SLOTS = 2
+LOAD = 0.05
+ANALYSE = 0.2
+SAVE = 0.05
 
 
 class Peer(NamedTuple):
@@ -95,7 +95,7 @@ def _as_it_is(function: Callable[[int], int]) -> Callable[[int], int]:
     return function
 
 
-PEERS: Final = {"ours": ours, "processes": processes, "ray": ray, "dask": dask}
+PEERS = {"ours": ours, "processes": processes, "ray": ray, "dask": dask}
 
 
 def main() -> None:

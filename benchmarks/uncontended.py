@@ -8,18 +8,17 @@ increment is told for scale. The server is left alone for a moment before each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from benchmarks.case import OURS, PREFECT, RAW, Bar, Measured, Run, pick
 from benchmarks.crew import Ask, Worker, crew
 from benchmarks.numbers import median, summary
 from benchmarks.stage import staged
 
-ONE: Final = "acquire and release, 1 limit"
-FOUR: Final = "acquire and release, 4 limits of different weights"
-ROUND_TRIP: Final = "one increment"
-_AMOUNTS: Final = {"alpha": 1, "beta": 2, "gamma": 3, "delta": 4}
-_DECLARED: Final = "".join(f"[resources.{name}]\ncapacity = {amount}\n" for name, amount in _AMOUNTS.items())
+ONE = "acquire and release, 1 limit"
+FOUR = "acquire and release, 4 limits of different weights"
+ROUND_TRIP = "one increment"
+_AMOUNTS = {"alpha": 1, "beta": 2, "gamma": 3, "delta": 4}
+_DECLARED = "".join(f"[resources.{name}]\ncapacity = {amount}\n" for name, amount in _AMOUNTS.items())
 
 
 def measure(run: Run) -> list[Measured]:

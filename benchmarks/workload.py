@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Final
 
 from tests.support.interleavings import cells
 
 from prefect_slots.model.book import CellId, CellState
 from prefect_slots.model.requirement import Demand, Requirement
 
-MACHINE: Final = cells(cpus=[32], gpu_mem=[24, 24, 24, 24], licence=[4], mem=[128])
-SMALL: Final = cells(cpus=[8], gpu_mem=[24, 24], licence=[1], mem=[32])
+MACHINE = cells(cpus=[32], gpu_mem=[24, 24, 24, 24], licence=[4], mem=[128])
+SMALL = cells(cpus=[8], gpu_mem=[24, 24], licence=[1], mem=[32])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Names are loaded on first use: importing this package imports neither Prefect no
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prefect_slots.pool.pool import SlotPool
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Grant", "SlotPool", "SlotTaskRunner", "any_of", "current_grant", "requires"]
 
-_HOMES: Final = {
+_HOMES = {
     "Grant": "prefect_slots.requiring",
     "SlotPool": "prefect_slots.pool.pool",
     "SlotTaskRunner": "prefect_slots.task_runner.runner",

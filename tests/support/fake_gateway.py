@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 from uuid import UUID, uuid4
 
 from prefect_slots.errors import LimitMissing, ServerRefused, ServerUnreachable
@@ -23,9 +23,9 @@ from prefect_slots.model.finding import Stale
 T = TypeVar("T")
 Asked = Literal["occupy", "release", "release by holder", "renew", "read", "holders", "subtract", "add"]
 
-REPOSSESSED_SECONDS: Final = 10.0
+REPOSSESSED_SECONDS = 10.0
 """How long after its end a lease's slots are given back, as the service of a real server does in rounds."""
-_LEAST_LIFE: Final = 60.0  # Prefect refuses shorter leases
+_LEAST_LIFE = 60.0  # Prefect refuses shorter leases
 
 
 @dataclass

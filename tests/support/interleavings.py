@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tests.support.laws import Overtakes, fits_idle
 
@@ -34,7 +34,7 @@ from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
 from prefect_slots.testing.bookkeeping import with_tails
 from prefect_slots.testing.play import Step, waiting
 
-RELEASE: Final = None
+RELEASE = None
 """The step that ends a process's innermost grant."""
 
 

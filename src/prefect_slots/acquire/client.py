@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -28,7 +28,7 @@ from prefect_slots.settings import Settings
 T = TypeVar("T")
 # Prefect stops a task in a worker thread by an exception that is raised only when the thread returns to Python, so a
 # wait is cut into slices; a quarter of a second is not felt as a delay.
-_SLICE_SECONDS: Final = 0.25
+_SLICE_SECONDS = 0.25
 _log = logging.getLogger("prefect_slots")
 
 

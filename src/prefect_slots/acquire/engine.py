@@ -12,11 +12,11 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 # `docker stop` kills a process 10 s after it asked it to end; the next process of the machine reaps the rest.
-EXIT_SECONDS: Final = 10.0
+EXIT_SECONDS = 10.0
 
 
 class Engine:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from prefect_slots import errors
 from prefect_slots.ledger import leases, queries, registry, store, transaction
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Longest wait for a wake-up, in seconds, before the ledger is read all the same: a datagram may be lost. A longer one
 # would be felt by people, a shorter one would load the ledger with every waiting process.
-POLL_SECONDS: Final = 0.5
+POLL_SECONDS = 0.5
 
 
 # A ticket's state, with its grant and the leases handed over to it once it is held, on the machine as it then is.

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from prefect_slots.errors import SlotsError
 
-FAILED: Final = 1
+FAILED = 1
 # A shell's code for a command that SIGINT (2) ended: 128 + 2.
-INTERRUPTED: Final = 130
+INTERRUPTED = 130
 
 # Module, function and line of the list for each command. The lines stand here and not in docstrings, so that the list
 # is printed without importing any command.
-_COMMANDS: Final = {
+_COMMANDS = {
     "detect": ("machine", "detect", "Show what this machine has, as detected and declared."),
     "register": ("machine", "register", "Make the Prefect server's limits equal what this machine has."),
     "status": ("machine", "status", "Show who holds what since when, and who waits for what and why."),

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,17 +18,17 @@ from prefect_slots.cli.app import Config, Json, say_error
 from prefect_slots.errors import ConfigError, InvalidRequirement, SlotsError, WaitTimeout
 
 # The codes of `timeout(1)`, which batch scripts know already.
-TIMED_OUT: Final = 124
-OWN_FAILURE: Final = 125
-CANNOT_RUN: Final = 126
-NOT_FOUND: Final = 127
-_FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+TIMED_OUT = 124
+OWN_FAILURE = 125
+CANNOT_RUN = 126
+NOT_FOUND = 127
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # Python ignores these, and a child would inherit that: `yes | head` must end by SIGPIPE.
-_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 # `si_code` of a signal that the terminal's driver sends; `signal` has no name for it.
-_SI_KERNEL: Final = 0x80
+_SI_KERNEL = 0x80
 # Words that `--resource` must not take: `requires` would read them as something else.
-_OPTIONS: Final = frozenset({
+_OPTIONS = frozenset({
     "gpu_mem", "gpus", "mem", "cpus", "license", "licence", "timeout", "priority", "expected_seconds",
 })  # fmt: skip
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.demo.api import Api, FlowRun
 from prefect_slots.demo.stage import DemoFailed, Stage
@@ -14,13 +13,13 @@ from prefect_slots.model import GPU_MEM
 from prefect_slots.observe.status import MachineStatus, machine_status
 from prefect_slots.observe.timeline import run_of
 
-DEPLOYMENT: Final = "image-pipeline/demo"
+DEPLOYMENT = "image-pipeline/demo"
 # Often enough to see each flow run hold its GPU, seldom enough to leave the cores to the flow runs.
-SAMPLE_SECONDS: Final = 0.4
+SAMPLE_SECONDS = 0.4
 # Generous: only a hang should reach it.
-_SECONDS_PER_RUN: Final = 60.0
+_SECONDS_PER_RUN = 60.0
 # Releases are under way for a moment after the last flow run has ended.
-_SETTLE_SECONDS: Final = 15.0
+_SETTLE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)

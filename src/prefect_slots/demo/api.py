@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
 from prefect_slots.demo.stage import DemoFailed
 
 # Ten seconds of attempts: a busy SQLite server answers 503 now and then, and is not to spoil the demo.
-_ATTEMPTS: Final = 50
-_PAUSE_SECONDS: Final = 0.2
-_OVER: Final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_ATTEMPTS = 50
+_PAUSE_SECONDS = 0.2
+_OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from prefect_slots.demo.acts import Act, Moment, Use, Watch
 from prefect_slots.demo.api import Api
@@ -17,14 +17,14 @@ from prefect_slots.observe.status import machine_status
 from prefect_slots.observe.timeline import Lane, lanes_of
 from prefect_slots.scheduling.decide import decide
 
-AT_ONCE: Final = "all at once"
-IN_TURN: Final = "one after another"
+AT_ONCE = "all at once"
+IN_TURN = "one after another"
 # Each flow run is a process that imports Prefect; more of them at once would crowd a small machine.
-MOST_AT_ONCE: Final = 8
-_POOL: Final = "demo"
+MOST_AT_ONCE = 8
+_POOL = "demo"
 # Generous: a first start makes the database, on a disk that may be slow.
-_SERVER_SECONDS: Final = 90.0
-_WORKER_SECONDS: Final = 60.0
+_SERVER_SECONDS = 90.0
+_WORKER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

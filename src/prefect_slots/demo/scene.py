@@ -5,22 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.detect.survey import SHIPPED, survey
 from prefect_slots.model import GPU_MEM, Declarations, DetectorRules, format_amount
 
 # Pictures that scikit-image ships: nothing is downloaded. The sizes differ, so that the flow runs' times do too.
-PHOTOS: Final = (
+PHOTOS = (
     "astronaut.png", "coffee.png", "hubble_deep_field.jpg", "chelsea.png", "rocket.jpg", "moon.png", "camera.png",
     "motorcycle_left.png", "retina.jpg", "coins.png", "clock_motion.png", "grass.png",
 )  # fmt: skip
-ENTRYPOINT: Final = "image_pipeline.py:image_pipeline"
+ENTRYPOINT = "image_pipeline.py:image_pipeline"
 _CONFIG, _FLOW = "configs/demo.toml", "flows/image_pipeline.py"
 # More than half of a declared GPU of 24 GiB: one flow run a GPU, so that others have to wait.
-_ASKED_GIB: Final = 16
-_WRITTEN: Final = f"gpu_mem={_ASKED_GIB},"
-_REAL_CARDS: Final = """[settings]
+_ASKED_GIB = 16
+_WRITTEN = f"gpu_mem={_ASKED_GIB},"
+_REAL_CARDS = """[settings]
 worker = "demo"
 [license.matlab]
 seats = 2

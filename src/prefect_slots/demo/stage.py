@@ -15,20 +15,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import psutil
 
 from prefect_slots.errors import SlotsError
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MARK: Final = "PREFECT_SLOTS_STATE_DIR"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MARK = "PREFECT_SLOTS_STATE_DIR"
 # Longest wait for processes to end by themselves: a viewer has pressed Ctrl-C and wants the terminal back.
-_GRACE_SECONDS: Final = 3.0
+_GRACE_SECONDS = 3.0
 # Enough for the end of a traceback with its message, and still not a whole screen.
-_LOG_LINES: Final = 15
+_LOG_LINES = 15
 # Services of the server that nothing here needs: it starts sooner, and leaves the two cores to the flow runs.
-_NOT_NEEDED: Final = (
+_NOT_NEEDED = (
     "CANCELLATION_CLEANUP", "EVENT_LOGGER", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER", "TRIGGERS",
 )  # fmt: skip
 

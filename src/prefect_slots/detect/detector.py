@@ -11,15 +11,15 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import UnionType
-from typing import Any, Final, Literal, Protocol, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
 from prefect_slots.detect.gpu.nvml import Nvml, load_nvml
 from prefect_slots.model import LICENSE_PREFIX, UNPRINTABLE, Cell, Finding, GpuRules, Resource, check_resource_name
 
-GROUP: Final = "prefect_slots.detectors"
+GROUP = "prefect_slots.detectors"
 
 # GPUs that no process keeps awake take seconds each to answer.
-DETECT_SECONDS: Final = 20.0
+DETECT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.detect.detector import Answer, Scene, Sight, single, unreadable
 from prefect_slots.model import MAX_AMOUNT, Finding, ScratchSpace
 from prefect_slots.system.mounts import IN_MEMORY, NETWORK, file_system, query_mounts
 
-GIB: Final = "GiB"
-_BYTES_PER_GIB: Final = 2**30
+GIB = "GiB"
+_BYTES_PER_GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ and never turns into "this machine has none". The host and NVIDIA's GPUs come fi
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.detect.declared import declared_resources
 from prefect_slots.detect.detector import (
@@ -42,7 +41,7 @@ from prefect_slots.system.sysfs import ROOT
 from prefect_slots.system.threads import LOOKOUT, Hanging, Look, Lookout
 
 # Detectors that `[detectors.<name>]` can switch off.
-SHIPPED: Final[Mapping[str, Detector]] = {
+SHIPPED: Mapping[str, Detector] = {
     "amd": AmdDetector(),
     "apple": AppleDetector(),
     "intel": IntelDetector(),
@@ -50,8 +49,8 @@ SHIPPED: Final[Mapping[str, Detector]] = {
 }
 
 # Beyond the limits of the license servers themselves, for the start of their programs.
-_GRACE_SECONDS: Final = 2.0
-_ORDER: Final = {"error": 0, "warning": 1, "info": 2, "ok": 3}
+_GRACE_SECONDS = 2.0
+_ORDER = {"error": 0, "warning": 1, "info": 2, "ok": 3}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,15 @@
 """Google's TPU chips, as the PCI bus shows them: the resource `tpu`, in chips."""
 
-from typing import Final
-
 from prefect_slots.detect.detector import Answer, Scene, Sight, single
 from prefect_slots.model import Finding
 from prefect_slots.system.sysfs import query_pci
 
-TPU: Final = "tpu"
-VARIABLE: Final = "TPU_VISIBLE_CHIPS"
+TPU = "tpu"
+VARIABLE = "TPU_VISIBLE_CHIPS"
 
-_GOOGLE: Final = "0x1ae0"
+_GOOGLE = "0x1ae0"
 # Google's network cards have its vendor number too, so each chip is known by its own.
-_CHIPS: Final = {
+_CHIPS = {
     "0x0027": "TPU v2 or v3",
     "0x0056": "TPU",
     "0x005e": "TPU v4",

@@ -3,22 +3,21 @@
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final
 
 from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, StaleFacts, Versions
 from prefect_slots.model import GPU_MEM, Finding, Severity
 
 # As `pyproject.toml` claims.
-_OLDEST_CLIENT: Final = (3, 6, 17)
+_OLDEST_CLIENT = (3, 6, 17)
 # Prefect up to 3.8.8 leaves fastapi unbounded, and its server does not import with this one.
-_FIRST_BAD_FASTAPI: Final = (0, 151)
-_MIB: Final = 2**20
+_FIRST_BAD_FASTAPI = (0, 151)
+_MIB = 2**20
 # A ledger takes a few MiB; programs that share its disk can fill the rest of this within minutes.
-_LITTLE_SPACE: Final = 100 * _MIB
+_LITTLE_SPACE = 100 * _MIB
 # SQLite's write-ahead log must fit between two checkpoints.
-_NO_SPACE: Final = 4 * _MIB
-_REGISTER: Final = "run `prefect-slots register`"
-_FIX: Final = "run `prefect-slots doctor --fix`, or wait: a worker, or whoever waits, does the same"
+_NO_SPACE = 4 * _MIB
+_REGISTER = "run `prefect-slots register`"
+_FIX = "run `prefect-slots doctor --fix`, or wait: a worker, or whoever waits, does the same"
 
 
 def judge(facts: Facts) -> tuple[Finding, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.acquire.registration import cards
 from prefect_slots.detect.survey import Survey
@@ -18,8 +18,8 @@ from prefect_slots.system import clock
 
 # Grants come and go during a comparison, so a difference counts only if each round shows it. Five rounds take a second
 # and a half, longer than a call to the server.
-_ROUNDS: Final = 5
-_PAUSE_SECONDS: Final = 0.3
+_ROUNDS = 5
+_PAUSE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)

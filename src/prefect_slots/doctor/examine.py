@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from prefect_slots import errors
@@ -31,7 +31,7 @@ from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.mounts import file_system, query_mounts
 
 # A person waits for the answer, and a server that takes longer is in trouble itself.
-_ANSWER_SECONDS: Final = 5.0
+_ANSWER_SECONDS = 5.0
 
 
 class _Look:

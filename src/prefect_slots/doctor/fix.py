@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.acquire.session import Session
 from prefect_slots.doctor.facts import MirrorFacts
@@ -15,9 +14,9 @@ from prefect_slots.settings import Settings
 from prefect_slots.system import clock
 
 # Longer than a lost answer (15 s) or a lapsed lease (35 s) takes to settle.
-_LONGEST_SECONDS: Final = 60.0
+_LONGEST_SECONDS = 60.0
 # Each round asks the server about every limit.
-_PAUSE_SECONDS: Final = 0.3
+_PAUSE_SECONDS = 0.3
 
 
 async def mend(folder: Path, settings: Settings, url: str | None, mirrors: Iterable[MirrorFacts]) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 from enum import Enum, auto
 from functools import lru_cache, partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
@@ -23,13 +23,13 @@ from prefect_slots.scheduling.canonical_order import calls
 from prefect_slots.system import clock
 
 # Releases of our own arrive within milliseconds; after a second the server itself must say that there is no room.
-_PATIENCE_SECONDS: Final = 1.0
+_PATIENCE_SECONDS = 1.0
 # A server that has just failed is left alone: each further grant would wait out the same time limit.
-_AWAY_SECONDS: Final = 1.0
+_AWAY_SECONDS = 1.0
 # A release takes a few milliseconds; a longer pause would show in each change of hands.
-_PAUSE_SECONDS: Final = (0.001, 0.002)
+_PAUSE_SECONDS = (0.001, 0.002)
 # A repair makes several requests per limit; looking more often would only load the ledger.
-_LATCHED_PAUSE_SECONDS: Final = 0.03
+_LATCHED_PAUSE_SECONDS = 0.03
 
 
 class Cause(Enum):

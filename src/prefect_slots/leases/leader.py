@@ -7,7 +7,7 @@ or is stopped. Nothing here waits for a slot, and a slow answer to one job keeps
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign, reconcile
@@ -18,7 +18,7 @@ from prefect_slots.limits.gateway import Gateway
 from prefect_slots.model import Scope
 from prefect_slots.system import clock
 
-ROLE: Final = "leader"
+ROLE = "leader"
 
 
 class Leader:

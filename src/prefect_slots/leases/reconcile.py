@@ -10,7 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
@@ -23,14 +22,14 @@ from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
 
 # The server may take a lapsed lease back within two rounds of its service; the rest is margin.
-REPOSSESSED_SECONDS: Final = 35.0
+REPOSSESSED_SECONDS = 35.0
 # A request of a living process is answered or given up within 30 s.
-_STOPPED_SECONDS: Final = 60.0
+_STOPPED_SECONDS = 60.0
 # The server surely counts slots of these rows, and perhaps those of a call or release under way.
-_HELD: Final = (LeaseState.LEASE, LeaseState.GHOST)
-_UNDER_WAY: Final = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
+_HELD = (LeaseState.LEASE, LeaseState.GHOST)
+_UNDER_WAY = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
 # Rows of these states end by themselves once their calls have settled; no count can be judged before.
-UNSETTLED: Final = (*_UNDER_WAY, LeaseState.REPAIR)
+UNSETTLED = (*_UNDER_WAY, LeaseState.REPAIR)
 Rows = Mapping[UUID, LeaseRow]
 _log = logging.getLogger("prefect_slots")
 

@@ -6,7 +6,6 @@ lease whose id was lost with its answer is looked up by our holder id on the mir
 
 import asyncio
 import logging
-from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
@@ -17,9 +16,9 @@ from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
 
 # A request that is still on its way after its answer was lost arrives within this time, or never.
-SETTLED_SECONDS: Final = 15.0
+SETTLED_SECONDS = 15.0
 # Shorter than a repair takes, so that a release waits for little more than the repair itself.
-_LATCHED_PAUSE_SECONDS: Final = 0.02
+_LATCHED_PAUSE_SECONDS = 0.02
 _log = logging.getLogger("prefect_slots")
 
 

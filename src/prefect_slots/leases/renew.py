@@ -6,7 +6,6 @@ A holder may be stopped, or busy in code that lets no other thread run; another 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 from uuid import UUID
 
 from prefect_slots.errors import SlotsError
@@ -16,11 +15,11 @@ from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
 
 # Two further attempts fit into the rest of a lease's life.
-_DUE_AFTER: Final = leases.LEASE_SECONDS / 3
+_DUE_AFTER = leases.LEASE_SECONDS / 3
 # Rare enough for a server that is restarting, and often enough within the 200 s that are left.
-_RETRY_SECONDS: Final = 5.0
+_RETRY_SECONDS = 5.0
 # A gateway keeps four connections; more requests at once would only queue before them, ahead of new grants.
-_AT_ONCE: Final = 4
+_AT_ONCE = 4
 _log = logging.getLogger("prefect_slots")
 
 

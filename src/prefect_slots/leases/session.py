@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Final, Self
+from typing import Self
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
 from prefect_slots.leases import foreign
@@ -24,15 +24,15 @@ from prefect_slots.system import clock
 from prefect_slots.usage.foreign import Fleet
 
 # Half of the time that all of the engine's end may take; the next process releases the rest.
-_EXIT_SECONDS: Final = 5.0
+_EXIT_SECONDS = 5.0
 # A ticket steps aside so often before it may keep its cells and wait: with cells kept from the first refusal on, GPUs
 # were at work 49 % of the time; with tickets that step aside, 75 to 100 %.
-MAX_FAIR_RETRIES: Final = 10
-_PESSIMIST: Final = "pessimist"
+MAX_FAIR_RETRIES = 10
+_PESSIMIST = "pessimist"
 # Uneven, so that two machines that wait for the same seats do not ask in step.
-_INSISTING_PAUSE_SECONDS: Final = (0.1, 0.4)
+_INSISTING_PAUSE_SECONDS = (0.1, 0.4)
 # Machines join a fleet by hand, so their host names change rarely.
-_HOSTS_SECONDS: Final = 600.0
+_HOSTS_SECONDS = 600.0
 _log = logging.getLogger("prefect_slots")
 
 

@@ -6,7 +6,7 @@ A view shows only the front of each line, so that its cost grows with the number
 import json
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.ledger import leases
 from prefect_slots.ledger.sql import Tables
@@ -14,9 +14,9 @@ from prefect_slots.model import Exclusive, Request, Requirement
 from prefect_slots.model import book as model
 
 # Columns of `shape s` that `shape_of` reads, in its order.
-SHAPE: Final = "s.requirement, s.priority, s.expected, s.parent, s.root, s.source"
+SHAPE = "s.requirement, s.priority, s.expected, s.parent, s.root, s.source"
 # Rows of the timeline that are kept: days of usual work, in one or two megabytes of the file.
-HISTORY: Final = 10_000
+HISTORY = 10_000
 
 
 def read_book(tables: Tables, front: int = model.FRONT) -> model.Book:

@@ -5,13 +5,11 @@ role. Two processes that both believe to have it for a moment do no harm: the ro
 safe.
 """
 
-from typing import Final
-
 from prefect_slots.ledger.sql import Tables
 
 # A role without a heartbeat for this long is free. Beats come every second, so that two may be missed on a busy
 # machine; leases last 300 s, so that a takeover is in time for them.
-STALE_SECONDS: Final = 3.0
+STALE_SECONDS = 3.0
 
 
 def held_by_other(tables: Tables, role: str, now: float) -> bool:

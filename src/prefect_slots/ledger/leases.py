@@ -32,27 +32,27 @@ import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from prefect_slots.ledger.sql import Tables
 
 # Asked for at every call and renewal: long enough to outlive a restart of the server, short enough that the slots of a
 # machine that lost its power come back soon.
-LEASE_SECONDS: Final = 300.0
+LEASE_SECONDS = 300.0
 # A lease with less life left is neither handed over nor released: the server's repossessor may be taking it back, and
 # its release would then subtract a second time.
-LAPSING_SECONDS: Final = 20.0
+LAPSING_SECONDS = 20.0
 # A repair latches its limits for this long at most. A process that was stopped in the middle of one must not keep the
 # machine from asking for ever.
-LATCH_SECONDS: Final = 10.0
+LATCH_SECONDS = 10.0
 # A lease of a fleet limit changes hands on one machine this many times in a row. The server has no queue, so without a
 # bound a busy machine would never let another one have the seat.
-FLEET_HANDOVERS: Final = 10
+FLEET_HANDOVERS = 10
 # Pause after that: longer than the news of the release takes to reach the other machines.
-REST_SECONDS: Final = 0.25
+REST_SECONDS = 0.25
 
 # Key in `meta`: the server counts slots that no grant holds, so that a repair is due.
-MEND: Final = "mend"
+MEND = "mend"
 
 
 class LeaseState(StrEnum):

@@ -5,7 +5,6 @@ A resource that a survey could not read stays as it was: unknown is not zero.
 """
 
 import uuid
-from typing import Final
 
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model.amount import Exclusive
@@ -14,7 +13,7 @@ from prefect_slots.model.registered import Registered, RegisteredCell, Registere
 from prefect_slots.model.resource import Inventory, Scope
 
 # Key in `meta` of a random text that changes with each registration and each change of foreign use.
-_EDITION: Final = "edition"
+_EDITION = "edition"
 
 
 class Known:

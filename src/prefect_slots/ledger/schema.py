@@ -9,7 +9,6 @@ import os
 import sqlite3
 import uuid
 from pathlib import Path
-from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -17,19 +16,19 @@ from prefect_slots.errors import LedgerUnreadable
 from prefect_slots.ledger.folder import share
 from prefect_slots.system.processes import query_locker
 
-FILE: Final = "ledger.sqlite3"
-CREATION_LOCK: Final = "creation.lock"
-BALLAST: Final = "ballast"
+FILE = "ledger.sqlite3"
+CREATION_LOCK = "creation.lock"
+BALLAST = "ballast"
 # Deleted when the disk is full, so that grants can still be released; a megabyte takes many such transactions.
-BALLAST_BYTES: Final = 2**20
+BALLAST_BYTES = 2**20
 # Raised with each change of a table: an older package must not write into a newer file.
-VERSION: Final = 7
+VERSION = 7
 # A transaction takes about a millisecond, so that a lock held this long means a stopped process.
-BUSY_SECONDS: Final = 5.0
+BUSY_SECONDS = 5.0
 # The byte of SQLite's shared-memory file that a writer has locked (https://sqlite.org/walformat.html).
-_WRITE_LOCK: Final = 120
+_WRITE_LOCK = 120
 
-_TABLES: Final = """
+_TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE resource (

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 from weakref import WeakSet
 
 from prefect_slots.errors import LedgerUnreadable
@@ -24,7 +24,7 @@ from prefect_slots.model import Ended
 T = TypeVar("T")
 # SQLite's lock has no queue: with hundreds of processes on few cores one may be passed over for many seconds, and a
 # writer that makes progress is no reason to give up.
-_LONGEST_TURN_SECONDS: Final = 60.0
+_LONGEST_TURN_SECONDS = 60.0
 
 
 class Ledger:

@@ -9,14 +9,13 @@ import contextlib
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.ledger.folder import share
 
 # sun_path holds 108 bytes on Linux and 104 on macOS; the rest is a margin for the terminating zero.
-_LONGEST_PATH: Final = 100
+_LONGEST_PATH = 100
 # A ticket's id has 32 characters, a UUID in hexadecimal; a longer datagram is not ours and is cut off.
-_TICKET_BYTES: Final = 64
+_TICKET_BYTES = 64
 
 
 class WakeSocket:

@@ -7,17 +7,17 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from prefect_slots.errors import ConfigError
 from prefect_slots.limits.client import Server
 
 # A little less than the 5,000 characters of JSON that Prefect allows in a Variable.
-_LONGEST: Final = 4900
-_PACKED: Final = "packed"
-_TAG: Final = "prefect-slots"
+_LONGEST = 4900
+_PACKED = "packed"
+_TAG = "prefect-slots"
 # Prefect returns at most this many Variables per request.
-_PAGE: Final = 200
+_PAGE = 200
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import httpx
 
@@ -25,11 +25,11 @@ T = TypeVar("T")
 Database = Literal["sqlite", "postgresql", "unknown"]
 
 # Longer than a busy server takes. Later, an answer counts as lost and the outcome as unknown.
-REQUEST_SECONDS: Final = 30.0
+REQUEST_SECONDS = 30.0
 # A busy SQLite server refuses more the more often it is asked: wait a little, differently each time.
-_PAUSE_SECONDS: Final = (0.05, 0.2)
+_PAUSE_SECONDS = (0.05, 0.2)
 # About 1.5 s in all: a database that stays busy longer is reported instead of waited for.
-_ATTEMPTS: Final = 12
+_ATTEMPTS = 12
 
 
 def known_database(kind: str | None) -> Database | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from uuid import UUID, uuid4
 
 from prefect_slots.errors import ServerRefused, SlotsError
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
     from prefect_slots.limits.client import Server
 
-_EVENT: Final = "prefect.concurrency-limit"
-_STALE: Final = "prefect-slots.resource.stale"
-_RELEASED: Final = f"{_EVENT}.released"
+_EVENT = "prefect.concurrency-limit"
+_STALE = "prefect-slots.resource.stale"
+_RELEASED = f"{_EVENT}.released"
 # Prefect links two events only when they lie this close together.
-_LINKED: Final = timedelta(minutes=5)
+_LINKED = timedelta(minutes=5)
 # Of a server that is away, the newest are kept: news of the last minutes is all that a listener can use.
-_QUEUED: Final = 1000
+_QUEUED = 1000
 # One request with more would keep a server on SQLite from others for too long.
-_AT_ONCE: Final = 100
+_AT_ONCE = 100
 # The closing handshake of a web socket with a stopped server; by default it takes ten seconds.
-_FAREWELL_SECONDS: Final = 1.0
+_FAREWELL_SECONDS = 1.0
 # A server that is still starting accepts a connection and answers late.
-_CONNECT_SECONDS: Final = 20.0
+_CONNECT_SECONDS = 20.0
 # The next holder of the slots asks the server now, and should not find it busy with events.
-_GATHER_SECONDS: Final = 0.05
+_GATHER_SECONDS = 0.05
 # These two bound the end of every process that held a slot: under a second in all.
-_FLUSH_SECONDS: Final = 0.5
-_CLOSE_SECONDS: Final = 0.3
+_FLUSH_SECONDS = 0.5
+_CLOSE_SECONDS = 0.3
 # First and longest pause before a new connection: soon after a restart, and rarely while a server is away.
-_PAUSE_SECONDS: Final = (0.1, 10.0)
+_PAUSE_SECONDS = (0.1, 10.0)
 
 _log = logging.getLogger("prefect_slots")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 import httpx
@@ -28,12 +28,12 @@ T = TypeVar("T")
 Late = Callable[[T | BaseException], None]
 
 # Prefect gives this refusal no code of its own, only these words.
-_TOO_LARGE: Final = "greater than the limit"
+_TOO_LARGE = "greater than the limit"
 # The server computes its advice to waiters from the mean time that slots are held. The real time is unknown here; a
 # large number would make others sleep long.
-_OCCUPANCY_SECONDS: Final = 1.0
+_OCCUPANCY_SECONDS = 1.0
 # The process cannot end before; a server that hangs must not keep it for long.
-_CLOSE_SECONDS: Final = 5.0
+_CLOSE_SECONDS = 5.0
 
 
 class Gateway:

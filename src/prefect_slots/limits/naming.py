@@ -5,12 +5,11 @@ The naming is injective: no two resources, cells, scopes or machines share a nam
 """
 
 from collections.abc import Collection, Iterable
-from typing import Final
 
 from prefect_slots.model import GPU_MEM, LICENSE_PREFIX, LimitSpec, LimitUnit, Scope, Stock, sanitise_machine_name
 
 # Prefect lists and releases holders for limits with this prefix only.
-_MIRROR_PREFIX: Final = "tag:"
+_MIRROR_PREFIX = "tag:"
 
 
 def _base(resource: str) -> str:

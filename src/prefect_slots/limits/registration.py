@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
 from prefect_slots.limits.claim import Claim, read_claim, write_claim
@@ -21,13 +21,13 @@ from prefect_slots.model import LimitSpec, Stock
 from prefect_slots.system import clock
 
 # Prefect returns at most this many limits per request.
-_PAGE: Final = 200
+_PAGE = 200
 # Two workers that register at once lose a round each now and then; after so many, something else changes the limits.
-_ROUNDS: Final = 12
+_ROUNDS = 12
 # The longest pause between two rounds, in which another worker's registration ends.
-_PAUSE_SECONDS: Final = 0.5
+_PAUSE_SECONDS = 0.5
 # A mirror follows its limit; only these say more than the limit's own entry.
-_SHOWN_MIRRORS: Final = (Action.ORPHANED, Action.CONFLICT)
+_SHOWN_MIRRORS = (Action.ORPHANED, Action.CONFLICT)
 
 
 @dataclass(frozen=True, kw_only=True)

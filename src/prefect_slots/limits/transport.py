@@ -6,7 +6,6 @@ Prefect's client repeats a request after a lost answer, so that one call can tak
 
 import ssl
 import urllib.request
-from typing import Final
 
 import httpx
 
@@ -14,7 +13,7 @@ from prefect_slots.errors import ServerUnreachable
 from prefect_slots.limits.outcome import UnknownOutcome
 
 # With these, no byte of the request has left: nothing can have been applied.
-_NEVER_SENT: Final = (
+_NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
@@ -22,18 +21,18 @@ _NEVER_SENT: Final = (
     httpx.UnsupportedProtocol,
 )
 # A proxy between us and the server answers with these; the server itself may have heard nothing, or everything.
-_NO_ANSWER_FROM_PREFECT: Final = frozenset({408, 429, 502, 503, 504})
+_NO_ANSWER_FROM_PREFECT = frozenset({408, 429, 502, 503, 504})
 # A 500 can come after the commit.
-_LEFT_OPEN: Final = _NO_ANSWER_FROM_PREFECT | {500}
+_LEFT_OPEN = _NO_ANSWER_FROM_PREFECT | {500}
 # Prefect's own 503 is told from a proxy's by its words.
-_PREFECTS_503: Final = b"Service Unavailable"
-_STALE_CSRF: Final = b"Invalid CSRF token"
+_PREFECTS_503 = b"Service Unavailable"
+_STALE_CSRF = b"Invalid CSRF token"
 
 # Prefect's server closes a connection after 5 idle seconds. A request sent on it at that moment is lost, and a lost
 # change costs a look-up; so ours are dropped before.
-_KEEPALIVE_SECONDS: Final = 4.0
+_KEEPALIVE_SECONDS = 4.0
 # Acquiring, giving back, renewing and listening go on at once; more would crowd a server that serves a hundred.
-_CONNECTIONS: Final = 4
+_CONNECTIONS = 4
 
 
 class Unavailable(Exception):

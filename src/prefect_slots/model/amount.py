@@ -7,25 +7,24 @@ admits more than fits. Nothing here knows which resources exist.
 import math
 import re
 from fractions import Fraction
-from typing import Final
 
-MIB: Final = "MiB"
-SEATS: Final = "seats"
-CORES: Final = "cores"
+MIB = "MiB"
+SEATS = "seats"
+CORES = "cores"
 
 # By their upper-case names: people write `8gb`, and no unit differs from another by case alone.
-_BYTES_PER: Final[dict[str, int]] = {
+_BYTES_PER: dict[str, int] = {
     "B": 1,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
-_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
-_BYTES_PER_MIB: Final = 2**20
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+_BYTES_PER_MIB = 2**20
 
 # Prefect's PostgreSQL column for the slots of a limit is a signed 32-bit integer.
-MAX_AMOUNT: Final = 2**31 - 1
+MAX_AMOUNT = 2**31 - 1
 # The preferred numbers R10 of ISO 3: ten a decade, so that no duration is stretched by more than 28 %.
-_PREFERRED: Final = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0, 10.0)
+_PREFERRED = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0, 10.0)
 
 
 class Exclusive(int):

@@ -8,15 +8,15 @@ ticket is a line of its own. An `Event` happens to a book, and a decision answer
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from prefect_slots.model.requirement import Requirement
 
 # Environment variable of a child process: the grant that it was started under, as `LEDGER:GRANT`.
-TOKEN: Final = "PREFECT_SLOTS_GRANT"
+TOKEN = "PREFECT_SLOTS_GRANT"
 # Tickets without a reservation that a view shows of each line. Most events grant one or two tickets of a line, so that
 # four are seldom used up.
-FRONT: Final = 4
+FRONT = 4
 
 
 # Tuples, not dataclasses: decisions compare and sort them by the thousand.

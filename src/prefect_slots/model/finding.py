@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 Severity: TypeAlias = Literal["info", "warning", "error", "ok"]
 """Importance of a finding; `ok` is only the doctor's, for a check that passed."""
 
 # Control characters move a terminal's cursor; surrogates (bytes of a variable that are no UTF-8) cannot be encoded.
-UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

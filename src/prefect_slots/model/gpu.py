@@ -7,9 +7,8 @@ the other keys are made here for the detectors. No other module reads a vendor f
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-APPLE_KEY: Final = "APPLE-GPU"
+APPLE_KEY = "APPLE-GPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,11 @@ class Vendor:
         return self.variable != "" and all(self.listed.fullmatch(key) for key in keys)
 
 
-_AMD_UUID: Final = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)
+_AMD_UUID = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)
 
 # The first pattern that fits decides: AMD's UUIDs are one run of hex digits, NVIDIA's hold dashes, and a declared GPU
 # such as `GPU-demo-0` is treated as NVIDIA's.
-VENDORS: Final = (
+VENDORS = (
     Vendor(
         name="AMD",
         keys=re.compile(rf"{_AMD_UUID.pattern}|AMD-.+", re.IGNORECASE),
@@ -69,7 +68,7 @@ VENDORS: Final = (
     # A Mac has one GPU, so there is nothing to choose.
     Vendor(name="Apple", keys=re.compile(re.escape(APPLE_KEY)), framework="mps"),
 )
-UNKNOWN: Final = Vendor(name="unknown", keys=re.compile(r".*"), framework="")
+UNKNOWN = Vendor(name="unknown", keys=re.compile(r".*"), framework="")
 
 
 def amd_key(unique_id: str, address: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.amount import CORES, MIB, SEATS, Exclusive, count_asked, format_amount, memory_asked
@@ -21,7 +21,7 @@ from prefect_slots.model.terms import invalid
 T = TypeVar("T")
 
 # Millionths are exact for the shares that people write (0.25, 0.07), and integers compare alike in every process.
-WHOLE: Final = 1_000_000
+WHOLE = 1_000_000
 
 
 @dataclass(frozen=True, order=True)

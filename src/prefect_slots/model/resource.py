@@ -7,23 +7,22 @@ UUID), never its position. The numbers that GPUs get in limit names are given ou
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
 from prefect_slots.model.amount import MAX_AMOUNT
 from prefect_slots.model.terms import Terms
 
-GPU_MEM: Final = "gpu_mem"
-MEM: Final = "mem"
-CPUS: Final = "cpus"
-LICENSE_PREFIX: Final = "license."
+GPU_MEM = "gpu_mem"
+MEM = "mem"
+CPUS = "cpus"
+LICENSE_PREFIX = "license."
 
 # The words of `requires(...)` that are not resources, and prefixes that mean something in limit names.
-RESERVED: Final = frozenset({
+RESERVED = frozenset({
     *Terms.__dataclass_fields__, "gpus", "license", "licence", "any_of", "tag", "turn", "resource", "resources",
 })  # fmt: skip
-_DECLARED: Final = re.compile(r"[a-z][a-z0-9_]*")
-_FEATURE: Final = re.compile(r"[A-Za-z0-9._-]+")
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
+_DECLARED = re.compile(r"[a-z][a-z0-9_]*")
+_FEATURE = re.compile(r"[A-Za-z0-9._-]+")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 
 class Scope(StrEnum):

@@ -5,12 +5,12 @@ Its layout is done elsewhere; both ways of drawing show the same.
 
 import io
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
 
 # Black on white, as on paper: the picture goes into documents.
-INK: Final = "#1a1a1a"
-PAPER: Final = "#ffffff"
+INK = "#1a1a1a"
+PAPER = "#ffffff"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ color. Times are Unix times in seconds.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from prefect_slots.ledger.queries import Span
 from prefect_slots.model import GPU_MEM, format_amount
@@ -15,21 +14,21 @@ from prefect_slots.observe.picture import INK, PAPER, Box, Line, Picture, Shape,
 from prefect_slots.observe.status import CellStatus
 
 # Color-blind readers can tell these apart, too (Paul Tol's "muted"); names stand in the bars and the legend as well.
-_COLOURS: Final = (
+_COLOURS = (
     "#332288", "#cc6677", "#117733", "#88ccee", "#ddcc77", "#882255", "#44aa99", "#aa4499", "#999933",
 )  # fmt: skip
 _GREY, _FRAME, _GRID, _LANE = "#5f5f5f", "#b0b0b0", "#dddddd", "#f3f3f3"
-_SITE: Final = re.compile(r" \([^()]+:\d+\)$")
+_SITE = re.compile(r" \([^()]+:\d+\)$")
 # The mean width of a letter as a part of the text's size: neither way of drawing tells a text's width beforehand.
-_LETTER: Final = 0.56
+_LETTER = 0.56
 _TITLE, _TEXT = 14.0, 12.0
 # In pixels: a holding of a third of its cell has room for two lines of text.
 _MARGIN, _LANE_HEIGHT, _GAP = 20.0, 84.0, 14.0
 # One line of text fits into a waiting request. Twelve rows fit below the lanes; more rows are drawn less high.
-_WAIT_HEIGHT: Final = 17.0
-_WAITS_HEIGHT: Final = 204.0
+_WAIT_HEIGHT = 17.0
+_WAITS_HEIGHT = 204.0
 # More numbers on the axis of a picture of common width would touch.
-_TICKS: Final = 12
+_TICKS = 12
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from prefect_slots.pool.wire import Kind, Packed, Wire, pack, unpack
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from prefect_slots.requiring.grant import Grant
 
 # From <linux/prctl.h>: the signal that the kernel sends when the parent thread ends.
-_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_PDEATHSIG = 1
 # Written out here: the modules that own these names import more than a task process needs.
-_TOKEN: Final = "PREFECT_SLOTS_GRANT"
-_STATE_DIR: Final = "PREFECT_SLOTS_STATE_DIR"
+_TOKEN = "PREFECT_SLOTS_GRANT"
+_STATE_DIR = "PREFECT_SLOTS_STATE_DIR"
 
 
 class ChildContext:

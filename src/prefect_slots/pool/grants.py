@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import psutil
 
@@ -23,7 +23,7 @@ from prefect_slots.pool.process import Pin, Process, pin_of
 from prefect_slots.requiring.grant import Grant
 
 # Measured use of these two is held against the grant: the ledger must know which process works under which grant.
-_MEMORY: Final = (GPU_MEM, MEM)
+_MEMORY = (GPU_MEM, MEM)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import psutil
 
@@ -31,7 +30,7 @@ from prefect_slots.requiring.grant import Grant, pinned
 from prefect_slots.system.sysfs import ROOT, text_of
 
 # Read by each library when it is imported. Without them each of several processes starts a thread per core.
-_THREADS: Final = (
+_THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -43,16 +42,16 @@ _THREADS: Final = (
     "RAYON_NUM_THREADS",
 )
 # Time for exit handlers and the flush of files; a task's own thread that runs on would hold the place for ever.
-_ENDING_SECONDS: Final = 2.0
+_ENDING_SECONDS = 2.0
 # The next task waits for this end, which takes an idle interpreter a few milliseconds.
-_LOOK_SECONDS: Final = 0.002
+_LOOK_SECONDS = 0.002
 # `poll` takes milliseconds as a C int, 24 days at most.
-_LONGEST_WAIT: Final = 86400.0
+_LONGEST_WAIT = 86400.0
 # Everything that has touched CUDA, ROCm, oneAPI or a TPU has one of these files open.
-_DEVICES: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/vfio/")
+_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/vfio/")
 # An interpreter with its usual libraries stays below; a data set that a task has left does not.
-_KEPT_BYTES: Final = 256 * 2**20
-_BEGIN: Final = """\
+_KEPT_BYTES = 256 * 2**20
+_BEGIN = """\
 import sys
 sys.path[:] = {path!r}
 from prefect_slots.pool.child import main

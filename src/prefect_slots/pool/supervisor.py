@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
@@ -25,9 +25,9 @@ from prefect_slots.pool.worker import Outcome, Setup, Worker
 from prefect_slots.requiring.target import current_target
 
 # A start costs 50 ms to seconds of imports; an idle process costs its memory. A minute keeps it between two maps.
-IDLE_SECONDS: Final = 60.0
+IDLE_SECONDS = 60.0
 # A grant costs the ledger about a millisecond: over a turn that is 1 %, and other requests wait unnoticeably longer.
-TURN_SECONDS: Final = 0.1
+TURN_SECONDS = 0.1
 
 
 class Supervisor:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model import Request
@@ -34,9 +34,9 @@ Wanted: TypeAlias = "requires | any_of | Mapping[str, Any] | None"
 
 # The states of a `concurrent.futures.Future`, the same since Python 3.2. The class knows no way from running to
 # cancelled, which a task with a process of its own has.
-_PENDING: Final = "PENDING"
-_RUNNING: Final = "RUNNING"
-_CANCELLED: Final = "CANCELLED"
+_PENDING = "PENDING"
+_RUNNING = "RUNNING"
+_CANCELLED = "CANCELLED"
 
 
 class Submission:

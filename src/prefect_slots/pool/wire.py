@@ -16,20 +16,20 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 # Below, a copy through the socket costs less than a file, its descriptor and a mapping.
-LARGE_BYTES: Final = 64 * 1024
+LARGE_BYTES = 64 * 1024
 # Kind, number of large parts, size of the pickle in bytes.
-_HEADER: Final = struct.Struct("<BIQ")
+_HEADER = struct.Struct("<BIQ")
 # One read takes most messages whole.
-_READ_BYTES: Final = 64 * 1024
+_READ_BYTES = 64 * 1024
 # A cache line, and the alignment that vector instructions ask of arrays.
-_ALIGNED: Final = 64
+_ALIGNED = 64
 # Before Python 3.13 every mapping keeps a file open, and the usual limit is 1,024 open files.
-_MAPPED_AT_MOST: Final = 128
-_FD: Final = array("i", [0]).itemsize
+_MAPPED_AT_MOST = 128
+_FD = array("i", [0]).itemsize
 
 
 class Kind(IntEnum):

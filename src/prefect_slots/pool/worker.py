@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from prefect_slots.errors import TaskDied, TaskTimeout
 from prefect_slots.model import MEM
@@ -17,7 +17,7 @@ from prefect_slots.pool.task import Task
 from prefect_slots.system.cgroups import oom_kills
 
 # The grant of a process that has been told of none.
-_NONE: Final = PoolGrant()
+_NONE = PoolGrant()
 
 
 class Outcome(NamedTuple):

@@ -14,7 +14,7 @@ Not called `requires`: a submodule of that name would take the place of the name
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prefect_slots.requiring.alternatives import any_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Device", "Grant", "any_of", "current_grant", "requires"]
 
-_HOMES: Final = {
+_HOMES = {
     "Device": "grant",
     "Grant": "grant",
     "any_of": "alternatives",

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource
 from prefect_slots.limits.prefect_private import emit_task_run_state
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.context import FlowRunContext, TaskRunContext
 
-AWAITING: Final = "AwaitingResources"
+AWAITING = "AwaitingResources"
 # Errors that the same request meets again, however often Prefect retries it.
-_PERMANENT: Final = (Impossible, InvalidRequirement, OutOfOrder, UnknownResource)
+_PERMANENT = (Impossible, InvalidRequirement, OutOfOrder, UnknownResource)
 _log = logging.getLogger("prefect_slots")
 
 

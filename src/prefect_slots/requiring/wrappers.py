@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import FunctionType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.requiring.context import inside
@@ -21,7 +21,7 @@ from prefect_slots.requiring.grant import Grant
 
 F = TypeVar("F", bound=Callable[..., Any])
 # The attribute of a decorated function that holds its `requires`, for a pool that asks in its place.
-_DECLARED: Final = "__prefect_slots_requires__"
+_DECLARED = "__prefect_slots_requires__"
 
 
 class Granting(Protocol):

@@ -7,12 +7,11 @@ fields, never limit names as text (as bytes `"gpu-mem:" < "gpu:"` and `":10" < "
 
 from collections.abc import Iterable
 from itertools import groupby, pairwise
-from typing import Final
 
 from prefect_slots.model import LimitUnit, Scope
 
 # Local limits first: a holder of local cells may wait for a fleet limit, and never the reverse.
-_RANK: Final = {Scope.WORKER: 0, Scope.FLEET: 1}
+_RANK = {Scope.WORKER: 0, Scope.FLEET: 1}
 
 Key = tuple[int, str, int]
 

@@ -5,7 +5,6 @@ A validator of a whole table could not name the key at fault.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from prefect_slots.model.amount import MAX_AMOUNT, format_amount
 from prefect_slots.model.declaration import GpuRules
@@ -14,19 +13,19 @@ from prefect_slots.settings.lines import KeyPath
 from prefect_slots.settings.schema import ConfigFile, GpusTable, LicenseTable, ResourceTable
 
 # Each cell becomes a limit on the server, and registration asks about every one of them.
-MAX_CELLS: Final = 1000
+MAX_CELLS = 1000
 
 # Keys that make sense only beside `type`.
-_SERVER_KEYS: Final = (
+_SERVER_KEYS = (
     "server", "command", "feature", "features", "headroom", "poll_seconds", "timeout", "grace_seconds",
 )  # fmt: skip
 # Keys that each way of looking for a resource decides by itself.
-_DECIDED: Final = {
+_DECIDED = {
     "disk": ("cells", "unit"),
     "devices": ("capacity", "cells", "headroom"),
     "encoder_sessions": ("capacity", "cells", "unit", "headroom"),
 }
-_DETECTED: Final = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
+_DETECTED = {GPU_MEM: "[gpus]", MEM: "[host]", CPUS: "[host]"}
 
 
 def contradictions(file: ConfigFile) -> Iterator[tuple[KeyPath, str]]:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from prefect_slots.errors import ConfigError
 from prefect_slots.model import TOKEN
@@ -22,10 +22,10 @@ from prefect_slots.settings.declarations import declarations_of
 T = TypeVar("T")
 
 # Set by prefect-slots itself or read before the file is; they are no keys of `[settings]`.
-OTHER_VARIABLES: Final = (schema.CONFIG_VARIABLE, TOKEN)
+OTHER_VARIABLES = (schema.CONFIG_VARIABLE, TOKEN)
 # Python's own readers also take underscores, blanks and other scripts' digits.
-_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
-_TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> schema.Settings:

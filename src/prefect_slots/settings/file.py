@@ -3,15 +3,14 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.errors import ConfigError
 from prefect_slots.settings.convert import convert
 from prefect_slots.settings.schema import CONFIG_VARIABLE, Settings
 
 # A project's own file wins over the machine's.
-LOCAL_FILE: Final = "prefect-slots.toml"
-SYSTEM_FILE: Final = Path("/etc/prefect-slots.toml")
+LOCAL_FILE = "prefect-slots.toml"
+SYSTEM_FILE = Path("/etc/prefect-slots.toml")
 
 
 def load_settings(

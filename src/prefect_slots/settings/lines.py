@@ -6,14 +6,14 @@ array gets the line of the key that holds it.
 
 import re
 import tomllib
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 # Place of a value in the parsed document: table names, keys and positions in arrays of tables.
 KeyPath: TypeAlias = tuple[str | int, ...]
 
 # Strings come first: a bracket, `=`, `#` or line end inside one is not structure. A multi-line string may end in up to
 # five quotes, of which the first two are text.
-_TOKEN: Final = re.compile(
+_TOKEN = re.compile(
     r"""
     (?P<string> \"{3} (?: \\. | (?!\"{3})[^\\] )* \"{3,5}
               | '{3} (?: (?!'{3}). )* '{3,5}

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from reprlib import Repr
 from types import UnionType
-from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -73,8 +73,8 @@ def _hint(hint: Any) -> Any:
 
 
 # Made at import: only a mistake or a doubtful value imports this module.
-FILE_MODEL: Final = model_of(ConfigFile)
-VARIABLES_MODEL: Final = model_of(SettingsTable, Variables)
+FILE_MODEL = model_of(ConfigFile)
+VARIABLES_MODEL = model_of(SettingsTable, Variables)
 
 
 def check(path: Path | None, raw: bytes, env: Mapping[str, str]) -> Settings:
@@ -137,7 +137,7 @@ def _decode(path: Path, raw: bytes) -> str:
 
 
 # The end of `tomllib`'s messages; before Python 3.14 its errors have no line of their own.
-_AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def _toml_words(error: Exception) -> str:
@@ -191,11 +191,11 @@ def _fields_at(loc: Iterable[int | str]) -> Iterable[str]:
 
 
 # A value of thousands of digits or letters would bury the message.
-_SHOWN: Final = Repr()
+_SHOWN = Repr()
 _SHOWN.maxstring = _SHOWN.maxlong = 60
 
 # Words for the kinds of mistakes that pydantic words for programmers.
-_NEEDED: Final = {
+_NEEDED = {
     "missing": "is missing",
     "string_type": "text in quotes is needed",
     "string_too_short": "must not be empty",

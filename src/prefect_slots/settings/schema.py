@@ -12,22 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from prefect_slots.model.amount import CORES, MAX_AMOUNT, SEATS, count_asked, memory_available, memory_kept
 from prefect_slots.model.declaration import Declarations
 from prefect_slots.model.resource import sanitise_machine_name
 
-ENV_PREFIX: Final = "PREFECT_SLOTS_"
-CONFIG_VARIABLE: Final = "PREFECT_SLOTS_CONFIG"
-WORKER_ID: Final = "WORKER_ID"
+ENV_PREFIX = "PREFECT_SLOTS_"
+CONFIG_VARIABLE = "PREFECT_SLOTS_CONFIG"
+WORKER_ID = "WORKER_ID"
 
 # A host goes into a vendor's command line, where a word that begins with a dash would be an option.
-_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
 # `CUDA_VISIBLE_DEVICES` separates identities by commas.
-_IDENTITY: Final = re.compile(r"[A-Za-z0-9._:/-]+")
+_IDENTITY = re.compile(r"[A-Za-z0-9._:/-]+")
 # Names that the kernel numbers in the order in which devices are plugged in.
-_UNSTABLE: Final = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
+_UNSTABLE = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
 
 
 def _machine_name(value: str) -> str:
@@ -118,7 +118,7 @@ def _features(value: object) -> tuple[tuple[str, str], ...]:
 
 
 # Marks the field of a table that holds all keys without a declaration of their own.
-REST: Final = "rest"
+REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _count(unit: str) -> Plain:
 # An empty text is a forgotten one.
 _Text = Annotated[str, _filled]
 # A whole day: a longer period could be meant, but is more likely a mistake of the unit.
-_DAY: Final = 86400
+_DAY = 86400
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
 
 import psutil
 
@@ -11,7 +10,7 @@ from prefect_slots.system.sysfs import text_of
 
 # Not the `random` module's shared generator: a program that seeds it must get the same numbers in spite of our threads,
 # and children forked from one parent must not all pause alike.
-_SYSTEM: Final = SystemRandom()
+_SYSTEM = SystemRandom()
 
 
 def between(least: float, most: float) -> float:

@@ -16,21 +16,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
 # A program is stopped after so many bytes: the license tools of the largest sites print some ten million.
-MAX_OUTPUT: Final = 64 * 2**20
+MAX_OUTPUT = 64 * 2**20
 # The capacity of a pipe.
-_CHUNK: Final = 2**16
+_CHUNK = 2**16
 # A program that ends while a child of it holds its output open is noticed this late.
-_LOOK_SECONDS: Final = 0.05
+_LOOK_SECONDS = 0.05
 # A killed process is gone in milliseconds, unless it waits for a dead file server.
-_GONE_SECONDS: Final = 1.0
+_GONE_SECONDS = 1.0
 # At the end of this process a program that is just being started is waited for: it would be left behind. A start takes
 # milliseconds; this limit is for one that hangs on a dead file server.
-_LAST_START_SECONDS: Final = 5.0
+_LAST_START_SECONDS = 5.0
 # Programs that run now, each with the process that started it.
-_running: Final[dict[int, int]] = {}
+_running: dict[int, int] = {}
 _starting = threading.Lock()
 
 

@@ -7,18 +7,17 @@ believed less.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.system.processes import has_own_pids
 from prefect_slots.system.sysfs import query_pci, text_of
 
 # NVIDIA's number in the PCI registry.
-_NVIDIA: Final = "0x10de"
-_MPS_VARIABLE: Final = "CUDA_MPS_PIPE_DIRECTORY"
+_NVIDIA = "0x10de"
+_MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 # The folder of the control daemon's pipe if the variable names none.
-_MPS_FOLDER: Final = "/tmp/nvidia-mps"
+_MPS_FOLDER = "/tmp/nvidia-mps"
 # Windows puts its driver's libraries here.
-_WSL_LIBRARY: Final = "usr/lib/wsl/lib/libnvidia-ml.so.1"
+_WSL_LIBRARY = "usr/lib/wsl/lib/libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True, kw_only=True)

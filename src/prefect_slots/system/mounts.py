@@ -3,19 +3,18 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.system.sysfs import ROOT, text_of
 
 # File locks on these types cannot be trusted, and other machines take of the same space.
-NETWORK: Final = frozenset({
+NETWORK = frozenset({
     "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "9p", "ceph", "fuse.ceph",
     "glusterfs", "fuse.glusterfs", "fuse.sshfs", "sshfs", "lustre", "gpfs", "beegfs", "pvfs2", "orangefs", "ocfs2",
     "gfs2", "panfs", "wekafs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
 })  # fmt: skip
 # Files on these types take the host's memory.
-IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def parse_mounts(text: str) -> dict[str, str]:

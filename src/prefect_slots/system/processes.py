@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import psutil
 
@@ -22,15 +21,15 @@ from prefect_slots.system.sysfs import ROOT, text_of
 # Start times are the boot time, which the kernel tells in whole seconds, and the ticks since. A clock that is set by a
 # fraction of a second between two readings moves the boot time by one second. No number passes to another process that
 # soon: all other numbers, tens of thousands, have their turn first.
-_SAME_START_SECONDS: Final = 1.5
+_SAME_START_SECONDS = 1.5
 
 # The kernel gives its first pid namespace this number, on every machine since 3.8.
-_FIRST_NAMESPACE: Final = "pid:[4026531836]"
+_FIRST_NAMESPACE = "pid:[4026531836]"
 # A machine has far fewer processes with a seat at a time.
-_MAX_USERS: Final = 1000
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
-_RESIDENT: Final = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
-_SHARE: Final = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
+_MAX_USERS = 1000
+_TICKS = os.sysconf("SC_CLK_TCK")
+_RESIDENT = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
+_SHARE = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)

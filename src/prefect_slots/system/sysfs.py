@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 # The folder that stands for `/`; tests read made-up trees elsewhere.
-ROOT: Final = Path("/")
+ROOT = Path("/")
 # Beside them stand their outputs (`card0-HDMI-A-1`) and render nodes (`renderD128`).
-_CARD: Final = re.compile(r"card[0-9]+")
+_CARD = re.compile(r"card[0-9]+")
 
 
 def text_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -104,4 +104,4 @@ def _answer(sent: _Sent, now: bool) -> Any:
 
 
 # One for the whole process: a driver that hangs for one caller is not called by another.
-LOOKOUT: Final = Lookout()
+LOOKOUT = Lookout()

@@ -14,7 +14,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from prefect.context import SettingsContext
 from prefect.logging import get_logger
@@ -26,8 +26,8 @@ from prefect_slots.task_runner.prefect_private import (
     set_api_log_sink,
 )
 
-EVENT: Final = "event"
-LOG: Final = "log"
+EVENT = "event"
+LOG = "log"
 
 
 class News:

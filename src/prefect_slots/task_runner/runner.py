@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from prefect import Task
 from prefect.client.schemas.objects import RunInput, State
@@ -25,9 +25,9 @@ from prefect_slots.task_runner.prefect_private import get_current_settings
 from prefect_slots.task_runner.run import Run, SlotFuture, created
 
 # A shorter wait is not shown: the state would have changed again before a person saw it.
-_SHOWN_AFTER_SECONDS: Final = 0.2
+_SHOWN_AFTER_SECONDS = 0.2
 # For calls that block: results of upstream tasks, states for the server. Waiting tasks need no thread.
-_THREADS: Final = 4
+_THREADS = 4
 
 
 class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
@@ -53,7 +53,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         ...     return infer.map(images).result()
     """
 
-    options: Final = staticmethod(needs.options)
+    options = staticmethod(needs.options)
     """Around a submit, as prefect-ray's `remote_options`: `with SlotTaskRunner.options(gpu_mem=8): infer.submit(x)`.
 
     A resource named here replaces the same of the decoration, and of an enclosing block.

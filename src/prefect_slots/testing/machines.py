@@ -10,7 +10,6 @@ Subclass `BookMachine`: add keepers to compare with the model, or watch each ste
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -21,11 +20,11 @@ from prefect_slots.testing.play import Play, Step
 from prefect_slots.testing.strategies import SCOPES, Situation, situations
 
 # As many as there may be options to choose from; more would make shrinking slower for nothing.
-_CHOICE: Final = st.integers(0, 63)
+_CHOICE = st.integers(0, 63)
 # Two priorities, few runs and few durations: equal ones must meet for fairness to show.
-_PRIORITY: Final = st.integers(0, 1)
-_RUN: Final = st.sampled_from(["", "a", "b"])
-_EXPECTED: Final = st.sampled_from([None, 1.0, 8.0, 60.0])
+_PRIORITY = st.integers(0, 1)
+_RUN = st.sampled_from(["", "a", "b"])
+_EXPECTED = st.sampled_from([None, 1.0, 8.0, 60.0])
 
 
 class BookMachine(RuleBasedStateMachine):

@@ -4,7 +4,6 @@ Machines are small on purpose, a few cells of a few units: every mistake shows t
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 from hypothesis import strategies as st
 
@@ -17,8 +16,8 @@ from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.play import Play
 
 # One of each kind that limits treat differently: cells, fleet scope, memory, plain counts, declared.
-RESOURCES: Final = ("cpus", "gpu_mem", "license.matlab", "mem", "scanner")
-SCOPES: Final = {name: Scope.FLEET if name.startswith("license.") else Scope.WORKER for name in RESOURCES}
+RESOURCES = ("cpus", "gpu_mem", "license.matlab", "mem", "scanner")
+SCOPES = {name: Scope.FLEET if name.startswith("license.") else Scope.WORKER for name in RESOURCES}
 
 
 @dataclass(frozen=True, kw_only=True)

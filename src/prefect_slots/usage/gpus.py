@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
@@ -21,11 +20,11 @@ from prefect_slots.system import container, processes, sysfs, threads
 from prefect_slots.usage import foreign, overuse
 
 # A driver uses about this much of a GPU for itself: a whole GPU that lacks no more is granted as a whole GPU.
-CRUMBS_MIB: Final = 64
+CRUMBS_MIB = 64
 # After the end of a grant its processes take about this long to give their memory back.
-_SETTLING_SECONDS: Final = 2.0
+_SETTLING_SECONDS = 2.0
 # A holder of slots that were taken by hand may take this long to use the memory that they stand for.
-_RAMP_SECONDS: Final = 60.0
+_RAMP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

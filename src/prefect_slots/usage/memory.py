@@ -6,7 +6,6 @@ Only processes that belong to such a grant are looked at.
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from typing import Final
 
 from prefect_slots.ledger import queries
 from prefect_slots.ledger.transaction import Transaction
@@ -15,10 +14,10 @@ from prefect_slots.system import processes
 from prefect_slots.usage import overuse
 
 # An interpreter and its libraries may take this much of each process before a task begins, and no task declares it.
-STARTUP_BYTES: Final = 256 * 2**20
+STARTUP_BYTES = 256 * 2**20
 # A share is not read again until this many times the time that reading took has passed: at most a twentieth of one core
 # is spent on it.
-_REST: Final = 20
+_REST = 20
 
 
 def note_memory(tx: Transaction, found: Iterable[overuse.Group]) -> overuse.Noted:

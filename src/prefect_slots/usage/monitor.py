@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from prefect_slots.ledger import elected, queries, registry, store, usage
 from prefect_slots.ledger.transaction import Transaction
@@ -25,10 +25,10 @@ from prefect_slots.usage import foreign
 if TYPE_CHECKING:
     from prefect_slots.usage import overuse
 
-ROLE: Final = "watcher"
-_LOOKED_AT: Final = "cards_looked_at"
+ROLE = "watcher"
+_LOOKED_AT = "cards_looked_at"
 # A task's first request waits for a look this long at most: a driver that hangs must not hold up tasks.
-_FIRST_LOOK_SECONDS: Final = 2.0
+_FIRST_LOOK_SECONDS = 2.0
 _log = logging.getLogger("prefect_slots")
 
 

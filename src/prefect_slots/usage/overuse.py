@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 import psutil
 
@@ -19,11 +18,11 @@ from prefect_slots.system.processes import same_start
 
 # A suggestion is worth reading if a grant declared twice its peak and at least 2 GiB beyond it, so that another task of
 # common size might have fitted, and if several looks had a chance to see the peak.
-_MUCH: Final = 2
-_MUCH_MIB: Final = 2048
-_LOOKS: Final = 3
+_MUCH = 2
+_MUCH_MIB = 2048
+_LOOKS = 3
 # At most so many neighbors at risk are named: of the host's memory they are the whole machine.
-_NAMED: Final = 5
+_NAMED = 5
 
 
 @dataclass(frozen=True)

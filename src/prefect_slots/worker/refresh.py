@@ -10,7 +10,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from prefect_slots.acquire.client import session_at
 from prefect_slots.acquire.coordination import coordinate
@@ -24,7 +23,7 @@ from prefect_slots.settings import Settings
 # Reports a text to a person; the number is a level of `logging`.
 Say = Callable[[int, str], None]
 
-_NUMBERS: Final = re.compile(r"\d+")
+_NUMBERS = re.compile(r"\d+")
 
 
 class Refresher:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Final
 
 from rich.console import Console
 
@@ -18,7 +17,7 @@ from prefect_slots.settings import Settings
 from prefect_slots.worker.refresh import Refresher
 
 # Sent to this process, they are meant for the worker, which ends its flow runs in order.
-_FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def start(flags: Sequence[str], settings: Settings) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any
 
 from tests.support.nvml_stub.machines import (
     ARGUMENT_VERSION_MISMATCH,
@@ -19,7 +19,7 @@ from tests.support.nvml_stub.machines import (
 )
 
 _target = attrgetter("_obj")
-_NEWER: Final = (
+_NEWER = (
     "nvmlDeviceGetMemoryInfo_v2",
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetGraphicsRunningProcesses_v3",

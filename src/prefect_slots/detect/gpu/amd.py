@@ -12,17 +12,17 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.offer import GpuOffer
 from prefect_slots.model import GPU_MEM, GpuRules, amd_key, bytes_available
 from prefect_slots.system.sysfs import query_drm, text_of
 
-AMD: Final = "0x1002"
-_ROCR: Final = "ROCR_VISIBLE_DEVICES"
+AMD = "0x1002"
+_ROCR = "ROCR_VISIBLE_DEVICES"
 # HIP reads the first of these that is set; its numbers count what the runtime below it leaves.
-_HIP: Final = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_HIP = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True)

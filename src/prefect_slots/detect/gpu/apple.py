@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.offer import GpuOffer
@@ -17,10 +17,10 @@ from prefect_slots.model import APPLE_KEY, GPU_MEM, MIB, GpuRules, bytes_availab
 from prefect_slots.system.commands import run_command
 
 # `system_profiler` takes seconds on a Mac with many devices; without it only the name is lost.
-_SECONDS: Final = 10.0
-_LINE: Final = re.compile(r"([a-z_.]+)\s*[:=]\s*([0-9]+)")
+_SECONDS = 10.0
+_LINE = re.compile(r"([a-z_.]+)\s*[:=]\s*([0-9]+)")
 # macOS lets its GPU keep two thirds of a small Mac's memory, and three quarters from this size on.
-_LARGE_MIB: Final = 36 * 1024
+_LARGE_MIB = 36 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)

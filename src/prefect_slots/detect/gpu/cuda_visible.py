@@ -7,16 +7,15 @@ and findings out.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from prefect_slots.model import GPU_MEM, Finding, Severity
 
-VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
-ORDER_VARIABLE: Final = "CUDA_DEVICE_ORDER"
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+ORDER_VARIABLE = "CUDA_DEVICE_ORDER"
 
-_NUMBER: Final = re.compile(r"[+]?[0-9]+")
+_NUMBER = re.compile(r"[+]?[0-9]+")
 # Usual ways to write that no GPU is to be used; any other entry that names none is a mistake.
-_NONE: Final = frozenset({"", "-1", "none", "nodevfiles"})
+_NONE = frozenset({"", "-1", "none", "nodevfiles"})
 
 
 @dataclass(frozen=True, kw_only=True)

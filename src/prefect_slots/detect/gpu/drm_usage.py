@@ -10,20 +10,19 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from prefect_slots.detect.gpu.amd import AMD, query_amd
 from prefect_slots.detect.gpu.intel import INTEL, query_intel
 from prefect_slots.detect.gpu.usage import DeviceUse
 from prefect_slots.system.sysfs import query_drm, text_of
 
-_NODES: Final = "/dev/dri/"
-_NODE: Final = re.compile(r"(?:card|renderD)[0-9]+")
+_NODES = "/dev/dri/"
+_NODE = re.compile(r"(?:card|renderD)[0-9]+")
 # On the GPU itself: `vram` is AMD's, `vram0` of the driver xe, `local0` of i915; a tile of a GPU is a region.
-_REGION: Final = re.compile(r"drm-(resident|memory|total)-((?:vram|local)[0-9]*)")
-_SIZE: Final = re.compile(r"([0-9]+)(?: (KiB|MiB))?")
-_UNITS: Final = {None: 1, "KiB": 2**10, "MiB": 2**20}
-_KFD: Final = "sys/class/kfd/kfd"
+_REGION = re.compile(r"drm-(resident|memory|total)-((?:vram|local)[0-9]*)")
+_SIZE = re.compile(r"([0-9]+)(?: (KiB|MiB))?")
+_UNITS = {None: 1, "KiB": 2**10, "MiB": 2**20}
+_KFD = "sys/class/kfd/kfd"
 
 
 @dataclass(frozen=True, kw_only=True)

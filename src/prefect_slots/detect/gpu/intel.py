@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.offer import GpuOffer
@@ -19,14 +19,14 @@ from prefect_slots.model import GPU_MEM, GpuRules, bytes_available, intel_key
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.sysfs import query_drm, text_of
 
-INTEL: Final = "0x8086"
+INTEL = "0x8086"
 # Graphics of a processor lie on bus 0; a GPU with memory of its own lies behind a bridge.
-_BUILT_IN: Final = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")
-_PROGRAM: Final = "xpu-smi"
+_BUILT_IN = re.compile(r"[0-9a-f]+:00:[0-9a-f]{2}\.[0-9]")
+_PROGRAM = "xpu-smi"
 # `xpu-smi` is run once per GPU, all within the time limit of the detector.
-_SECONDS: Final = 5.0
+_SECONDS = 5.0
 # Variables of oneAPI; the numbers in them are given by its run time, and a device may be a part of a GPU.
-_VARIABLES: Final = ("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK")
+_VARIABLES = ("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal
+from typing import Literal
 
 from prefect_slots.detect.detector import Answer, Scene, unreadable
 from prefect_slots.detect.gpu import nvml as nvml_api
@@ -20,8 +20,8 @@ from prefect_slots.detect.host import query_memory
 from prefect_slots.model import GPU_MEM, MIB, Finding, GpuRules, bytes_available, format_amount
 from prefect_slots.system.container import Surroundings, query_surroundings
 
-_NOWHERE_SPECIAL: Final = Surroundings()
-_GPU_MEM: Final = frozenset({GPU_MEM})
+_NOWHERE_SPECIAL = Surroundings()
+_GPU_MEM = frozenset({GPU_MEM})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class NvidiaDetector:
         return interpret_nvml(query_nvml(scene.load), scene.gpus, scene.env, host_mib, around)
 
 
-_MPS_VARIABLE: Final = "NVML_MPS_DEVICE_ENUMERATION"
+_MPS_VARIABLE = "NVML_MPS_DEVICE_ENUMERATION"
 
 
 def interpret_nvml(

@@ -7,34 +7,34 @@ import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
-NOT_SUPPORTED: Final = 3
-NO_PERMISSION: Final = 4
-NOT_FOUND: Final = 6
-DRIVER_NOT_LOADED: Final = 9
-LIBRARY_NOT_FOUND: Final = 12
-FUNCTION_NOT_FOUND: Final = 13
-GPU_IS_LOST: Final = 15
-LIB_RM_VERSION_MISMATCH: Final = 18
-ARGUMENT_VERSION_MISMATCH: Final = 25
-GPU_NOT_FOUND: Final = 28
+NOT_SUPPORTED = 3
+NO_PERMISSION = 4
+NOT_FOUND = 6
+DRIVER_NOT_LOADED = 9
+LIBRARY_NOT_FOUND = 12
+FUNCTION_NOT_FOUND = 13
+GPU_IS_LOST = 15
+LIB_RM_VERSION_MISMATCH = 18
+ARGUMENT_VERSION_MISMATCH = 25
+GPU_NOT_FOUND = 28
 
 # The name of every look through NVIDIA's driver: while one hangs, none of the others is waited for either.
-NVIDIA: Final = "NVIDIA's cards"
+NVIDIA = "NVIDIA's cards"
 
-EXCLUSIVE_PROCESS: Final = 3
-PROHIBITED: Final = 2
+EXCLUSIVE_PROCESS = 3
+PROHIBITED = 2
 
 # In a virtual machine with a part of a GPU, and on the host that gives such parts away.
-VIRTUAL: Final = frozenset({2, 3, 4})
+VIRTUAL = frozenset({2, 3, 4})
 
-NO_NVIDIA_HERE: Final = frozenset({DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_NOT_FOUND})
-_NO_SUCH_FEATURE: Final = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
+NO_NVIDIA_HERE = frozenset({DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_NOT_FOUND})
+_NO_SUCH_FEATURE = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
 
-_REMEDIES: Final = {
+_REMEDIES = {
     NO_PERMISSION: "give this user access to /dev/nvidia* (often: the group 'video' or 'render')",
     GPU_IS_LOST: "the card has fallen off the bus: reboot, and check its power and seating",
     LIB_RM_VERSION_MISMATCH: "the driver was upgraded while loaded: reboot",

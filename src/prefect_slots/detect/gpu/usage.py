@@ -7,14 +7,14 @@ nothing (WSL, containers, virtual GPUs), or the driver does not tell a process's
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from prefect_slots.detect.gpu import nvml as nvml_api
 from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, lacks, load_nvml, text_of
 from prefect_slots.model import bytes_used
 from prefect_slots.system.container import Surroundings
 
-_LISTS: Final = ("Compute", "Graphics", "MPSCompute")
+_LISTS = ("Compute", "Graphics", "MPSCompute")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from datetime import date
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Final
 
 import psutil
 from filelock import FileLock, Timeout
@@ -69,7 +68,7 @@ def _lock(folder: Path, server: str) -> FileLock:
 
 
 # Seconds at most between two tries of a failing server: a repaired one is noticed within a quarter of an hour.
-MAX_BACK_OFF: Final = 900.0
+MAX_BACK_OFF = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +207,7 @@ def _kept(reading: Reading, seconds: float) -> Reading:
 
 # One per process: two desks would each ask a server, and count its failures apart.
 # Its folder is the same for all processes of a user, in any environment, so that they ask in turn.
-DESK: Final = Desk(folder=Path(f"/var/tmp/prefect-slots-{os.getuid()}/licences"))
+DESK = Desk(folder=Path(f"/var/tmp/prefect-slots-{os.getuid()}/licences"))
 
 
 @dataclass(frozen=True)

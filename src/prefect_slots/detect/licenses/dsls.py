@@ -6,16 +6,15 @@ A row is as long as its license is used: without a session it ends after the sea
 import csv
 import re
 from itertools import zip_longest
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading
 
-_PROMPT: Final = re.compile(r"(?:\s*admin\s?>)*\s*")
-_NEEDED: Final = ("Feature", "Expiration Date", "Count", "Inuse")
-_FAILED: Final = re.compile(
+_PROMPT = re.compile(r"(?:\s*admin\s?>)*\s*")
+_NEEDED = ("Feature", "Expiration Date", "Count", "Inuse")
+_FAILED = re.compile(
     r"\s*+(?P<why>(?:.*\b(?:cannot|failed|unable|not reachable|refused|timed out)\b|error\b).*)", re.IGNORECASE
 )
-_KNOWN: Final = re.compile(r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|\w[\w ()-]*:(?: .*)?)")
+_KNOWN = re.compile(r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|\w[\w ()-]*:(?: .*)?)")
 
 
 def parse_dsls(text: str, *, server: str, checkouts: bool = False) -> Reading:

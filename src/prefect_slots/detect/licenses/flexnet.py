@@ -7,40 +7,39 @@ servers of which one is dead still counts rightly, so the text alone is judged.
 
 import re
 from collections.abc import Iterator
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading, earliest
 from prefect_slots.model import Finding
 
 # Letters of a server's error that a finding quotes: garbage may be long.
-_SHOWN: Final = 200
+_SHOWN = 200
 
 # Blanks are matched possessively here and below: given back one by one, they would take quadratic time in garbage.
-_USERS_OF: Final = re.compile(r"\s*+Users of (?P<name>\S+):\s*(?P<said>.*)")
-_TOTAL: Final = re.compile(r"\(Total of (\d+) licenses?\s+issued;\s+Total of (\d+) licenses?\s+in\s+use\)")
-_CANNOT_GET: Final = re.compile(r"\s*+Cannot get users of (?P<name>\S+): (?P<why>.*)")
-_UNSUPPORTED: Final = re.compile(rf"\(Error: (?P<error>.*)\)|{_CANNOT_GET.pattern}")
+_USERS_OF = re.compile(r"\s*+Users of (?P<name>\S+):\s*(?P<said>.*)")
+_TOTAL = re.compile(r"\(Total of (\d+) licenses?\s+issued;\s+Total of (\d+) licenses?\s+in\s+use\)")
+_CANNOT_GET = re.compile(r"\s*+Cannot get users of (?P<name>\S+): (?P<why>.*)")
+_UNSUPPORTED = re.compile(rf"\(Error: (?P<error>.*)\)|{_CANNOT_GET.pattern}")
 
 # The list of a feature's holders. Greedy from the left, because a user or a display may hold anything at all.
-_HELD: Final = re.compile(
+_HELD = re.compile(
     r"\s++(?P<holder>.*) \(v[^()]*\) \([^()]*/\d+ \d+\)"
     r"(?:, start \w+ \d+/\d+ \d+:\d+(?::\d+)?(?:, (?P<count>\d+) licenses?)?"
     r"(?: \(linger: (?P<linger>\d+)(?: / (?P<of>\d+))?\))?(?:, PID: \d+)?"
     r"|,? queued for (?P<queued>\d+) licenses?)"
 )
-_RESERVED: Final = re.compile(r"\s++(?P<count>\d+) RESERVATIONs? for \S+ .*\([^()]*/\d+(?: \d+)?\)")
-_LICENSE: Final = re.compile(r'\s*+"[^"]+" v\S*, vendor: [^,\s]+(?:, expiry: (?P<expiry>.+))?')
-_LOCK: Final = re.compile(r"\s*+(?:uncounted )?nodelocked license(?:,? locked to (?P<lock>.+))?")
-_FLOATING: Final = re.compile(r"\s*+floating license")
-_VENDOR_STRING: Final = re.compile(r"\s*+vendor_string:.*")
+_RESERVED = re.compile(r"\s++(?P<count>\d+) RESERVATIONs? for \S+ .*\([^()]*/\d+(?: \d+)?\)")
+_LICENSE = re.compile(r'\s*+"[^"]+" v\S*, vendor: [^,\s]+(?:, expiry: (?P<expiry>.+))?')
+_LOCK = re.compile(r"\s*+(?:uncounted )?nodelocked license(?:,? locked to (?P<lock>.+))?")
+_FLOATING = re.compile(r"\s*+floating license")
+_VENDOR_STRING = re.compile(r"\s*+vendor_string:.*")
 
-_SERVER_UP: Final = re.compile(r"\s*+(?P<host>\S+): license server UP(?P<master> \(MASTER\))?(?: v.*)?")
-_DOWN: Final = re.compile(r"\s*+(?P<who>\S+): (?P<why>license server DOWN.*|.*\(-\d+,\d+.*\))")
-_FAILED: Final = re.compile(
+_SERVER_UP = re.compile(r"\s*+(?P<host>\S+): license server UP(?P<master> \(MASTER\))?(?: v.*)?")
+_DOWN = re.compile(r"\s*+(?P<who>\S+): (?P<why>license server DOWN.*|.*\(-\d+,\d+.*\))")
+_FAILED = re.compile(
     r"\s*+(?:Error getting status|lmgrd is not running|(?:Fle[xX][nN]et Licensing|FLEX(?:net Licensing|lm)) error):"
     r"\s*+(?P<why>.*)"
 )
-_KNOWN: Final = re.compile(
+_KNOWN = re.compile(
     r"\s*+(?:lm(?:util|stat) - Copyright.*|Flexible License Manager status on .*|\[Detecting lmgrd processes\.\.\.\]"
     r"|License server status: .*|License file\(s\) on .*|Vendor daemon status \(on .*\):|Feature usage info:|-{4,}"
     r"|\S+: UP v.*|NOTE:.*|Feature: .*|License path: .*|For further information.*|available at .*)"

@@ -1,21 +1,20 @@
 """LM-X: the output of `lmxendutil -licstat`, feature by feature; keys of one feature are summed."""
 
 import re
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Output, Reading
 
 # The server's own number for a key without a limit.
-UNLIMITED: Final = 2**31 - 1
+UNLIMITED = 2**31 - 1
 
-_FEATURE: Final = re.compile(r"\s*+Feature: (?P<name>.+?) Version: \S+ Vendor: .+")
-_DATES: Final = re.compile(r"\s*+Start date: \S+ Expire date: (?P<expires>\S+)")
-_COUNT: Final = re.compile(r"\s*+(?P<used>\d+) of (?P<total>\d+|unlimited) license\(s\) used:?", re.IGNORECASE)
-_USED: Final = re.compile(r"\s*+(?P<count>\d+) license\(s\) used by (?P<user>.+)@(?P<host>\S+)(?: \[[^\]]*\])?")
-_FAILED: Final = re.compile(
+_FEATURE = re.compile(r"\s*+Feature: (?P<name>.+?) Version: \S+ Vendor: .+")
+_DATES = re.compile(r"\s*+Start date: \S+ Expire date: (?P<expires>\S+)")
+_COUNT = re.compile(r"\s*+(?P<used>\d+) of (?P<total>\d+|unlimited) license\(s\) used:?", re.IGNORECASE)
+_USED = re.compile(r"\s*+(?P<count>\d+) license\(s\) used by (?P<user>.+)@(?P<host>\S+)(?: \[[^\]]*\])?")
+_FAILED = re.compile(
     r"\s*+(?P<why>There are no license server\(s\) available\.?|(?:Error|Failed|Unable|Cannot)\b.*)", re.IGNORECASE
 )
-_KNOWN: Final = re.compile(
+_KNOWN = re.compile(
     r"\s*+(?:LM-X End-user Utility .*|Copyright .*|\+{4,}|-{4,}|LM-X License Server on .*|LM-X license server\(s\):"
     r"|Server version: .*|Key type: .*|Login time: .*|Shared on .*|Borrow expire time: .*)",
     re.IGNORECASE,

@@ -1,18 +1,17 @@
 """LS-DYNA: the table that `lstc_qrun -R` prints; programs of one license group share the group's seats."""
 
 import re
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Output, Reading
 
-_PROGRAM: Final = re.compile(
+_PROGRAM = re.compile(
     r"(?P<name>\S+)\s+(?P<expires>\d+/\d+/\d+)\s+(?:\d+\s+(?=\S+\s+\d+\s+\d+\s))?"
     r"(?P<used>\d+|-)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)"
 )
-_GROUP: Final = re.compile(r"\s*+LICENSE GROUP\s+(?P<used>\d+)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)")
-_USED: Final = re.compile(r"\s++(?P<user>.+?)\s++\d+@(?P<host>\S+)\s+(?P<count>\d+)")
-_FAILED: Final = re.compile(r"\s*+\*\*\* ERROR (?P<why>.*)")
-_KNOWN: Final = re.compile(
+_GROUP = re.compile(r"\s*+LICENSE GROUP\s+(?P<used>\d+)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)")
+_USED = re.compile(r"\s++(?P<user>.+?)\s++\d+@(?P<host>\S+)\s+(?P<count>\d+)")
+_FAILED = re.compile(r"\s*+\*\*\* ERROR (?P<why>.*)")
+_KNOWN = re.compile(
     r"\s*+(?:Using (?:user specified|default) server .*|LICENSE INFORMATION|PROGRAM\s+EXPIRATION.*|[-| ]+)"
 )
 

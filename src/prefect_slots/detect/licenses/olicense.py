@@ -1,17 +1,14 @@
 """OLicense: the output of `olixtool -sv`; a module that stands in several licenses has the seats of all of them."""
 
 import re
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Output, Reading
 
-_MODULE: Final = re.compile(
-    r"\s*+(?P<name>[^;]*\S)\s*+;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?"
-)
-_LOCKED: Final = re.compile(r"\s*+(?P<used>\d+) FloatsLockedBy(?::| 'unknown clients':?)")
-_USED: Final = re.compile(r"\s++(?P<user>.+)@(?P<host>\S+) #(?P<count>\d+)")
-_FAILED: Final = re.compile(r"\s*+(?P<why>OlComm \d+.*)")
-_KNOWN: Final = re.compile(
+_MODULE = re.compile(r"\s*+(?P<name>[^;]*\S)\s*+;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?")
+_LOCKED = re.compile(r"\s*+(?P<used>\d+) FloatsLockedBy(?::| 'unknown clients':?)")
+_USED = re.compile(r"\s++(?P<user>.+)@(?P<host>\S+) #(?P<count>\d+)")
+_FAILED = re.compile(r"\s*+(?P<why>OlComm \d+.*)")
+_KNOWN = re.compile(
     r"\s*+(?:olixtool .*|Copyright .*|Server: .*|List of requested licenses:|={4,}|-{4,}"
     r"|(?:Application|VersionRange|Licenser|Licensee|License-ID|Modules):.*|Name; LicenseType; .*)"
 )

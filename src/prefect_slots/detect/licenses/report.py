@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import chain
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from prefect_slots.model import Finding
 
@@ -144,17 +144,17 @@ def earliest(days: Iterable[date | None]) -> date | None:
 
 
 # Longest line that is matched: no vendor prints longer ones, and patterns take long over very long lines.
-MAX_LINE: Final = 2000
+MAX_LINE = 2000
 
 # Enough of an unknown output to report it; garbage has thousands of lines.
-_SHOWN_LINES: Final = 3
-_SHOWN_LETTERS: Final = 60
+_SHOWN_LINES = 3
+_SHOWN_LETTERS = 60
 
 # Not by `strptime`: the names that it knows depend on the locale of the process.
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NEVER: Final = re.compile(r"permanent|never|none|unlimited|.*\bno expiration\b", re.IGNORECASE)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NEVER = re.compile(r"permanent|never|none|unlimited|.*\bno expiration\b", re.IGNORECASE)
 # The day may be followed by anything, as by a time, but not by a digit: that would be a number cut in two.
-_DAYS: Final = tuple(
+_DAYS = tuple(
     re.compile(rf"{form}(?!\d)", re.IGNORECASE)
     for form in (
         r"(?P<day>\d{1,2})-(?P<month>[a-z]{3})-(?P<year>\d{1,4})",

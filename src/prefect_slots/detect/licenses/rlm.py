@@ -5,22 +5,21 @@ does not say if `inuse` holds reservations, so they count on top of it, within w
 """
 
 import re
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Block, Output, Reading
 
-_POOL: Final = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: \d+)?")
-_COUNT: Final = re.compile(
+_POOL = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: \d+)?")
+_COUNT = re.compile(
     r"\s*+count: (?P<count>\d+|unlimited|uncounted), # reservations: (?P<reserved>\d+), inuse: (?P<inuse>\d+)"
     r"(?:, exp: (?P<exp>[^,]+))?(?:,.*)?",
     re.IGNORECASE,
 )
-_TOKENS: Final = re.compile(r"\s*+Token-based license.*", re.IGNORECASE)
-_USED: Final = re.compile(
+_TOKENS = re.compile(r"\s*+Token-based license.*", re.IGNORECASE)
+_USED = re.compile(
     r"\s*+(?P<name>\S+) v\S+: (?P<user>.+)@(?P<host>\S+) (?P<count>\d+)/\d+ at \d+/\d+ \d+:\d+(?:\s+\(.*\))?"
 )
-_FAILED: Final = re.compile(r'\s*+(?P<why>Error connecting to ".*" server.*)', re.IGNORECASE)
-_KNOWN: Final = re.compile(
+_FAILED = re.compile(r'\s*+(?P<why>Error connecting to ".*" server.*)', re.IGNORECASE)
+_KNOWN = re.compile(
     r"\s*+(?:Setting license file path to .*|rlm(?:util|stat) v.*|Copyright .*|-{4,}.*|obsolete: \d+, min_remove: .*"
     r"|\S+ (?:ISV server |license pool |license usage )?status on .*|\S+ (?:software|comm) version:? v.*"
     r"|\S+ \w+ log filename:.*|Startup time: .*|(?:Todays|Recent) Statistics .*|Recent Stats .*"

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Final
 
 from prefect_slots.detect.detector import Answer
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown, Unlimited
@@ -15,11 +14,11 @@ from prefect_slots.model.finding import Finding, Severity
 from prefect_slots.model.resource import Cell, Resource, Scope, license_resource
 
 # Two weeks leave time to order a renewal before tasks fail.
-EXPIRY_WARNING_DAYS: Final = 14
+EXPIRY_WARNING_DAYS = 14
 
 # The address of a network interface without its separators, as most locks spell it.
-_ADDRESS: Final = re.compile(r"[0-9a-f]{12}")
-_WORDS: Final = re.compile(r"[0-9a-z._:-]+")
+_ADDRESS = re.compile(r"[0-9a-f]{12}")
+_WORDS = re.compile(r"[0-9a-z._:-]+")
 
 
 @dataclass(frozen=True, kw_only=True)

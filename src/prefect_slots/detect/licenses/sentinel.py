@@ -6,23 +6,18 @@ inactive. Tokens that are reserved are nobody else's, used or not.
 
 import re
 from dataclasses import dataclass, field
-from typing import Final
 
 from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading
 
 # Versions of the server print these numbers if there is no limit.
-INFINITE: Final = frozenset({4294967294, 4294967295, 2097150})
+INFINITE = frozenset({4294967294, 4294967295, 2097150})
 
-_FIELD: Final = re.compile(r"\s*+\|-\s*(?P<key>[^:]*[^:\s])\s*+:\s*+(?P<value>.*)")
-_HEADING: Final = re.compile(r"\s*+\|-\s*(?P<section>\w+) Information")
-_REMARK: Final = re.compile(r"\s*+\|-\s*[^:]+")
-_FAILED: Final = re.compile(
-    r"\s*+(?P<why>(?:Error\b|.*\b(?:cannot|failed|unable|not running|could not)\b).*)", re.IGNORECASE
-)
-_KNOWN: Final = re.compile(
-    r"\s*+(?:Sentinel RMS .*|Copyright .*|\[Contacting .*\]|Press Enter .*|-{4,}|={4,})", re.IGNORECASE
-)
-_NUMBERS: Final = (
+_FIELD = re.compile(r"\s*+\|-\s*(?P<key>[^:]*[^:\s])\s*+:\s*+(?P<value>.*)")
+_HEADING = re.compile(r"\s*+\|-\s*(?P<section>\w+) Information")
+_REMARK = re.compile(r"\s*+\|-\s*[^:]+")
+_FAILED = re.compile(r"\s*+(?P<why>(?:Error\b|.*\b(?:cannot|failed|unable|not running|could not)\b).*)", re.IGNORECASE)
+_KNOWN = re.compile(r"\s*+(?:Sentinel RMS .*|Copyright .*|\[Contacting .*\]|Press Enter .*|-{4,}|={4,})", re.IGNORECASE)
+_NUMBERS = (
     "Unreserved tokens in use",
     "Total reserved tokens",
     "Reserved tokens in use",

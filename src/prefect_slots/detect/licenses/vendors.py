@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from prefect_slots.detect.licenses.dsls import parse_dsls
 from prefect_slots.detect.licenses.flexnet import parse_flexnet
@@ -57,7 +57,7 @@ def fill(text: str, server: str) -> str:
     return text.format(server=server, port=port, host=host)
 
 
-VENDORS: Final[dict[str, Vendor]] = {
+VENDORS: dict[str, Vendor] = {
     "flexnet": Vendor(program="lmutil", words="lmstat -c {server} {wanted}", parse=parse_flexnet),
     # The same program can stop the server; no other word of it is ever used.
     "rlm": Vendor(program="rlmutil", words="rlmstat -a -c {server}", parse=parse_rlm),
