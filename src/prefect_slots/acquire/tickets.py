@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect_slots import errors
-from prefect_slots.ledger import leases, queries, registry, store, transaction
-from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger import failpoints, leases, queries, registry, store, transaction
 from prefect_slots.model import Asked, Grant, Holding, Nesting, Request, Shape, Ticket, duration_asked
 from prefect_slots.scheduling import grant_reuse
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
@@ -145,7 +144,7 @@ class Tickets:
             self._to_leave.add(ticket)
             self.on_unfinished()
             raise
-        reached(Point.CELLS_FREED)
+        failpoints.reached(failpoints.Point.CELLS_FREED)
         self._to_leave.discard(ticket)
         self.sweep()
         return lost
@@ -220,7 +219,7 @@ class Tickets:
             raise errors.LedgerUnreadable(path=str(self._ledger.path), reason=reason)
         if grant is None:
             return None
-        reached(Point.GRANTED)
+        failpoints.reached(failpoints.Point.GRANTED)
         # A draw lies within its root grant, whose leases count it already.
         on_server = self.server if grant.shape.pool is None else None
         until = None if request.timeout is None else started + request.timeout

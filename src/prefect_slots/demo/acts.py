@@ -7,8 +7,7 @@ from pathlib import Path
 
 from prefect_slots.demo.api import Api, FlowRun
 from prefect_slots.demo.stage import DemoFailed, Stage
-from prefect_slots.ledger import queries
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger import queries, store
 from prefect_slots.model import GPU_MEM
 from prefect_slots.observe.status import MachineStatus, machine_status
 from prefect_slots.observe.timeline import run_of
@@ -82,7 +81,7 @@ class Watch:
         show: Called with every moment.
     """
 
-    def __init__(self, stage: Stage, api: Api, ledger: Ledger, show: Callable[[Moment], None]) -> None:
+    def __init__(self, stage: Stage, api: Api, ledger: store.Ledger, show: Callable[[Moment], None]) -> None:
         self.uses: dict[str, Use] = {}
         self._stage = stage
         self._api = api

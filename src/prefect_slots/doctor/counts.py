@@ -10,9 +10,8 @@ from prefect_slots.detect.survey import Survey
 from prefect_slots.doctor.facts import LimitFacts, MirrorFacts
 from prefect_slots.leases.reconcile import held, snapshot
 from prefect_slots.ledger import registry, store
-from prefect_slots.limits import client, naming, outcome, plan
+from prefect_slots.limits import client, gateway, naming, outcome, plan
 from prefect_slots.limits.claim import Claim
-from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.registration import read_all, register
 from prefect_slots.system import clock
 
@@ -101,7 +100,7 @@ class Comparison:
             if parts is None or parts[1] == self.ledger.id or parts[0] not in names:
                 continue
             # Mirrors without slots are many and have no holders: each question would be a request in vain.
-            holders = await Gateway(self.server, parts[1]).holders(parts[0]) if limit.active_slots else ()
+            holders = await gateway.Gateway(self.server, parts[1]).holders(parts[0]) if limit.active_slots else ()
             mirror = MirrorFacts(name=name, active=limit.active_slots, holders=len(holders), former=parts[1] in former)
             found.append(mirror)
         return tuple(found)

@@ -17,8 +17,7 @@ from prefect_slots import errors
 from prefect_slots.acquire.coordination import Coordination, coordinate
 from prefect_slots.acquire.registration import machine_name
 from prefect_slots.detect.survey import Survey, survey
-from prefect_slots.doctor import facts
-from prefect_slots.doctor.counts import Comparison
+from prefect_slots.doctor import counts, facts
 from prefect_slots.ledger import leases, queries, registry, schema, store, transaction, usage
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
@@ -275,7 +274,7 @@ async def _look_at_server(
         look.seen |= {"claimed": exists}
         # Limits are compared only if all three sides are known: else each would seem an orphan.
         if ledger is not None and named is not None and seen is not None:
-            limits, mirrors = await Comparison(server, ledger, machine, seen, claim).run()
+            limits, mirrors = await counts.Comparison(server, ledger, machine, seen, claim).run()
             look.seen |= {"limits": limits, "mirrors": mirrors}
     finally:
         await server.close()

@@ -13,8 +13,7 @@ from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.leases.release import Releaser
-from prefect_slots.ledger import leases, registry, store, transaction
-from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger import failpoints, leases, registry, store, transaction
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
 from prefect_slots.limits import events, naming, outcome
 from prefect_slots.limits.gateway import Gateway
@@ -109,7 +108,7 @@ class Acquirer:
         holder = await self._intend(grant, call)
         if holder is None:
             return Cause.GONE
-        reached(Point.INTENT_WRITTEN)
+        failpoints.reached(failpoints.Point.INTENT_WRITTEN)
         self._releaser.in_flight.add(holder)
         late = partial(self._landed, holder, call)
         try:
@@ -154,10 +153,10 @@ class Acquirer:
         self._releaser.sweep()
 
     def _record(self, holder: UUID, call: Call, taken: outcome.OccupiedLease) -> bool:
-        reached(Point.LEASE_TAKEN)
+        failpoints.reached(failpoints.Point.LEASE_TAKEN)
         deadline = clock.boot_clock() + taken.seconds
         wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
-        reached(Point.LEASE_WRITTEN)
+        failpoints.reached(failpoints.Point.LEASE_WRITTEN)
         self._announcer.acquired(taken, call.weight)
         return wanted
 

@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
-from prefect_slots.leases import foreign, reconcile
-from prefect_slots.leases.renew import Renewal
+from prefect_slots.leases import foreign, reconcile, renew
 from prefect_slots.ledger import elected, leases, registry, store, transaction
 from prefect_slots.limits import events, naming
 from prefect_slots.limits.gateway import Gateway
@@ -32,7 +31,7 @@ class Leader:
     """
 
     def __init__(
-        self, ledger: store.Ledger, gateway: Gateway, renewal: Renewal, url: str, *, refresh_seconds: float
+        self, ledger: store.Ledger, gateway: Gateway, renewal: renew.Renewal, url: str, *, refresh_seconds: float
     ) -> None:
         self._ledger = ledger
         self._gateway = gateway

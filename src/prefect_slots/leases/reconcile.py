@@ -14,8 +14,7 @@ from uuid import UUID
 
 from prefect_slots.errors import LimitMissing
 from prefect_slots.leases.release import SETTLED_SECONDS
-from prefect_slots.ledger import leases, registry, store, transaction
-from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger import failpoints, leases, registry, store, transaction
 from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.limits import naming, outcome
 from prefect_slots.limits.gateway import Gateway
@@ -175,7 +174,7 @@ async def reconcile(ledger: store.Ledger, gateway: Gateway, *, answering_since: 
     if latched is None:
         return ()
     holder, names = latched
-    reached(Point.LATCHED)
+    failpoints.reached(failpoints.Point.LATCHED)
     settled = True
     try:
         # Read before the server's list: a lease that is released meanwhile is no stray.
@@ -193,12 +192,12 @@ async def reconcile(ledger: store.Ledger, gateway: Gateway, *, answering_since: 
             # A latch that ran out lets others change the counts, and then the difference is no longer known.
             if not ledger.transact(lambda tx, weight=slots: leases.renew_latch(tx, holder, weight, clock.boot_clock())):
                 return tuple(done)
-            reached(Point.REPAIR_WRITTEN)
+            failpoints.reached(failpoints.Point.REPAIR_WRITTEN)
             counted = gateway.mirror(name) if is_mirror else name
             settled = False
             await (gateway.subtract(name, slots) if change < 0 else gateway.add(counted, slots))
             settled = True
-            reached(Point.REPAIRED)
+            failpoints.reached(failpoints.Point.REPAIRED)
             done.append(Repaired(limit=counted, change=change))
             _log.warning("repaired %s", done[-1])
         ledger.transact(lambda tx: _done(tx, names), frees=True)

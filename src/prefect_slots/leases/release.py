@@ -9,8 +9,7 @@ import logging
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
-from prefect_slots.ledger import leases, store
-from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger import failpoints, leases, store
 from prefect_slots.limits import events, outcome
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
@@ -63,7 +62,7 @@ class Releaser:
                     await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
                     continue
                 await self._gateway.release(row.lease_id)
-                reached(Point.LEASE_RELEASED)
+                failpoints.reached(failpoints.Point.LEASE_RELEASED)
                 self._announcer.released(row.lease_id, row.names, row.call.weight)
                 return True
             except outcome.UnknownOutcome:

@@ -9,10 +9,8 @@ from contextlib import suppress
 from typing import Self
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
-from prefect_slots.leases import foreign
+from prefect_slots.leases import foreign, leader, release
 from prefect_slots.leases.acquire import Acquirer, Cause, Refusal, calls_of
-from prefect_slots.leases.leader import Leader
-from prefect_slots.leases.release import Releaser
 from prefect_slots.leases.renew import Renewal
 from prefect_slots.ledger import election, leases, registry, store
 from prefect_slots.limits import client, events
@@ -47,9 +45,9 @@ class ServerSession:
         self._hosts_known: frozenset[str] = frozenset()
         self._hosts_at = -_HOSTS_SECONDS
         self._announcer = events.Announcer(gateway.server)
-        self._releaser = Releaser(ledger, gateway, self._announcer)
+        self._releaser = release.Releaser(ledger, gateway, self._announcer)
         self._acquirer = Acquirer(ledger, gateway, self._releaser, self._announcer)
-        self._leader = Leader(
+        self._leader = leader.Leader(
             ledger, gateway, Renewal(ledger, gateway, self._acquirer), url, refresh_seconds=settings.refresh_seconds
         )
         self.sweep = self._releaser.sweep

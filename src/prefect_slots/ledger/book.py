@@ -8,8 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from prefect_slots.ledger import leases
-from prefect_slots.ledger.sql import Tables
+from prefect_slots.ledger import leases, sql
 from prefect_slots.model import Exclusive, Request, Requirement
 from prefect_slots.model import book as model
 
@@ -19,12 +18,12 @@ SHAPE = "s.requirement, s.priority, s.expected, s.parent, s.root, s.source"
 HISTORY = 10_000
 
 
-def read_book(tables: Tables, front: int = model.FRONT) -> model.Book:
+def read_book(tables: sql.Tables, front: int = model.FRONT) -> model.Book:
     """Return the cells, the grants and the front of each line: every reserver and the first `front` others."""
     return model.Book(cells=_cells(tables), grants=_grants(tables), lines=_lines(tables, front))
 
 
-def _cells(tables: Tables) -> tuple[model.CellState, ...]:
+def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
     # A broken cell offers nothing and keeps its capacity: it may come back, so requests for it wait and do not fail.
     rows = tables.all(
         "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive FROM cell "
@@ -49,7 +48,7 @@ def _plain_shape(requirement: str, priority: int, expected: float | None) -> mod
     return model.Shape(requirement=Requirement.from_data(json.loads(requirement)), priority=priority, expected=expected)
 
 
-def read_grant(tables: Tables, grant: str) -> model.Grant:
+def read_grant(tables: sql.Tables, grant: str) -> model.Grant:
     """Return one grant.
 
     Raises:
@@ -60,7 +59,7 @@ def read_grant(tables: Tables, grant: str) -> model.Grant:
     raise LookupError(f"grant {grant} is not in the ledger")
 
 
-def _grants(tables: Tables, where: str = "", *values: object) -> tuple[model.Grant, ...]:
+def _grants(tables: sql.Tables, where: str = "", *values: object) -> tuple[model.Grant, ...]:
     grants: dict[str, model.Grant] = {}
     for row in tables.all(
         "SELECT h.id, resource, number, amount, requirement, priority, expected, parent, root, source, "
@@ -78,7 +77,7 @@ def _grants(tables: Tables, where: str = "", *values: object) -> tuple[model.Gra
     return tuple(grants.values())
 
 
-def _lines(tables: Tables, front: int) -> tuple[model.Line, ...]:
+def _lines(tables: sql.Tables, front: int) -> tuple[model.Line, ...]:
     lines: list[model.Line] = []
     for row in tables.all(f"SELECT key, overtakes, {SHAPE} FROM shape s ORDER BY key"):
         select = (
@@ -97,7 +96,7 @@ def _lines(tables: Tables, front: int) -> tuple[model.Line, ...]:
     return tuple(lines)
 
 
-def _last(tables: Tables, shape: str, shown: model.Slot) -> model.Slot:
+def _last(tables: sql.Tables, shape: str, shown: model.Slot) -> model.Slot:
     hidden = tables.one(
         "SELECT turn, seq FROM ticket WHERE shape=? AND blocked_on IS NULL AND reserved IS NULL "
         "ORDER BY turn DESC, seq DESC LIMIT 1",
@@ -106,7 +105,7 @@ def _last(tables: Tables, shape: str, shown: model.Slot) -> model.Slot:
     return max(shown, model.Slot(*hidden)) if hidden else shown
 
 
-def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
+def tails(tables: sql.Tables, run: str, priority: int) -> tuple[tuple[str, int], ...]:
     """Return the last turn of a run's waiting tickets in each line of one priority, by the line's key."""
     found = tables.all(
         "SELECT key, (SELECT MAX(turn) FROM ticket WHERE run=? AND shape=key AND blocked_on IS NULL) AS tail "
@@ -116,7 +115,7 @@ def tails(tables: Tables, run: str, priority: int) -> tuple[tuple[str, int], ...
     return tuple((key, tail) for key, tail in found)
 
 
-def write(tables: Tables, change: model.Change, request: Request | None) -> None:
+def write(tables: sql.Tables, change: model.Change, request: Request | None) -> None:
     """Write one change; a new ticket is the actor's, for `request`."""
     match change:
         case model.Queued(shape=shape, ticket=ticket):
@@ -139,7 +138,7 @@ def write(tables: Tables, change: model.Change, request: Request | None) -> None
             tables.run("UPDATE ticket SET reserved=? WHERE id=?", _dump(cells) if cells else None, ticket)
 
 
-def _queue(tables: Tables, shape: model.Shape, ticket: model.Ticket, request: Request | None) -> None:
+def _queue(tables: sql.Tables, shape: model.Shape, ticket: model.Ticket, request: Request | None) -> None:
     _shape_row(tables, shape)
     # A ticket that steps back from aside has a row; a new one has none.
     resumed = tables.run(
@@ -156,7 +155,7 @@ def _queue(tables: Tables, shape: model.Shape, ticket: model.Ticket, request: Re
         )
 
 
-def _shape_row(tables: Tables, shape: model.Shape) -> None:
+def _shape_row(tables: sql.Tables, shape: model.Shape) -> None:
     tables.run(
         "INSERT INTO shape (key, overtakes, requirement, priority, expected, parent, root, source) "
         "VALUES (?, 0, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -171,7 +170,7 @@ def _columns(shape: model.Shape) -> tuple[object, ...]:
 
 
 # A shape's row goes with its last ticket, or it would count overtakes of a line that has long been empty.
-def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
+def _dequeue(tables: sql.Tables, ticket: str) -> tuple[Any, ...] | None:
     row = tables.one("SELECT shape, owner, label, asked_at, refusals, for_children FROM ticket WHERE id=?", ticket)
     if row is not None:
         tables.run("DELETE FROM ticket WHERE id=?", ticket)
@@ -179,7 +178,7 @@ def _dequeue(tables: Tables, ticket: str) -> tuple[Any, ...] | None:
     return row
 
 
-def _hold(tables: Tables, grant: model.Grant) -> None:
+def _hold(tables: sql.Tables, grant: model.Grant) -> None:
     row = _dequeue(tables, grant.id)
     if row is None:
         raise LookupError(f"granted ticket {grant.id} is not in the ledger")
@@ -194,7 +193,7 @@ def _hold(tables: Tables, grant: model.Grant) -> None:
         tables.run("INSERT INTO holding VALUES (?, ?, ?, ?)", grant.id, cell.resource, cell.number, amount)
 
 
-def _refuse(tables: Tables, ticket: str) -> None:
+def _refuse(tables: sql.Tables, ticket: str) -> None:
     parent = tables.value("SELECT s.parent FROM ticket t JOIN shape s ON s.key=t.shape WHERE t.id=?", ticket)
     row = _dequeue(tables, ticket)
     if row is not None and parent is not None:
@@ -207,7 +206,7 @@ def _refuse(tables: Tables, ticket: str) -> None:
             tables.wakes.append((address, ticket))
 
 
-def _free(tables: Tables, grant: str) -> None:
+def _free(tables: sql.Tables, grant: str) -> None:
     # History is of the machine's cells only: a draw is part of its source's row.
     tables.run(
         "INSERT INTO history (held, label, pid, resource, number, amount, asked_at, granted_at, ended_at) "
@@ -220,12 +219,12 @@ def _free(tables: Tables, grant: str) -> None:
     _delete_held(tables, grant)
 
 
-def _delete_held(tables: Tables, grant: str) -> None:
+def _delete_held(tables: sql.Tables, grant: str) -> None:
     leases.give_up(tables, grant)
     tables.run("DELETE FROM held WHERE id=?", grant)
 
 
-def _step_aside(tables: Tables, grant: model.Grant, limit: str) -> None:
+def _step_aside(tables: sql.Tables, grant: model.Grant, limit: str) -> None:
     row = tables.one("SELECT owner, label, asked_at, refusals, for_children FROM held WHERE id=?", grant.id)
     if row is None:
         raise LookupError(f"grant {grant.id} is not in the ledger")

@@ -17,8 +17,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from prefect_slots.system import clock
-from prefect_slots.system.processes import is_running
+from prefect_slots.system import clock, processes
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -
         descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         # A cleaner of temporary files may have removed it: only the process itself can tell.
-        return boot != clock.boot_id() or not is_running(pid, started)
+        return boot != clock.boot_id() or not processes.is_running(pid, started)
     except OSError:
         # Without a proof an owner lives: its cells would be granted twice.
         return False

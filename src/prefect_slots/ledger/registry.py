@@ -7,10 +7,7 @@ A resource that a survey could not read stays as it was: unknown is not zero.
 import uuid
 
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model.amount import Exclusive
-from prefect_slots.model.book import CellId, Changed
-from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
-from prefect_slots.model.resource import Inventory, Scope
+from prefect_slots.model import Exclusive, Inventory, Registered, RegisteredCell, RegisteredResource, Scope, book
 
 # Key in `meta` of a random text that changes with each registration and each change of foreign use.
 _EDITION = "edition"
@@ -37,7 +34,9 @@ def registered(transaction: Transaction) -> Registered:
         "FROM cell ORDER BY 1, 2"
     ):
         size = Exclusive(capacity) if exclusive else capacity
-        cell = RegisteredCell(CellId(resource, number), key, label, position, size, foreign, bool(present), bool(lost))
+        cell = RegisteredCell(
+            book.CellId(resource, number), key, label, position, size, foreign, bool(present), bool(lost)
+        )
         cells.setdefault(resource, []).append(cell)
     rows = transaction.all("SELECT name, unit, scope, origin FROM resource ORDER BY name")
     return Registered(
@@ -50,19 +49,19 @@ def registered(transaction: Transaction) -> Registered:
     )
 
 
-def counted(transaction: Transaction) -> dict[CellId, int]:
+def counted(transaction: Transaction) -> dict[book.CellId, int]:
     """Return the server's count of foreign use of each present cell, where it is not zero."""
     rows = transaction.all("SELECT resource, number, foreign_use FROM cell WHERE present AND foreign_use>0")
-    return {CellId(resource, number): amount for resource, number, amount in rows}
+    return {book.CellId(resource, number): amount for resource, number, amount in rows}
 
 
-def note_counted(transaction: Transaction, cell: CellId, amount: int) -> bool:
+def note_counted(transaction: Transaction, cell: book.CellId, amount: int) -> bool:
     """Record the server's count of foreign use of a cell; return whether that is news."""
     sql = "UPDATE cell SET foreign_use=? WHERE resource=? AND number=? AND foreign_use<>?"
     return transaction.run(sql, amount, *cell, amount) > 0
 
 
-def block(transaction: Transaction, cell: CellId, amount: int) -> bool:
+def block(transaction: Transaction, cell: book.CellId, amount: int) -> bool:
     """Keep an amount of a cell from being granted, beside the server's count; return whether that is news."""
     sql = "UPDATE cell SET outside=? WHERE resource=? AND number=? AND outside<>?"
     return transaction.run(sql, amount, *cell, amount) > 0
@@ -124,5 +123,5 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
             )
     note_change(transaction)
     # New or larger cells may fit tickets that wait now.
-    transaction.apply(Changed())
+    transaction.apply(book.Changed())
     return registered(transaction)

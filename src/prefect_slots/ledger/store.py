@@ -15,10 +15,8 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from prefect_slots.errors import LedgerUnreadable
-from prefect_slots.ledger import schema
-from prefect_slots.ledger.failpoints import Point, reached
+from prefect_slots.ledger import failpoints, schema, wakeup
 from prefect_slots.ledger.transaction import Decide, Plan, Transaction
-from prefect_slots.ledger.wakeup import wake
 from prefect_slots.model import Ended
 
 T = TypeVar("T")
@@ -84,14 +82,14 @@ class Ledger:
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         def write(transaction: Transaction) -> tuple[T, Transaction]:
             result = work(transaction)
-            reached(Point.IN_TRANSACTION)
+            failpoints.reached(failpoints.Point.IN_TRANSACTION)
             return result, transaction
 
         # The write lock is taken at the begin: a read that turns into a write could fail in the middle.
         result, done = self._run(write, "BEGIN IMMEDIATE", "COMMIT")
-        reached(Point.COMMITTED)
+        failpoints.reached(failpoints.Point.COMMITTED)
         # After the commit: a waiter that woke earlier would read the old state and sleep on.
-        self._pass_over_the_dead(wake(done.wakes))
+        self._pass_over_the_dead(wakeup.wake(done.wakes))
         if done.settled:
             self.on_settled(done.settled)
         return result

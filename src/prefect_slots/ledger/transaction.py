@@ -11,9 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
-from prefect_slots.ledger import book, leases
+from prefect_slots.ledger import book, leases, sql
 from prefect_slots.ledger.owner import Owner, is_dead
-from prefect_slots.ledger.sql import Tables
 from prefect_slots.model import Request, Requirement
 from prefect_slots.model import book as model
 from prefect_slots.system import clock
@@ -35,7 +34,7 @@ class TicketState(StrEnum):
     GONE = "gone"
 
 
-class Transaction(Tables):
+class Transaction(sql.Tables):
     """One transaction on the ledger, reading or writing."""
 
     def __init__(

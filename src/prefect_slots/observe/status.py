@@ -6,9 +6,7 @@ It is read from the ledger; the command line renders it.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_slots.ledger import queries, registry, usage
-from prefect_slots.ledger.store import Ledger
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import queries, registry, store, transaction, usage
 from prefect_slots.model import Book, CellId, Exclusive, Requirement
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
@@ -107,12 +105,12 @@ class MachineStatus:
         return asdict(self)
 
 
-def machine_status(ledger: Ledger) -> MachineStatus:
+def machine_status(ledger: store.Ledger) -> MachineStatus:
     """Return the present status, all of it from one read of the ledger."""
     return ledger.read(lambda tx: _status(tx, ledger))
 
 
-def _status(tx: Transaction, ledger: Ledger) -> MachineStatus:
+def _status(tx: transaction.Transaction, ledger: store.Ledger) -> MachineStatus:
     known = registry.registered(tx)
     holders: dict[CellId, list[Holder]] = {}
     held: dict[CellId, int] = {}
@@ -173,7 +171,7 @@ def _outside(seen: usage.Outside | None) -> OutsideStatus | None:
     return OutsideStatus(used=seen.used, seen_at=seen.seen_at, misses=seen.misses, why=seen.why)
 
 
-def _waiting(tx: Transaction) -> tuple[WaiterStatus, ...]:
+def _waiting(tx: transaction.Transaction) -> tuple[WaiterStatus, ...]:
     book = tx.book()
     # Tickets of one requirement wait for the same reason, and to find it takes a look at every cell.
     reasons: dict[Requirement, str] = {}

@@ -11,10 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect_slots.model import Grant, Line, Slot, Ticket
-from prefect_slots.scheduling import fairness
-from prefect_slots.scheduling.backfill import Gaps
-from prefect_slots.scheduling.placement import Placed, Pool, place
-from prefect_slots.scheduling.wait_graph import WaitGraph
+from prefect_slots.scheduling import backfill, fairness, placement, wait_graph
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,12 @@ class Admission:
     """
 
     reservations: tuple[fairness.Reservation, ...]
-    found: tuple[Line, Ticket, Placed] | None = None
+    found: tuple[Line, Ticket, placement.Placed] | None = None
     need_more: bool = False
 
 
 def admit(
-    pool: Pool,
+    pool: placement.Pool,
     source: str | None,
     lines: Mapping[str, Line],
     grants: Mapping[str, Grant],
@@ -54,8 +51,8 @@ def admit(
     reservations, sated, need_more = _reservations(pool, here, max_overtakes)
     if need_more:
         return Admission(reservations, need_more=True)
-    graph = WaitGraph(pool, source, lines.values(), grants, reservations)
-    gaps = Gaps(pool, source, grants.values(), reservations, now)
+    graph = wait_graph.WaitGraph(pool, source, lines.values(), grants, reservations)
+    gaps = backfill.Gaps(pool, source, grants.values(), reservations, now)
     # left[n] are the amounts that a candidate sees behind the first n reservations.
     left = [pool.free]
     for reservation in reservations:
@@ -72,14 +69,14 @@ def admit(
             usable = dict(pool.free)
             for at in heeded:
                 fairness.set_aside(usable, (held for held in reservations[at].cells if held.cell in shut))
-        placed = place(pool, line.shape.requirement, usable)
+        placed = placement.place(pool, line.shape.requirement, usable)
         if placed is not None:
             return Admission(reservations, found=(line, ticket, placed))
     return Admission(reservations)
 
 
 def _reservations(
-    pool: Pool, lines: Sequence[Line], max_overtakes: int
+    pool: placement.Pool, lines: Sequence[Line], max_overtakes: int
 ) -> tuple[tuple[fairness.Reservation, ...], set[str], bool]:
     """Choose cells for every ticket that reserves, by place.
 
@@ -92,7 +89,7 @@ def _reservations(
     for line in lines:
         number = fairness.reserving(line, max_overtakes)
         # A ticket that does not fit even an idle machine is stranded: it could never use its reservation.
-        if number and place(pool, line.shape.requirement, pool.most) is not None:
+        if number and placement.place(pool, line.shape.requirement, pool.most) is not None:
             waiting.extend((ticket.slot, ticket, line) for ticket in line.tickets[:number])
             unserved = fairness.front(line)
             if line.truncated and (not unserved or unserved[-1].slot <= line.tickets[number - 1].slot):

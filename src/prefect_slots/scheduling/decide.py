@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from prefect_slots.model import book as model
+from prefect_slots.scheduling import fairness, placement, round_robin
 from prefect_slots.scheduling.admission import admit
-from prefect_slots.scheduling.fairness import Reservation, front, is_hurt, overtaken
-from prefect_slots.scheduling.placement import Placed, Pool, grant_pool, machine_pool, place
-from prefect_slots.scheduling.round_robin import next_turn, turn_of_return
 
 
 def decide(book: model.Book, event: model.Event, now: float, *, max_overtakes: int) -> model.Decision:
@@ -58,11 +56,11 @@ class _Desk:
         match event:
             case model.Asked(shape=shape, ticket=ticket, tails=tails):
                 pool = self._source(shape.pool)
-                turn = next_turn(pool, shape, tails, self.lines) if pool else 0
+                turn = round_robin.next_turn(pool, shape, tails, self.lines) if pool else 0
                 self._queue(shape, replace(ticket, turn=turn), counted=0)
             case model.Resumed(shape=shape, ticket=ticket, overtaken=counted):
                 pool = self._source(shape.pool)
-                turn = turn_of_return(pool, shape, ticket, self.lines) if pool else 0
+                turn = round_robin.turn_of_return(pool, shape, ticket, self.lines) if pool else 0
                 self._queue(shape, replace(ticket, turn=turn), counted=counted)
             case model.Left(ticket=ticket_id):
                 self._drop(ticket_id)
@@ -85,7 +83,7 @@ class _Desk:
         if line.tickets and ticket.slot < line.end:
             # A ticket that is put ahead of others counts as overtaken as often as they: while it does not reserve, the
             # tickets behind it in its line do not either.
-            counted = max(counted, overtaken(line, line.tickets[0]))
+            counted = max(counted, fairness.overtaken(line, line.tickets[0]))
         ticket = replace(ticket, base=line.overtakes - counted, reserved=())
         self.changes.append(model.Queued(shape=shape, ticket=ticket))
         source = shape.pool
@@ -95,7 +93,7 @@ class _Desk:
         if opened:
             # A table may still hold the count of a line whose tickets all stand aside; the base above knows none.
             self.changes.append(model.Counted(shape=shape, overtakes=0))
-        unserved = front(line)
+        unserved = fairness.front(line)
         if line.last is not None:
             line = replace(line, last=max(line.last, ticket.slot))
         behind_the_front = line.truncated and unserved and ticket.slot > unserved[-1].slot
@@ -112,7 +110,7 @@ class _Desk:
     def _take_out(self, line: model.Line, ticket_id: str) -> None:
         line = replace(line, tickets=tuple(ticket for ticket in line.tickets if ticket.id != ticket_id))
         self.lines[line.shape.key] = line
-        self.again = self.again or (line.truncated and not front(line))
+        self.again = self.again or (line.truncated and not fairness.front(line))
 
     def _is_drawn_on(self, grant_id: str) -> bool:
         return any(other.shape.pool == grant_id for other in self.grants.values())
@@ -145,7 +143,7 @@ class _Desk:
         for line in list(self.lines.values()):
             if line.shape.pool is not None and line.tickets:
                 pool = self._pool(line.shape.pool)
-                if place(pool, line.shape.requirement, pool.most) is None:
+                if placement.place(pool, line.shape.requirement, pool.most) is None:
                     self._refuse_line(line)
 
     # Its consequences
@@ -166,14 +164,14 @@ class _Desk:
                 return True
         return False
 
-    def _source(self, source: str | None) -> Pool | None:
+    def _source(self, source: str | None) -> placement.Pool | None:
         return self._pool(source) if source is None or source in self.grants else None
 
-    def _pool(self, source: str | None) -> Pool:
+    def _pool(self, source: str | None) -> placement.Pool:
         book = model.Book(cells=self.cells, grants=tuple(self.grants.values()))
-        return machine_pool(book) if source is None else grant_pool(book, self.grants[source])
+        return placement.machine_pool(book) if source is None else placement.grant_pool(book, self.grants[source])
 
-    def _keep(self, reservations: Sequence[Reservation]) -> None:
+    def _keep(self, reservations: Sequence[fairness.Reservation]) -> None:
         # Chosen cells are kept from the next look on: a view that shows less, and is looked at more often, must come to
         # the same result as the whole book.
         chosen = {reservation.ticket.id: reservation.cells for reservation in reservations}
@@ -187,7 +185,7 @@ class _Desk:
             )
             self.lines[key] = replace(line, tickets=tickets)
 
-    def _grant(self, pool: Pool, line: model.Line, ticket: model.Ticket, placed: Placed) -> None:
+    def _grant(self, pool: placement.Pool, line: model.Line, ticket: model.Ticket, placed: placement.Placed) -> None:
         grant = model.Grant(
             id=ticket.id,
             shape=line.shape,
@@ -196,7 +194,7 @@ class _Desk:
             seq=ticket.seq,
             turn=ticket.turn,
             run=ticket.run,
-            overtaken=overtaken(line, ticket),
+            overtaken=fairness.overtaken(line, ticket),
             ends=None if line.shape.expected is None else self.now + line.shape.expected,
         )
         self.grants[grant.id] = grant
@@ -211,7 +209,7 @@ class _Desk:
         for key, other in list(self.lines.items()):
             if key == line.shape.key or not other.tickets or other.shape.pool != line.shape.pool:
                 continue
-            if other.tickets[0].slot < ticket.slot and is_hurt(pool, other.shape, placed.holdings):
+            if other.tickets[0].slot < ticket.slot and fairness.is_hurt(pool, other.shape, placed.holdings):
                 self.lines[key] = replace(other, overtakes=other.overtakes + 1)
                 self.changes.append(model.Counted(shape=other.shape, overtakes=other.overtakes + 1))
         self._take_out(line, ticket.id)

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect_slots.model import Book, Grant, Nesting, Requirement, Scope
-from prefect_slots.scheduling.canonical_order import strictly_after
-from prefect_slots.scheduling.placement import grant_pool, place
+from prefect_slots.scheduling import canonical_order, placement
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,15 @@ def nest(
     asked = places(requirement.resources)
     held_below: list[str] = []
     for grant in chain:
-        pool = grant_pool(book, grant)
-        if not grant.closed and place(pool, requirement, pool.most) is not None:
+        pool = placement.grant_pool(book, grant)
+        if not grant.closed and placement.place(pool, requirement, pool.most) is not None:
             nesting = Nesting(ticket=ticket, parent=parent.id, root=root, source=grant.id)
-            return Nested(nesting, may_wait=strictly_after(asked, places(held_below)))
+            return Nested(nesting, may_wait=canonical_order.strictly_after(asked, places(held_below)))
         held_below.extend(cell.resource for cell, _ in grant.holdings)
     if chain[-1].id != root:
         # A grant within the chain has ended before its children, so that its own enclosing grants are not known any
         # more: all that is held under the root counts.
         held_below.extend(cell.resource for grant in book.grants if grant.root == root for cell, _ in grant.holdings)
-    if strictly_after(asked, places(held_below)):
+    if canonical_order.strictly_after(asked, places(held_below)):
         return Nested(Nesting(ticket=ticket, parent=parent.id, root=root, source=None), may_wait=True)
     return RefusedNesting(parent, closed=False)

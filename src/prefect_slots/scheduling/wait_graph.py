@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prefect_slots.model import Grant, Line, Nesting, Shape
-from prefect_slots.scheduling.fairness import Reservation
-from prefect_slots.scheduling.placement import Pool, fits
+from prefect_slots.scheduling import fairness, placement
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +29,11 @@ class WaitGraph:
         reservations: Those of the pool, by slot.
     """
 
-    pool: Pool
+    pool: placement.Pool
     source: str | None
     lines: Iterable[Line]
     grants: Mapping[str, Grant]
-    reservations: Sequence[Reservation]
+    reservations: Sequence[fairness.Reservation]
 
     def passes(self, nesting: Nesting, position: int) -> bool:
         """Return whether a request made at `nesting` passes the reservation at `position`."""
@@ -102,7 +101,7 @@ class WaitGraph:
         while todo:
             wanted, ahead = todo.pop()
             for demand in wanted.all_demands:
-                if not fits(self.pool, demand, self.pool.free):
+                if not placement.fits(self.pool, demand, self.pool.free):
                     for holder in self._holders.get(demand.resource, ()):
                         reach(holder)
             for index in range(ahead):

@@ -9,23 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
-from prefect_slots.model.book import (
-    Asked,
-    Book,
-    CellState,
-    Change,
-    Ended,
-    Event,
-    Grant,
-    Left,
-    Resumed,
-    Returned,
-    Shape,
-    SteppedAside,
-    Ticket,
-)
-from prefect_slots.model.requirement import Requirement
-from prefect_slots.model.resource import Scope
+from prefect_slots.model import Asked, Book, CellState, Change, Ended, Event, Grant, Requirement, Scope, Shape, Ticket
+from prefect_slots.model.book import Left, Resumed, Returned, SteppedAside
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
 from prefect_slots.testing.bookkeeping import BookKeeper, normalised
 

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from prefect_slots.model.amount import MAX_AMOUNT, Exclusive
-from prefect_slots.model.book import Book, CellId, CellState
-from prefect_slots.model.registered import LimitUnit
+from prefect_slots.model import MAX_AMOUNT, Book, CellId, CellState, Exclusive, LimitUnit, Scope
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
-from prefect_slots.model.resource import Scope
 from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.play import Play
 
