@@ -6,6 +6,7 @@ too, of which nobody knows beforehand what there is to see.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -145,6 +146,47 @@ SCENARIOS: Mapping[str, Scenario] = {
         # What the driver keeps is in its number, and is not ours.
         foreign={"GPU-aaaa": 5 * 1024 + 512},
     ),
+    # C14: memory and UUID were read.
+    "neither name nor MIG mode": Scenario(
+        machine=Machine(cards=(replace(_A, name_error=fake.UNKNOWN, mig_error=2),)),
+        cells={"GPU-aaaa": 24064},
+        foreign={"GPU-aaaa": 0},
+    ),
+    "no compute mode": Scenario(
+        machine=Machine(cards=(replace(_A, name="\udcf8\udcffNVIDIA", mode_error=fake.UNKNOWN),)),
+        cells={"GPU-aaaa": 24064},
+        told=("compute mode cannot be read",),
+        foreign={"GPU-aaaa": 0},
+    ),
+    # C28: the good card is offered.
+    "two cards with one UUID": Scenario(
+        machine=Machine(cards=(_A, _A, _B)),
+        cells={"GPU-bbbb": 80896},
+        unknown=frozenset({"GPU-aaaa"}),
+        told=("2 cards have this identity",),
+        foreign={"GPU-aaaa": 0, "GPU-bbbb": 0},
+    ),
+    "two cards with one UUID, one unreadable": Scenario(
+        machine=Machine(cards=(replace(_A, v2_error=fake.UNKNOWN), _A, _B)),
+        cells={"GPU-bbbb": 80896},
+        unknown=frozenset({"GPU-aaaa"}),
+        told=("cannot be read",),
+        foreign={"GPU-aaaa": 0, "GPU-bbbb": 0},
+    ),
+    "two instances with one UUID": Scenario(
+        machine=Machine(cards=(replace(_MIG, instances=(_SLICE, replace(_SLICE, slot=1))), _A)),
+        cells={"GPU-aaaa": 24064},
+        unknown=frozenset({"MIG-1"}),
+        told=("2 cards have this identity",),
+        foreign={"MIG-1": 0, "GPU-aaaa": 0},
+    ),
+    "a card without a UUID": Scenario(
+        machine=Machine(cards=(replace(_A, uuid=""), _B)),
+        cells={"GPU-bbbb": 80896},
+        unknown=frozenset({"gpu_mem"}),
+        told=("its UUID is ''",),
+        foreign={"GPU-bbbb": 0},
+    ),
     "processes": Scenario(machine=Machine(cards=(_BUSY,)), cells={"GPU-aaaa": 24064}, foreign={"GPU-aaaa": 5 * 1024}),
     "processes that are not told": Scenario(
         machine=Machine(cards=(replace(_BUSY, processes_error=fake.UNKNOWN),)),
@@ -179,6 +221,8 @@ def laws(observed: Observed) -> None:
     answer = judged(observed)
     offered = {cell.key: cell.capacity for resource in answer.resources for cell in resource.cells}
     readable = {device.uuid: device for device in _devices(observed) if device.failure is None}
+    twice = {uuid for uuid, count in Counter(device.uuid for device in _devices(observed)).items() if count > 1}
+    assert not offered.keys() & twice, "one of several cards that cannot be told apart is offered"
     assert len(offered) == sum(len(resource.cells) for resource in answer.resources), "a cell is offered twice"
     assert offered.keys() <= readable.keys(), "a cell is offered that could not be read"
     assert not offered.keys() & answer.unknown_cells, "a cell is offered and unknown"

@@ -72,11 +72,11 @@ class NvmlDouble:
         return self._hand_out(self.machine.cards[index.value], handle)
 
     def nvmlDeviceGetUUID(self, handle: Any, buffer: Any, size: Any) -> int:
-        buffer.value = self._of(handle).uuid.encode()
+        buffer.value = self._of(handle).uuid.encode(errors="surrogateescape")
         return self._answer(self._of(handle).uuid_error)
 
     def nvmlDeviceGetName(self, handle: Any, buffer: Any, size: Any) -> int:
-        buffer.value = self._of(handle).name.encode()
+        buffer.value = self._of(handle).name.encode(errors="surrogateescape")
         return self._answer(self._of(handle).name_error)
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:

@@ -39,6 +39,8 @@ class DeviceReading:
     Attributes:
         index: The GPU's NVML index, or the instance's slot on its GPU.
         uuid: `None` where not even that could be read.
+        name: Empty if it could not be read.
+        compute_mode: `None` if it could not be read.
         memory: `None` for a GPU that shares the host's memory, a MIG parent, or one that failed.
         instances: `None` for a GPU that is not in MIG mode.
         mig_changing: MIG mode changes at the next reset.
@@ -50,7 +52,7 @@ class DeviceReading:
     uuid: str | None = None
     name: str = ""
     memory: Memory | None = None
-    compute_mode: int = 0
+    compute_mode: int | None = 0
     instances: tuple[DeviceReading, ...] | None = None
     mig_changing: bool = False
     failure: Failure | None = None
@@ -84,21 +86,25 @@ def _read_gpu(nvml: Nvml, index: int) -> DeviceReading:
     uuid, in_mig_mode = None, 0
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
-        name = text_of(nvml.nvmlDeviceGetName(handle))
-        in_mig_mode, after_reset = ask(nvml.nvmlDeviceGetMigMode, handle, otherwise=[0, 0])
+        uuid = nvml_api.read_uuid(nvml, handle)
+        name = text_of(nvml_api.read_beside(nvml.nvmlDeviceGetName, handle, otherwise=""))
+        in_mig_mode, after_reset = nvml_api.read_mig_mode(nvml, handle)
         return DeviceReading(
             index=index,
             uuid=uuid,
             name=name,
             # A MIG parent's memory is its instances', and may be closed to us when theirs is not.
             memory=None if in_mig_mode else _read_memory(nvml, handle),
-            compute_mode=ask(nvml.nvmlDeviceGetComputeMode, handle, otherwise=0),
+            compute_mode=_read_compute_mode(nvml, handle),
             instances=_read_instances(nvml, handle, uuid) if in_mig_mode else None,
             mig_changing=in_mig_mode != after_reset,
         )
     except Exception as error:
         return DeviceReading(index=index, uuid=uuid, instances=() if in_mig_mode else None, failure=failure_of(error))
+
+
+def _read_compute_mode(nvml: Nvml, gpu: object) -> int | None:
+    return nvml_api.read_beside(partial(ask, nvml.nvmlDeviceGetComputeMode, otherwise=0), gpu, otherwise=None)
 
 
 def _read_instances(nvml: Nvml, gpu: object, gpu_uuid: str) -> tuple[DeviceReading, ...]:
@@ -111,8 +117,8 @@ def _read_instance(nvml: Nvml, gpu: object, gpu_uuid: str, slot: int) -> DeviceR
     uuid = None
     try:
         handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
-        uuid = text_of(nvml.nvmlDeviceGetUUID(handle))
-        name = text_of(nvml.nvmlDeviceGetName(handle))
+        uuid = nvml_api.read_uuid(nvml, handle)
+        name = text_of(nvml_api.read_beside(nvml.nvmlDeviceGetName, handle, otherwise=""))
         memory, legacy_name = _read_memory(nvml, handle), _legacy_name(nvml, handle, gpu_uuid)
         return DeviceReading(index=slot, uuid=uuid, name=name, memory=memory, legacy_name=legacy_name)
     except Exception as error:
@@ -279,6 +285,9 @@ class NvidiaInventory:
                 "`nvidia-smi -c DEFAULT` lets tasks share it",
                 severity="info",
             )
+        if gpu.compute_mode is None:
+            problem = "its compute mode cannot be read, and is taken for DEFAULT: several processes may share it"
+            self._offer.say(uuid, problem, "see `nvidia-smi -q -d COMPUTE`", severity="info")
         if gpu.mig_changing:
             self._offer.say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
         if gpu.instances is None:
@@ -305,6 +314,7 @@ class NvidiaInventory:
 
     def _add(self, device: DeviceReading, uuid: str, index: int, *, alone: bool) -> None:
         """Add a cell of the device's memory, less the driver's part and the headroom."""
+        name = device.name or "NVIDIA GPU"
         kept = self._rules.headroom_mib
         taken: list[str] = []
         if device.memory is None:
@@ -328,8 +338,8 @@ class NvidiaInventory:
         if alone:
             taken.append("one holder at a time (EXCLUSIVE_PROCESS)")
         offered = self._offer.less_headroom(mib)
-        self._offer.show(uuid, device.name, ", ".join(taken), found=found, offered=offered)
-        self._offer.add(uuid, device.name, mib, index, exclusive=alone)
+        self._offer.show(uuid, name, ", ".join(taken), found=found, offered=offered)
+        self._offer.add(uuid, name, mib, index, exclusive=alone)
 
     def _leave_out(self, device: DeviceReading, uuid: str, why: str) -> None:
         found = None if device.memory is None else bytes_available(device.memory.total)

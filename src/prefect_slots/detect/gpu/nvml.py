@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
+from prefect_slots.model import UNPRINTABLE
+
 T = TypeVar("T")
 
 NOT_SUPPORTED = 3
@@ -135,6 +137,19 @@ def text_of(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
+def read_uuid(nvml: Nvml, handle: object) -> str:
+    """Return a device's UUID.
+
+    Raises:
+        ValueError: if it is empty or no text, so that it names nothing.
+        Exception: any error of NVML.
+    """
+    uuid = text_of(nvml.nvmlDeviceGetUUID(handle)).strip()
+    if not uuid or UNPRINTABLE.search(uuid):
+        raise ValueError(f"its UUID is {uuid!a}")
+    return uuid
+
+
 def lacks(error: Exception) -> bool:
     """Return true if an error means "this GPU or driver has no such feature"."""
     return error_code(error) in _NO_SUCH_FEATURE
@@ -148,6 +163,36 @@ def ask(call: Callable[[object], T], handle: object, *, otherwise: T) -> T:
         if not lacks(error):
             raise
         return otherwise
+
+
+def read_beside(call: Callable[[object], T], handle: object, *, otherwise: T) -> T:
+    """Call for a value without which a GPU can be used: any error but that the GPU is lost gives `otherwise`."""
+    try:
+        return call(handle)
+    except Exception as error:
+        if error_code(error) == GPU_IS_LOST:
+            raise
+        return otherwise
+
+
+def read_mig_mode(nvml: Nvml, gpu: object) -> tuple[int, int]:
+    """Return MIG mode now and after the next reset; if it cannot be read, any instance tells that it is on."""
+    try:
+        now, after_reset = ask(nvml.nvmlDeviceGetMigMode, gpu, otherwise=[0, 0])
+    except Exception as error:
+        if error_code(error) == GPU_IS_LOST:
+            raise
+        now = after_reset = int(_has_instance(nvml, gpu))
+    return now, after_reset
+
+
+def _has_instance(nvml: Nvml, gpu: object) -> bool:
+    with suppress(Exception):
+        for slot in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+            with suppress(Exception):
+                nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
+                return True
+    return False
 
 
 def read_memory(nvml: Nvml, handle: object) -> tuple[int, int | None, int] | None:

@@ -1,9 +1,11 @@
 """The offer of `gpu_mem` under construction: cells, cells that cannot be read now, findings and explanations."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 from prefect_slots.detect.detector import Answer, Sight
 from prefect_slots.model import GPU_MEM, MIB, Cell, Exclusive, Finding, GpuRules, Resource, Severity, format_amount
+from prefect_slots.model.finding import printable
 
 
 @dataclass(kw_only=True)
@@ -25,7 +27,7 @@ class GpuOffer:
     ) -> None:
         """Add an explanation of a GPU; amounts are MiB."""
         self.sights.append(
-            Sight(resource=GPU_MEM, key=key, unit=MIB, label=label, found=found, offered=offered, why=why)
+            Sight(resource=GPU_MEM, key=key, unit=MIB, label=printable(label), found=found, offered=offered, why=why)
         )
 
     def shares_host_memory(self, key: str) -> None:
@@ -50,7 +52,7 @@ class GpuOffer:
             self.say(key, f"headroom {kept} leaves nothing of {format_amount(mib, MIB)}", "lower it")
         else:
             capacity = Exclusive(offered) if exclusive else offered
-            self.cells.append(Cell(key=key, capacity=capacity, label=label, index=index))
+            self.cells.append(Cell(key=key, capacity=capacity, label=printable(label), index=index))
 
     def fail(self, key: str, label: str, problem: str, remedy: str, *, severity: Severity = "error") -> None:
         """Add a GPU that exists and cannot be read, so that its registration stays as it is."""
@@ -60,8 +62,9 @@ class GpuOffer:
 
     def answer(self, origin: str) -> Answer:
         """Return the answer of all GPUs that were added."""
+        self._fail_doubles()
         # A resource without cells would say that this detector has the last word on `gpu_mem`.
-        cells = tuple(self.cells)
+        cells = tuple(cell for cell in self.cells if cell.key not in self.unknown_cells)
         resource = Resource(name=GPU_MEM, unit=MIB, cells=cells, origin=origin)
         return Answer(
             resources=(resource,) if cells else (),
@@ -69,3 +72,12 @@ class GpuOffer:
             unknown_cells=frozenset(self.unknown_cells),
             sights=tuple(self.sights),
         )
+
+    def _fail_doubles(self) -> None:
+        """Fail the GPUs that share a key: no variable pins a process to one of them."""
+        for key, count in Counter(cell.key for cell in self.cells).items():
+            if count > 1:
+                why = f"{count} cards have this identity, so no task can be pinned to one of them"
+                self.say(key, why, "see `nvidia-smi -L` and the kernel log, or update the driver", severity="error")
+                self.unknown_cells.add(key)
+                self.sights = [replace(s, offered=None, why=why) if s.key == key else s for s in self.sights]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_slots.detect.gpu import nvml as nvml_api
-from prefect_slots.detect.gpu.nvml import Failure, Nvml, ask, error_code, failure_of, lacks, load_nvml, text_of
+from prefect_slots.detect.gpu.nvml import Failure, Nvml, error_code, failure_of, lacks, load_nvml
 from prefect_slots.model import bytes_used
 from prefect_slots.system.container import Surroundings
 
@@ -65,7 +65,7 @@ def _read_gpu(nvml: Nvml, index: int) -> Iterator[DeviceUse]:
     with suppress(Exception):
         gpu = nvml.nvmlDeviceGetHandleByIndex(index)
         virtual = _is_virtual(nvml, gpu)
-        if not ask(nvml.nvmlDeviceGetMigMode, gpu, otherwise=[0, 0])[0]:
+        if not nvml_api.read_mig_mode(nvml, gpu)[0]:
             yield _read_device(nvml, gpu, virtual=virtual)
             return
         for slot in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
@@ -82,7 +82,7 @@ def _is_virtual(nvml: Nvml, gpu: object) -> bool:
 
 
 def _read_device(nvml: Nvml, device: object, *, virtual: bool) -> DeviceUse:
-    uuid, why = text_of(nvml.nvmlDeviceGetUUID(device)), ""
+    uuid, why = nvml_api.read_uuid(nvml, device), ""
     used: int | None = None
     try:
         memory = nvml_api.read_memory(nvml, device)

@@ -162,3 +162,19 @@ def test_amds_cards_count_where_nvidia_has_none_and_never_take_its_place(
     assert seen(tmp_path, nvidia, monkeypatch) == ["GPU-n"]
     assert seen(tmp_path, nvidia, monkeypatch, GpuRules(exclude=("GPU-n",))) == [ONE.key]
     assert seen(tmp_path, Machine(init=18), monkeypatch) == []
+
+
+def test_two_cards_with_one_number_cost_only_themselves():
+    """C28."""
+    answer = interpret_amd(
+        (ONE, AmdReading(address="0000:43:00.0", unique_id=ONE.unique_id, total=GIB), TWO), {}, GpuRules(), {}
+    )
+    assert [cell.key for resource in answer.resources for cell in resource.cells] == [TWO.key]
+    assert (answer.unknown_cells, answer.unknown) == ({ONE.key}, set())
+    assert [(f.subject, f.severity) for f in answer.findings] == [(ONE.key, "error")]
+
+
+def test_a_name_that_cannot_be_printed_costs_nothing():
+    """C14."""
+    answer = interpret_amd((AmdReading(address="0000:43:00.0", name="MI\x07", total=GIB),), {}, GpuRules(), {})
+    assert [cell.label for resource in answer.resources for cell in resource.cells] == ["MI\\x07"]

@@ -65,13 +65,53 @@ def test_a_lost_card_does_not_lose_the_others(read: Read, call: str):
     assert (lost.failure.code, lost.failure.words) == (fake.GPU_IS_LOST, "GPU is lost")
 
 
-@pytest.mark.parametrize("call", ["name_error", "v2_error", "mode_error", "mig_error"])
-def test_a_card_that_fails_after_its_uuid_is_known_keeps_it(read: Read, call: str):
-    failed, other = read(Machine(cards=(replace(A, **{call: fake.UNKNOWN}), B))).gpus
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("v2_error", fake.UNKNOWN),
+        ("name_error", fake.GPU_IS_LOST),
+        ("mode_error", fake.GPU_IS_LOST),
+        ("mig_error", fake.GPU_IS_LOST),
+    ],
+)
+def test_a_card_that_fails_after_its_uuid_is_known_keeps_it(read: Read, call: str, code: int):
+    failed, other = read(Machine(cards=(replace(A, **{call: code}), B))).gpus
     assert other == READ_B
     assert (failed.uuid, failed.memory, failed.instances) == ("GPU-aaaa", None, None)
     assert failed.failure is not None
-    assert failed.failure.code == fake.UNKNOWN
+    assert failed.failure.code == code
+
+
+@pytest.mark.parametrize("code", [fake.UNKNOWN, fake.NO_PERMISSION, 2, 5])
+def test_a_card_is_read_without_its_name_compute_mode_or_mig_mode(read: Read, code: int):
+    """C14."""
+    cards = tuple(replace(A, **{call: code}) for call in ("name_error", "mode_error", "mig_error"))
+    gpus = read(Machine(cards=cards)).gpus
+    expected = (replace(READ_A, name=""), replace(READ_A, compute_mode=None), READ_A)
+    assert gpus == tuple(replace(gpu, index=index) for index, gpu in enumerate(expected))
+
+
+def test_a_name_that_is_no_text_is_none(read: Read):
+    """C14."""
+    assert read(Machine(cards=(replace(A, name="\udcf8\udcffNVIDIA"),))).gpus == (replace(READ_A, name=""),)
+
+
+def test_instances_tell_of_a_mig_mode_that_cannot_be_read(read: Read):
+    """C14: offered whole, the card would be offered beside its instances."""
+    card = replace(MIG_PARENT, mig_error=fake.UNKNOWN, instances=(replace(SLICE, slot=3, name_error=fake.UNKNOWN),))
+    (parent,) = read(Machine(cards=(card,))).gpus
+    assert parent.failure is None
+    assert parent.instances is not None
+    assert [(instance.uuid, instance.name, instance.failure) for instance in parent.instances] == [("MIG-1", "", None)]
+
+
+@pytest.mark.parametrize("uuid", ["", " ", "GPU-\x07", "GPU-\udcff"])
+def test_a_uuid_that_names_nothing_is_none(read: Read, uuid: str):
+    """C28."""
+    nameless, other = read(Machine(cards=(replace(A, uuid=uuid), B))).gpus
+    assert other == READ_B
+    assert nameless.uuid is None
+    assert nameless.failure is not None
 
 
 @pytest.mark.parametrize("code", [fake.NOT_SUPPORTED, fake.FUNCTION_NOT_FOUND, fake.ARGUMENT_VERSION_MISMATCH])
