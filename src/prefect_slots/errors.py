@@ -252,16 +252,28 @@ class LedgerUnreadable(SlotsError):
 
 
 class StateFolderUnsuitable(SlotsError):
-    """The state folder cannot hold a ledger."""
+    """The state folder cannot hold a ledger.
+
+    `file_system` is its type if that is the reason.
+    """
 
     path: str
     reason: str
+    file_system: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        """The next step, without a full stop."""
+        step = "set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk"
+        if self.file_system is None:
+            return step
+        return (
+            f"{step}; or, if only processes of this kernel use it, PREFECT_SLOTS_TRUST_FILE_SYSTEM={self.file_system}, "
+            "at the risk of a corrupt ledger and of GPUs granted twice where its locks or shared memory fail"
+        )
 
     def __str__(self) -> str:
-        return (
-            f"state folder {self.path}: {self.reason}. "
-            "Set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk."
-        )
+        return f"state folder {self.path}: {self.reason}. {self.remedy[0].upper()}{self.remedy[1:]}."
 
 
 class ConfigError(SlotsError, ValueError):

@@ -112,7 +112,7 @@ class SharedMachine:
 @contextmanager
 def member(state: Path, max_overtakes: int = 20) -> Generator[tuple[Ledger, Owner]]:
     """Take part in a ledger as one more owner, with nothing between the test and it."""
-    folder = open_folder(state, {})
+    folder = open_folder(state)
     owner = Owner.start(folder)
     ledger = Ledger(folder, partial(decide, max_overtakes=max_overtakes), owner.id)
     socket = WakeSocket(folder, owner.id)

@@ -18,6 +18,7 @@ SAMPLES: dict[Any, Any] = {
     int: 403,
     float: 1.5,
     tuple[str, ...]: ("alpha", "beta"),
+    str | None: "sample",
     int | None: 3,
     bool: True,
 }

@@ -35,7 +35,7 @@ _REFRESH_SECONDS = 0.5
 
 def open_ledger(settings: Settings) -> Ledger:
     """Return this machine's ledger, opened to be read and written without an owner of its own."""
-    folder = find_folder(settings.state_dir, os.environ)
+    folder = find_folder(settings.state_dir, os.environ, settings.trust_file_system)
     return Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
 
 

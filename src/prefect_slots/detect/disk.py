@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect_slots.detect.detector import Answer, Scene, Sight, single, unreadable
 from prefect_slots.model import MAX_AMOUNT, Finding, ScratchSpace
-from prefect_slots.system.mounts import IN_MEMORY, NETWORK, file_system, query_mounts
+from prefect_slots.system.mounts import IN_MEMORY, LOCAL, file_system, query_mounts
 
 GIB = "GiB"
 _BYTES_PER_GIB = 2**30
@@ -63,8 +63,8 @@ def interpret_disk(space: ScratchSpace, reading: DiskReading) -> Answer:
         problem = f"{space.folder} is a {reading.kind}: what is written there takes the host's memory"
         remedy = "put scratch files on a disk, or set [host] mem_headroom so that both fit"
         findings.append(Finding(subject=space.name, problem=problem, remedy=remedy))
-    elif reading.kind in NETWORK:
-        problem = f"{space.folder} is a {reading.kind}: other machines take of the same space"
+    elif reading.kind and reading.kind not in LOCAL:
+        problem = f"{space.folder} is a {reading.kind}, of which other machines may take the same space"
         remedy = f'declare capacity and scope = "fleet" under [resources.{space.name}] instead of disk'
         findings.append(Finding(subject=space.name, problem=problem, remedy=remedy))
     if space.capacity_gib is not None and space.capacity_gib > free:

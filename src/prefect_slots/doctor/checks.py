@@ -6,6 +6,7 @@ from functools import partial
 
 from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, StaleFacts, Versions
 from prefect_slots.model import GPU_MEM, Finding, Severity
+from prefect_slots.system.mounts import LOCAL
 
 # As `pyproject.toml` claims.
 _OLDEST_CLIENT = (3, 6, 17)
@@ -99,6 +100,10 @@ def judge_folder(facts: Facts) -> Iterator[Finding]:
     about = "state folder"
     kind = f" on {folder.file_system}" if folder.file_system else ""
     yield _ok(about, f"{folder.path}{kind}, {folder.free_bytes // _MIB} MiB free")
+    if folder.file_system not in LOCAL:
+        found = f"{folder.file_system or 'its file system'} is not known to be local, and is trusted by a setting"
+        remedy = "move the folder to a local disk: where locks or shared memory fail, GPUs are granted twice"
+        yield _warning(about, found, remedy)
     if folder.free_bytes < _NO_SPACE:
         yield _error(about, "its disk is full, so nothing can be granted", "make room on it")
     elif folder.free_bytes < _LITTLE_SPACE:

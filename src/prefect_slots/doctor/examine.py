@@ -83,8 +83,7 @@ def _trouble(about: str, error: errors.SlotsError) -> Finding:
             found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
             return _fault(about, f"{error.path}: {found}", remedy)
         case errors.StateFolderUnsuitable():
-            remedy = "set PREFECT_SLOTS_STATE_DIR to a writable folder on a local disk"
-            return _fault(about, f"{error.path}: {error.reason}", remedy)
+            return _fault(about, f"{error.path}: {error.reason}", error.remedy)
         case _:
             return _fault(about, str(error), "correct it")
 
@@ -111,7 +110,7 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
     seen = _survey(look, settings, env)
     with look.at("state folder"):
         if settings is not None:
-            folder = find_folder(settings.state_dir, env)
+            folder = find_folder(settings.state_dir, env, settings.trust_file_system)
             look.seen |= {"folder": _folder(folder)}
             with look.at("ledger"):
                 if (folder / schema.FILE).exists():

@@ -1,22 +1,30 @@
 """The state folder of a machine's ledger: its default places, its sharing, and the reasons to refuse one.
 
-File locks and SQLite's WAL lie on network file systems, so a ledger there could over-commit a machine.
+File locks and SQLite's WAL fail in silence on file systems that several kernels share, so only local ones are trusted.
 """
 
 import contextlib
 import os
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
 from prefect_slots.errors import StateFolderUnsuitable
-from prefect_slots.system.mounts import NETWORK, file_system, query_mounts
+from prefect_slots.system.mounts import LOCAL, file_system, query_mounts
 
 
 def default_folders(env: Mapping[str, str], uid: int) -> tuple[Path, ...]:
-    """Return the folders to try when none is configured: the user's state folder, then a local one."""
-    home = env.get("XDG_STATE_HOME") or (f"{env['HOME']}/.local/state" if env.get("HOME") else "")
+    """Return the folders to try when none is configured: one in the user's home, then a local one.
+
+    `XDG_STATE_HOME` is not heeded: it is set in some of a user's shells and services only, and would make two ledgers.
+    """
+    home = env.get("HOME", "")
+    if not home:
+        # Services of the system often have no HOME.
+        with contextlib.suppress(KeyError):
+            home = pwd.getpwuid(uid).pw_dir
     # A relative path would be another folder in each working directory, and so another ledger.
-    own = (Path(home) / "prefect-slots",) if home.startswith("/") else ()
+    own = (Path(home) / ".local/state/prefect-slots",) if home.startswith("/") else ()
     return (*own, Path(f"/var/tmp/prefect-slots-{uid}"))
 
 
@@ -33,19 +41,24 @@ def share(path: Path) -> None:
             path.chmod(0o2770 if path.is_dir() else 0o660)
 
 
-def open_folder(folder: Path, mounts: Mapping[str, str]) -> Path:
+def open_folder(folder: Path, mounts: Mapping[str, str] | None = None, *, trusted: str | None = None) -> Path:
     """Return `folder`, resolved and made if need be (mode 0700), once it is fit to hold a ledger.
 
+    Args:
+        folder: A path; `~` is the user's home.
+        mounts: The type of file system by mount point; those of this process by default.
+        trusted: A type of file system that counts as local.
+
     Raises:
-        StateFolderUnsuitable: if it is on a network file system, belongs to somebody else and is not shared on
-            purpose (setgid), or cannot be written.
+        StateFolderUnsuitable: if its file system is not known to be local, it belongs to somebody else and is not
+            shared on purpose (setgid), or it cannot be written.
     """
     folder = folder.expanduser().resolve()
-    kind = file_system(folder, mounts)
-    if kind in NETWORK:
-        raise StateFolderUnsuitable(
-            path=str(folder), reason=f"it is on a network file system ({kind}), where file locks cannot be trusted"
-        )
+    # Read after `resolve`, which makes the kernel mount what is mounted at its first use.
+    kind = file_system(folder, query_mounts() if mounts is None else mounts) or "unknown"
+    if kind not in LOCAL and kind != trusted:
+        reason = f"its file system ({kind}) is not known to be local"
+        raise StateFolderUnsuitable(path=str(folder), reason=reason, file_system=kind)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A stranger's folder could be a trap: this process would write, lock and obey files that another user controls.
@@ -73,19 +86,18 @@ def folder_with(file: str, configured: Path | None, env: Mapping[str, str]) -> P
     return None
 
 
-def find_folder(configured: Path | None, env: Mapping[str, str]) -> Path:
+def find_folder(configured: Path | None, env: Mapping[str, str], trusted: str | None = None) -> Path:
     """Return the state folder: the configured one, else the first default that is fit.
 
     Raises:
         StateFolderUnsuitable: if the configured one, or every default, is unfit.
     """
-    mounts = query_mounts()
     if configured is not None:
-        return open_folder(configured, mounts)
+        return open_folder(configured, trusted=trusted)
     problems: list[StateFolderUnsuitable] = []
     for folder in default_folders(env, os.getuid()):
         try:
-            return open_folder(folder, mounts)
+            return open_folder(folder, trusted=trusted)
         except StateFolderUnsuitable as problem:
             problems.append(problem)
     raise problems[0]

@@ -13,7 +13,7 @@ from prefect_slots.settings import Settings, load_settings
 
 _Seen = tuple[tuple[str, str], ...]
 _settings: dict[_Seen, Settings] = {}
-_folders: dict[tuple[int, Path | None, str, str], Path] = {}
+_folders: dict[tuple[int, Path | None, str | None, str | None], Path] = {}
 
 
 def current_settings() -> Settings:
@@ -47,7 +47,7 @@ def target_of(settings: Settings, coordination: Coordination) -> Target:
     """Return the target of these settings, looking for a fit folder once per process."""
     env = os.environ
     # A forked child looks again: its user and rights may have changed since.
-    key = (os.getpid(), settings.state_dir, env.get("XDG_STATE_HOME", ""), env.get("HOME", ""))
+    key = (os.getpid(), settings.state_dir, settings.trust_file_system, env.get("HOME"))
     if key not in _folders:
-        _folders[key] = find_folder(settings.state_dir, env)
+        _folders[key] = find_folder(settings.state_dir, env, settings.trust_file_system)
     return Target(_folders[key], coordination, settings)

@@ -173,6 +173,8 @@ class SettingsTable:
     Attributes:
         worker: This machine's name in limit names, as written; `None` leaves it to `WORKER_ID` or the host name.
         state_dir: Absolute folder of the ledger; `None` leaves the choice to the ledger.
+        trust_file_system: A type of file system that counts as local for `state_dir`, as `doctor` names it, such as
+            `virtiofs`. Where its locks or shared memory fail, the ledger is corrupted or GPUs are granted twice.
         coordination: Arbiters of a request: the ledger and the Prefect server (`both`), the ledger alone (`local`), or
             none (`off`, for unit tests); `auto` is `both` where a server is configured.
         auto_register: Registration at first use, without `prefect-slots register`.
@@ -191,6 +193,7 @@ class SettingsTable:
 
     worker: Annotated[str, _machine_name] | None = None
     state_dir: Annotated[Path | None, Plain(_state_dir)] = None
+    trust_file_system: _Text | None = None
     coordination: Literal["auto", "both", "local", "off"] = "auto"
     auto_register: bool = False
     max_overtakes: Annotated[int, Between(0, MAX_AMOUNT)] = 20

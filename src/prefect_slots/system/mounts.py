@@ -1,4 +1,4 @@
-"""Mounted file systems as `/proc/self/mountinfo` lists them, and the types that lie in memory or on a network."""
+"""Mounted file systems as `/proc/self/mountinfo` lists them, and the types known to be local."""
 
 import re
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from prefect_slots.system.sysfs import ROOT, text_of
 
-# File locks on these types cannot be trusted, and other machines take of the same space.
-NETWORK = frozenset({
-    "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "9p", "ceph", "fuse.ceph",
-    "glusterfs", "fuse.glusterfs", "fuse.sshfs", "sshfs", "lustre", "gpfs", "beegfs", "pvfs2", "orangefs", "ocfs2",
-    "gfs2", "panfs", "wekafs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "davfs", "fuse.davfs2",
-})  # fmt: skip
 # Files on these types take the host's memory.
 IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+# These types keep files, locks and shared memory in this kernel alone. There is no list of the others:
+# new ones appear each year, and SQLite's log is corrupted on them without an error.
+LOCAL = IN_MEMORY | {
+    "aufs", "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "fuse.fuse-overlayfs", "jfs", "nilfs2", "overlay",
+    "reiserfs", "xfs", "zfs",
+}  # fmt: skip
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 

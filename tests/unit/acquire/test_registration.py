@@ -56,7 +56,7 @@ def test_a_registration_that_waits_for_a_licence_server_does_not_stop_the_loop(
     declarations = Declarations(
         gpus=GpuRules(detect=False), host=HostRules(cpus=1, mem_mib=64), license_servers=(hanging,)
     )
-    ledger = Ledger(open_folder(tmp_path / "state", {}), partial(decide, max_overtakes=20))
+    ledger = Ledger(open_folder(tmp_path / "state"), partial(decide, max_overtakes=20))
     ticks = 0
 
     async def tick() -> None:

@@ -48,7 +48,13 @@ def test_a_declared_number_stands_whatever_is_free(free: int, told: int):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("tmpfs", "takes the host's memory"), ("nfs4", "other machines"), ("fuse.sshfs", "other machines"), ("xfs", "")],
+    [
+        ("tmpfs", "takes the host's memory"),
+        ("nfs4", "other machines"),
+        ("fuse.sshfs", "other machines"),
+        ("virtiofs", "other machines"),
+        ("xfs", ""),
+    ],
 )
 def test_a_disk_that_is_none_or_others_too_is_told(kind: str, words: str):
     problems = [finding.problem for finding in interpret_disk(SPACE, DiskReading(free=GIB, kind=kind)).findings]

@@ -38,7 +38,7 @@ def test_looking_at_the_ledger_in_the_middle_of_a_transaction_lets_nobody_else_w
     file = state / schema.FILE
 
     def look(tx: Transaction) -> None:
-        second = Ledger(open_folder(state, {}), partial(decide, max_overtakes=1))
+        second = Ledger(open_folder(state), partial(decide, max_overtakes=1))
         assert second.read(lambda other: other.dead_owners()) == []
         second.close()
         assert tx.dead_owners() == []

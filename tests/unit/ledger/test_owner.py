@@ -26,7 +26,7 @@ def dead(folder: Path, owner: Owner) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return open_folder(tmp_path / "state", {})
+    return open_folder(tmp_path / "state")
 
 
 def test_this_process_is_alive_until_it_ends(folder: Path) -> None:

@@ -20,7 +20,7 @@ from prefect_slots.ledger.wakeup import WakeSocket, wake
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A folder whose sockets fit into AF_UNIX, and one whose path is too long for it."""
     with tempfile.TemporaryDirectory() as short:
-        yield open_folder(Path(short) if request.param == "short" else tmp_path / ("x" * 120), {})
+        yield open_folder(Path(short) if request.param == "short" else tmp_path / ("x" * 120))
 
 
 def received(box: WakeSocket, expected: int) -> list[str]:
@@ -49,7 +49,7 @@ def test_the_kind_of_address_follows_the_length_of_the_path(folder: Path) -> Non
 
 
 def test_udp_listens_on_this_machine_only(tmp_path: Path) -> None:
-    box = WakeSocket(open_folder(tmp_path / ("x" * 120), {}), "one")
+    box = WakeSocket(open_folder(tmp_path / ("x" * 120)), "one")
     assert box.socket.getsockname()[0] == "127.0.0.1"
     box.close()
 

@@ -201,6 +201,7 @@ def test_every_variable_wins_over_the_file(write: Write):
     env = {
         "PREFECT_SLOTS_WORKER": "other",
         "PREFECT_SLOTS_STATE_DIR": "/srv/slots",
+        "PREFECT_SLOTS_TRUST_FILE_SYSTEM": "virtiofs",
         "PREFECT_SLOTS_COORDINATION": "local",
         "PREFECT_SLOTS_AUTO_REGISTER": "false",
         "PREFECT_SLOTS_MAX_OVERTAKES": "7",
@@ -219,6 +220,7 @@ def test_every_variable_wins_over_the_file(write: Write):
     assert {key: value for key, value in vars(settings).items() if key not in {"source", "declarations"}} == {
         "worker": "other",
         "state_dir": Path("/srv/slots"),
+        "trust_file_system": "virtiofs",
         "coordination": "local",
         "auto_register": False,
         "max_overtakes": 7,
