@@ -33,13 +33,12 @@ def prepare(env: dict[str, str], address: str, user: bytes) -> None:
     """Give a new process the flow's settings and way to the server, and call the user's own initializer."""
     os.environ.update(env)
     ChildContext.pool = child.ChildContext.pool
-    from prefect_slots.task_runner.forwarding import speak_through
-    from prefect_slots.task_runner.prefect_private import SyncClientContext
+    from prefect_slots.task_runner import forwarding, prefect_private
 
-    speak_through(address)
+    forwarding.speak_through(address)
     # One client for all tasks: to make one costs more than most tasks.
     clients = ExitStack()
-    clients.enter_context(SyncClientContext.get_or_create())
+    clients.enter_context(prefect_private.SyncClientContext.get_or_create())
     atexit.register(clients.close)
     initializer, initargs = pickle.loads(user)
     if initializer is not None:
@@ -50,25 +49,24 @@ def perform(task: Task[..., Any], task_run: TaskRun, arguments: dict[str, Any], 
     """Run a task as Prefect's own runners do, and return its final state; a crash is one of them."""
     from prefect.states import exception_to_crashed_state
 
-    from prefect_slots.task_runner.forwarding import flush
-    from prefect_slots.task_runner.prefect_private import handle_engine_signals, hydrated_context, run_coro_as_sync
+    from prefect_slots.task_runner import forwarding, prefect_private
 
-    with hydrated_context(context):
+    with prefect_private.hydrated_context(context):
         try:
-            with handle_engine_signals(task_run.id):
+            with prefect_private.handle_engine_signals(task_run.id):
                 return by_engine(task, task_run, arguments)
         except BaseException as crash:
-            state: Any = run_coro_as_sync(exception_to_crashed_state(crash))
+            state: Any = prefect_private.run_coro_as_sync(exception_to_crashed_state(crash))
             return state
         finally:
             # Before the answer: the process may be killed at any moment after it.
-            flush()
+            forwarding.flush()
 
 
 def by_engine(task: Task[..., Any], task_run: TaskRun, parameters: dict[str, Any], wait_for: Any = None) -> State[Any]:
     """Return the final state of a task that Prefect's engine runs in this thread."""
-    from prefect_slots.task_runner.prefect_private import run_task_async, run_task_sync
+    from prefect_slots.task_runner import prefect_private
 
-    run: Any = run_task_async if task.isasync else run_task_sync
+    run: Any = prefect_private.run_task_async if task.isasync else prefect_private.run_task_sync
     state = run(task=task, task_run=task_run, parameters=parameters, wait_for=wait_for, return_type="state")
     return asyncio.run(state) if task.isasync else state

@@ -19,12 +19,7 @@ from typing import Any
 from prefect.context import SettingsContext
 from prefect.logging import get_logger
 
-from prefect_slots.task_runner.prefect_private import (
-    EventsWorker,
-    ProcessPoolForwardingEventsClient,
-    emit_api_log,
-    set_api_log_sink,
-)
+from prefect_slots.task_runner import prefect_private
 
 EVENT = "event"
 LOG = "log"
@@ -92,9 +87,9 @@ def _pass_on(speaker: Connection[Any, Any]) -> bool:
         return True
     try:
         if kind == EVENT:
-            EventsWorker.instance().send(said)
+            prefect_private.EventsWorker.instance().send(said)
         elif kind == LOG:
-            emit_api_log(said)
+            prefect_private.emit_api_log(said)
     except Exception as error:
         get_logger("task_runner.slot").debug("What a task process said could not be passed on: %r", error)
     return True
@@ -122,10 +117,12 @@ class Speaker:
 def speak_through(address: str) -> None:
     """Send this process's events and logs through the flow's process from now on."""
     speaker = Speaker(address)
-    EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=speaker, item_type=EVENT)
-    set_api_log_sink(speaker.log)
+    prefect_private.EventsWorker.set_client_override(
+        prefect_private.ProcessPoolForwardingEventsClient, event_queue=speaker, item_type=EVENT
+    )
+    prefect_private.set_api_log_sink(speaker.log)
 
 
 def flush() -> None:
     """Wait until all events and logs of this process are sent."""
-    EventsWorker.instance().wait_until_empty()
+    prefect_private.EventsWorker.instance().wait_until_empty()

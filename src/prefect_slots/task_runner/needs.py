@@ -16,7 +16,7 @@ from prefect_slots.model import Terms
 from prefect_slots.requiring.alternatives import any_of, combined
 from prefect_slots.requiring.decorator import requires
 from prefect_slots.requiring.wrappers import decoration
-from prefect_slots.task_runner.prefect_private import AssetContext, TagsContext, serialize_context
+from prefect_slots.task_runner import prefect_private
 
 _options: ContextVar[requires | None] = ContextVar("prefect_slots_options", default=None)
 
@@ -109,10 +109,10 @@ class SentContext:
         flow_run = FlowRunContext.get()
         # Serialized anew for another flow run only: it takes milliseconds, and a map has thousands of tasks.
         if not self._same or flow_run is not self._of:
-            self._of, self._same = flow_run, {**serialize_context(), "settings_context": {}}
-        above, tags = TaskRunContext.get(), TagsContext.get()
+            self._of, self._same = flow_run, {**prefect_private.serialize_context(), "settings_context": {}}
+        above, tags = TaskRunContext.get(), prefect_private.TagsContext.get()
         inputs = {name: set(values) for name, values in task_run.task_inputs.items()}
-        assets = AssetContext.from_task_and_inputs(task, task_run.id, inputs, copy_to_child_ctx=True)
+        assets = prefect_private.AssetContext.from_task_and_inputs(task, task_run.id, inputs, copy_to_child_ctx=True)
         return {
             **self._same,
             "task_run_context": above.serialize() if above is not None else {},

@@ -4,6 +4,8 @@ Prefect's own runners and its integrations for Ray and Dask use the same ones, a
 imported in this file only; `tests/unit/test_prefect_names.py` names the versions that have them.
 """
 
+# pyright: reportUnusedImport=false
+# ruff: noqa: F401
 from prefect.context import AssetContext, SyncClientContext, TagsContext, hydrated_context, serialize_context
 from prefect.engine import handle_engine_signals
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
@@ -15,26 +17,3 @@ from prefect.utilities.annotations import quote
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.collections import StopVisiting, visit_collection
 from prefect.utilities.engine import resolve_inputs_sync, resolve_to_final_result
-
-__all__ = [
-    "AssetContext",
-    "EventsWorker",
-    "ProcessPoolForwardingEventsClient",
-    "StopVisiting",
-    "SyncClientContext",
-    "TagsContext",
-    "emit_api_log",
-    "get_current_settings",
-    "handle_engine_signals",
-    "hydrated_context",
-    "quote",
-    "resolve_inputs_sync",
-    "resolve_to_final_result",
-    "run_coro_as_sync",
-    "run_task_async",
-    "run_task_sync",
-    "serialize_context",
-    "set_api_log_sink",
-    "task_run_logger",
-    "visit_collection",
-]

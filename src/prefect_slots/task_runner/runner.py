@@ -16,12 +16,10 @@ from prefect.task_runners import TaskRunner
 from prefect_slots.acquire.engine import engine
 from prefect_slots.limits.prefect_private import emit_task_run_state
 from prefect_slots.model import Request
-from prefect_slots.pool import by_value, nested, wire
-from prefect_slots.pool.supervisor import Supervisor
+from prefect_slots.pool import by_value, nested, supervisor, wire
 from prefect_slots.pool.task import is_urgent
 from prefect_slots.requiring import context
-from prefect_slots.task_runner import child, forwarding, needs, upstream
-from prefect_slots.task_runner.prefect_private import get_current_settings
+from prefect_slots.task_runner import child, forwarding, needs, prefect_private, upstream
 from prefect_slots.task_runner.run import Run, SlotFuture, created
 
 # A shorter wait is not shown: the state would have changed again before a person saw it.
@@ -67,13 +65,13 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         initargs: Sequence[Any] = (),
     ) -> None:
         super().__init__()
-        self.max_workers = max_workers or get_current_settings().tasks.runner.process_pool_max_workers
+        self.max_workers = max_workers or prefect_private.get_current_settings().tasks.runner.process_pool_max_workers
         self.initializer = initializer
         self.initargs = tuple(initargs)
         self._lock = threading.Lock()
         self._open: set[Run] = set()
         self._context = needs.SentContext()
-        self._pool: Supervisor | nested.InnerPool | None = None
+        self._pool: supervisor.Supervisor | nested.InnerPool | None = None
         self._news: forwarding.News | None = None
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
@@ -233,18 +231,18 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
         # A copy for each call: two threads cannot enter one context at a time.
         threads.submit(run.context.copy().run, do)
 
-    def _pool_here(self) -> Supervisor | nested.InnerPool:
+    def _pool_here(self) -> supervisor.Supervisor | nested.InnerPool:
         """Return the pool, made at the first task; within a task it is the pool of the flow above."""
         with self._lock:
             if self._pool is None:
                 self._pool = nested.inner_pool() if child.ChildContext.pool else self._new_pool()
             return self._pool
 
-    def _new_pool(self) -> Supervisor:
+    def _new_pool(self) -> supervisor.Supervisor:
         self._news = self._news or forwarding.News()
-        env = get_current_settings().to_environment_variables(exclude_unset=True)
+        env = prefect_private.get_current_settings().to_environment_variables(exclude_unset=True)
         user = by_value.dumps((self.initializer, self.initargs))
-        return Supervisor(self.max_workers, child.prepare, (env, self._news.address, user))
+        return supervisor.Supervisor(self.max_workers, child.prepare, (env, self._news.address, user))
 
     def _cancel_waiting(self) -> None:
         with self._lock:
@@ -261,7 +259,7 @@ class SlotTaskRunner(TaskRunner[PrefectFuture[Any]]):
     def _finish(self) -> None:
         # In this order: task processes speak to the threads' states and to the forwarding until they have ended.
         pool, self._pool = self._pool, None
-        if isinstance(pool, Supervisor):
+        if isinstance(pool, supervisor.Supervisor):
             pool.shutdown()
         threads, self._threads = self._threads, None
         if threads is not None:

@@ -11,13 +11,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectFuture
 
-from prefect_slots.task_runner.prefect_private import (
-    StopVisiting,
-    quote,
-    resolve_inputs_sync,
-    resolve_to_final_result,
-    visit_collection,
-)
+from prefect_slots.task_runner import prefect_private
 
 
 def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
@@ -26,14 +20,14 @@ def futures_in(*expressions: Any) -> list[PrefectFuture[Any]]:
 
     def note(value: Any) -> Any:
         # Prefect does not look into quoted values either.
-        if isinstance(value, quote):
-            raise StopVisiting
+        if isinstance(value, prefect_private.quote):
+            raise prefect_private.StopVisiting
         if isinstance(value, PrefectFuture):
             found[id(value)] = value
         return value
 
     for expression in expressions:
-        visit_collection(expression, visit_fn=note, return_data=False)
+        prefect_private.visit_collection(expression, visit_fn=note, return_data=False)
     return list(found.values())
 
 
@@ -71,22 +65,24 @@ def states_for_futures(expression: Any) -> Any:
     """Return an expression with the final states of its futures in their place."""
 
     def state_of(value: Any, context: dict[str, Any]) -> Any:
-        if isinstance(context.get("annotation"), quote):
-            raise StopVisiting
+        if isinstance(context.get("annotation"), prefect_private.quote):
+            raise prefect_private.StopVisiting
         if not isinstance(value, PrefectFuture):
             return value
         # It has ended for this process; the server may have to be asked for its state.
         value.wait()
         return value.state
 
-    return visit_collection(expression, visit_fn=state_of, return_data=True, context={})
+    return prefect_private.visit_collection(expression, visit_fn=state_of, return_data=True, context={})
 
 
 def resolved(parameters: dict[str, Any], wait_for: Any) -> dict[str, Any] | None:
     """Return the call's arguments, or `None` if a task that it depends on has failed."""
     try:
-        arguments = resolve_inputs_sync(parameters)
-        visit_collection(wait_for, visit_fn=resolve_to_final_result, return_data=False, context={})
+        arguments = prefect_private.resolve_inputs_sync(parameters)
+        prefect_private.visit_collection(
+            wait_for, visit_fn=prefect_private.resolve_to_final_result, return_data=False, context={}
+        )
     except UpstreamTaskError:
         return None
     return arguments
