@@ -12,12 +12,10 @@ import signal
 import socket
 import sys
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prefect_slots import requiring
 from prefect_slots.pool.wire import Kind, Packed, Wire, pack, unpack
-
-if TYPE_CHECKING:
-    from prefect_slots.requiring.grant import Grant
 
 # From <linux/prctl.h>: the signal that the kernel sends when the parent thread ends.
 _PR_SET_PDEATHSIG = 1
@@ -150,7 +148,7 @@ class _Enclosing:
         self._born = {name: os.environ.get(name) for name in (_TOKEN, _STATE_DIR)}
         self._held: bytes | None = None
         self._label = ""
-        self._grant: Grant | None = None
+        self._grant: requiring.Grant | None = None
 
     def enter(self, token: str, folder: str, held: bytes | None, label: str) -> None:
         """Make the grant of that token the enclosing one; an empty token means the surroundings of the pool."""
@@ -168,13 +166,11 @@ class _Enclosing:
 
             inherit(self.grant)
 
-    def grant(self) -> Grant | None:
+    def grant(self) -> requiring.Grant | None:
         """Return the grant, made at the first call: most tasks never ask for it."""
         if self._grant is None and self._held is not None:
-            from prefect_slots.requiring.grant import Grant
-
             held, amounts = pickle.loads(self._held)
-            self._grant = Grant(held, None, self._label, None, amounts)
+            self._grant = requiring.Grant(held, None, self._label, None, amounts)
         # A forked child has no part in its parent's grant.
         grant = self._grant
         return grant if grant is not None and grant.pid == os.getpid() else None

@@ -6,7 +6,7 @@ A pool that is pickled into a task, as an argument or as a global of the task's 
 import concurrent.futures
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any
@@ -14,11 +14,12 @@ from weakref import WeakValueDictionary
 
 from prefect_slots.model import Request
 from prefect_slots.pool.child import ChildContext, raised, told
-from prefect_slots.pool.task import Submission, Task, TaskExecutor, TaskFuture, Wanted
+from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
 from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
 # The pools of this process, by name; weak, because a pool that nobody can reach must be free to go.
 here: WeakValueDictionary[str, TaskExecutor] = WeakValueDictionary()
+_REASON = "waits for resources beside those of the task that submitted it"
 
 
 class InnerPool(TaskExecutor):
@@ -39,19 +40,6 @@ class InnerPool(TaskExecutor):
         # Sent on to another task it is the pool there; sent back it is the `SlotPool` itself.
         return pool_named, (ChildContext.pool,)
 
-    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        requires: Wanted = None,
-        task_timeout: float | None = None,
-    ) -> Iterator[Any]:
-        """Return the results of `fn` over the iterables, in order; see `SlotPool.map`."""
-        del chunksize
-        return self._submit_all(Submission(fn, requires, task_timeout), iterables, timeout)[1]
-
     def enqueue(self, request: Request, call: Packed) -> TaskFuture:
         """Submit a packed call, to be made in another task process."""
         with self._lock:
@@ -64,7 +52,11 @@ class InnerPool(TaskExecutor):
     def reason(self, future: TaskFuture) -> str:
         """Return the reason for which a task waits; the ledger's own words stay with the pool."""
         del future
-        return "waits for resources beside those of the task that submitted it"
+        return _REASON
+
+    def reasons(self) -> list[str]:
+        """Return the reason for which tasks wait."""
+        return [_REASON]
 
     def _cancel(self, number: int) -> None:
         with suppress(OSError):

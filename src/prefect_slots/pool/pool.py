@@ -1,12 +1,12 @@
 """The public executor: `SlotPool`, with the methods for users only."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from prefect_slots.pool import nested
 from prefect_slots.pool.supervisor import IDLE_SECONDS, TURN_SECONDS, Supervisor
-from prefect_slots.pool.task import Submission, TaskExecutor, TaskFuture, Wanted, is_urgent
+from prefect_slots.pool.task import TaskExecutor, TaskFuture, is_urgent
 
 
 class SlotPool(TaskExecutor):
@@ -55,36 +55,6 @@ class SlotPool(TaskExecutor):
     def __reduce__(self) -> tuple[Any, ...]:
         # Within a task the pool is reached over the connection of the task's own process.
         return nested.pool_named, (self._supervisor.name,)
-
-    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        requires: Wanted = None,
-        task_timeout: float | None = None,
-        progress: bool = False,
-    ) -> Iterator[Any]:
-        """Return the results of `fn` over the iterables, in order, as `Executor.map` does.
-
-        Args:
-            fn: As for `submit`.
-            *iterables: The arguments.
-            timeout: Seconds from now after which `TimeoutError` is raised and all unfinished calls are cancelled.
-            chunksize: Without effect: every call has a grant of its own.
-            requires: As for `submit`, for each call.
-            task_timeout: Seconds of running for each call.
-            progress: Show the counts of done, running and waiting calls on the terminal, and the reasons for waiting.
-        """
-        del chunksize
-        futures, results = self._submit_all(Submission(fn, requires, task_timeout), iterables, timeout)
-        if not progress:
-            return results
-        # Rich takes as long to import as the rest of the pool.
-        from prefect_slots.pool.progress import shown
-
-        return shown(results, futures, getattr(fn, "__name__", "map"), self.reasons)
 
     def reasons(self) -> list[str]:
         """Return the reasons for which tasks wait now, one for each kind of task."""

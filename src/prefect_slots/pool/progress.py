@@ -1,6 +1,7 @@
 """A map's progress on the terminal: counts of done, running and waiting calls, and the reasons for waiting."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,13 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from prefect_slots.pool.task import TaskFuture
-
 
 class Progress:
     """The state of a map's futures and of its pool at the moment of drawing."""
 
-    def __init__(self, name: str, futures: Sequence[TaskFuture], reasons: Callable[[], list[str]]) -> None:
+    def __init__(self, name: str, futures: Sequence[Future[Any]], reasons: Callable[[], list[str]]) -> None:
         self._name = name
         self._futures = futures
         self._reasons = reasons
@@ -37,7 +36,7 @@ class Progress:
 
 def shown(
     results: Iterator[Any],
-    futures: Sequence[TaskFuture],
+    futures: Sequence[Future[Any]],
     name: str,
     reasons: Callable[[], list[str]],
     console: Console | None = None,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from prefect_slots import requiring
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model import Request
 from prefect_slots.pool.child import Admitted
@@ -24,13 +25,12 @@ from prefect_slots.pool.wire import Packed, pack
 from prefect_slots.requiring import context
 from prefect_slots.requiring.wrappers import arguments_of, decoration, site_of
 
-# A task process that only passes the pool on must not pay 0.2 s for imports of the decorator and the ledger's client.
+# A task process that only passes the pool on must not pay 0.2 s for imports of the decorator and the ledger's client;
+# the names of `requiring` are loaded at first use.
 if TYPE_CHECKING:
     from prefect_slots.pool.grants import PoolGrant
-    from prefect_slots.requiring.alternatives import any_of
-    from prefect_slots.requiring.decorator import requires
 
-Wanted: TypeAlias = "requires | any_of | Mapping[str, Any] | None"
+Wanted: TypeAlias = "requiring.requires | requiring.any_of | Mapping[str, Any] | None"
 
 # The states of a `concurrent.futures.Future`, the same since Python 3.2. The class knows no way from running to
 # cancelled, which a task with a process of its own has.
@@ -73,19 +73,16 @@ class Submission:
             request = self._requested(self._asked, arguments_of(self._function, args, kwargs))
         return request, pack((self._called, args, kwargs))
 
-    def _requested(self, asked: requires, arguments: Mapping[str, Any]) -> Request:
+    def _requested(self, asked: requiring.requires, arguments: Mapping[str, Any]) -> Request:
         return replace(asked.request(self._request.label, arguments), limit=self._request.limit)
 
 
-def _requires(wanted: Wanted) -> requires | None:
+def _requires(wanted: Wanted) -> requiring.requires | None:
     if wanted is None:
         return None
-    from prefect_slots.requiring.alternatives import any_of
-    from prefect_slots.requiring.decorator import requires
-
-    if isinstance(wanted, any_of):
-        return requires(wanted)
-    if isinstance(wanted, requires):
+    if isinstance(wanted, requiring.any_of):
+        return requiring.requires(wanted)
+    if isinstance(wanted, requiring.requires):
         return wanted
     if not isinstance(wanted, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequirement(key="", value=repr(wanted), reason="write requires=dict(gpu_mem=8)")
@@ -93,15 +90,13 @@ def _requires(wanted: Wanted) -> requires | None:
         # With the types, or `True`, which is no amount, would be found where `1` was given before.
         return _declared(tuple((name, type(value), value) for name, value in wanted.items()))
     except TypeError:  # a value that is not hashable: a mapping of licenses
-        return requires(**wanted)
+        return requiring.requires(**wanted)
 
 
 # The check of a requirement takes longer than all else of a submit; a program has a few kinds of calls.
 @lru_cache(maxsize=256)
-def _declared(items: tuple[tuple[str, type[Any], Any], ...]) -> requires:
-    from prefect_slots.requiring.decorator import requires
-
-    return requires(**{name: value for name, _, value in items})
+def _declared(items: tuple[tuple[str, type[Any], Any], ...]) -> requiring.requires:
+    return requiring.requires(**{name: value for name, _, value in items})
 
 
 class TaskFuture(concurrent.futures.Future[Any]):
@@ -239,10 +234,29 @@ class TaskExecutor(concurrent.futures.Executor):
         """
         return self._enqueue(*Submission(fn, requires, timeout).request(args, kwargs))
 
-    def _submit_all(
-        self, submission: Submission, iterables: Iterable[Iterable[Any]], timeout: float | None
-    ) -> tuple[list[TaskFuture], Iterator[Any]]:
-        """Submit the calls of a map; return their futures and an iterator over their results."""
+    def map(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        requires: Wanted = None,
+        task_timeout: float | None = None,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """Return the results of `fn` over the iterables, in order, as `Executor.map` does.
+
+        Args:
+            fn: As for `submit`.
+            *iterables: The arguments.
+            timeout: Seconds from now after which `TimeoutError` is raised and all unfinished calls are cancelled.
+            chunksize: Without effect: every call has a grant of its own.
+            requires: As for `submit`, for each call.
+            task_timeout: Seconds of running for each call.
+            progress: Show the counts of done, running and waiting calls on the terminal, and the reasons for waiting.
+        """
+        del chunksize
+        submission = Submission(fn, requires, task_timeout)
         until = None if timeout is None else time.monotonic() + timeout
         futures: list[TaskFuture] = []
         try:
@@ -253,7 +267,17 @@ class TaskExecutor(concurrent.futures.Executor):
             for future in futures:
                 future.cancel()
             raise
-        return futures, results_of(futures, until)
+        results = results_of(futures, until)
+        if not progress:
+            return results
+        # Rich takes as long to import as the rest of the pool.
+        from prefect_slots.pool.progress import shown
+
+        return shown(results, futures, getattr(fn, "__name__", "map"), self.reasons)
+
+    def reasons(self) -> list[str]:
+        """Return the reasons for which tasks wait now, one for each kind of task."""
+        raise NotImplementedError
 
 
 def results_of(futures: Sequence[TaskFuture], until: float | None) -> Iterator[Any]:

@@ -55,7 +55,7 @@ def test_errors_and_large_results_come_through(pool: SlotPool) -> None:
     def outer() -> tuple[str, int, list[int]]:
         failed = pool.submit(calls.fail, "deep down").exception(30)
         large = pool.submit(bytearray, 3_000_000).result(30)
-        return str(failed), len(large), list(pool.map(calls.double, range(3)))
+        return str(failed), len(large), list(pool.map(calls.double, range(3), progress=True))
 
     assert pool.submit(outer).result(30) == ("deep down", 3_000_000, [0, 2, 4])
 
