@@ -21,7 +21,7 @@ from prefect_slots.ledger import failpoints, leases, queries, registry, store, t
 from prefect_slots.model import Asked, Grant, Holding, Nesting, Request, Shape, Ticket, duration_asked
 from prefect_slots.scheduling import grant_reuse
 from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
-from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, nest
+from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, chain_of_runs, nest
 
 if TYPE_CHECKING:
     from prefect_slots.leases.session import ServerSession
@@ -185,11 +185,13 @@ class Tickets:
         wanted = request.wanted.describe()
         nesting: Nesting | None = None
         may_wait = True
+        chain = chain_of_runs(book, request.awaited_by)
         # A grant of another machine, inherited through the environment, has no cells here to draw on.
         if request.parent is not None and request.parent.ledger == self._ledger.id:
             chain = chain_of(book, request.parent.grant)
             if not chain:
                 raise errors.GrantClosed(grant=request.parent.grant)
+        if chain:
             answer = nest(book, request.wanted, chain, request.id, registered.scopes)
             if isinstance(answer, RefusedNesting):
                 raise _refused(tx, answer, wanted, request.label)
@@ -212,7 +214,9 @@ class Tickets:
         state, grant, there, registered = standing
         if state is transaction.TicketState.REFUSED:
             self.leave(request.id)
-            raise errors.GrantClosed(grant=request.parent.grant if request.parent else "")
+            raise errors.GrantClosed(
+                grant=request.parent.grant if request.parent else "of the flow run that awaits this one"
+            )
         if state is transaction.TicketState.GONE:
             # Only an owner taken for dead loses tickets, and the lock this process holds forbids that.
             reason = f"ticket {request.id} has vanished from it"

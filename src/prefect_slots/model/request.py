@@ -46,6 +46,8 @@ class Request(Terms):
         label: Caller for people: the function and its line, or the command.
         parent: Enclosing grant, if any.
         run: Id of the flow run; runs are served in turn. Empty for the process itself.
+        awaited_by: Ids of the flow runs in other processes that await this one's, nearest first; their grants enclose a
+            request without a parent.
         for_children: The grant is used by child processes, not by the owner.
 
     Raises:
@@ -61,6 +63,7 @@ class Request(Terms):
     label: str = ""
     parent: Parent | None = None
     run: str = ""
+    awaited_by: tuple[str, ...] = ()
     for_children: bool = False
 
     def __post_init__(self) -> None:

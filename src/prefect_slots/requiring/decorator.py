@@ -244,6 +244,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             label=label,
             parent=context.enclosing(),
             run=prefect_run.run_id(),
+            awaited_by=prefect_run.awaited_by(),
         )
 
 

@@ -12,7 +12,9 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from prefect_slots.errors import Impossible, InvalidRequirement, OutOfOrder, UnknownResource
 from prefect_slots.limits.prefect_private import emit_task_run_state
@@ -48,6 +50,37 @@ def run_id() -> str:
     task, flow = _contexts()
     known = (task and task.task_run.flow_run_id) or (flow and flow.flow_run and flow.flow_run.id)
     return str(known) if known else os.environ.get("PREFECT__FLOW_RUN_ID", "")
+
+
+def awaited_by() -> tuple[str, ...]:
+    """Return the ids of the flow runs that await the flow run of this process, nearest first.
+
+    They started it by `run_deployment`. The server is asked once in a process, also from a coroutine; without an answer
+    the request is one of its own, as outside a run.
+    """
+    run = os.environ.get("PREFECT__FLOW_RUN_ID", "")
+    if not run or "prefect" not in sys.modules:
+        return ()
+    try:
+        return _awaiting(run)
+    except Exception as error:
+        _log.warning(
+            "the flow runs that await flow run %s are not known, so their grants do not serve it: %s", run, error
+        )
+        return ()
+
+
+@cache
+def _awaiting(run: str) -> tuple[str, ...]:
+    from prefect.client.orchestration import get_client
+
+    found: list[str] = []
+    with get_client(sync_client=True) as client:
+        task: UUID | None = client.read_flow_run(UUID(run)).parent_task_run_id
+        while task is not None and (outer := client.read_task_run(task).flow_run_id) is not None:
+            found.append(str(outer))
+            task = client.read_flow_run(outer).parent_task_run_id
+    return tuple(found)
 
 
 def attempt() -> int:

@@ -44,6 +44,25 @@ def chain_of(book: Book, grant_id: str) -> tuple[Grant, ...]:
     return tuple(chain)
 
 
+def chain_of_runs(book: Book, runs: Sequence[str]) -> tuple[Grant, ...]:
+    """Return the chain, innermost first, of the grants that enclose the work which a flow run awaits.
+
+    Grants that lie within one another are all taken to enclose it, for the innermost may be the one that waits. Of a
+    run with several tasks under grants, any may be: only the grants that all of them share are sure to.
+
+    Args:
+        book: The machine as it is now.
+        runs: Ids of flow runs; the first one that holds anything counts.
+    """
+    for run in runs:
+        chains = [chain_of(book, grant.id) for grant in book.grants if grant.run == run and not grant.closed]
+        if chains:
+            deepest = max(chains, key=len)
+            in_one = all(chain[0] in deepest for chain in chains)
+            return tuple(grant for grant in deepest if in_one or all(grant in chain for chain in chains))
+    return ()
+
+
 def nest(
     book: Book, requirement: Requirement, chain: Sequence[Grant], ticket: str, scopes: Mapping[str, Scope]
 ) -> Nested | RefusedNesting:

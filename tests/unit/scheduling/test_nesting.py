@@ -9,7 +9,7 @@ from tests.support.interleavings import ask, cells
 from prefect_slots.model.book import Book, CellId, Grant, Holding, Nesting, Shape
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.resource import Scope
-from prefect_slots.scheduling.nesting import Nested, RefusedNesting, chain_of, nest
+from prefect_slots.scheduling.nesting import Nested, RefusedNesting, chain_of, chain_of_runs, nest
 
 MACHINE = cells(a=[2], b=[2], c=[2], z=[2])
 SCOPES = {"a": Scope.WORKER, "b": Scope.WORKER, "c": Scope.WORKER, "z": Scope.FLEET}
@@ -94,3 +94,21 @@ def test_with_a_link_of_the_chain_gone_everything_of_the_same_root_counts_as_hel
     answer = _nested(ask(z=1), outer, inner, under=inner)
     assert isinstance(answer, Nested)
     assert answer.nesting.source is None
+
+
+def test_the_grants_that_all_of_a_run_s_have_in_common_enclose_what_it_awaits() -> None:
+    # C17: any task of the flow run may be the one that awaits another flow run.
+    flow = replace(_grant("t1", a=2), run="run")
+    one, two = (replace(_grant(ticket, flow, flow, a=1), run="run") for ticket in ("t2", "t3"))
+    stranger = replace(_grant("t4", b=1), run="other")
+
+    def chain(*grants: Grant, runs: tuple[str, ...] = ("run",)) -> tuple[Grant, ...]:
+        return chain_of_runs(Book(cells=MACHINE, grants=grants), runs)
+
+    assert chain(flow, stranger) == (flow,)
+    assert chain(flow, one, stranger) == (one, flow)
+    assert chain(flow, one, two, stranger) == (flow,)
+    assert chain(replace(one, shape=Shape(requirement=ask(a=1))), two, stranger) == ()
+    assert chain(flow, stranger, runs=("holds nothing", "run", "other")) == (flow,)
+    assert chain(replace(flow, closed=True), stranger) == ()
+    assert chain(stranger) == ()
