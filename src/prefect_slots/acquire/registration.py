@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
+from prefect_slots.detect.licenses.client import DESK
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import queries, registry, store, transaction
 from prefect_slots.model import GPU_MEM, Finding, format_amount, sanitise_machine_name
 from prefect_slots.settings import Settings
+from prefect_slots.system.processes import Users
 from prefect_slots.system.threads import await_in_thread
+from prefect_slots.usage.foreign import Fleet
+from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
 
 if TYPE_CHECKING:
     from prefect_slots.limits.registration import RegistrationReport
@@ -43,10 +46,26 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
     return sanitise_machine_name(name or settings.worker or socket.gethostname())
 
 
-async def look_around(settings: Settings) -> Survey:
-    """Survey this machine beside the running loop."""
-    look = partial(survey, settings.declarations, dict(os.environ), seconds=settings.detect_seconds)
+async def look_around(settings: Settings) -> tuple[Survey, tuple[SeatsSeen, ...]]:
+    """Survey this machine beside the running loop; return also the use of its licenses that the servers told in it."""
+
+    def look() -> tuple[Survey, tuple[SeatsSeen, ...]]:
+        env = dict(os.environ)
+        seen = survey(settings.declarations, env, seconds=settings.detect_seconds)
+        # No further question: these are the answers of the survey, which the desk has kept.
+        told = ask_servers(settings.declarations.license_servers, env, DESK)
+        return seen, tuple(seats for seats in told if seats.feature is not None)
+
     return await await_in_thread(look, "prefect-slots survey")
+
+
+def _write(
+    tx: transaction.Transaction, seen: Survey, seats: tuple[SeatsSeen, ...], settings: Settings
+) -> tuple[registry.Registered, tuple[Finding, ...]]:
+    registry.register(tx, seen.inventory)
+    # Case C01: a number of seats without their use would be granted in full until somebody looks.
+    note_seats(seats, tx, Fleet(counted={}), Users(), settings.stale_after)
+    return registry.registered(tx), held_in_vain(tx)
 
 
 async def register_here(
@@ -54,13 +73,12 @@ async def register_here(
 ) -> Registration:
     """Survey this machine and write its resources into the ledger, without a server."""
     wanted = machine_name(settings, name)
-    seen = await look_around(settings)
+    seen, seats = await look_around(settings)
 
     # One transaction: a machine without resources would refuse every request as unknown.
     def write(tx: transaction.Transaction) -> tuple[registry.Registered, tuple[Finding, ...]]:
         registry.name_machine(tx, wanted)
-        registered = registry.register(tx, seen.inventory)
-        return registered, held_in_vain(tx)
+        return _write(tx, seen, seats, settings)
 
     registered, held = ledger.rehearse(write) if dry_run else ledger.transact(write)
     return Registration(registered, (*seen.findings, *held, *_name_finding(registered.machine, wanted)))
@@ -88,9 +106,9 @@ async def register_everywhere(
     from prefect_slots.limits.registration import register
 
     wanted = machine_name(settings, name)
-    seen = await look_around(settings)
+    seen, seats = await look_around(settings)
     write = ledger.rehearse if dry_run else ledger.transact
-    registered, held = write(lambda tx: (registry.register(tx, seen.inventory), held_in_vain(tx)))
+    registered, held = write(lambda tx: _write(tx, seen, seats, settings))
     # A name once given stays: limits and leases of other processes carry it.
     machine = registered.machine or wanted
     server = await Server.open(url)

@@ -152,7 +152,7 @@ class Session:
         ]
         if all(unknown):
             raise missing(unknown[0] or "", registered, self._settings.declarations.looked_for)
-        await self._monitor.before(request.wanted)
+        await self._monitor.before(request)
         return await self.tickets.ask(request, registered, started)
 
     async def _machine(self, url: str | None) -> registry.Registered:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from prefect_slots import errors
 from prefect_slots.ledger import failpoints, leases, queries, registry, store, transaction
 from prefect_slots.model import Asked, Grant, Holding, Nesting, Request, Shape, Ticket, duration_asked
+from prefect_slots.observe.reason import reason
 from prefect_slots.scheduling import grant_reuse
-from prefect_slots.scheduling.explain import is_possible, is_stranded, largest, shortages
+from prefect_slots.scheduling.explain import is_possible, largest
 from prefect_slots.scheduling.nesting import RefusedNesting, chain_of, chain_of_runs, nest
 
 if TYPE_CHECKING:
@@ -262,12 +263,7 @@ class Tickets:
             refused = tx.blocked_limit(request.id)
             if refused is not None:
                 return f"waits for the server; limit refused: {refused}"
-            book = tx.book()
-            if is_stranded(book, request.wanted, request.id):
-                wanted = request.wanted.describe()
-                return f"waits for {wanted}: what others use, or is broken, leaves too little on every cell"
-            missing = shortages(book, request.wanted, request.id)
-            return "; ".join(map(str, missing)) or f"waits its turn for {request.wanted.describe()}"
+            return reason(tx, tx.book(), request.wanted, request.id)
 
         return self._ledger.read(explain)
 

@@ -1,7 +1,6 @@
 """Renderables of `rich` for cells, holders, waiters, limits and findings, made of records that others have read."""
 
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from prefect_slots.detect.detector import Sight
 from prefect_slots.detect.survey import Survey
 from prefect_slots.limits.registration import RegistrationReport
 from prefect_slots.model import GPU_MEM, MAX_AMOUNT, MIB, Finding, Inventory, format_amount
+from prefect_slots.observe.reason import ago
 from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
 from prefect_slots.usage.snapshot import OthersUse
 
@@ -47,13 +47,6 @@ def amount(value: int, unit: str) -> str:
         return "unlimited"
     text = format_amount(value, unit)
     return text.removesuffix("s") if value == 1 and unit != MIB else text
-
-
-def ago(since: float, now: float | None = None) -> str:
-    """Return the time since a Unix time: `"3m12s"`."""
-    seconds = max(0, int((time.time() if now is None else now) - since))
-    hours, minutes = seconds // 3600, seconds % 3600 // 60
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
 def place(resource: str, number: int, cells: int) -> str:

@@ -129,6 +129,17 @@ def grants_beside(tables: Tables, grant: str) -> int:
     return tables.value(sql, grant) or 0
 
 
+def held_around(tables: Tables, grant: str) -> set[str]:
+    """Return the resources that a grant and those around it hold: a request inside it draws on them."""
+    return set(
+        tables.column(
+            "WITH RECURSIVE around (id) AS (VALUES (?) UNION SELECT h.parent FROM held h JOIN around a ON h.id=a.id) "
+            "SELECT DISTINCT resource FROM holding JOIN around ON held=id",
+            grant,
+        )
+    )
+
+
 def label(tables: Tables, grant: str) -> str:
     """Return the label of a grant, or its id if it is gone."""
     return tables.value("SELECT label FROM held WHERE id=?", grant) or grant

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect_slots.ledger import queries, registry, store, transaction, usage
-from prefect_slots.model import Book, CellId, Exclusive, Requirement
-from prefect_slots.scheduling.explain import is_stranded, shortages
+from prefect_slots.model import CellId, Exclusive, Requirement
+from prefect_slots.observe.reason import reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class CellStatus:
     """A cell and its holders; amounts are in the resource's unit.
 
     Attributes:
+        origin: The witness of its capacity and of `outside`: a driver, a license server, a file.
         foreign: Foreign use of it, from all witnesses.
         outside: The part of that which the Prefect server does not count; `None` where nothing shows it.
         present: It was there at the last registration.
@@ -65,6 +66,7 @@ class CellStatus:
     label: str
     unit: str
     scope: str
+    origin: str
     capacity: int
     foreign: int
     held: int
@@ -138,6 +140,7 @@ def _status(tx: transaction.Transaction, ledger: store.Ledger) -> MachineStatus:
             label=cell.label,
             unit=resource.unit,
             scope=resource.scope.value,
+            origin=resource.origin,
             capacity=cell.capacity,
             foreign=cell.foreign,
             held=held.get(cell.id, 0),
@@ -179,13 +182,13 @@ def _waiting(tx: transaction.Transaction) -> tuple[WaiterStatus, ...]:
     for ticket in queries.waiting(tx):
         requirement = ticket.shape.requirement
         if ticket.blocked_on is not None:
-            reason = f"waits for the server; limit refused: {ticket.blocked_on}"
+            why = f"waits for the server; limit refused: {ticket.blocked_on}"
         elif ticket.shape.pool is not None:
-            reason = f"waits to draw on grant {ticket.shape.pool[:8]}"
+            why = f"waits to draw on grant {ticket.shape.pool[:8]}"
         else:
             if requirement not in reasons:
-                reasons[requirement] = _reason(book, requirement, ticket.id)
-            reason = reasons[requirement]
+                reasons[requirement] = reason(tx, book, requirement, ticket.id)
+            why = reasons[requirement]
         waiters.append(
             WaiterStatus(
                 ticket=ticket.id,
@@ -196,13 +199,7 @@ def _waiting(tx: transaction.Transaction) -> tuple[WaiterStatus, ...]:
                 expected_seconds=ticket.shape.expected,
                 since=ticket.asked_at,
                 overtaken=ticket.overtaken,
-                reason=reason,
+                reason=why,
             )
         )
     return tuple(waiters)
-
-
-def _reason(book: Book, requirement: Requirement, ticket: str) -> str:
-    if is_stranded(book, requirement, ticket):
-        return "what others use, or is broken, leaves too little on every cell"
-    return "; ".join(map(str, shortages(book, requirement, ticket))) or "its turn has not come"

@@ -11,24 +11,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from prefect_slots.ledger import elected, queries, registry, store, usage
+from prefect_slots.ledger import elected, election, queries, registry, store, usage
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model import GPU_MEM, MEM, Requirement, declaration, finding, license_resource
+from prefect_slots.model import GPU_MEM, MEM, Request, declaration, finding, license_resource
 from prefect_slots.settings import Settings
-from prefect_slots.system import processes, threads
-from prefect_slots.usage import foreign
+from prefect_slots.system import clock, processes, threads
+from prefect_slots.usage import before_grant, foreign
 
 if TYPE_CHECKING:
     from prefect_slots.usage import overuse
 
 ROLE = "watcher"
-_LOOKED_AT = "cards_looked_at"
-# A task's first request waits for a look this long at most: a driver that hangs must not hold up tasks.
-_FIRST_LOOK_SECONDS = 2.0
 _log = logging.getLogger("prefect_slots")
 
 
@@ -54,11 +50,12 @@ class Monitor:
         self.server: Reached | None = None
         self._ledger = ledger
         self._settings = settings
-        self._servers = settings.declarations.license_servers
+        self._servers = _by_question(settings.declarations.license_servers)
         self._users = processes.Users()
         self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
-        self._first_look_due = settings.declarations.gpus.detect
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._before = before_grant.BeforeGrant(ledger, settings, self._servers, self._look)
         self._due_at = 0.0
         self._loop = elected.ElectedLoop(
             ledger,
@@ -76,30 +73,32 @@ class Monitor:
         """Look again and again while no other process does."""
         await self._loop.run()
 
-    async def before(self, requirement: Requirement) -> None:
-        """Look at the GPUs before the first request of this process for one, unless another process looked lately.
+    async def before(self, request: Request) -> None:
+        """Look before a request is put to the ledger, as far as no process has looked lately; see `BeforeGrant`."""
+        await self._before.look(request)
 
-        Otherwise the first task of an idle machine would be granted memory that a stranger uses.
-        """
-        if not self._first_look_due or GPU_MEM not in requirement.resources:
-            return
-        self._first_look_due = False
-        looked_at = float(self._ledger.read(lambda tx: tx.meta(_LOOKED_AT)) or 0.0)
-        if abs(time.time() - looked_at) > 3 * self._settings.use_seconds:
-            # Not `wait_for`, which may lose a cancellation: the request of a caller that has left would be queued.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_LOOK_SECONDS):
-                    await self._loop.do(self._gpus)
+    async def _look(self, name: str) -> None:
+        """Make the look of that name now, or await the one that is under way."""
+        looks = self._looks()
+        if name in looks:
+            await looks[name]()
 
     def _looks(self) -> dict[str, elected.Job]:
         looks: dict[str, elected.Job] = {}
         if self._settings.declarations.gpus.detect:
             looks["gpus"] = self._gpus
-        if self._servers:
-            looks["seats"] = self._seats
+        for name, tables in self._servers.items():
+            looks[name] = partial(self._seats, name, tables)
         if self._ledger.read(lambda tx: usage.is_measured(tx, MEM)):
             looks["memory"] = self._memory
-        return looks
+        return {name: partial(self._shared, name, work) for name, work in looks.items()}
+
+    async def _shared(self, name: str, work: elected.Job) -> None:
+        # A caller that has waited long enough leaves; what the look brings is recorded all the same.
+        look = self._under_way.get(name)
+        if look is None or look.done():
+            look = self._under_way[name] = asyncio.get_running_loop().create_task(self._loop.do(work))
+        await asyncio.shield(look)
 
     def _due_looks(self) -> dict[str, elected.Job]:
         if time.monotonic() < self._due_at:
@@ -115,18 +114,25 @@ class Monitor:
         note = await threads.await_in_thread(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
 
         def write(tx: Transaction) -> overuse.Noted:
-            tx.set_meta(_LOOKED_AT, str(now))
+            tx.set_meta(before_grant.LOOKED_AT, str(now))
             return note(tx)
 
         self._say(self._ledger.transact(write))
 
-    async def _seats(self) -> None:
-        note = await threads.await_in_thread(partial(_ask_servers, self._servers), "prefect-slots seats")
+    async def _seats(self, name: str, tables: tuple[declaration.LicenseServer, ...]) -> None:
+        # One process at a time asks a server: hundreds of commands that start together must not load it.
+        if not self._ledger.transact(lambda tx: election.take(tx, name, clock.boot_clock())):
+            return
+        note = await threads.await_in_thread(partial(_ask_servers, tables), "prefect-slots seats")
         # After the question, so that the count is not older than the answer it explains.
-        names = {license_resource(name) for table in self._servers for name, _ in table.features}
+        names = {license_resource(name) for table in tables for name, _ in table.features}
         fleet = foreign.Fleet(counted={}) if self.server is None else await self.server.fleet(names)
-        after = self._settings.stale_after
-        self._say(self._ledger.transact(lambda tx: note(tx, fleet, self._users, after)))
+
+        def write(tx: Transaction) -> overuse.Noted:
+            election.leave(tx, name)
+            return note(tx, fleet, self._users, self._settings.stale_after)
+
+        self._say(self._ledger.transact(write))
 
     async def _memory(self) -> None:
         from prefect_slots.usage import memory
@@ -178,6 +184,20 @@ class Monitor:
 
 # Modules for looks are imported where a look is made: every process that takes part imports this one, and most of them
 # never look.
+
+
+def _by_question(
+    servers: tuple[declaration.LicenseServer, ...],
+) -> dict[str, tuple[declaration.LicenseServer, ...]]:
+    """Return the tables that one question to a license server answers, by the name of the look that asks it."""
+    if not servers:
+        return {}
+    from prefect_slots.detect.licenses.client import questions
+
+    return {
+        " ".join(("seats", question.vendor, question.server, *question.command)): tables
+        for question, tables in questions(servers).items()
+    }
 
 
 def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], overuse.Noted]:

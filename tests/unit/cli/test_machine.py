@@ -154,7 +154,9 @@ def test_a_driver_that_hangs_is_waited_for_once_and_not_once_for_what_others_use
         "detect()\nprint(sorted(thread.name for thread in threading.enumerate()))\n"
     )
     hanging = environment(library, Machine(hang=3600, cards=(FakeDevice(uuid="GPU-a"),)))
-    env = {**hanging, "PREFECT_SLOTS_DETECT_SECONDS": "1", "PREFECT_SLOTS_CONFIG": str(config)}
+    # Not the user's own ledger, which may be of another version.
+    state = {"PREFECT_SLOTS_STATE_DIR": str(config.parent / "state")}
+    env = {**hanging, **state, "PREFECT_SLOTS_DETECT_SECONDS": "1", "PREFECT_SLOTS_CONFIG": str(config)}
     child = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=config.parent, capture_output=True, text=True, timeout=60, check=True
     )

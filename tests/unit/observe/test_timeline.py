@@ -220,6 +220,7 @@ def cell(resource: str, number: int) -> CellStatus:
         label="",
         unit="MiB",
         scope="worker",
+        origin="nvml",
         capacity=24576,
         foreign=0,
         held=0,
