@@ -33,7 +33,7 @@ from prefect_slots.detect.instruments import InstrumentDetector
 from prefect_slots.detect.licenses.client import DESK, Desk, LicenseDetector
 from prefect_slots.detect.tpu import TpuDetector
 from prefect_slots.model import gpu
-from prefect_slots.model.amount import format_amount
+from prefect_slots.model.amount import Exclusive, format_amount
 from prefect_slots.model.declaration import Declarations, DetectorRules, EncoderSessions, ScratchSpace, Watched
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import GPU_MEM, MEM, Cell, Inventory, Resource
@@ -174,7 +174,9 @@ def merge(answers: list[Answer], declared: tuple[Resource, ...]) -> Survey:
             resources[resource.name] = _joined(detected, resource)
         else:
             resources[resource.name] = resource
-    findings.extend(_unpinned(resources.get(GPU_MEM)))
+    if GPU_MEM in resources:
+        resources[GPU_MEM], loose = _pinnable(resources[GPU_MEM])
+        findings.extend(loose)
     keys = {cell.key for resource in resources.values() for cell in resource.cells}
     inventory = Inventory(
         resources=tuple(resources[name] for name in sorted(resources)),
@@ -231,27 +233,35 @@ def _left_out(resource: Resource) -> Finding:
     )
 
 
-def _unpinned(gpus: Resource | None) -> Iterator[Finding]:
-    """Yield a finding for each GPU to which no task can be pinned."""
-    keys = [cell.key for cell in gpus.cells] if gpus else []
-    for key in keys:
-        if not gpu.unpinned([key], keys):
-            continue
+def _pinnable(gpus: Resource) -> tuple[Resource, list[Finding]]:
+    """Return the GPUs with those exclusive to which no task can be pinned, and a finding for each of these."""
+    keys = [cell.key for cell in gpus.cells]
+    numbered = [
+        replace(cell, index=gpu.number_among(cell.key, keys)) if cell.index is None else cell for cell in gpus.cells
+    ]
+    loose = {cell.key for cell in numbered if gpu.unpinned([gpu.Gpu(cell.key, cell.index)], keys)}
+    # Each process sees all GPUs of the kind. With one holder a GPU, tasks that choose theirs do not meet there.
+    cells = [replace(cell, capacity=Exclusive(cell.capacity)) if cell.key in loose else cell for cell in numbered]
+    findings: list[Finding] = []
+    for key in sorted(loose):
         vendor = gpu.vendor_of(key)
         if vendor is gpu.UNKNOWN:
-            problem = "its identity tells no vendor: tasks are not pinned to it, and grant.device has no name for it"
+            problem = "its identity tells no vendor, so tasks are not pinned to it, and one at a time may have it"
             remedy = "write the UUID that its driver prints, such as GPU-..., or read grant.devices in the task"
         else:
-            problem = f"tasks cannot be pinned to one of several {vendor.name} GPUs by a variable"
-            remedy = "compute on grant.device in the task, or leave all but one out with [gpus] exclude"
-        yield Finding(subject=key, problem=problem, remedy=remedy)
+            problem = f"no variable pins a task to one of these {vendor.name} GPUs, so one task at a time may have it"
+            remedy = "choose the GPU of grant.devices in the task, or leave all but one out with [gpus] exclude"
+        findings.append(Finding(subject=key, problem=problem, remedy=remedy))
+    return replace(gpus, cells=tuple(cells)), findings
 
 
 def _joined(detected: Resource, declared: Resource) -> Resource:
     replaced = {cell.key for cell in declared.cells}
     kept = tuple(cell for cell in detected.cells if cell.key not in replaced)
+    numbers = {cell.key: cell.index for cell in detected.cells}
     origin = f"{detected.origin}, {declared.origin}" if kept else declared.origin
-    return replace(detected, cells=kept + declared.cells, origin=origin)
+    cells = (*kept, *(replace(cell, index=numbers.get(cell.key)) for cell in declared.cells))
+    return replace(detected, cells=cells, origin=origin)
 
 
 def _exceeding(declared: Resource, detected: Resource) -> list[Finding]:

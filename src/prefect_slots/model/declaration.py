@@ -26,9 +26,11 @@ class GpuRules:
         exclude: UUID prefixes.
         ignore: Names of programs, and process ids; their memory is not counted as foreign use.
         headroom_mib: Memory kept free on each detected GPU, in MiB.
+        integrated: Graphics of a processor are offered too.
     """
 
     detect: bool = True
+    integrated: bool = False
     exclude: tuple[str, ...] = ()
     ignore: tuple[str | int, ...] = ()
     headroom_mib: int = 0

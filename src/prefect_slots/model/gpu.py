@@ -5,10 +5,24 @@ the other keys are made here for the detectors. No other module reads a vendor f
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 APPLE_KEY = "APPLE-GPU"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as a runtime can be told of it.
+
+    Attributes:
+        key: Its identity.
+        number: Its place among all GPUs of its vendor in the order of the runtime, which may change at a boot; `None`
+            for a declared GPU.
+    """
+
+    key: str
+    number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +33,9 @@ class Vendor:
         name: The vendor's name, for people.
         keys: Pattern of the keys of its GPUs.
         framework: PyTorch's name of a device, with `{}` for its number; empty if there is none.
-        variable: Variable that lists the GPUs of a process by key; empty if the runtime knows no keys.
-        listed: Pattern of the keys that `variable` may hold.
+        variable: Variable that lists the GPUs of a process; empty if the runtime has none.
+        named: Pattern of the keys that `variable` may hold; other GPUs are listed by number.
+        ascending: The runtime shows the listed GPUs in ascending order of their numbers, however they are listed.
         beside: Variables that are set together with the list.
         dropped: Variables that are removed together with it.
     """
@@ -29,16 +44,23 @@ class Vendor:
     keys: re.Pattern[str]
     framework: str
     variable: str = ""
-    listed: re.Pattern[str] = re.compile(r".+")
+    named: re.Pattern[str] = re.compile(r"(?!)")
+    ascending: bool = False
     beside: Mapping[str, str] = field(default_factory=dict[str, str])
     dropped: tuple[str, ...] = ()
 
-    def can_pin(self, keys: Iterable[str]) -> bool:
-        """Return true if the runtime can show a process exactly these GPUs."""
-        return self.variable != "" and all(self.listed.fullmatch(key) for key in keys)
+    def listing(self, gpus: Collection[Gpu]) -> list[str]:
+        """Return the entries of `variable` that show a process exactly these GPUs; empty if there are none."""
+        if self.ascending:
+            gpus = sorted(gpus, key=lambda gpu: (gpu.number or 0, gpu.key))
+        entries = [gpu.key if self.named.fullmatch(gpu.key) else gpu.number for gpu in gpus]
+        return [] if None in entries or not self.variable else [str(entry) for entry in entries]
 
 
 _AMD_UUID = re.compile(r"GPU-[0-9a-f]{16}", re.IGNORECASE)
+_NVIDIA_NAME = re.compile(r"(?:GPU|MIG)-.+", re.IGNORECASE)
+# The GPU of a Jetson tells its UUID without a prefix. CUDA would take that for a number, so its number is listed.
+_BARE_UUID = r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}"
 
 # The first pattern that fits decides: AMD's UUIDs are one run of hex digits, NVIDIA's hold dashes, and a declared GPU
 # such as `GPU-demo-0` is treated as NVIDIA's.
@@ -49,22 +71,30 @@ VENDORS = (
         # PyTorch for ROCm keeps CUDA's names.
         framework="cuda:{}",
         variable="ROCR_VISIBLE_DEVICES",
-        # A GPU without a unique number has only ROCm's index, which a later boot may give to another GPU.
-        listed=_AMD_UUID,
+        named=_AMD_UUID,
         # HIP takes only numbers, within what the runtime below it shows: an inherited list would hide the GPUs.
         dropped=("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
     ),
     Vendor(
         name="NVIDIA",
-        keys=re.compile(r"(?:GPU|MIG)-.+", re.IGNORECASE),
+        keys=re.compile(rf"{_NVIDIA_NAME.pattern}|{_BARE_UUID}", re.IGNORECASE),
         framework="cuda:{}",
         variable="CUDA_VISIBLE_DEVICES",
+        named=_NVIDIA_NAME,
         # CUDA's own order is the fastest first; the index that `nvidia-smi` shows follows the bus.
         beside={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
     ),
-    # `ZE_AFFINITY_MASK` and `ONEAPI_DEVICE_SELECTOR` take numbers of oneAPI's own. It counts built-in graphics and, in
-    # the flat hierarchy, single tiles: detection cannot know these numbers, and a wrong one pins to another GPU.
-    Vendor(name="Intel", keys=re.compile(r"INTEL-.+", re.IGNORECASE), framework="xpu:{}"),
+    Vendor(
+        name="Intel",
+        keys=re.compile(r"INTEL-.+", re.IGNORECASE),
+        framework="xpu:{}",
+        variable="ZE_AFFINITY_MASK",
+        ascending=True,
+        # Without these the numbers follow an order of oneAPI's own, and count the tiles of a GPU.
+        beside={"ZE_ENABLE_PCI_ID_DEVICE_ORDER": "1", "ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"},
+        # Its numbers count only what the mask leaves.
+        dropped=("ONEAPI_DEVICE_SELECTOR",),
+    ),
     # A Mac has one GPU, so there is nothing to choose.
     Vendor(name="Apple", keys=re.compile(re.escape(APPLE_KEY)), framework="mps"),
 )
@@ -86,47 +116,38 @@ def vendor_of(key: str) -> Vendor:
     return next((vendor for vendor in VENDORS if vendor.keys.fullmatch(key)), UNKNOWN)
 
 
-def pin(env: dict[str, str], keys: Collection[str]) -> None:
-    """Change `env` so that a process with it sees only these GPUs, for each vendor that can; see `unpinned`."""
-    for vendor in VENDORS:
-        own = [key for key in keys if vendor_of(key) is vendor]
-        if own and vendor.can_pin(own):
-            for variable in vendor.dropped:
-                env.pop(variable, None)
-            env.update({vendor.variable: ",".join(own), **vendor.beside})
+def number_among(key: str, present: Collection[str]) -> int | None:
+    """Return the place of a declared GPU among those of its vendor, in the order of the bus that their keys tell.
 
-
-def unpinned(keys: Collection[str], present: Collection[str]) -> list[str]:
-    """Return those of `keys` that a process cannot be pinned to, although it may see other GPUs of their vendor.
-
-    Args:
-        keys: The granted GPUs.
-        present: All GPUs of the machine.
-    """
-    loose: list[str] = []
-    for key in keys:
-        vendor = vendor_of(key)
-        others = {other for other in present if vendor_of(other) is vendor}.difference(keys)
-        own = [other for other in keys if vendor_of(other) is vendor]
-        if vendor is UNKNOWN or (others and not vendor.can_pin(own)):
-            loose.append(key)
-    return loose
-
-
-def framework_name(key: str, index: int, env: Mapping[str, str]) -> str:
-    """Return PyTorch's name of a GPU in a process with the environment `env`; empty for an unknown vendor.
-
-    With keys in the vendor's variable the number is the place in that list. Otherwise it is `index`, the GPU's place in
-    the order of the bus, which is CUDA's with `CUDA_DEVICE_ORDER=PCI_BUS_ID` (the worker sets it).
-
-    Args:
-        key: The GPU's key.
-        index: Its place among the vendor's GPUs.
-        env: The environment of the process.
+    It is the best that is known where detection does not see it; `None` for a GPU that is pinned by its key.
     """
     vendor = vendor_of(key)
-    listed = [entry.strip() for entry in env.get(vendor.variable, "").split(",") if entry.strip()]
-    for place, entry in enumerate(listed):
-        if key.startswith(entry) or entry == str(index):
-            return vendor.framework.format(place)
-    return vendor.framework.format(index)
+    if not vendor.variable or vendor.named.fullmatch(key):
+        return None
+    return sorted(other for other in present if vendor_of(other) is vendor).index(key)
+
+
+def pin(env: dict[str, str], gpus: Collection[Gpu]) -> None:
+    """Change `env` so that a process with it sees only these GPUs, for each vendor that can; see `unpinned`."""
+    for vendor in VENDORS:
+        entries = vendor.listing([gpu for gpu in gpus if vendor_of(gpu.key) is vendor])
+        if entries:
+            for variable in vendor.dropped:
+                env.pop(variable, None)
+            env.update({vendor.variable: ",".join(entries), **vendor.beside})
+
+
+def unpinned(gpus: Collection[Gpu], present: Collection[str]) -> list[str]:
+    """Return the keys of `gpus` that a process cannot be pinned to, although it may see other GPUs of their vendor.
+
+    Args:
+        gpus: The granted GPUs.
+        present: Keys of all GPUs of the machine.
+    """
+    loose: list[str] = []
+    for vendor in (*VENDORS, UNKNOWN):
+        own = [gpu for gpu in gpus if vendor_of(gpu.key) is vendor]
+        others = {key for key in present if vendor_of(key) is vendor}.difference(gpu.key for gpu in own)
+        if vendor is UNKNOWN or (others and not vendor.listing(own)):
+            loose += [gpu.key for gpu in own]
+    return loose

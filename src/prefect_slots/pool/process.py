@@ -61,9 +61,9 @@ main({pool!r}, {tasks}, {side}, {parent})
 
 @dataclass(frozen=True)
 class Pin:
-    """GPUs by UUID, and the number of cores asked for; processes of equal pins are interchangeable."""
+    """GPUs, and the number of cores asked for; processes of equal pins are interchangeable."""
 
-    gpus: tuple[str, ...] = ()
+    gpus: tuple[gpu.Gpu, ...] = ()
     cores: int = 0
 
     def environment(self) -> dict[str, str]:

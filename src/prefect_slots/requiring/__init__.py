@@ -4,6 +4,7 @@ decorator     the `requires` object: one declaration, three uses
 alternatives  `any_of`: alternatives in order of preference
 wrappers      grants around the four kinds of functions, Prefect tasks and flows
 grant         a grant as its holder sees it: devices, amounts, environment
+device_name   PyTorch's name of a granted GPU in this process, or an error
 context       the grant around this thread, task or child process
 target        settings and state folder, read once per environment
 prefect_run   the Prefect run around a request: its logger, its state, its attempt

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from prefect_slots.errors import ConfigError
 from prefect_slots.model import GPU_MEM, TOKEN, gpu
 
 if TYPE_CHECKING:
@@ -97,34 +96,40 @@ class Grant:
         return tuple(found)
 
     @property
-    def gpus_here(self) -> tuple[str, ...]:
-        """Keys of all GPUs of this machine."""
-        return tuple(cell.key for cell in self._held.registered.cells(GPU_MEM)) if self._held else ()
-
-    @property
     def device(self) -> str:
         """PyTorch's name of the first GPU within this process; `"cpu"` without one.
 
         It is `"cuda:1"` for NVIDIA's and AMD's GPUs, `"xpu:0"` for Intel's, `"mps"` for Apple's.
 
         Raises:
-            ConfigError: if the GPU's key is of no known vendor.
+            ConfigError: if this process does not see the GPU, or its number cannot be known; with the way out.
         """
-        devices = self.devices
-        if not devices:
+        gpus = self.gpus
+        if not gpus:
             return "cpu"
-        name = gpu.framework_name(devices[0].uuid, devices[0].index, os.environ)
-        if not name:
-            reason = "its vendor is unknown, so grant.device has no name for it; see grant.devices"
-            raise ConfigError(source=GPU_MEM, key=devices[0].uuid, reason=reason)
-        return name
+        from prefect_slots.requiring.device_name import device_name
+
+        return device_name(gpus[0], self.gpus_here)
+
+    @property
+    def gpus(self) -> tuple[gpu.Gpu, ...]:
+        """The GPUs as a runtime is told of them."""
+        held = [cell for cell, _ in self._held.holdings if cell.resource == GPU_MEM] if self._held else []
+        cells = [cell for cell_id in held if self._held and (cell := self._held.registered.cell(cell_id))]
+        return tuple(gpu.Gpu(cell.key, cell.position) for cell in cells)
+
+    @property
+    def gpus_here(self) -> tuple[gpu.Gpu, ...]:
+        """All GPUs of this machine."""
+        cells = self._held.registered.cells(GPU_MEM) if self._held else ()
+        return tuple(gpu.Gpu(cell.key, cell.position) for cell in cells)
 
     @property
     def env(self) -> dict[str, str]:
         """A full environment for `subprocess.run(env=...)`: the GPUs by UUID, and this grant to draw on.
 
-        NVIDIA's GPUs are pinned by `CUDA_VISIBLE_DEVICES`, AMD's by `ROCR_VISIBLE_DEVICES`. A process cannot be pinned
-        to one of several GPUs of another vendor; this is logged, and the process must use `device` itself.
+        NVIDIA's GPUs are pinned by `CUDA_VISIBLE_DEVICES`, AMD's by `ROCR_VISIBLE_DEVICES`, Intel's by
+        `ZE_AFFINITY_MASK`. A process cannot be pinned to another GPU if there are several; this is logged.
         """
         env = dict(os.environ)
         gpu.pin(env, pinned(self))
@@ -140,18 +145,16 @@ class Grant:
         return f"{self._held.ledger_id}:{self.id}" if self._held else ""
 
 
-def pinned(grant: Grant) -> tuple[str, ...]:
-    """Return the keys of the GPUs that a process under `grant` is pinned to; a GPU without a way to do so is logged."""
-    keys = tuple(device.uuid for device in grant.devices)
-    for key in gpu.unpinned(keys, grant.gpus_here) if keys else ():
+def pinned(grant: Grant) -> tuple[gpu.Gpu, ...]:
+    """Return the GPUs that a process under `grant` is pinned to; a GPU without a way to do so is logged."""
+    gpus = grant.gpus
+    for key in gpu.unpinned(gpus, [each.key for each in grant.gpus_here]) if gpus else ():
         _log_unpinned(key)
-    return keys
+    return gpus
 
 
 @cache
 def _log_unpinned(key: str) -> None:
     # Once per process and GPU: a pool would repeat it for every task.
     vendor = gpu.vendor_of(key).name
-    _log.warning(
-        "%s (vendor %s): no variable pins a process to this GPU; a task must use `grant.device` itself", key, vendor
-    )
+    _log.warning("%s (vendor %s): no variable pins a process to this GPU; a task must choose it itself", key, vendor)

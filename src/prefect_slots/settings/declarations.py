@@ -9,6 +9,7 @@ def declarations_of(file: ConfigFile, source: str) -> declaration.Declarations:
     return declaration.Declarations(
         gpus=declaration.GpuRules(
             detect=file.gpus.detect,
+            integrated=file.gpus.integrated,
             exclude=tuple(file.gpus.exclude),
             ignore=tuple(file.gpus.ignore),
             headroom_mib=file.gpus.headroom,

@@ -236,12 +236,14 @@ class GpusTable:
     """The `[gpus]` table.
 
     Attributes:
+        integrated: Graphics of a processor are offered too.
         exclude: Prefixes of UUIDs.
         ignore: Names of programs and process ids whose memory does not count as foreign use.
         headroom: MiB kept free on each detected GPU.
     """
 
     detect: bool = True
+    integrated: bool = False
     exclude: list[Annotated[str, _prefix]] = field(default_factory=list[str])
     ignore: list[_Text | Annotated[int, Between(1, math.inf)]] = field(default_factory=list[str | int])
     headroom: Annotated[int, Plain(memory_kept)] = 0

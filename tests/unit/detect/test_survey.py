@@ -8,6 +8,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from tests.support.nvml_stub.machines import FakeDevice, Machine
 import prefect_slots.detect
 from prefect_slots.detect.detector import Answer
 from prefect_slots.detect.survey import Survey, merge, survey
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.declaration import (
     Declarations,
     DeclaredCard,
@@ -253,13 +255,24 @@ def test_every_room_is_on_the_map_and_opens_with_its_subject(module: str):
         (("GPU-18f8b7a1c0ffee01", "GPU-18f8b7a1c0ffee02"), ()),
         (("INTEL-0000:03:00.0",), ()),
         (("APPLE-GPU",), ()),
-        (("INTEL-0000:03:00.0", "INTEL-0000:83:00.0"), ("Intel", "Intel")),
-        (("AMD-0000:03:00.0", "GPU-18f8b7a1c0ffee02"), ("AMD",)),
+        (("INTEL-0000:03:00.0", "INTEL-0000:83:00.0"), ()),
+        (("AMD-0000:03:00.0", "GPU-18f8b7a1c0ffee02"), ()),
+        (("1833c8b5-aaf3-5b92-89cd-0123456789ab",), ()),
         (("TPX-7",), ("no vendor",)),
     ],
 )
 def test_gpus_to_which_no_task_can_be_pinned_are_told(keys: tuple[str, ...], told: tuple[str, ...]):
     cells = tuple(Cell(key=key, capacity=1) for key in keys)
-    findings = merge([Answer(resources=(Resource(name="gpu_mem", unit="MiB", cells=cells),))], ()).findings
-    assert all(word in finding.problem for word, finding in zip(told, findings, strict=True))
-    assert {finding.subject for finding in findings} <= set(keys)
+    merged = merge([Answer(resources=(Resource(name="gpu_mem", unit="MiB", cells=cells),))], ())
+    assert all(word in finding.problem for word, finding in zip(told, merged.findings, strict=True))
+    assert {finding.subject for finding in merged.findings} <= set(keys)
+    # Two processes that see several GPUs of a kind would meet on one of them.
+    alone = [cell.key for cell in merged.inventory["gpu_mem"].cells if isinstance(cell.capacity, Exclusive)]
+    assert alone == [finding.subject for finding in merged.findings]
+
+
+def test_a_declared_gpu_keeps_the_number_that_detection_tells():
+    detected = Cell(key="AMD-0000:03:00.0", capacity=1, index=3)
+    declared = Resource(name="gpu_mem", unit="MiB", cells=(Cell(key=detected.key, capacity=7),))
+    merged = merge([Answer(resources=(replace(declared, cells=(detected,)),))], (declared,))
+    assert merged.inventory["gpu_mem"].cells == (replace(detected, capacity=7),)

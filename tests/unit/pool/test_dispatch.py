@@ -8,6 +8,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_slots.model.gpu import Gpu
 from prefect_slots.model.request import Request
 from prefect_slots.model.requirement import declare
 from prefect_slots.pool.dispatch import Ask, Dispatcher, Fail, Job, Queue, Retire, Start, Withdraw
@@ -18,7 +19,7 @@ from prefect_slots.pool.wire import Packed, pack, unpack
 from prefect_slots.pool.worker import Worker
 
 NEEDS = (None, declare(cpus=1), declare(license="ansys"))
-PINS = (Pin(), Pin(cores=1), Pin(("GPU-0",)))
+PINS = (Pin(), Pin(cores=1), Pin((Gpu("GPU-0"),)))
 
 
 class Chair(Worker):

@@ -90,21 +90,30 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedMachine:
 
 
 @pytest.mark.usefixtures("others")
-def test_a_gpu_that_is_none_of_cudas_is_never_called_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gpu_that_is_none_of_cudas_is_pinned_by_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     with requires(gpu_mem=16) as one:
         assert one.devices[0].uuid == "INTEL-0000:03:00.0"
-        assert one.device == "xpu:0"
+        assert one.env["ZE_AFFINITY_MASK"] == "0"
         assert "CUDA_VISIBLE_DEVICES" not in one.env
-    (said,) = {record.getMessage() for record in caplog.records if "INTEL-" in record.getMessage()}
-    assert "INTEL-0000:03:00.0" in said
-    assert "Intel" in said
+        with pytest.raises(ConfigError, match="SlotPool"):
+            _ = one.device
+        monkeypatch.setenv("ZE_AFFINITY_MASK", "0")
+        assert one.device == "xpu:0"
 
 
 @pytest.mark.usefixtures("others")
-def test_a_gpu_of_no_known_vendor_has_no_device_name() -> None:
+def test_a_gpu_to_which_no_process_can_be_pinned_has_one_holder_at_a_time() -> None:
+    with requires(gpu_mem=32) as grant:
+        assert grant.amounts == {"gpu_mem": 65536}
+
+
+@pytest.mark.usefixtures("others")
+def test_a_gpu_of_no_known_vendor_has_no_device_name(caplog: pytest.LogCaptureFixture) -> None:
     with requires(gpu_mem=64) as grant:
         assert grant.devices[0].uuid == "TPX-7"
         assert "CUDA_VISIBLE_DEVICES" not in grant.env
+        (said,) = {record.getMessage() for record in caplog.records if "TPX-7" in record.getMessage()}
+        assert "no variable pins a process to this GPU" in said
         with pytest.raises(ConfigError, match="TPX-7"):
             _ = grant.device
 

@@ -41,11 +41,14 @@ class Visible:
     Attributes:
         gpus: NVML indices; a GPU in MIG mode is listed when its instances may be used.
         instances: UUIDs of MIG instances.
+        order: UUIDs by CUDA's numbers; `None` where CUDA orders different GPUs by its guess of their speed, or chooses
+            one of several MIG instances.
         complete: `False` when an entry named no GPU that could be read: one that could not be read may be meant.
     """
 
     gpus: frozenset[int]
     instances: frozenset[str]
+    order: tuple[str, ...] | None = None
     complete: bool = True
     findings: tuple[Finding, ...] = ()
 
@@ -53,8 +56,9 @@ class Visible:
 def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Visible:
     """Return the part of `devices` that CUDA shows to a process with the environment `env`."""
     text = env.get(VARIABLE)
+    by_bus = env.get(ORDER_VARIABLE) == "PCI_BUS_ID" or len({device.name for device in devices}) < 2
     if text is None:
-        return _showing(devices)
+        return _showing(devices, by_bus=by_bus)
     entries = tuple(entry.strip() for entry in text.split(","))
     if entries[0].startswith("MIG-"):
         owner = {instance: device for device in devices for instance in device.instances}
@@ -64,11 +68,13 @@ def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Vi
         return Visible(
             gpus=frozenset(owner[uuid].index for uuid in uuids[:1]),
             instances=frozenset(uuids[:1]),
+            order=uuids[:1],
             complete=stopped is None,
             findings=(*_remarks(text, len(uuids), stopped), *_one_instance(text, uuids)),
         )
     if entries[0].startswith("GPU-"):
-        by_uuid = {device.uuid: device for device in devices if device.uuid is not None}
+        # The GPU of a Jetson tells its UUID without the prefix.
+        by_uuid = {"GPU-" + device.uuid.removeprefix("GPU-"): device for device in devices if device.uuid is not None}
         uuids, stopped = _abbreviated(entries, "GPU-", tuple(by_uuid))
         chosen = tuple(by_uuid[uuid] for uuid in uuids)
         return _showing(chosen, complete=stopped is None, findings=tuple(_remarks(text, len(chosen), stopped)))
@@ -76,15 +82,21 @@ def interpret_visible(env: Mapping[str, str], devices: tuple[Device, ...]) -> Vi
         return _showing((), findings=(_nothing(text, severity="info"),))
     positions, stopped = _numbered(entries, len(devices))
     chosen = tuple(devices[position] for position in positions)
-    remarks = (*_remarks(text, len(chosen), stopped), *_ambiguity(text, env, chosen, devices))
-    return _showing(chosen, findings=remarks)
+    remarks = (*_remarks(text, len(chosen), stopped), *(() if by_bus else _ambiguity(text, chosen, devices)))
+    return _showing(chosen, by_bus=by_bus, findings=remarks)
 
 
-def _showing(devices: Iterable[Device], *, complete: bool = True, findings: tuple[Finding, ...] = ()) -> Visible:
+def _showing(
+    devices: Iterable[Device], *, by_bus: bool = True, complete: bool = True, findings: tuple[Finding, ...] = ()
+) -> Visible:
     shown = tuple(devices)
+    instances = tuple(instance for device in shown for instance in device.instances)
+    # CUDA shows a process at most one instance, and then nothing else.
+    known = by_bus and (not instances or (len(shown), len(instances)) == (1, 1))
     return Visible(
         gpus=frozenset(device.index for device in shown),
-        instances=frozenset(instance for device in shown for instance in device.instances),
+        instances=frozenset(instances),
+        order=(instances or tuple(device.uuid or "" for device in shown)) if known else None,
         complete=complete,
         findings=findings,
     )
@@ -148,11 +160,8 @@ def _one_instance(text: str, uuids: tuple[str, ...]) -> Iterator[Finding]:
         )
 
 
-def _ambiguity(
-    text: str, env: Mapping[str, str], chosen: tuple[Device, ...], devices: tuple[Device, ...]
-) -> Iterator[Finding]:
-    mixed = len({device.name for device in devices}) > 1
-    if mixed and 0 < len(chosen) < len(devices) and env.get(ORDER_VARIABLE) != "PCI_BUS_ID":
+def _ambiguity(text: str, chosen: tuple[Device, ...], devices: tuple[Device, ...]) -> Iterator[Finding]:
+    if 0 < len(chosen) < len(devices):
         yield Finding(
             subject=GPU_MEM,
             problem=f"{VARIABLE}={text!r}: the cards differ, and CUDA numbers the fastest first while NVML goes by bus",

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefect_slots.detect.gpu.amd import AMD, query_amd
+from prefect_slots.detect.gpu.amd import AMD, query_amd, query_nodes
 from prefect_slots.detect.gpu.intel import INTEL, query_intel
 from prefect_slots.detect.gpu.usage import DeviceUse
 from prefect_slots.system.sysfs import query_drm, text_of
@@ -157,7 +157,7 @@ def _query_kfd(root: Path) -> dict[str, dict[int, int | None]] | None:
         return None
     found: dict[str, dict[int, int | None]] = {}
     with suppress(OSError):
-        gpus = dict(_computing_gpus(root))
+        gpus = {node.gpu_id: node.address for node in query_nodes(root)}
         for process in (root / _KFD / "proc").iterdir():
             for file in process.glob("vram_*"):
                 address = gpus.get(file.name.removeprefix("vram_"))
@@ -165,11 +165,3 @@ def _query_kfd(root: Path) -> dict[str, dict[int, int | None]] | None:
                     text = text_of(file)
                     found.setdefault(address, {})[int(process.name)] = int(text) if text.isdecimal() else None
     return found
-
-
-def _computing_gpus(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the driver's own id of each GPU, and the GPU's place on the bus."""
-    for node in (root / _KFD / "topology/nodes").iterdir():
-        minor = re.search(r"^drm_render_minor ([0-9]+)$", text_of(node / "properties"), re.MULTILINE)
-        if minor is not None and minor[1] != "0":
-            yield text_of(node / "gpu_id"), (root / f"sys/class/drm/renderD{minor[1]}/device").resolve().name

@@ -2,19 +2,21 @@
 
 A GPU is known by its place on the bus. The driver `xe` tells the memory of each of a GPU's tiles, Intel's own build
 of `i915` that of a GPU, the kernel's `i915` none. Graphics that are built into a processor have no memory of their
-own and are left out.
+own: they are left out unless `[gpus] integrated = true`, and share the host's memory then.
 """
 
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect_slots.detect.detector import Answer, Scene
 from prefect_slots.detect.gpu.offer import GpuOffer
+from prefect_slots.detect.host import query_memory
 from prefect_slots.model import GPU_MEM, GpuRules, bytes_available, intel_key
 from prefect_slots.system.commands import run_command
 from prefect_slots.system.sysfs import query_drm, text_of
@@ -31,9 +33,14 @@ _VARIABLES = ("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK")
 
 @dataclass(frozen=True, kw_only=True)
 class IntelReading:
-    """A reading of one GPU; `total` is `None` if its memory is not known."""
+    """A reading of one GPU; `total` is `None` if its memory is not known.
+
+    Attributes:
+        integrated: It is the graphics of a processor.
+    """
 
     address: str
+    integrated: bool = False
     driver: str = ""
     name: str = ""
     total: int | None = None
@@ -45,7 +52,7 @@ class IntelReading:
 
 
 class IntelDetector:
-    """Detector of Intel's GPUs with memory of their own, as cells of `gpu_mem`."""
+    """Detector of Intel's GPUs, as cells of `gpu_mem`."""
 
     resources = frozenset({GPU_MEM})
 
@@ -53,20 +60,20 @@ class IntelDetector:
         """Read sysfs, and ask `xpu-smi` for names and for memory that sysfs does not tell."""
         gpus = tuple(query_intel(scene.root))
         told = query_xpu_smi(scene.env) if gpus else {}
-        return interpret_intel(gpus, told, scene.gpus, scene.env)
+        return interpret_intel(gpus, told, scene.gpus, scene.env, partial(query_memory, scene.root))
 
 
 def query_intel(root: Path) -> Iterator[IntelReading]:
-    """Yield the GPUs by their place on the bus, without graphics built into a processor.
+    """Yield the GPUs by their place on the bus.
 
     Raises:
         OSError: if the list of GPUs exists and cannot be read.
     """
     for address, gpu in query_drm(root, INTEL).items():
-        if not _BUILT_IN.fullmatch(address):
-            driver = gpu / "device/driver"
-            name = driver.readlink().name if driver.is_symlink() else ""
-            yield IntelReading(address=address, driver=name, total=_memory(gpu))
+        driver = gpu / "device/driver"
+        name = driver.readlink().name if driver.is_symlink() else ""
+        integrated = _BUILT_IN.fullmatch(address) is not None
+        yield IntelReading(address=address, integrated=integrated, driver=name, total=_memory(gpu))
 
 
 def _memory(gpu: Path) -> int | None:
@@ -133,9 +140,13 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def interpret_intel(
-    gpus: tuple[IntelReading, ...], told: Mapping[str, Described], rules: GpuRules, env: Mapping[str, str]
+    gpus: tuple[IntelReading, ...],
+    told: Mapping[str, Described],
+    rules: GpuRules,
+    env: Mapping[str, str],
+    host_mib: Callable[[], int] = query_memory,
 ) -> Answer:
-    """Return the GPUs' offer of `gpu_mem`."""
+    """Return the GPUs' offer of `gpu_mem`; `host_mib` gives the host's memory, which a processor's graphics share."""
     offer = GpuOffer(rules=rules)
     for index, gpu in enumerate(gpus):
         described = told.get(gpu.address, Described(gpu.address, "", None))
@@ -143,7 +154,11 @@ def interpret_intel(
         total = gpu.total or described.total
         if rules.excludes(gpu.key):
             continue
-        if total:
+        if gpu.integrated and not rules.integrated:
+            offer.leave_out_integrated(gpu.key, name)
+        elif gpu.integrated and not total:
+            offer.add_sharing(gpu.key, name, host_mib, index)
+        elif total:
             offer.add(gpu.key, name, bytes_available(total), index)
         else:
             problem = f"nothing tells its memory: its driver '{gpu.driver or 'none'}' does not, nor does {_PROGRAM}"

@@ -179,7 +179,20 @@ def interpret_nvml(
     if reading.failure is not None:
         problem = f"NVIDIA's cards cannot be read: {reading.failure.words}"
         return unreadable(GPU_MEM, problem, reading.failure.remedy, _GPU_MEM)
-    devices = tuple(
+    if env.get(_MPS_VARIABLE) == "1":
+        problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
+        return unreadable(GPU_MEM, problem, "unset it", _GPU_MEM)
+    inventory = NvidiaInventory(
+        rules=rules, visible=interpret_visible(env, visible_devices(reading)), host_mib=host_mib, mps=around.mps
+    )
+    for gpu in reading.gpus:
+        inventory.add(gpu)
+    return inventory.answer(reading)
+
+
+def visible_devices(reading: NvmlReading) -> tuple[Device, ...]:
+    """Return the GPUs as the rules of `CUDA_VISIBLE_DEVICES` name them."""
+    return tuple(
         Device(
             index=gpu.index,
             uuid=gpu.uuid,
@@ -193,13 +206,6 @@ def interpret_nvml(
         )
         for gpu in reading.gpus
     )
-    if env.get(_MPS_VARIABLE) == "1":
-        problem = f"{_MPS_VARIABLE}=1 makes NVML list the parts of MPS instead of the cards"
-        return unreadable(GPU_MEM, problem, "unset it", _GPU_MEM)
-    inventory = NvidiaInventory(rules=rules, visible=interpret_visible(env, devices), host_mib=host_mib, mps=around.mps)
-    for gpu in reading.gpus:
-        inventory.add(gpu)
-    return inventory.answer(reading)
 
 
 def _none_here(failure: Failure, around: Surroundings) -> Answer:

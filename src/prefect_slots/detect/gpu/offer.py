@@ -1,6 +1,7 @@
 """The offer of `gpu_mem` under construction: cells, cells that cannot be read now, findings and explanations."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from prefect_slots.detect.detector import Answer, Sight
@@ -38,6 +39,20 @@ class GpuOffer:
             "set [gpus] headroom and [host] mem_headroom so that both fit",
             severity="info" if self.rules.headroom_mib else "warning",
         )
+
+    def leave_out_integrated(self, key: str, label: str) -> None:
+        """Add the explanation of a processor's graphics that are not offered."""
+        self.show(key, label, "a processor's graphics; `[gpus] integrated = true` offers them")
+
+    def add_sharing(self, key: str, label: str, host_mib: Callable[[], int], index: int) -> None:
+        """Add a cell of the host's memory; `host_mib` gives its MiB and may raise `OSError` or `ValueError`."""
+        try:
+            mib = host_mib()
+        except (OSError, ValueError) as error:
+            self.fail(key, label, f"the host's memory cannot be read: {error}", "see mem in `detect`")
+            return
+        self.shares_host_memory(key)
+        self.add(key, label, mib, index)
 
     def less_headroom(self, mib: int) -> int | None:
         """Return the MiB that are left for tasks; `None` if the headroom takes all."""

@@ -178,3 +178,58 @@ def test_a_name_that_cannot_be_printed_costs_nothing():
     """C14."""
     answer = interpret_amd((AmdReading(address="0000:43:00.0", name="MI\x07", total=GIB),), {}, GpuRules(), {})
     assert [cell.label for resource in answer.resources for cell in resource.cells] == ["MI\\x07"]
+
+
+METRICS = {"processor": "\x78\x00\x02\x02", "newer processor": "\x08\x01\x03\x00", "gpu": "\x78\x00\x01\x03"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "integrated"),
+    [
+        ({"mem_info_vram_total": f"{GIB // 2}"}, None, True),
+        ({"mem_info_vram_total": f"{16 * GIB}"}, None, False),
+        ({"mem_info_vram_total": f"{16 * GIB}"}, 16, True),
+        ({"mem_info_vram_total": f"{96 * GIB}", "gpu_metrics": METRICS["processor"]}, 0, True),
+        ({"mem_info_vram_total": f"{96 * GIB}", "gpu_metrics": METRICS["newer processor"]}, None, True),
+        ({"mem_info_vram_total": f"{GIB}", "gpu_metrics": METRICS["gpu"]}, None, False),
+        ({"mem_info_vram_total": f"{16 * GIB}", "gpu_metrics": ""}, None, False),
+    ],
+)
+def test_graphics_of_a_processor_are_known(tmp_path: Path, files: dict[str, str], cores: int | None, integrated: bool):
+    """C10."""
+    plug(tmp_path, 0, "0000:c4:00.0", **files)
+    if cores is not None:
+        node(tmp_path, 1, 128, cores)
+    assert [gpu.integrated for gpu in query_amd(tmp_path)] == [integrated]
+
+
+def node(root: Path, number: int, minor: int, cores: int = 0) -> None:
+    properties = f"cpu_cores_count {cores}\nsimd_count 8\ndrm_render_minor {minor}\n"
+    put(root / f"sys/class/kfd/kfd/topology/nodes/{number}", {"properties": properties, "gpu_id": "7"})
+
+
+def test_graphics_of_a_processor_are_left_out_unless_a_person_wants_them(tmp_path: Path):
+    """C10."""
+    plug(tmp_path, 0, "0000:c4:00.0", mem_info_vram_total=str(GIB // 2))
+    plug(tmp_path, 1, ONE.address, mem_info_vram_total=str(16 * GIB), unique_id=ONE.unique_id)
+    gpus = tuple(query_amd(tmp_path))
+    answer = interpret_amd(gpus, {}, GpuRules(), {})
+    assert [cell.key for resource in answer.resources for cell in resource.cells] == [ONE.key]
+    assert (answer.findings, answer.unknown_cells) == ((), set())
+    assert ["[gpus] integrated = true" in sight.why for sight in answer.sights] == [True]
+    assert cells(gpus, GpuRules(integrated=True)) == {ONE.key: 16384, "AMD-0000:c4:00.0": 512}
+
+
+def test_numbers_are_those_of_rocm_and_count_graphics_of_a_processor(tmp_path: Path):
+    """C09."""
+    plug(tmp_path, 0, "0000:03:00.0", mem_info_vram_total=str(16 * GIB))
+    plug(tmp_path, 1, "0000:04:00.0", mem_info_vram_total=str(GIB // 2))
+    plug(tmp_path, 2, "0000:83:00.0", mem_info_vram_total=str(16 * GIB))
+    put(tmp_path / "sys/class/kfd/kfd/topology/nodes/0", {"properties": "cpu_cores_count 16\ndrm_render_minor 0\n"})
+    for place, minor in enumerate((130, 129, 128), start=1):
+        node(tmp_path, place, minor, cores=16 if minor == 129 else 0)
+    answer = interpret_amd(tuple(query_amd(tmp_path)), {}, GpuRules(), {})
+    assert [(cell.key, cell.index) for resource in answer.resources for cell in resource.cells] == [
+        ("AMD-0000:83:00.0", 0),
+        ("AMD-0000:03:00.0", 2),
+    ]

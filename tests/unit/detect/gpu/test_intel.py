@@ -97,8 +97,25 @@ def test_a_tile_that_does_not_answer_leaves_the_card_unknown(tmp_path: Path):
 def test_graphics_of_a_processor_and_other_makers_cards_are_left_out(tmp_path: Path):
     plug(tmp_path, 0, "0000:00:02.0", "i915")
     plug(tmp_path, 1, "0000:04:00.0", "amdgpu", vendor="0x1002")
-    assert tuple(query_intel(tmp_path)) == ()
+    graphics = tuple(query_intel(tmp_path))
+    assert [(gpu.address, gpu.integrated) for gpu in graphics] == [("0000:00:02.0", True)]
+    answer = interpret_intel(graphics, {}, GpuRules(), {})
+    assert (answer.resources, answer.findings, answer.unknown_cells) == ((), (), set())
+    assert "[gpus] integrated = true" in answer.sights[0].why
     assert tuple(query_intel(tmp_path / "nothing")) == ()
+
+
+def test_graphics_of_a_processor_share_the_host_s_memory_where_a_person_wants_them():
+    """C10."""
+    graphics = IntelReading(address="0000:00:02.0", driver="i915", integrated=True)
+    answer = interpret_intel((graphics, MAX), {}, GpuRules(integrated=True), {}, lambda: 24576)
+    assert cells(answer) == {graphics.key: 24576, MAX.key: 128 * 1024}
+    assert ["shares the host's memory" in finding.problem for finding in answer.findings] == [True]
+
+
+def test_numbers_count_graphics_of_a_processor_although_they_are_left_out():
+    answer = interpret_intel((IntelReading(address="0000:00:02.0", integrated=True), MAX), {}, GpuRules(), {})
+    assert [(cell.key, cell.index) for resource in answer.resources for cell in resource.cells] == [(MAX.key, 1)]
 
 
 def test_memory_that_nothing_tells_is_unknown_and_loses_no_other_card():
