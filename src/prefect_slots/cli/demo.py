@@ -11,15 +11,11 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from prefect_slots.cli import tables
-from prefect_slots.cli.app import Json, print_json
-from prefect_slots.demo.acts import Moment
-from prefect_slots.demo.play import AT_ONCE, IN_TURN, Report, play
+from prefect_slots.cli import app, tables
+from prefect_slots.demo import acts, play, stage
 from prefect_slots.demo.scene import Scene
-from prefect_slots.demo.stage import Stopped
+from prefect_slots.observe import status, timeline
 from prefect_slots.observe.picture import to_png, to_svg
-from prefect_slots.observe.status import CellStatus
-from prefect_slots.observe.timeline import layout, run_of
 
 # One character a GiB of a declared GPU.
 _BAR = 24
@@ -33,7 +29,7 @@ def demo(
     *,
     runs: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=48), help="How many flow runs.")] = 8,
     out: Annotated[Path, Parameter(help="Where the picture and the table go.")] = Path("prefect-slots-demo"),
-    json: Json = False,
+    json: app.Json = False,
 ) -> int:
     """Watch real flow runs share two GPUs and two license seats, on a private Prefect server that leaves nothing.
 
@@ -53,13 +49,13 @@ def demo(
     console = Console(stderr=json, highlight=False)
     audience = LiveAudience(console) if console.is_terminal and not json else PlainAudience(console)
     try:
-        report = play(runs, audience)
-    except Stopped as stopped:
+        report = play.play(runs, audience)
+    except stage.Stopped as stopped:
         console.print("Stopped; everything was cleaned up.")
         return 128 + stopped.number
     files = write_files(report, out)
     if json:
-        print_json({**report.to_data(), "files": [str(file) for file in files]})
+        app.print_json({**report.to_data(), "files": [str(file) for file in files]})
         return 0
     console.print(report_view(report))
     console.print("Nothing else is left of the demo than:")
@@ -68,11 +64,11 @@ def demo(
     return 0
 
 
-def write_files(report: Report, folder: Path) -> tuple[Path, ...]:
+def write_files(report: play.Report, folder: Path) -> tuple[Path, ...]:
     """Write picture and table; return their paths."""
     count = len(report.at_once.runs)
-    title = f"Who held which card when: {count} flow run{'s' if count > 1 else ''}, {AT_ONCE}"
-    picture = layout(report.at_once.spans, report.lanes, title=title)
+    title = f"Who held which card when: {count} flow run{'s' if count > 1 else ''}, {play.AT_ONCE}"
+    picture = timeline.layout(report.at_once.spans, report.lanes, title=title)
     text = io.StringIO()
     Console(file=text, width=100, no_color=True).print(report_view(report))
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +105,7 @@ class PlainAudience:
         self._phases = {}
         self._line(f"{runs} flow runs, {title}:")
 
-    def moment(self, moment: Moment) -> None:
+    def moment(self, moment: acts.Moment) -> None:
         """Print the flow runs whose phase has changed."""
         for run in moment.runs:
             if self._phases.get(run.name, ("scheduled", ""))[0] != run.phase:
@@ -138,7 +134,7 @@ class LiveAudience(PlainAudience):
         self._live = Live(opening, console=self.console, refresh_per_second=_REFRESH_PER_SECOND)
         self._live.start()
 
-    def moment(self, moment: Moment) -> None:
+    def moment(self, moment: acts.Moment) -> None:
         """Redraw."""
         self._live.update(moment_view(moment))
 
@@ -147,7 +143,7 @@ class LiveAudience(PlainAudience):
         self._live.stop()
 
 
-def moment_view(moment: Moment) -> Group:
+def moment_view(moment: acts.Moment) -> Group:
     """Return the cells with their holders, and the flow runs with their phases and reasons to wait."""
     over = sum(run.phase == "done" for run in moment.runs)
     head = Text(f"\n{len(moment.runs)} flow runs, {moment.act}", style="bold")
@@ -158,7 +154,7 @@ def moment_view(moment: Moment) -> Group:
         name = f"card {cell.number}" if cell.resource == "gpu_mem" else cell.resource.replace("license.", "licence ")
         held = tables.amount(cell.held, cell.unit).split()[0] if cell.held else "0"
         used = f"{held} of {tables.amount(cell.capacity, cell.unit)}"
-        shown.add_row(name, _bar(cell), used, ", ".join(run_of(holder.label) for holder in cell.holders))
+        shown.add_row(name, _bar(cell), used, ", ".join(timeline.run_of(holder.label) for holder in cell.holders))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("flow run", "does", "", "for"):
         table.add_column(name, no_wrap=True, justify="right" if name == "for" else "left")
@@ -174,15 +170,15 @@ def moment_view(moment: Moment) -> Group:
     return Group(head, "", shown, "", table, "", *waits)
 
 
-def _bar(cell: CellStatus) -> Text:
+def _bar(cell: status.CellStatus) -> Text:
     filled = round(_BAR * cell.held / cell.capacity) if cell.capacity else 0
     return Text("█" * filled, style="green") + Text("░" * (_BAR - filled), style="dim")
 
 
-def report_view(report: Report) -> Group:
+def report_view(report: play.Report) -> Group:
     """Return tables of the flow runs, of the highest use of each limit, and of the times."""
     numbers = map(tables.number, ("waited", "card", "held it", "whole run"))
-    runs = tables.titled(f"Flow runs, {AT_ONCE}", "flow run", *numbers)
+    runs = tables.titled(f"Flow runs, {play.AT_ONCE}", "flow run", *numbers)
     for run in report.at_once.runs:
         runs.add_row(run.name, _seconds(run.waited), str(run.card), _seconds(run.held), _seconds(run.seconds))
     title = "Limits, as the server showed them"
@@ -194,8 +190,8 @@ def report_view(report: Report) -> Group:
             limits.add_row(name, _slots(name, use.slots), Text(_slots(name, use.peak), style=style))
     times = tables.titled("The same flow runs")
     times.show_header = False
-    times.add_row(AT_ONCE, _seconds(report.at_once.seconds))
-    times.add_row(f"{IN_TURN} (the pool allows one at a time)", _seconds(report.in_turn.seconds))
+    times.add_row(play.AT_ONCE, _seconds(report.at_once.seconds))
+    times.add_row(f"{play.IN_TURN} (the pool allows one at a time)", _seconds(report.in_turn.seconds))
     times.add_row("faster", f"{report.in_turn.seconds / report.at_once.seconds:.1f} times")
     return Group("", runs, "", limits, "", times, "")
 

@@ -10,10 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from prefect_slots.acquire.coordination import coordinate
-from prefect_slots.cli import tables
-from prefect_slots.cli.app import FAILED, Config, Json, print_json
-from prefect_slots.doctor.checks import judge
-from prefect_slots.doctor.examine import examine
+from prefect_slots.cli import app, tables
+from prefect_slots.doctor import checks, examine
 from prefect_slots.doctor.facts import Facts
 from prefect_slots.doctor.fix import mend
 from prefect_slots.errors import SlotsError
@@ -26,8 +24,8 @@ def doctor(
     fix: Annotated[
         bool, Parameter(negative="", help="Give back what the dead have left, and make the server's counts true.")
     ] = False,
-    config: Config = None,
-    json: Json = False,
+    config: app.Config = None,
+    json: app.Json = False,
 ) -> int:
     """Look for what is wrong: versions, settings, state folder, ledger, GPUs, server, limits.
 
@@ -41,13 +39,13 @@ def doctor(
 
         prefect-slots doctor --json | jq '.findings[] | select(.severity == "error")'
     """
-    facts = asyncio.run(examine(config, os.environ))
-    findings = judge(facts)
+    facts = asyncio.run(examine.examine(config, os.environ))
+    findings = checks.judge(facts)
     mended: tuple[Finding, ...] = ()
     if fix:
         failed = _mend(facts, config)
         # All is examined again: mending one thing may change the findings about another.
-        after = (*judge(asyncio.run(examine(config, os.environ))), *failed)
+        after = (*checks.judge(asyncio.run(examine.examine(config, os.environ))), *failed)
         # A finding counts as mended if nothing is wrong any more with its subject.
         wrong = {finding.subject for finding in after if _is_wrong(finding)}
         mended = tuple(finding for finding in findings if _is_wrong(finding) and finding.subject not in wrong)
@@ -56,14 +54,14 @@ def doctor(
         # `mended` stands only beside `--fix`, so that programs can tell "nothing mended" from "not tried".
         data = {"findings": findings, "mended": mended} if fix else {"findings": findings}
         counts = {word: _count(findings, severity) for severity, word in tables.DOCTORS_WORDS.items()}
-        print_json({**{key: [_data(each) for each in value] for key, value in data.items()}, "counts": counts})
+        app.print_json({**{key: [_data(each) for each in value] for key, value in data.items()}, "counts": counts})
     else:
         console = Console()
         console.print(tables.doctor_table(findings))
         for finding in mended:
             console.print(Text(f"Mended: {finding.subject}: {finding.problem}"), soft_wrap=True)
         console.print(_summary(findings))
-    return FAILED if _count(findings, "error") else 0
+    return app.FAILED if _count(findings, "error") else 0
 
 
 def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:

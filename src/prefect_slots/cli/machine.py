@@ -17,12 +17,10 @@ from rich.text import Text
 
 from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.registration import Registration, register_everywhere, register_here
-from prefect_slots.cli import tables
-from prefect_slots.cli.app import Config, Json, print_json
+from prefect_slots.cli import app, tables
 from prefect_slots.detect.survey import survey
-from prefect_slots.ledger import registry
+from prefect_slots.ledger import registry, store
 from prefect_slots.ledger.folder import find_folder
-from prefect_slots.ledger.store import Ledger
 from prefect_slots.observe.status import machine_status
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings, load_settings
@@ -33,10 +31,10 @@ from prefect_slots.worker.refresh import changes
 _REFRESH_SECONDS = 0.5
 
 
-def open_ledger(settings: Settings) -> Ledger:
+def open_ledger(settings: Settings) -> store.Ledger:
     """Return this machine's ledger, opened to be read and written without an owner of its own."""
     folder = find_folder(settings.state_dir, os.environ, settings.trust_file_system)
-    return Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
+    return store.Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
 
 
 def detect(
@@ -47,8 +45,8 @@ def detect(
             negative="", help="Also say where each number comes from, what was left out and why, and what else was odd."
         ),
     ] = False,
-    config: Config = None,
-    json: Json = False,
+    config: app.Config = None,
+    json: app.Json = False,
 ) -> None:
     """Show the resources of this machine: found, declared, and offered to tasks. Changes nothing.
 
@@ -64,7 +62,7 @@ def detect(
     # Only for cells that were found: a driver that hangs is waited for once.
     others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
     if json:
-        print_json({
+        app.print_json({
             "resources": _dicts(seen.inventory.resources),
             "unknown": sorted(seen.inventory.unknown | seen.inventory.unknown_cells),
             "cells": _dicts(seen.sights),
@@ -87,8 +85,8 @@ def register(
     adopt: Annotated[
         bool, Parameter(negative="", help="Take over limits, or the machine's name, that others made.")
     ] = False,
-    config: Config = None,
-    json: Json = False,
+    config: app.Config = None,
+    json: app.Json = False,
 ) -> None:
     """Detect this machine and make the server's limits equal it; without a server, write the local ledger alone.
 
@@ -110,7 +108,7 @@ def register(
                 )
             done = asyncio.run(work)
     if json:
-        print_json(registration_data(done))
+        app.print_json(registration_data(done))
         return
     console = Console()
     if done.limits is not None:
@@ -142,8 +140,8 @@ def _dicts(records: Iterable[Any]) -> list[dict[str, Any]]:
 def status(
     *,
     watch: Annotated[bool, Parameter(negative="", help="Show it live until Ctrl-C.")] = False,
-    config: Config = None,
-    json: Json = False,
+    config: app.Config = None,
+    json: app.Json = False,
 ) -> None:
     """Show the holders of each cell, and the waiters with their reasons.
 
@@ -154,14 +152,14 @@ def status(
     """
     with closing(open_ledger(load_settings(config))) as ledger:
         if json:
-            print_json(machine_status(ledger).to_data())
+            app.print_json(machine_status(ledger).to_data())
         elif watch:
             _watch(ledger)
         else:
             Console().print(tables.status_view(machine_status(ledger)))
 
 
-def _watch(ledger: Ledger) -> None:
+def _watch(ledger: store.Ledger) -> None:
     # Drawn only with new data, and below the prompt: after Ctrl-C the last state stays on the screen.
     with Live(auto_refresh=False, screen=False) as live:
         while True:

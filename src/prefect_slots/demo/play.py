@@ -13,8 +13,7 @@ from prefect_slots.demo.api import Api
 from prefect_slots.demo.scene import ENTRYPOINT, Scene, photo_names, set_scene
 from prefect_slots.demo.stage import DemoFailed, Stage
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.observe.status import machine_status
-from prefect_slots.observe.timeline import Lane, lanes_of
+from prefect_slots.observe import status, timeline
 from prefect_slots.scheduling.decide import decide
 
 AT_ONCE = "all at once"
@@ -41,7 +40,7 @@ class Report:
     at_once: Act
     in_turn: Act
     uses: dict[str, Use]
-    lanes: tuple[Lane, ...]
+    lanes: tuple[timeline.Lane, ...]
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain values for JSON."""
@@ -135,5 +134,5 @@ def _play(stage: Stage, api: Api, ledger: Ledger, runs: int, scene: Scene, audie
         at_once=acts[0],
         in_turn=acts[1],
         uses=watch.uses,
-        lanes=lanes_of(machine_status(ledger).cells, spans),
+        lanes=timeline.lanes_of(status.machine_status(ledger).cells, spans),
     )

@@ -24,8 +24,7 @@ from prefect_slots.ledger.owner import is_dead
 from prefect_slots.limits.claim import read_claim
 from prefect_slots.limits.client import Server
 from prefect_slots.model import GPU_MEM, Finding, format_amount
-from prefect_slots.scheduling.decide import decide
-from prefect_slots.scheduling.explain import is_stranded
+from prefect_slots.scheduling import decide, explain
 from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.mounts import file_system, query_mounts
 
@@ -114,7 +113,7 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
             look.seen |= {"folder": _folder(folder)}
             with look.at("ledger"):
                 if (folder / schema.FILE).exists():
-                    ledger = store.Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
+                    ledger = store.Ledger(folder, partial(decide.decide, max_overtakes=settings.max_overtakes))
     try:
         registered: registry.Registered | None = None
         with look.at("ledger"):
@@ -245,7 +244,7 @@ def _stranded(tx: transaction.Transaction) -> tuple[str, ...]:
     return tuple(
         f"{ticket.label}, for {ticket.shape.requirement.describe()},"
         for ticket in queries.waiting(tx)
-        if ticket.blocked_on is None and is_stranded(book, ticket.shape.requirement, ticket.id)
+        if ticket.blocked_on is None and explain.is_stranded(book, ticket.shape.requirement, ticket.id)
     )
 
 

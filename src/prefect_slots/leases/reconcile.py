@@ -15,7 +15,6 @@ from uuid import UUID
 from prefect_slots.errors import LimitMissing
 from prefect_slots.leases.release import SETTLED_SECONDS
 from prefect_slots.ledger import failpoints, leases, registry, store, transaction
-from prefect_slots.ledger.leases import LeaseRow, LeaseState
 from prefect_slots.limits import naming, outcome
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
@@ -25,11 +24,11 @@ REPOSSESSED_SECONDS = 35.0
 # A request of a living process is answered or given up within 30 s.
 _STOPPED_SECONDS = 60.0
 # The server surely counts slots of these rows, and perhaps those of a call or release under way.
-_HELD = (LeaseState.LEASE, LeaseState.GHOST)
-_UNDER_WAY = (LeaseState.INTENT, LeaseState.RELEASING, LeaseState.LAPSED)
+_HELD = (leases.LeaseState.LEASE, leases.LeaseState.GHOST)
+_UNDER_WAY = (leases.LeaseState.INTENT, leases.LeaseState.RELEASING, leases.LeaseState.LAPSED)
 # Rows of these states end by themselves once their calls have settled; no count can be judged before.
-UNSETTLED = (*_UNDER_WAY, LeaseState.REPAIR)
-Rows = Mapping[UUID, LeaseRow]
+UNSETTLED = (*_UNDER_WAY, leases.LeaseState.REPAIR)
+Rows = Mapping[UUID, leases.LeaseRow]
 _log = logging.getLogger("prefect_slots")
 
 
@@ -145,7 +144,7 @@ async def is_suspicious(ledger: store.Ledger, gateway: Gateway) -> bool:
     Raises:
         ServerUnreachable, ServerRefused: if the server does not take part.
     """
-    if ledger.read(lambda tx: leases.in_states(tx, LeaseState.REPAIR, LeaseState.LAPSED)):
+    if ledger.read(lambda tx: leases.in_states(tx, leases.LeaseState.REPAIR, leases.LeaseState.LAPSED)):
         return True
     for name in ledger.read(limits_of):
         before = ledger.read(snapshot)
@@ -178,7 +177,7 @@ async def reconcile(ledger: store.Ledger, gateway: Gateway, *, answering_since: 
     settled = True
     try:
         # Read before the server's list: a lease that is released meanwhile is no stray.
-        known = ledger.read(lambda tx: {row.id for row in leases.in_states(tx, *LeaseState)})
+        known = ledger.read(lambda tx: {row.id for row in leases.in_states(tx, *leases.LeaseState)})
         counts = {name: count for name in names if (count := await _read(gateway, name)) is not None}
         # A release of a stray whose answer is lost is not repeated either before it has settled.
         settled = False
@@ -211,28 +210,28 @@ async def reconcile(ledger: store.Ledger, gateway: Gateway, *, answering_since: 
 
 def _latch(tx: transaction.Transaction, now: float, answering_since: float) -> tuple[UUID, tuple[str, ...]] | None:
     """Keep this machine from changing the counts of the limits that are at rest."""
-    for row in leases.in_states(tx, LeaseState.LAPSED):
+    for row in leases.in_states(tx, leases.LeaseState.LAPSED):
         if now > max(row.deadline or 0.0, answering_since) + REPOSSESSED_SECONDS:
             leases.forget(tx, row.id, now)
-    for row in leases.in_states(tx, LeaseState.REPAIR):
+    for row in leases.in_states(tx, leases.LeaseState.REPAIR):
         never_sent = row.call.weight == 0 and now > row.sent_at + leases.LATCH_SECONDS
         owed = SETTLED_SECONDS if not row.owner else _STOPPED_SECONDS
         if never_sent or now > max(row.sent_at, answering_since) + owed:
             leases.forget(tx, row.id, now)
     waited_for = leases.in_states(tx, *UNSETTLED)
-    waited_for += [row for row in leases.in_states(tx, LeaseState.LEASE) if _may_be_expired(row, now)]
+    waited_for += [row for row in leases.in_states(tx, leases.LeaseState.LEASE) if _may_be_expired(row, now)]
     busy = _connected(tx, {name for row in waited_for for name in row.names})
     names = tuple(name for name in limits_of(tx) if name not in busy)
     return (leases.latch(tx, names, now), names) if names else None
 
 
-def _may_be_expired(row: LeaseRow, now: float) -> bool:
+def _may_be_expired(row: leases.LeaseRow, now: float) -> bool:
     return row.deadline is not None and now > row.deadline - leases.LAPSING_SECONDS
 
 
 def _connected(tx: transaction.Transaction, names: set[str]) -> set[str]:
     # A lease stands for all its limits at once, so a limit that is left out takes its neighbours with it.
-    groups = {frozenset(row.names) for row in leases.in_states(tx, *LeaseState)}
+    groups = {frozenset(row.names) for row in leases.in_states(tx, *leases.LeaseState)}
     reached_names = set(names)
     while more := [group for group in groups if group & reached_names and not group <= reached_names]:
         reached_names.update(*more)
@@ -277,15 +276,15 @@ def _judge(tx: transaction.Transaction, counts: Mapping[str, Reading], now: floa
             take off limit and mirror together; those first.
     """
     rest = Counter({name: count.ours for name, count in counts.items()})
-    forgotten: list[LeaseRow] = []
-    for row in leases.in_states(tx, LeaseState.GHOST, LeaseState.LEASE, LeaseState.RELEASING):
+    forgotten: list[leases.LeaseRow] = []
+    for row in leases.in_states(tx, leases.LeaseState.GHOST, leases.LeaseState.LEASE, leases.LeaseState.RELEASING):
         ours = [name for name in row.names if name in counts]
         if not ours:
             continue
         is_listed = any(row.id in counts[name].listed for name in ours)
-        if row.state is LeaseState.RELEASING and not is_listed:
+        if row.state is leases.LeaseState.RELEASING and not is_listed:
             continue  # its release waits for this repair, and will free nothing
-        if row.state is LeaseState.LEASE and not is_listed and not _may_be_expired(row, now):
+        if row.state is leases.LeaseState.LEASE and not is_listed and not _may_be_expired(row, now):
             forgotten.append(row)
         else:
             rest.subtract(dict.fromkeys(ours, row.call.weight))

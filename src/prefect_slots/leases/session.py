@@ -9,8 +9,7 @@ from contextlib import suppress
 from typing import Self
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
-from prefect_slots.leases import foreign, leader, release
-from prefect_slots.leases.acquire import Acquirer, Cause, Refusal, calls_of
+from prefect_slots.leases import acquire, foreign, leader, release
 from prefect_slots.leases.renew import Renewal
 from prefect_slots.ledger import election, leases, registry, store
 from prefect_slots.limits import client, events
@@ -46,7 +45,7 @@ class ServerSession:
         self._hosts_at = -_HOSTS_SECONDS
         self._announcer = events.Announcer(gateway.server)
         self._releaser = release.Releaser(ledger, gateway, self._announcer)
-        self._acquirer = Acquirer(ledger, gateway, self._releaser, self._announcer)
+        self._acquirer = acquire.Acquirer(ledger, gateway, self._releaser, self._announcer)
         self._leader = leader.Leader(
             ledger, gateway, Renewal(ledger, gateway, self._acquirer), url, refresh_seconds=settings.refresh_seconds
         )
@@ -57,7 +56,7 @@ class ServerSession:
         """Open a session in which this process's grants occupy limits. Sends nothing yet."""
         database = ledger.read(lambda tx: tx.meta("database"))
         gateway = await Gateway.open(ledger.id, url=url, database=client.known_database(database))
-        ledger.plan = lambda tx, grant: calls_of(grant.holdings, registered(tx))
+        ledger.plan = lambda tx, grant: acquire.calls_of(grant.holdings, registered(tx))
         ledger.transact(lambda tx: tx.enrol_at_server())
         return cls(ledger, gateway, settings, url)
 
@@ -77,32 +76,32 @@ class ServerSession:
             LimitMissing, ServerRefused: trying again will not help.
             ServerUnreachable: where `when_server_is_away` says so, or if this machine never registered there.
         """
-        wanted = calls_of(grant.holdings, registered)
+        wanted = acquire.calls_of(grant.holdings, registered)
         refusal = await self._acquirer.occupy(grant.id, wanted, there)
         if refusal is not None and self._may_insist(grant.id, refusal):
             refusal = await self._insist(grant.id, wanted, until)
         if refusal is None:
             return True
         # A seat of the fleet is never used on the strength of a lost call: another machine may hold it.
-        if refusal.cause in (Cause.AWAY, Cause.UNKNOWN) and self._may_go_on_without(wanted):
+        if refusal.cause in (acquire.Cause.AWAY, acquire.Cause.UNKNOWN) and self._may_go_on_without(wanted):
             self._acquirer.go_without(grant.id)
             return True
         await self._step_aside(grant, refusal)
         return False
 
-    def _may_insist(self, grant: str, refusal: Refusal) -> bool:
+    def _may_insist(self, grant: str, refusal: acquire.Refusal) -> bool:
         """Return True if a grant may keep its cells while it waits for seats: it was sent back often enough.
 
         Seats that come free when the cells are taken, and cells when the seats are, could keep it waiting for ever. One
         per machine may: with more, GPUs would lie idle, and two machines could wait for each other.
         """
-        if refusal.cause is not Cause.FULL or not refusal.call.fleet or self._insisting is not None:
+        if refusal.cause is not acquire.Cause.FULL or not refusal.call.fleet or self._insisting is not None:
             return False
         if self._ledger.read(lambda tx: leases.refusals(tx, grant)) < MAX_FAIR_RETRIES:
             return False
         return self._ledger.transact(lambda tx: election.take(tx, _PESSIMIST, clock.boot_clock()))
 
-    async def _insist(self, grant: str, wanted: tuple[leases.Call, ...], until: float | None) -> Refusal | None:
+    async def _insist(self, grant: str, wanted: tuple[leases.Call, ...], until: float | None) -> acquire.Refusal | None:
         self._insisting = grant
         try:
             while True:
@@ -111,7 +110,7 @@ class ServerSession:
                 there = self._ledger.read(lambda tx: leases.of_grant(tx, grant))
                 refusal = await self._acquirer.occupy(grant, wanted, there)
                 given_up = not still or (until is not None and time.monotonic() > until)
-                if refusal is None or refusal.cause is not Cause.FULL or given_up:
+                if refusal is None or refusal.cause is not acquire.Cause.FULL or given_up:
                     return refusal
         finally:
             self._insisting = None
@@ -123,12 +122,12 @@ class ServerSession:
             raise ServerUnreachable(url=url, cause="it does not answer")
         return self._when_away == "continue" and not any(call.fleet for call in wanted)
 
-    async def _step_aside(self, grant: book.Grant, refusal: Refusal) -> None:
+    async def _step_aside(self, grant: book.Grant, refusal: acquire.Refusal) -> None:
         call = refusal.call
         self._ledger.transact(lambda tx: tx.apply(book.Returned(grant=grant.id, blocked_on=call.names[0])))
         self.sweep()
         # A ticket with alternatives must not wait for this limit alone, so its foreign use is noted.
-        if refusal.cause is Cause.FULL and (not call.fleet or grant.shape.requirement.others):
+        if refusal.cause is acquire.Cause.FULL and (not call.fleet or grant.shape.requirement.others):
             registered = self._ledger.read(registry.registered)
             resources = foreign.resources_behind(registered, call.names)
             with suppress(SlotsError):

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from uuid import UUID, uuid4
 
 from prefect_slots.errors import ServerRefused, SlotsError
-from prefect_slots.limits.outcome import OccupiedLease, TakenLimit
-from prefect_slots.limits.prefect_private import websocket_of
-from prefect_slots.limits.transport import without_password
+from prefect_slots.limits import outcome, prefect_private, transport
 from prefect_slots.model import Stale
 from prefect_slots.system import clock
 
@@ -86,7 +84,7 @@ class Announcer:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._limits: dict[str, TakenLimit] = {}
+        self._limits: dict[str, outcome.TakenLimit] = {}
         self._acquired: dict[UUID, _News] = {}
         self._queue: deque[_News | dict[str, Any]] = deque(maxlen=_QUEUED)
         self._queued = asyncio.Event()
@@ -95,7 +93,7 @@ class Announcer:
         self._closed = False
         self._task: asyncio.Task[NoReturn] | None = None
 
-    def acquired(self, lease: OccupiedLease, slots: int) -> None:
+    def acquired(self, lease: outcome.OccupiedLease, slots: int) -> None:
         """Announce that `slots` were taken on each limit of `lease`."""
         self._limits |= {limit.name: limit for limit in lease.limits}
         news = _news("acquired", tuple(limit.name for limit in lease.limits), slots)
@@ -183,7 +181,7 @@ class Announcer:
         limits = [limit for limit in [await self._limit(name) for name in news.names] if limit is not None]
         return [_body(news, limit, limits) for limit in limits]
 
-    async def _limit(self, name: str) -> TakenLimit | None:
+    async def _limit(self, name: str) -> outcome.TakenLimit | None:
         from prefect.exceptions import ObjectNotFound
 
         if name not in self._limits:
@@ -191,7 +189,7 @@ class Announcer:
                 found = await self._server.ask(lambda client: client.read_global_concurrency_limit_by_name(name))
             except (ObjectNotFound, SlotsError):
                 return None
-            self._limits[name] = TakenLimit(id=found.id, name=found.name, limit=found.limit)
+            self._limits[name] = outcome.TakenLimit(id=found.id, name=found.name, limit=found.limit)
         return self._limits[name]
 
 
@@ -200,7 +198,7 @@ def _news(phase: Literal["acquired", "released"], names: tuple[str, ...], slots:
     return _News(phase=phase, names=names, slots=slots, occurred=datetime.now(UTC), ids=ids)
 
 
-def _body(news: _News, limit: TakenLimit, limits: list[TakenLimit]) -> dict[str, Any]:
+def _body(news: _News, limit: outcome.TakenLimit, limits: list[outcome.TakenLimit]) -> dict[str, Any]:
     """Return the event about one limit of a call, equal to that of Prefect's own clients."""
     return {
         "id": news.ids[limit.name],
@@ -239,7 +237,7 @@ def _alarm(stale: Stale) -> dict[str, Any]:
     }
 
 
-def _resource_id(limit: TakenLimit) -> str:
+def _resource_id(limit: outcome.TakenLimit) -> str:
     return f"{_EVENT}.{limit.id}"
 
 
@@ -269,9 +267,9 @@ class Releases:
             while True:
                 try:
                     await self._listen(on_released, on_connected, pauses)
-                    _log.debug("%s has closed the stream of events", without_password(self._url))
+                    _log.debug("%s has closed the stream of events", transport.without_password(self._url))
                 except Exception as error:  # of Prefect's client, which documents none
-                    _log.debug("listening to %s: %s", without_password(self._url), error)
+                    _log.debug("listening to %s: %s", transport.without_password(self._url), error)
                 await pauses.sleep()
 
     async def _listen(
@@ -294,7 +292,7 @@ class Releases:
 async def _until_the_filter_has_arrived(subscriber: PrefectEventSubscriber) -> None:
     # Prefect's client sends its filter last, and the server subscribes us when it has read it, without a word. The
     # answer to a ping that was sent after the filter proves that it was read.
-    websocket = websocket_of(subscriber)
+    websocket = prefect_private.websocket_of(subscriber)
     if websocket is not None:
         # A server that is stopped or busy would keep a process from ending for as long as all of its exit may take.
         websocket.close_timeout = _FAREWELL_SECONDS

@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from prefect_slots.limits.naming import mirror_of, split_mirror
-from prefect_slots.limits.outcome import ExistingLimit
+from prefect_slots.limits import naming, outcome
 from prefect_slots.model import LimitSpec, Scope
 
 
@@ -67,17 +66,17 @@ class RegistrationPlan:
 
 def mirrors_in(names: Iterable[str]) -> list[tuple[str, str, str]]:
     """Return each mirror among `names`, with its limit's name and its ledger's id."""
-    return [(name, *parts) for name in names if (parts := split_mirror(name))]
+    return [(name, *parts) for name in names if (parts := naming.split_mirror(name))]
 
 
-def numbers_of(existing: Mapping[str, ExistingLimit], ledgers: Collection[str]) -> dict[str, int]:
+def numbers_of(existing: Mapping[str, outcome.ExistingLimit], ledgers: Collection[str]) -> dict[str, int]:
     """Return the limits mirrored by `ledgers`, with the numbers that these last gave them."""
     return {limit: existing[name].limit for name, limit, ledger in mirrors_in(existing) if ledger in ledgers}
 
 
 def plan(
     wanted: Iterable[LimitSpec],
-    existing: Mapping[str, ExistingLimit],
+    existing: Mapping[str, outcome.ExistingLimit],
     ours: Mapping[str, int],
     *,
     ledger_id: str,
@@ -103,7 +102,7 @@ def plan(
         if name in existing and name not in specs and not _mirrored_by_others(name, existing, {ledger_id, *former})
     ]
     # Nobody else makes a mirror of this ledger: its number is always ours to change.
-    own = [replace(spec, name=mirror_of(name, ledger_id), scope=Scope.WORKER) for name, spec in specs.items()]
+    own = [replace(spec, name=naming.mirror_of(name, ledger_id), scope=Scope.WORKER) for name, spec in specs.items()]
     mirrors = [_judge(spec, existing.get(spec.name), spec.limit, adopt=adopt) for spec in own]
     for name, limit, ledger in mirrors_in(existing):
         if ledger in former or (ledger == ledger_id and limit not in specs):
@@ -111,7 +110,7 @@ def plan(
     return RegistrationPlan(limits=_sorted(limits), mirrors=_sorted(mirrors))
 
 
-def _orphan(name: str, found: ExistingLimit) -> Entry:
+def _orphan(name: str, found: outcome.ExistingLimit) -> Entry:
     return Entry(name=name, action=Action.ORPHANED, old=found.limit, new=None, held=found.active_slots)
 
 
@@ -119,11 +118,11 @@ def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.name))
 
 
-def _mirrored_by_others(name: str, existing: Mapping[str, ExistingLimit], ledgers: Collection[str]) -> bool:
+def _mirrored_by_others(name: str, existing: Mapping[str, outcome.ExistingLimit], ledgers: Collection[str]) -> bool:
     return any(limit == name and ledger not in ledgers for _, limit, ledger in mirrors_in(existing))
 
 
-def _judge(spec: LimitSpec, found: ExistingLimit | None, last_given: int | None, *, adopt: bool) -> Entry:
+def _judge(spec: LimitSpec, found: outcome.ExistingLimit | None, last_given: int | None, *, adopt: bool) -> Entry:
     if found is None:
         return Entry(name=spec.name, action=Action.CREATE, old=None, new=spec.limit)
     problem = _defect(spec.name, found)
@@ -142,7 +141,7 @@ def _judge(spec: LimitSpec, found: ExistingLimit | None, last_given: int | None,
     )
 
 
-def _defect(name: str, found: ExistingLimit) -> str:
+def _defect(name: str, found: outcome.ExistingLimit) -> str:
     # Switched on again here, it would lose count: a lease granted meanwhile subtracts slots that it never took.
     if not found.active:
         return f"it is switched off, so it counts nothing; when nothing runs, `prefect gcl enable '{name}'`"

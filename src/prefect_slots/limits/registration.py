@@ -11,11 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
+from prefect_slots.limits import gateway, naming, outcome
 from prefect_slots.limits.claim import Claim, read_claim, write_claim
 from prefect_slots.limits.client import Server
-from prefect_slots.limits.gateway import existing_limit, read_limit
-from prefect_slots.limits.naming import specs
-from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
 from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, mirrors_in, numbers_of, plan
 from prefect_slots.model import LimitSpec, Stock
 from prefect_slots.system import clock
@@ -96,7 +94,7 @@ async def register(
         ServerUnreachable: the server did not answer, or others kept changing the same limits.
         ServerRefused: the server refused us.
     """
-    wanted = specs(machine, stocks)
+    wanted = naming.specs(machine, stocks)
     limits = {spec.name: spec.limit for spec in wanted}
     claim = Claim(
         machine=machine, ledger_id=ledger_id, host=host, version=_our_version(), limits=limits, cards=dict(cards)
@@ -164,7 +162,7 @@ async def _standing_claim(server: Server, wish: _Wish) -> tuple[bool, Claim | No
     return exists, found
 
 
-def _former(found: Claim | None, existing: Mapping[str, ExistingLimit], ledger_id: str) -> tuple[str, ...]:
+def _former(found: Claim | None, existing: Mapping[str, outcome.ExistingLimit], ledger_id: str) -> tuple[str, ...]:
     """Return the ledgers that had this name before ours and still have mirrors."""
     if found is None:
         return ()
@@ -198,7 +196,7 @@ async def _sure(write: Awaitable[object]) -> None:
 
     try:
         await write
-    except (ObjectAlreadyExists, ObjectNotFound, UnknownOutcome) as error:
+    except (ObjectAlreadyExists, ObjectNotFound, outcome.UnknownOutcome) as error:
         raise _ReadAgain from error
 
 
@@ -218,7 +216,7 @@ def _orphans(todo: RegistrationPlan) -> Iterator[tuple[Entry, ...]]:
 async def _prune(server: Server, group: tuple[Entry, ...], done: dict[str, Entry]) -> None:
     # Leases on a deleted limit would count nowhere: its holders are read again right before.
     for entry in group:
-        found = await read_limit(server, entry.name)
+        found = await gateway.read_limit(server, entry.name)
         if found is not None and found.active_slots > 0:
             return
     for entry in group:
@@ -227,20 +225,20 @@ async def _prune(server: Server, group: tuple[Entry, ...], done: dict[str, Entry
         done[name] = replace(entry, action=Action.PRUNED)
 
 
-async def read_all(server: Server) -> dict[str, ExistingLimit]:
+async def read_all(server: Server) -> dict[str, outcome.ExistingLimit]:
     """Return every limit that the server has, by name.
 
     Raises:
         ServerUnreachable: if it does not answer.
     """
-    found: dict[str, ExistingLimit] = {}
+    found: dict[str, outcome.ExistingLimit] = {}
     offset = 0
     while True:
         page = await server.ask(
             lambda client, offset=offset: client.read_global_concurrency_limits(limit=_PAGE, offset=offset)
         )
         for limit in page:
-            found[limit.name] = existing_limit(limit)
+            found[limit.name] = gateway.existing_limit(limit)
         if len(page) < _PAGE:
             return found
         offset += _PAGE

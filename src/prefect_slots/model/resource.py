@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from prefect_slots.model.amount import MAX_AMOUNT
-from prefect_slots.model.terms import Terms
+from prefect_slots.model import amount, terms
 
 GPU_MEM = "gpu_mem"
 MEM = "mem"
@@ -18,7 +17,7 @@ LICENSE_PREFIX = "license."
 
 # The words of `requires(...)` that are not resources, and prefixes that mean something in limit names.
 RESERVED = frozenset({
-    *Terms.__dataclass_fields__, "gpus", "license", "licence", "any_of", "tag", "turn", "resource", "resources",
+    *terms.Terms.__dataclass_fields__, "gpus", "license", "licence", "any_of", "tag", "turn", "resource", "resources",
 })  # fmt: skip
 _DECLARED = re.compile(r"[a-z][a-z0-9_]*")
 _FEATURE = re.compile(r"[A-Za-z0-9._-]+")
@@ -96,8 +95,8 @@ class Cell:
     def __post_init__(self) -> None:
         if not self.key:
             raise ValueError("a cell needs a key")
-        if not 0 <= self.capacity <= MAX_AMOUNT:
-            raise ValueError(f"capacity {self.capacity} of cell {self.key} is outside 0..{MAX_AMOUNT}")
+        if not 0 <= self.capacity <= amount.MAX_AMOUNT:
+            raise ValueError(f"capacity {self.capacity} of cell {self.key} is outside 0..{amount.MAX_AMOUNT}")
 
 
 @dataclass(frozen=True, kw_only=True)

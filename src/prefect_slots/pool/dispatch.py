@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from prefect_slots.model import Parent, Requirement
-from prefect_slots.pool.grants import PoolGrant
-from prefect_slots.pool.process import Pin
+from prefect_slots.pool import grants, process
 from prefect_slots.pool.task import Task
 from prefect_slots.pool.worker import Worker
 
@@ -62,7 +61,7 @@ class Job:
 
     task: Task
     queue: Queue
-    grant: PoolGrant
+    grant: grants.PoolGrant
     extra: bool
     since: float = 0.0
 
@@ -117,11 +116,11 @@ class Dispatcher:
         workers: All workers that have not been told to end.
     """
 
-    def __init__(self, most: int | None, most_free: int, new_worker: Callable[[Pin], Worker]) -> None:
+    def __init__(self, most: int | None, most_free: int, new_worker: Callable[[process.Pin], Worker]) -> None:
         self.queues: dict[Shape, Queue] = {}
         self.jobs: dict[Task, Job] = {}
         self.workers: set[Worker] = set()
-        self._idle: dict[Pin, list[Worker]] = {}
+        self._idle: dict[process.Pin, list[Worker]] = {}
         self._acts: list[Act] = []
         self._new_worker = new_worker
         self._most = most
@@ -164,7 +163,7 @@ class Dispatcher:
             self._acts.append(Fail(task, error))
         self._look(queue)
 
-    def granted(self, queue: Queue, ticket: str, grant: PoolGrant) -> None:
+    def granted(self, queue: Queue, ticket: str, grant: grants.PoolGrant) -> None:
         """Use a grant that the ledger gave to a queue."""
         if queue.ticket != ticket:
             return  # the request was withdrawn meanwhile, and so is the grant
@@ -258,7 +257,7 @@ class Dispatcher:
         # One more process than the limit for each running task that submits: else nested waiting could deadlock.
         return queue.shape.within is not None and queue.shape.within.lent == 0
 
-    def _start(self, queue: Queue, grant: PoolGrant) -> bool:
+    def _start(self, queue: Queue, grant: grants.PoolGrant) -> bool:
         """Start the first task of a queue under a grant; return whether there was one."""
         task = self._pop(queue)
         if task is None:
@@ -274,7 +273,7 @@ class Dispatcher:
         self._acts.append(Start(job, self._worker(grant.pin)))
         return True
 
-    def _worker(self, pin: Pin) -> Worker:
+    def _worker(self, pin: process.Pin) -> Worker:
         """Return an idle worker of that pin, else a new one, for which one of another pin may have to end."""
         if pin in self._idle:
             return self._take_idle(pin, -1)
@@ -289,7 +288,7 @@ class Dispatcher:
         self.workers.discard(worker)
         self._acts.append(Retire(worker))
 
-    def _take_idle(self, pin: Pin, index: int) -> Worker:
+    def _take_idle(self, pin: process.Pin, index: int) -> Worker:
         idle = self._idle[pin]
         worker = idle.pop(index)
         if not idle:

@@ -15,8 +15,7 @@ from typing import Self
 
 import psutil
 
-from prefect_slots.acquire import client
-from prefect_slots.acquire.tickets import Held
+from prefect_slots.acquire import client, tickets
 from prefect_slots.errors import SlotsError
 from prefect_slots.model import GPU_MEM, MEM, Request
 from prefect_slots.pool.process import Pin, Process, pin_of
@@ -43,7 +42,7 @@ class PoolGrant:
     folder: str = ""
     sent: bytes | None = None
     id: str = ""
-    held: Held | None = None
+    held: tickets.Held | None = None
 
     @property
     def memory(self) -> str:
@@ -65,7 +64,7 @@ class GrantClient:
 
     def __init__(self, target: client.Target | None) -> None:
         self._maybe_target = target
-        self._asked: dict[str, concurrent.futures.Future[Held]] = {}
+        self._asked: dict[str, concurrent.futures.Future[tickets.Held]] = {}
 
     @property
     def folder(self) -> Path | None:
@@ -86,7 +85,7 @@ class GrantClient:
     def ask(self, ticket: str, request: Request, answer: Callable[[PoolGrant | BaseException], None]) -> None:
         """Request a grant; `answer` is called with it, or with the refusal, in the engine's thread."""
 
-        def answered(asked: concurrent.futures.Future[Held]) -> None:
+        def answered(asked: concurrent.futures.Future[tickets.Held]) -> None:
             self._asked.pop(ticket, None)
             if asked.cancelled():
                 return

@@ -13,9 +13,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from prefect_slots.model import Request
-from prefect_slots.pool.child import ChildContext, raised, told
+from prefect_slots.pool import child, wire
 from prefect_slots.pool.task import Task, TaskExecutor, TaskFuture
-from prefect_slots.pool.wire import Kind, Packed, Wire, unpack
 
 # The pools of this process, by name; weak, because a pool that nobody can reach must be free to go.
 here: WeakValueDictionary[str, TaskExecutor] = WeakValueDictionary()
@@ -28,7 +27,7 @@ class InnerPool(TaskExecutor):
     Tasks that a task has submitted end with it.
     """
 
-    def __init__(self, side: Wire) -> None:
+    def __init__(self, side: wire.Wire) -> None:
         super().__init__(self.enqueue)
         self._side = side
         self._lock = threading.Lock()
@@ -38,15 +37,15 @@ class InnerPool(TaskExecutor):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Sent on to another task it is the pool there; sent back it is the `SlotPool` itself.
-        return pool_named, (ChildContext.pool,)
+        return pool_named, (child.ChildContext.pool,)
 
-    def enqueue(self, request: Request, call: Packed) -> TaskFuture:
+    def enqueue(self, request: Request, call: wire.Packed) -> TaskFuture:
         """Submit a packed call, to be made in another task process."""
         with self._lock:
             self._last += 1
             number = self._last
             future = self._futures[number] = TaskFuture(partial(self._cancel, number))
-        self._side.send(Kind.SUBMIT, Packed(pickle.dumps((number, request, bytes(call.body))), call.buffers))
+        self._side.send(wire.Kind.SUBMIT, wire.Packed(pickle.dumps((number, request, bytes(call.body))), call.buffers))
         return future
 
     def reason(self, future: TaskFuture) -> str:
@@ -60,7 +59,7 @@ class InnerPool(TaskExecutor):
 
     def _cancel(self, number: int) -> None:
         with suppress(OSError):
-            self._side.send(Kind.CANCEL, Packed(pickle.dumps(number)))
+            self._side.send(wire.Kind.CANCEL, wire.Packed(pickle.dumps(number)))
 
     def _listen(self) -> None:
         with suppress(EOFError, OSError):
@@ -70,11 +69,11 @@ class InnerPool(TaskExecutor):
                 with self._lock:
                     future = self._futures.pop(number, None)
                 if future is not None:
-                    answer = Packed(body, packed.buffers)
-                    if kind is Kind.DONE:
-                        future.settle(unpack, answer, None)
-                    elif kind is Kind.FAILED:
-                        future.fail(raised(answer))
+                    answer = wire.Packed(body, packed.buffers)
+                    if kind is wire.Kind.DONE:
+                        future.settle(wire.unpack, answer, None)
+                    elif kind is wire.Kind.FAILED:
+                        future.fail(child.raised(answer))
                     else:
                         future.cancel()
 
@@ -82,8 +81,8 @@ class InnerPool(TaskExecutor):
 @cache
 def inner_pool() -> InnerPool:
     """Return the pool of this task process."""
-    assert ChildContext.side is not None
-    return InnerPool(ChildContext.side)
+    assert child.ChildContext.side is not None
+    return InnerPool(child.ChildContext.side)
 
 
 def pool_named(name: str) -> TaskExecutor:
@@ -94,40 +93,40 @@ def pool_named(name: str) -> TaskExecutor:
     """
     if name in here:
         return here[name]
-    if name != ChildContext.pool or ChildContext.side is None:
+    if name != child.ChildContext.pool or child.ChildContext.side is None:
         raise RuntimeError("a SlotPool can be sent to its own tasks only")
     return inner_pool()
 
 
-def hear(enqueue: Callable[..., TaskFuture], side: Wire, task: Task) -> None:
+def hear(enqueue: Callable[..., TaskFuture], side: wire.Wire, task: Task) -> None:
     """Read all messages of a task to the pool, in the pool's process."""
     has_more = True
     while has_more:
         kind, packed = side.receive()
-        if kind is Kind.CANCEL:
+        if kind is wire.Kind.CANCEL:
             if (future := task.numbered.get(pickle.loads(packed.body))) is not None:
                 future.cancel()
         else:
             number, request, body = pickle.loads(packed.body)
-            future = enqueue(request, Packed(body, packed.buffers), _as_it_came, within=task)
+            future = enqueue(request, wire.Packed(body, packed.buffers), _as_it_came, within=task)
             task.numbered[number] = future
             future.add_done_callback(partial(_reply, side, number))
         # Messages that came in one read: `poll` does not report them again.
         has_more = side.has_more
 
 
-def _as_it_came(packed: Packed) -> Packed:
+def _as_it_came(packed: wire.Packed) -> wire.Packed:
     # The pool's process only passes the result on: it may lack the modules of its class.
     return packed
 
 
-def _reply(side: Wire, number: int, ended: concurrent.futures.Future[Any]) -> None:
+def _reply(side: wire.Wire, number: int, ended: concurrent.futures.Future[Any]) -> None:
     if ended.cancelled():
-        kind, answer = Kind.CANCELLED, Packed(b"")
+        kind, answer = wire.Kind.CANCELLED, wire.Packed(b"")
     elif (error := ended.exception()) is not None:
-        kind, answer = Kind.FAILED, told(error)
+        kind, answer = wire.Kind.FAILED, child.told(error)
     else:
-        kind, answer = Kind.DONE, ended.result()
+        kind, answer = wire.Kind.DONE, ended.result()
     # The task that waits for it may have ended, and its process with it.
     with suppress(OSError):
-        side.send(kind, Packed(pickle.dumps((number, bytes(answer.body))), answer.buffers))
+        side.send(kind, wire.Packed(pickle.dumps((number, bytes(answer.body))), answer.buffers))

@@ -4,12 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from prefect_slots.pool import nested
-from prefect_slots.pool.supervisor import IDLE_SECONDS, TURN_SECONDS, Supervisor
-from prefect_slots.pool.task import TaskExecutor, TaskFuture, is_urgent
+from prefect_slots.pool import nested, supervisor, task
 
 
-class SlotPool(TaskExecutor):
+class SlotPool(task.TaskExecutor):
     """A process pool whose tasks run once this machine can grant their needs.
 
     It shares the machine's ledger with every other pool, worker, `requires(...)` and `prefect-slots run`. A task's
@@ -41,10 +39,10 @@ class SlotPool(TaskExecutor):
         *,
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
-        idle_seconds: float = IDLE_SECONDS,
-        turn_seconds: float = TURN_SECONDS,
+        idle_seconds: float = supervisor.IDLE_SECONDS,
+        turn_seconds: float = supervisor.TURN_SECONDS,
     ) -> None:
-        self._supervisor = Supervisor(max_workers, initializer, initargs, idle_seconds, turn_seconds)
+        self._supervisor = supervisor.Supervisor(max_workers, initializer, initargs, idle_seconds, turn_seconds)
         super().__init__(self._supervisor.enqueue)
         self._supervisor.handle = self
         nested.here[self._supervisor.name] = self
@@ -60,7 +58,7 @@ class SlotPool(TaskExecutor):
         """Return the reasons for which tasks wait now, one for each kind of task."""
         return self._supervisor.reasons()
 
-    def reason(self, future: TaskFuture) -> str:
+    def reason(self, future: task.TaskFuture) -> str:
         """Return the reason for which one task waits now; empty if it does not wait."""
         return self._supervisor.reason(future)
 
@@ -76,7 +74,7 @@ class SlotPool(TaskExecutor):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End as `shutdown` does; Ctrl-C kills running tasks."""
-        self.shutdown(kill=is_urgent(kind))
+        self.shutdown(kill=task.is_urgent(kind))
 
     async def __aenter__(self) -> Self:
         """Return the pool."""
@@ -85,4 +83,4 @@ class SlotPool(TaskExecutor):
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End as `shutdown` does, without blocking the event loop; a cancelled block kills running tasks."""
         # Cancelled once more, it would leave processes behind.
-        await asyncio.shield(asyncio.to_thread(self.shutdown, kill=is_urgent(kind)))
+        await asyncio.shield(asyncio.to_thread(self.shutdown, kill=task.is_urgent(kind)))

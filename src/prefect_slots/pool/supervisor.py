@@ -17,9 +17,7 @@ from typing import Any
 from prefect_slots.acquire.engine import engine
 from prefect_slots.errors import LeaseLost, WaitTimeout
 from prefect_slots.model import Request
-from prefect_slots.pool import dispatch, nested, process, wire
-from prefect_slots.pool.dispatch import Job, Queue
-from prefect_slots.pool.grants import GrantClient, PoolGrant
+from prefect_slots.pool import dispatch, grants, nested, process, wire
 from prefect_slots.pool.task import Task, TaskFuture
 from prefect_slots.pool.worker import Outcome, Setup, Worker
 from prefect_slots.requiring.target import current_target
@@ -58,15 +56,15 @@ class Supervisor:
         self._idle_seconds = min(idle_seconds, threading.TIMEOUT_MAX)
         self._turn_seconds = turn_seconds
         preparation = wire.pack((initializer, tuple(initargs), {})) if initializer is not None else None
-        self._grants = GrantClient(current_target())
+        self._grants = grants.GrantClient(current_target())
         setup = Setup(self.name, self._grants, preparation, partial(nested.hear, self.enqueue))
         workers = max_workers or process.core_count()
         self._dispatcher = dispatch.Dispatcher(max_workers, workers, lambda pin: Worker(pin, setup))
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._jobs: dict[Worker, SimpleQueue[Job | None]] = {}
+        self._jobs: dict[Worker, SimpleQueue[dispatch.Job | None]] = {}
         self._closed = False
-        self._unclaimed = PoolGrant()
+        self._unclaimed = grants.PoolGrant()
         # Exit handlers run in reverse order: the engine must end after this pool.
         engine()
         # Weak, or a pool that is never shut down would live until the exit.
@@ -112,7 +110,7 @@ class Supervisor:
         self._act(add)
         return task.future
 
-    def _under(self, request: Request, within: Task | None) -> PoolGrant:
+    def _under(self, request: Request, within: Task | None) -> grants.PoolGrant:
         """Return the enclosing grant, for a task that asks for nothing."""
         if request.parent is None or self._grants.folder is None:
             return self._unclaimed
@@ -122,7 +120,7 @@ class Supervisor:
         # With the pin of the outer task, so that its processes and their libraries serve the inner one too.
         if outer is not None and outer.grant.token == token:
             return outer.grant.lent()
-        return PoolGrant(token=token, folder=str(self._grants.folder))
+        return grants.PoolGrant(token=token, folder=str(self._grants.folder))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill: bool = False) -> None:
         """Refuse new tasks, and end the processes once all tasks have ended; see `SlotPool.shutdown`."""
@@ -150,7 +148,7 @@ class Supervisor:
             queue = next((queue for queue in queues for task in queue.tasks if task.future is future), None)
         return self._why(queue) if queue is not None else ""
 
-    def _why(self, queue: Queue) -> str:
+    def _why(self, queue: dispatch.Queue) -> str:
         if queue.ticket is None or queue.shape.requirement is None:
             return "waits for a free process"
         return self._grants.reason(queue.ticket) or f"waits its turn for {queue.shape.requirement.describe()}"
@@ -186,14 +184,14 @@ class Supervisor:
                 case dispatch.Fail(task=task, error=error):
                     task.fail_elsewhere(error)
 
-    def _ask(self, queue: Queue, ticket: str) -> None:
+    def _ask(self, queue: dispatch.Queue, ticket: str) -> None:
         with self._lock:
             head = queue.tasks[0] if queue.tasks and queue.ticket == ticket else None
         if head is None or queue.shape.requirement is None:
             return
 
-        def answer(told: PoolGrant | BaseException) -> None:
-            settled = self._dispatcher.granted if isinstance(told, PoolGrant) else self._dispatcher.refused
+        def answer(told: grants.PoolGrant | BaseException) -> None:
+            settled = self._dispatcher.granted if isinstance(told, grants.PoolGrant) else self._dispatcher.refused
             self._act(partial(settled, queue, ticket, told))
 
         # The label and the amounts are those of the first task, for people; the shape is that of all.
@@ -230,7 +228,7 @@ class Supervisor:
                 del self._jobs[worker]
                 self._changed.notify_all()
 
-    def _next(self, worker: Worker) -> Job | None:
+    def _next(self, worker: Worker) -> dispatch.Job | None:
         jobs = self._jobs[worker]
         while True:
             try:
@@ -241,13 +239,13 @@ class Supervisor:
                     if self._dispatcher.retired(worker):
                         return None
 
-    def _serve(self, worker: Worker, first: Job) -> bool:
+    def _serve(self, worker: Worker, first: dispatch.Job) -> bool:
         """Do a job and those that follow it under the same grant; return whether the process is fit for more."""
         job, outcome = first, self._begin(worker, first)
         while True:
             outcome = outcome or worker.answer(job.task)
             self._end_inner(job.task)
-            following: Job | None = None
+            following: dispatch.Job | None = None
             if self._grants.is_strict and job.grant.id:
                 outcome = self._insist(job, outcome)
             elif worker.is_alive:
@@ -265,11 +263,11 @@ class Supervisor:
         self._act(partial(self._dispatcher.ended, job, worker, is_fit=is_fit))
         return is_fit
 
-    def _begin(self, worker: Worker, job: Job) -> Outcome | None:
+    def _begin(self, worker: Worker, job: dispatch.Job) -> Outcome | None:
         job.since = job.since or time.monotonic()
         return worker.begin(job.task, job.grant)
 
-    def _following(self, job: Job) -> Job | None:
+    def _following(self, job: dispatch.Job) -> dispatch.Job | None:
         """Return the next job for the process and the grant of a job that has ended, if they may serve it."""
         turn_is_over = time.monotonic() - job.since > self._turn_seconds
         if turn_is_over and not (
@@ -285,7 +283,7 @@ class Supervisor:
             following.task.silence()
         return following
 
-    def _insist(self, job: Job, outcome: Outcome) -> Outcome:
+    def _insist(self, job: dispatch.Job, outcome: Outcome) -> Outcome:
         lost = self._grants.give_back(job.grant)
         if lost is not None and outcome.error is None:
             return Outcome(None, LeaseLost(limit=lost, grant=job.grant.id))

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from prefect_slots.errors import TaskDied, TaskTimeout
 from prefect_slots.model import MEM
-from prefect_slots.pool import process, wire
-from prefect_slots.pool.child import raised
+from prefect_slots.pool import child, process, wire
 from prefect_slots.pool.grants import GrantClient, PoolGrant
 from prefect_slots.pool.task import Task
 from prefect_slots.system.cgroups import oom_kills
@@ -165,7 +164,7 @@ class Worker:
                     self._setup.hear(running.side, task)
                 elif running.tasks.fileno() in ready:
                     kind, packed = running.tasks.receive()
-                    return Outcome(packed, None) if kind is wire.Kind.DONE else Outcome(None, raised(packed))
+                    return Outcome(packed, None) if kind is wire.Kind.DONE else Outcome(None, child.raised(packed))
         except (EOFError, OSError):
             return Outcome(None, self._death(task))
         finally:

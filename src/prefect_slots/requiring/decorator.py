@@ -19,11 +19,10 @@ from typing import Any, TypeVar
 from prefect_slots.acquire import client
 from prefect_slots.errors import LeaseLost
 from prefect_slots.model import Request, Terms, declare, invalid, spelled
-from prefect_slots.requiring import context, prefect_run
+from prefect_slots.requiring import context, prefect_run, wrappers
 from prefect_slots.requiring.alternatives import any_of, combined, declare_any, read_alternatives
 from prefect_slots.requiring.grant import Grant
 from prefect_slots.requiring.target import current_target
-from prefect_slots.requiring.wrappers import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
 _log = logging.getLogger("prefect_slots")
@@ -123,7 +122,7 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
 
     def __call__(self, target: F) -> F:
         """Return `target` (a function, a Prefect task or a Prefect flow) with every call under a grant."""
-        return wrap(self, target)
+        return wrappers.wrap(self, target)
 
     # As a block
 

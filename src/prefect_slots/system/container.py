@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_slots.system.processes import has_own_pids
-from prefect_slots.system.sysfs import query_pci, text_of
+from prefect_slots.system import processes, sysfs
 
 # NVIDIA's number in the PCI registry.
 _NVIDIA = "0x10de"
@@ -52,17 +51,18 @@ class Surroundings:
 
 def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
     """Return the surroundings of a process with that environment. Never raises."""
-    release = text_of(root / "proc/sys/kernel/osrelease").lower()
-    own_pids = has_own_pids(root)
+    release = sysfs.text_of(root / "proc/sys/kernel/osrelease").lower()
+    own_pids = processes.has_own_pids(root)
     # A container on a Jetson has no release file, but the kernel shows it the device tree.
-    compatible = text_of(root / "proc/device-tree/compatible")
+    compatible = sysfs.text_of(root / "proc/device-tree/compatible")
     return Surroundings(
         wsl="microsoft" in release,
         wsl_library=(root / _WSL_LIBRARY).exists(),
         own_pids=own_pids,
         tegra=(root / "etc/nv_tegra_release").exists() or "nvidia,tegra" in compatible,
         nvidia_gpus=sum(
-            device.vendor == _NVIDIA and device.draws and device.driver != "vfio-pci" for device in query_pci(root)
+            device.vendor == _NVIDIA and device.draws and device.driver != "vfio-pci"
+            for device in sysfs.query_pci(root)
         ),
         mps=_has_mps(root, env.get(_MPS_VARIABLE) or _MPS_FOLDER, own_pids=own_pids),
     )
@@ -72,7 +72,7 @@ def _has_mps(root: Path, folder: str, *, own_pids: bool) -> bool:
     """Return whether the control daemon of MPS runs with that folder."""
     pipe = root / folder.lstrip("/")
     # Its pipe stays behind when the daemon is killed, and in a pid namespace its process cannot be looked up.
-    daemon = text_of(pipe / "nvidia-cuda-mps-control.pid")
+    daemon = sysfs.text_of(pipe / "nvidia-cuda-mps-control.pid")
     try:
         return (pipe / "control").exists() and (own_pids or not daemon or (root / "proc" / daemon).exists())
     except OSError:

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from prefect_slots.model import Requirement
-from prefect_slots.testing.bookkeeping import BookKeeper, MemoryLedger
+from prefect_slots.testing import bookkeeping, strategies
 from prefect_slots.testing.play import Play, Step
-from prefect_slots.testing.strategies import SCOPES, Situation, situations
 
 # As many as there may be options to choose from; more would make shrinking slower for nothing.
 _CHOICE = st.integers(0, 63)
@@ -34,20 +33,20 @@ class BookMachine(RuleBasedStateMachine):
     """
 
     play: Play
-    situation: Situation
+    situation: strategies.Situation
 
-    def keepers(self, situation: Situation) -> Sequence[BookKeeper]:
+    def keepers(self, situation: strategies.Situation) -> Sequence[bookkeeping.BookKeeper]:
         """Return the keepers; extend the list with the keeper under test."""
-        return [MemoryLedger(situation.cells, max_overtakes=situation.max_overtakes)]
+        return [bookkeeping.MemoryLedger(situation.cells, max_overtakes=situation.max_overtakes)]
 
     def watch(self, step: Step) -> None:
         """Check a step; called after each."""
 
-    @initialize(situation=situations())
-    def start(self, situation: Situation) -> None:
+    @initialize(situation=strategies.situations())
+    def start(self, situation: strategies.Situation) -> None:
         """Draw a situation and open the book."""
         self.situation = situation
-        self.play = Play(situation.cells, self.keepers(situation), SCOPES)
+        self.play = Play(situation.cells, self.keepers(situation), strategies.SCOPES)
         self.play.watchers.append(self.watch)
 
     @rule(wish=_CHOICE, priority=_PRIORITY, run=_RUN, expected=_EXPECTED)

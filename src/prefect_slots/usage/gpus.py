@@ -12,8 +12,7 @@ from pathlib import Path
 
 from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
-from prefect_slots.ledger import queries, registry, usage
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import queries, registry, transaction, usage
 from prefect_slots.model import GPU_MEM, amount, book, finding
 from prefect_slots.settings import Settings
 from prefect_slots.system import container, processes, sysfs, threads
@@ -77,7 +76,7 @@ def look_at_gpus(keys: Collection[str], seconds: float) -> GpusSeen:
 class GpuHolders:
     """The holders of each GPU, and their processes among those seen on the GPUs."""
 
-    def __init__(self, tx: Transaction, seen: GpusSeen) -> None:
+    def __init__(self, tx: transaction.Transaction, seen: GpusSeen) -> None:
         self._parts = queries.holdings(tx, GPU_MEM)
         self._lineage = seen.lineage
         self._named = overuse.grants_named(seen.tokens, tx.meta("ledger_id") or "")
@@ -107,7 +106,7 @@ class GpuHolders:
         return [part for part in self._parts if part.cell.number == number]
 
 
-def note_gpus(tx: Transaction, seen: GpusSeen, settings: Settings) -> overuse.Noted:
+def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -> overuse.Noted:
     """Record a reading of the GPUs, and let the scheduler decide on the memory that is left."""
     holders = GpuHolders(tx, seen)
     devices = {device.uuid: device for device in seen.reading.devices}

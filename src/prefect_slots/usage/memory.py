@@ -7,8 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
-from prefect_slots.ledger import queries
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import queries, transaction
 from prefect_slots.model import book, resource
 from prefect_slots.system import processes
 from prefect_slots.usage import overuse
@@ -20,7 +19,7 @@ STARTUP_BYTES = 256 * 2**20
 _REST = 20
 
 
-def note_memory(tx: Transaction, found: Iterable[overuse.Group]) -> overuse.Noted:
+def note_memory(tx: transaction.Transaction, found: Iterable[overuse.Group]) -> overuse.Noted:
     """Record a reading of grants' use; use by a grant that has ended since is no excess."""
     parts = queries.holdings(tx, resource.MEM)
     held = {part.grant for part in parts}

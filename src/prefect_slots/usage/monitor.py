@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from prefect_slots.ledger import elected, election, queries, registry, store, usage
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import elected, election, queries, registry, store, transaction, usage
 from prefect_slots.model import GPU_MEM, MEM, Request, declaration, finding, license_resource
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock, processes, threads
@@ -113,7 +112,7 @@ class Monitor:
         now = time.time()
         note = await threads.await_in_thread(partial(_look_at_gpus, keys, self._settings), "prefect-slots cards")
 
-        def write(tx: Transaction) -> overuse.Noted:
+        def write(tx: transaction.Transaction) -> overuse.Noted:
             tx.set_meta(before_grant.LOOKED_AT, str(now))
             return note(tx)
 
@@ -128,7 +127,7 @@ class Monitor:
         names = {license_resource(name) for table in tables for name, _ in table.features}
         fleet = foreign.Fleet(counted={}) if self.server is None else await self.server.fleet(names)
 
-        def write(tx: Transaction) -> overuse.Noted:
+        def write(tx: transaction.Transaction) -> overuse.Noted:
             election.leave(tx, name)
             return note(tx, fleet, self._users, self._settings.stale_after)
 
@@ -200,7 +199,7 @@ def _by_question(
     }
 
 
-def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transaction], overuse.Noted]:
+def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[transaction.Transaction], overuse.Noted]:
     from prefect_slots.usage.gpus import look_at_gpus, note_gpus
 
     return partial(note_gpus, seen=look_at_gpus(keys, settings.detect_seconds), settings=settings)
@@ -208,7 +207,7 @@ def _look_at_gpus(keys: frozenset[str], settings: Settings) -> Callable[[Transac
 
 def _ask_servers(
     servers: tuple[declaration.LicenseServer, ...],
-) -> Callable[[Transaction, foreign.Fleet, processes.Users, int], overuse.Noted]:
+) -> Callable[[transaction.Transaction, foreign.Fleet, processes.Users, int], overuse.Noted]:
     from prefect_slots.detect.licenses.client import DESK
     from prefect_slots.usage.licenses import ask_servers, note_seats
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from prefect_slots.ledger import queries, usage
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import queries, transaction, usage
 from prefect_slots.model import GPU_MEM, MIB, book, bytes_used, finding, format_amount
 from prefect_slots.system.processes import same_start
 
@@ -179,7 +178,7 @@ def groups(belonging: Belonging, processes: Mapping[int, int | None], *, spared:
                 yield Group(parts, bytes_used(sum(told)), max(0, bytes_used(above) - declared), pids)
 
 
-def judge(tx: Transaction, found: Iterable[Group], roots: Collection[queries.Part]) -> list[Excess]:
+def judge(tx: transaction.Transaction, found: Iterable[Group], roots: Collection[queries.Part]) -> list[Excess]:
     """Record the use of a cell by grants, and return the excesses.
 
     Args:
@@ -212,7 +211,7 @@ def _row(known: Mapping[tuple[str, book.CellId], usage.Spent], part: queries.Par
     )
 
 
-def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
+def _process(tx: transaction.Transaction, group: Group) -> tuple[int, float] | None:
     """Return the process that may be ended for a single grant without the loss of another grant's task.
 
     It is the task process that serves the grant, or the command that the grant is for if its owner holds nothing else.
@@ -225,7 +224,7 @@ def _process(tx: Transaction, group: Group) -> tuple[int, float] | None:
     return part.command if queries.grants_beside(tx, part.grant) == 1 else None
 
 
-def suggestions(tx: Transaction) -> tuple[str, ...]:
+def suggestions(tx: transaction.Transaction) -> tuple[str, ...]:
     """Return suggestions for grants that have ended, and delete the records of their use."""
     return tuple(_suggestion(spent) for spent in usage.take_ended(tx) if _is_far_off(spent))
 
@@ -245,7 +244,7 @@ def _suggestion(spent: usage.Spent) -> str:
     )
 
 
-def note_signal(tx: Transaction, excess: Excess) -> None:
+def note_signal(tx: transaction.Transaction, excess: Excess) -> None:
     """Record that the process of an excess is sent a signal."""
     rows = usage.read_spent(tx)
     for part in excess.group.parts:

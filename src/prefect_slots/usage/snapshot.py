@@ -7,8 +7,7 @@ from functools import partial
 
 from prefect_slots.detect.gpu.usage import foreign_use
 from prefect_slots.detect.licenses import client, report
-from prefect_slots.ledger import folder, registry, schema, store, usage
-from prefect_slots.ledger.transaction import Transaction
+from prefect_slots.ledger import folder, registry, schema, store, transaction, usage
 from prefect_slots.model import amount, resource
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings
@@ -49,7 +48,7 @@ def others_now(settings: Settings, env: Mapping[str, str], keys: Collection[str]
     if state is None:
         return strangers
 
-    def note(tx: Transaction) -> list[OthersUse]:
+    def note(tx: transaction.Transaction) -> list[OthersUse]:
         if on_gpus is not None:
             gpus.note_gpus(tx, on_gpus, settings)
         licenses.note_seats(seats, tx, foreign.Fleet(counted={}), Users(), settings.stale_after)
