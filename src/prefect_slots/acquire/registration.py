@@ -17,10 +17,8 @@ from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import queries, registry, store, transaction
 from prefect_slots.model import GPU_MEM, Finding, format_amount, sanitise_machine_name
 from prefect_slots.settings import Settings
-from prefect_slots.system.processes import Users
-from prefect_slots.system.threads import await_in_thread
-from prefect_slots.usage.foreign import Fleet
-from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
+from prefect_slots.system import processes, threads
+from prefect_slots.usage import foreign, licenses
 
 if TYPE_CHECKING:
     from prefect_slots.limits.registration import RegistrationReport
@@ -46,25 +44,25 @@ def machine_name(settings: Settings, name: str | None = None) -> str:
     return sanitise_machine_name(name or settings.worker or socket.gethostname())
 
 
-async def look_around(settings: Settings) -> tuple[Survey, tuple[SeatsSeen, ...]]:
+async def look_around(settings: Settings) -> tuple[Survey, tuple[licenses.SeatsSeen, ...]]:
     """Survey this machine beside the running loop; return also the use of its licenses that the servers told in it."""
 
-    def look() -> tuple[Survey, tuple[SeatsSeen, ...]]:
+    def look() -> tuple[Survey, tuple[licenses.SeatsSeen, ...]]:
         env = dict(os.environ)
         seen = survey(settings.declarations, env, seconds=settings.detect_seconds)
         # No further question: these are the answers of the survey, which the desk has kept.
-        told = ask_servers(settings.declarations.license_servers, env, DESK)
+        told = licenses.ask_servers(settings.declarations.license_servers, env, DESK)
         return seen, tuple(seats for seats in told if seats.feature is not None)
 
-    return await await_in_thread(look, "prefect-slots survey")
+    return await threads.await_in_thread(look, "prefect-slots survey")
 
 
 def _write(
-    tx: transaction.Transaction, seen: Survey, seats: tuple[SeatsSeen, ...], settings: Settings
+    tx: transaction.Transaction, seen: Survey, seats: tuple[licenses.SeatsSeen, ...], settings: Settings
 ) -> tuple[registry.Registered, tuple[Finding, ...]]:
     registry.register(tx, seen.inventory)
     # Case C01: a number of seats without their use would be granted in full until somebody looks.
-    note_seats(seats, tx, Fleet(counted={}), Users(), settings.stale_after)
+    licenses.note_seats(seats, tx, foreign.Fleet(counted={}), processes.Users(), settings.stale_after)
     return registry.registered(tx), held_in_vain(tx)
 
 
