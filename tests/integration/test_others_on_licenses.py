@@ -57,9 +57,10 @@ class Server:
         self._watching = Monitor(ledger, Settings(declarations=declarations, stale_after=2))
         self._watching.server = self
 
-    def says(self, *holders: tuple[str, str, int]) -> None:
-        used = sum(seats for _, _, seats in holders)
+    def says(self, *holders: tuple[str, str, int], reserved: str = "") -> None:
+        used = sum(seats for _, _, seats in holders) + (4 if reserved else 0)
         lines = "\n".join(holds(*holder) for holder in holders)
+        lines += f"\n\t4 RESERVATIONs for {reserved} (lic1/27000)" if reserved else ""
         head = f"Users of aa:  (Total of 4 licenses issued;  Total of {used} licenses in use)"
         self.tool.play(text=f'{head}\n\n  "aa" v1.0, vendor: acme\n  floating license\n\n{lines}\n')
 
@@ -108,6 +109,20 @@ def test_an_engineers_seats_keep_tasks_waiting_and_wake_them_when_they_are_given
         server.says(("ann", "desktop", 1), (*ME, 2))
         server.look()
         assert "granted" in two.reply()
+
+
+@pytest.mark.parametrize("ours", [f"HOST {ME[1]}", f"USER {ME[0]}"])
+def test_c07_seats_that_are_set_aside_for_us_are_ours_and_those_for_others_are_not(
+    server: Server, machine: SharedMachine, ours: str
+):
+    server.says(reserved="GROUP other_team")
+    server.look()
+    with Puppet(machine) as task:
+        task.ask(license={"aa": 4})
+        machine.waiting(1)
+        server.says(reserved=ours)
+        server.look()
+        assert "granted" in task.reply()
 
 
 def test_a_server_that_hangs_keeps_the_last_number_shows_its_age_and_gives_one_alarm(

@@ -41,7 +41,7 @@ class Transaction(sql.Tables):
         self, connection: sqlite3.Connection, folder: Path, decide: Decide, actor: str, plan: Plan | None
     ) -> None:
         super().__init__(connection, actor, releases=plan is not None)
-        self._folder = folder
+        self.folder = folder
         self._decide = decide
         self._plan = plan
         self._offered: set[str] = set()
@@ -79,7 +79,7 @@ class Transaction(sql.Tables):
             "OR EXISTS (SELECT 1 FROM held WHERE owner=o.id AND NOT closed))",
             *(self.actor, self.releases),
         )
-        return [row[0] for row in rows if is_dead(self._folder, *row[1:])]
+        return [row[0] for row in rows if is_dead(self.folder, *row[1:])]
 
     def drop_owner(self, owner: str) -> bool:
         """Forget an owner: its tickets leave, its grants end, and its leases become the actor's.
@@ -195,7 +195,7 @@ class Transaction(sql.Tables):
         row = self.one(
             "SELECT o.lock_file, o.pid, o.started, o.boot FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant
         )
-        return row is not None and is_dead(self._folder, *row)
+        return row is not None and is_dead(self.folder, *row)
 
     def resume(self, ticket: str) -> None:
         """Put a ticket that stepped aside back into its line, at its old place."""

@@ -73,6 +73,10 @@ class LicenseServer:
         timeout: Time limit of a question to the server, in seconds.
         grace_seconds: Delay in seconds until the server shows a seat that a task was granted, or gave back.
         scope: Scope of the seats; `None` leaves it to the server's answer.
+        reserved_for: Names in the server's reservations that mean us; `None` if nobody said.
+        reserved_here: Number of each feature's seats that are ours, of those that the server reserves without a name;
+            `None` if nobody said.
+        options_file: Path of the server's options file, which names the members of groups; empty for none.
     """
 
     vendor: str
@@ -84,6 +88,9 @@ class LicenseServer:
     timeout: float = 10
     grace_seconds: float = 60
     scope: Scope | None = None
+    reserved_for: tuple[str, ...] | None = None
+    reserved_here: int | None = None
+    options_file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

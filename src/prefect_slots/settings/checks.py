@@ -18,6 +18,7 @@ MAX_CELLS = 1000
 # Keys that make sense only beside `type`.
 _SERVER_KEYS = (
     "server", "command", "feature", "features", "headroom", "poll_seconds", "timeout", "grace_seconds",
+    "reserved_for", "reserved_here", "options_file",
 )  # fmt: skip
 # Keys that each way of looking for a resource decides by itself.
 _DECIDED = {

@@ -64,6 +64,9 @@ def _license_server_of(name: str, table: LicenseTable) -> declaration.LicenseSer
         features=table.named_features(name),
         headroom=table.headroom or 0,
         scope=None if table.scope is None else Scope(table.scope),
+        reserved_for=None if table.reserved_for is None else tuple(table.reserved_for),
+        reserved_here=table.reserved_here,
+        options_file=table.options_file or "",
         # The defaults are the model's own.
         **{key: getattr(table, key) for key in _PERIODS if getattr(table, key) is not None},
     )

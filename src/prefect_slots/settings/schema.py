@@ -271,6 +271,9 @@ class LicenseTable:
         poll_seconds: Longest age of an answer in seconds.
         timeout: Time limit of a question in seconds.
         grace_seconds: Seconds until the server shows a seat that a task was granted, or gave back.
+        reserved_for: Names in the server's reservations, such as groups, that mean this machine or its user.
+        reserved_here: Number of the seats reserved for this machine, where the server does not say for whom.
+        options_file: The server's options file, which says whom its groups name.
     """
 
     seats: Annotated[int | None, _count(SEATS)] = None
@@ -283,6 +286,9 @@ class LicenseTable:
     poll_seconds: Annotated[float, Between(30, _DAY)] | None = None
     timeout: Annotated[float, Between(1, 300)] | None = None
     grace_seconds: Annotated[float, Between(0, _DAY)] | None = None
+    reserved_for: list[_Text] | None = None
+    reserved_here: Annotated[int, Between(0, MAX_AMOUNT)] | None = None
+    options_file: Annotated[str, _absolute] | None = None
     scope: Literal["fleet", "worker"] | None = None
 
     def named_features(self, name: str) -> tuple[tuple[str, str], ...]:

@@ -77,6 +77,21 @@ def run_command(
     return Output(text=run.text(), code=code if failure is None else None, failure=failure)
 
 
+def decode(data: bytes) -> str:
+    """Return the text of a program or a file; a line that is not UTF-8 is read as Latin-1, which knows every byte."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "\n".join(map(_decode_line, data.split(b"\n")))
+
+
+def _decode_line(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
 def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with _starting:
         process = subprocess.Popen(
@@ -217,5 +232,5 @@ class _Run:
 
     def text(self) -> str:
         """Return its output, errors last."""
-        parts = [b"".join(chunks).decode("utf-8", "replace") for _, chunks in self._streams.values()]
+        parts = [decode(b"".join(chunks)) for _, chunks in self._streams.values()]
         return "\n".join(part for part in parts if part)

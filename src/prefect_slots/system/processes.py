@@ -5,7 +5,6 @@ memory gets short. The resident memory costs microseconds to read and counts a s
 share costs as many milliseconds as the process has hundreds of MiB.
 """
 
-import getpass
 import os
 import pwd
 import re
@@ -169,6 +168,14 @@ def has_own_pids(root: Path = ROOT) -> bool:
         return True
 
 
+def user_name(uid: int) -> str:
+    """Return the name of a user, and the number as text if there is none: containers run as users without an entry."""
+    with suppress(KeyError, OSError):
+        return pwd.getpwuid(uid).pw_name
+    own = (os.environ.get(key) for key in ("LOGNAME", "USER") if uid == os.getuid())
+    return next(filter(None, own), str(uid))
+
+
 class Users:
     """User names of processes, kept for a while after their end; they are compared, and never logged or written."""
 
@@ -177,11 +184,11 @@ class Users:
 
     def name(self, key: str, pid: int) -> str:
         """Return the user of the process known under `key`; this process's own if it has ended and none is kept."""
-        with suppress(OSError, KeyError):
-            self._names[key] = pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
+        with suppress(OSError):
+            self._names[key] = user_name(Path(f"/proc/{pid}").stat().st_uid)
         while len(self._names) > _MAX_USERS:
             del self._names[next(iter(self._names))]
-        return self._names.get(key) or getpass.getuser()
+        return self._names.get(key) or user_name(os.getuid())
 
 
 def query_resident(pid: int) -> int | None:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from prefect_slots.detect.licenses import client, outside, report
+from prefect_slots.detect.licenses import client, outside, report, reservations
+from prefect_slots.detect.licenses.here import Here
 from prefect_slots.ledger import queries, registry, usage
+from prefect_slots.ledger.folder import is_shared
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model import Scope, amount, book, declaration, finding, license_resource
 from prefect_slots.system.processes import Users
@@ -28,6 +30,8 @@ class SeatsSeen:
         resource: The resource that tasks ask for.
         feature: The answer; `None` if there is none, and `why` has the reason.
         asked_at: Time of the question, a Unix time.
+        reserved: Seats that the server sets aside for this machine or this process's user.
+        reserved_for_all: Those of them that serve any user of this machine.
     """
 
     resource: str
@@ -35,31 +39,49 @@ class SeatsSeen:
     feature: report.Feature | None
     why: str
     asked_at: float
+    reserved: int = 0
+    reserved_for_all: int = 0
 
 
 def ask_servers(
     servers: tuple[declaration.LicenseServer, ...], env: Mapping[str, str], desk: client.Desk
 ) -> tuple[SeatsSeen, ...]:
     """Ask the license servers, in the time of the slowest of them: its time limit at most."""
+    here = client.query_here()
     asked = client.questions(servers)
     readings = desk.ask_all(tuple(asked), env)
     # Readings carry the monotonic clock, rows Unix times.
     lag = time.time() - time.monotonic()
     return tuple(
-        _told(table, license_resource(name), feature, reading, lag)
+        _told(table, license_resource(name), feature, reading, lag, here)
         for tables, reading in zip(asked.values(), readings, strict=True)
         for table in tables
         for name, feature in table.features
     )
 
 
-def _told(table: declaration.LicenseServer, resource: str, name: str, reading: report.Reading, lag: float) -> SeatsSeen:
+def _told(
+    table: declaration.LicenseServer, resource: str, name: str, reading: report.Reading, lag: float, here: Here
+) -> SeatsSeen:
     feature = reading.find(name) if reading.failure is None else None
     why = reading.failure or ("" if feature is not None else f"{table.server} tells of no '{name}'")
     if feature is not None and isinstance(feature.usage, report.Unknown):
         feature, why = None, feature.usage.reason
     asked_at = (time.monotonic() if reading.asked_at is None else reading.asked_at) + lag
-    return SeatsSeen(resource=resource, table=table, feature=feature, why=finding.printable(why), asked_at=asked_at)
+    options = client.query_options(table.options_file)
+    ours, for_all = (
+        0 if feature is None else reservations.claim(feature, table, each, options).ours
+        for each in (here, replace(here, users=frozenset()))
+    )
+    return SeatsSeen(
+        resource=resource,
+        table=table,
+        feature=feature,
+        why=finding.printable(why),
+        asked_at=asked_at,
+        reserved=ours,
+        reserved_for_all=for_all,
+    )
 
 
 def note_seats(
@@ -116,7 +138,16 @@ def _after(
     grace = seats.table.grace_seconds
     samples = foreign.remembered(before.counted, tx.now, counted, grace + tx.now - seats.asked_at)
     holds = tuple(_holds(tx, seats.resource, users, tx.now - seats.asked_at + grace))
-    use = outside.outside_use(in_use, seats.feature.checkouts, holds, asked_at=seats.asked_at, now=tx.now, grace=grace)
+    use = outside.outside_use(
+        in_use,
+        seats.feature.checkouts,
+        holds,
+        # The seats of one user fail under another who shares the ledger.
+        reserved=seats.reserved_for_all if is_shared(tx.folder) else seats.reserved,
+        asked_at=seats.asked_at,
+        now=tx.now,
+        grace=grace,
+    )
     if use.unseen and new:
         _log.debug("%s: %d seats are held here and not shown by its server", seats.resource, use.unseen)
     explained = foreign.settled(samples, seats.asked_at - grace)

@@ -36,7 +36,8 @@ def test_the_programs_of_a_server_are_what_is_read(data: st.DataObject, drawn: l
     present = [replace(stock, total=stock.total + stock.used) for stock in drawn]
     if grouped and present:
         pool = present[0]
-        present = [replace(stock, total=pool.total, used=pool.used) for stock in present]
+        named = {stock.name: replace(stock, total=pool.total, used=pool.used) for stock in present}
+        present = list(named.values())
     pieces = [[line] for line in HEAD]
     pieces += [piece for stock in present for piece in program(data, stock, grouped=grouped)]
     if grouped and present:
@@ -45,4 +46,8 @@ def test_the_programs_of_a_server_are_what_is_read(data: st.DataObject, drawn: l
             [f"                   LICENSE GROUP {present[0].used:>5} {free:>6} {present[0].total:>6} |     0"]
         )
     text, garbage = scattered(data, pieces)
+    if grouped:
+        # The seats of a group, and so its holders, are those of each of its programs.
+        everybody = tuple(holder for stock in present for holder in stock.holders)
+        present = [replace(stock, holders=everybody) for stock in present]
     agree(parse_lsdyna(text, server="31010@lic-a", checkouts=True), present, garbage)

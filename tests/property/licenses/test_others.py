@@ -26,6 +26,8 @@ class World:
     shown: tuple[Hold, ...]
     strangers: tuple[Checkout, ...]
     uncounted: int
+    reserved: int = 0
+    for_others: int = 0
 
     @property
     def list(self) -> tuple[Checkout, ...]:
@@ -34,11 +36,20 @@ class World:
 
     @property
     def usage(self) -> Counted:
-        used = sum(checkout.count for checkout in self.list) + self.uncounted
-        return Counted(total=100, used=used)
+        reserved = self.reserved + self.for_others
+        used = sum(checkout.count for checkout in self.list) + self.uncounted + reserved
+        return Counted(total=100, used=used, reserved=reserved)
 
     def use(self, *, now: float = ASKED, known: bool = True) -> OutsideUse:
-        return outside_use(self.usage, self.list if known else None, self.holds, asked_at=ASKED, now=now, grace=GRACE)
+        return outside_use(
+            self.usage,
+            self.list if known else None,
+            self.holds,
+            reserved=self.reserved,
+            asked_at=ASKED,
+            now=now,
+            grace=GRACE,
+        )
 
 
 @st.composite
@@ -80,6 +91,25 @@ def test_strangers_under_our_own_name_are_taken_for_ours_only_as_far_as_we_hold_
     strangers = sum(checkout.count for checkout in world.strangers) + world.uncounted
     pending = seats(world.holds) - seats(world.shown)
     assert strangers - pending <= world.use().others <= strangers
+
+
+@effort(250)
+@given(world=worlds(NOBODY_OF_OURS), ours=st.integers(0, 9), theirs=st.integers(0, 9))
+def test_seats_set_aside_for_us_are_nobody_elses_and_those_for_others_are(world: World, ours: int, theirs: int) -> None:
+    aside = replace(world, reserved=ours, for_others=theirs)
+    assert aside.use().others == world.use().others + theirs
+
+
+@effort(250)
+@given(world=worlds(NOBODY_OF_OURS), reserved=st.integers(1, 9))
+def test_a_reservation_that_is_listed_although_its_seats_were_taken_is_not_set_aside_twice(
+    world: World, reserved: int
+) -> None:
+    shown = sum(checkout.count for checkout in world.list)
+    usage = Counted(total=100, used=max(shown, reserved), reserved=reserved)
+    use = outside_use(usage, world.list, world.holds, reserved=reserved, asked_at=ASKED, now=ASKED, grace=GRACE)
+    strangers = sum(checkout.count for checkout in world.strangers)
+    assert use.others >= strangers
 
 
 @effort(250)

@@ -26,7 +26,7 @@ toolsd           49821   Yes      0
 """.splitlines()
 
 
-def pool(data: st.DataObject, stock: Stock, margin: str) -> list[str]:
+def pool(data: st.DataObject, number: int, stock: Stock, margin: str) -> list[str]:
     day = "permanent"
     if stock.expires is not None:
         day = f"{stock.expires.day}-{MONTHS[stock.expires.month - 1]}-{stock.expires.year}"
@@ -34,7 +34,7 @@ def pool(data: st.DataObject, stock: Stock, margin: str) -> list[str]:
     inuse = stock.used - stock.reserved
     return [
         f"{margin}{stock.name} v{data.draw(st.sampled_from(['1.0', '2026.1']))}"
-        f"{data.draw(st.sampled_from(['', ', pool: 2']))}",
+        f"{data.draw(st.sampled_from(['', f', pool: {number}']))}",
         f"{margin}\tcount: {count}, # reservations: {stock.reserved}, inuse: {inuse}, exp: {day}",
         f"{margin}\tobsolete: 0, min_remove: 120, total checkouts: 9",
     ]
@@ -53,7 +53,7 @@ def test_the_pools_of_a_server_are_what_is_read(data: st.DataObject, drawn: list
     margin = data.draw(st.sampled_from(["", "\t", "    "]))
     pieces = [*([line] for line in HEAD)] if data.draw(st.booleans()) else []
     pieces += [[f"{margin}toolsd license pool status on lic-a (port 49821)"]]
-    pieces += [pool(data, stock, margin) for stock in present]
+    pieces += [pool(data, number, stock, margin) for number, stock in enumerate(present, 1)]
     pieces += [["------------------------"], ["toolsd license usage status on lic-a (port 49821)"]]
     pieces += [row for stock in present for row in used(data, stock)]
     text, garbage = scattered(data, pieces)

@@ -15,7 +15,7 @@ from tests.support.license_tools import Tool
 from tests.support.processes import member
 
 from prefect_slots.detect.licenses.client import Desk
-from prefect_slots.detect.licenses.report import Checkout, Counted, Feature
+from prefect_slots.detect.licenses.report import Checkout, Counted, Feature, Reading, Reservation
 from prefect_slots.ledger import registry, usage
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.ledger.transaction import TicketState
@@ -27,7 +27,7 @@ from prefect_slots.model.requirement import declare
 from prefect_slots.model.resource import Cell, Inventory, Resource, Scope
 from prefect_slots.system.processes import Users
 from prefect_slots.usage.foreign import Fleet
-from prefect_slots.usage.licenses import SeatsSeen, ask_servers, note_seats
+from prefect_slots.usage.licenses import ask_servers, note_seats
 
 NAME, CELL = "license.aa", CellId("license.aa", 0)
 TABLE = LicenseServer(vendor="flexnet", server="1@lic", features=(("aa", "aa"),), grace_seconds=0)
@@ -65,7 +65,9 @@ class Seats:
         self, feature: Feature | None, *, counted: int = 0, hosts: frozenset[str] | None = HOSTS, asked_at: float = 0.0
     ) -> tuple[Stale, ...]:
         why = "" if feature is not None else "hangs"
-        told = SeatsSeen(resource=NAME, table=TABLE, feature=feature, why=why, asked_at=asked_at or time.time())
+        reading = Reading(features=() if feature is None else (feature,), failure=why or None)
+        (told,) = ask_servers((TABLE,), {}, Desk(query=lambda *_: reading))
+        told = replace(told, asked_at=asked_at or time.time())
         fleet = Fleet(counted={NAME: counted}, hosts=hosts)
         return self._ledger.transact(lambda tx: note_seats((told,), tx, fleet, self._users, 2)).stale
 
@@ -141,6 +143,17 @@ def test_a_server_that_does_not_answer_leaves_the_last_number_with_its_age_and_s
     assert (seats.foreign, seats.seen.used, seats.seen.seen_at, seats.seen.misses) == (4, 4, seen_at, 3)
     seats.told(ENGINEER)
     assert (seats.foreign, seats.seen.misses, seats.seen.why) == (1, 0, "")
+
+
+def test_c07_seats_for_a_user_serve_nobody_else_who_shares_the_ledger(seats: Seats, tmp_path: Path):
+    usage = Counted(total=10, used=6, reserved=6)
+    ours = Reservation(kind="USER", name=ME.user, count=4), Reservation(kind="HOST", name=ME.host, count=2)
+    feature = Feature(name="aa", usage=usage, checkouts=(), reservations=ours)
+    seats.note(feature)
+    assert seats.foreign == 0
+    tmp_path.chmod(0o2770)
+    seats.note(feature)
+    assert seats.foreign == 4
 
 
 def test_more_than_there_is_blocks_all_of_it(seats: Seats):

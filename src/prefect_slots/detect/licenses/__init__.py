@@ -10,6 +10,8 @@ dsls      `DSLicSrv -admin`
 olicense  `olixtool -sv`
 sentinel  `lsmon`
 client    one query of a server at a time, a cache of its answer, back-off after failures
+here      this machine and its user, as locks and reservations name them
+reservations  seats that servers set aside, and which of them are ours
 seats     resources from the servers' reports
 outside   seats in use outside: the server's count less ours
 

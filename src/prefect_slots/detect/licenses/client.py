@@ -21,11 +21,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.licenses.here import Here, identities
 from prefect_slots.detect.licenses.report import Reading
-from prefect_slots.detect.licenses.seats import Here, identities, interpret_seats
+from prefect_slots.detect.licenses.reservations import Options, parse_options
+from prefect_slots.detect.licenses.seats import interpret_seats
 from prefect_slots.detect.licenses.vendors import VENDORS, fill
 from prefect_slots.model import LicenseServer, license_resource
-from prefect_slots.system.commands import run_command
+from prefect_slots.system.commands import decode, run_command
+from prefect_slots.system.processes import user_name
 from prefect_slots.system.threads import call_in_thread
 
 
@@ -119,7 +122,13 @@ def query_server(question: Question, env: Mapping[str, str]) -> Reading:
     argv = [*(question.command or (vendor.program,)), *vendor.arguments(server, question.features)]
     env = {**env, **{name: fill(text, server) for name, text in vendor.env.items()}}
     output = run_command(argv, env=env, timeout=question.timeout, stdin=fill(vendor.input, server))
-    reading = vendor.parse(output.text, server=server, checkouts=question.checkouts)
+    try:
+        reading = vendor.parse(output.text, server=server, checkouts=question.checkouts)
+    except Exception as error:
+        # Garbage that no reader foresaw must not end the look at the other servers.
+        return Reading(failure=f"its output cannot be read ({type(error).__name__}): please report it")
+    if vendor.lists_ended:
+        reading = reading.on(date.today())
     if output.failure is not None:
         # An output that was cut may lack the very lines that matter.
         return replace(reading, features=(), failure=output.failure)
@@ -232,12 +241,26 @@ class LicenseDetector:
         asked = questions(self.servers)
         readings = self.desk.ask_all(tuple(asked), scene.env)
         told = [(table, reading) for tables, reading in zip(asked.values(), readings, strict=True) for table in tables]
-        return interpret_seats(told, query_here(), date.today())
+        options = {table.options_file: query_options(table.options_file) for table in self.servers}
+        return interpret_seats(told, query_here(), date.today(), options)
 
 
 def query_here() -> Here:
-    """Return the names and addresses by which a license server knows this machine."""
+    """Return the names and addresses by which a license server knows this machine, and this process's user."""
     # Not the full name: asking for it waits for a name server that may be away.
     names = (socket.gethostname(),)
-    interfaces = chain.from_iterable(psutil.net_if_addrs().values())
-    return identities(names, (each.address for each in interfaces if each.family == psutil.AF_LINK))
+    try:
+        interfaces = list(chain.from_iterable(psutil.net_if_addrs().values()))
+    except OSError:
+        # Some sandboxes forbid it: locks and reservations by address are others' then.
+        interfaces = []
+    addresses = (each.address for each in interfaces if each.family in (psutil.AF_LINK, socket.AF_INET))
+    return identities(names, addresses, (user_name(os.getuid()),))
+
+
+def query_options(file: str) -> Options:
+    """Read a server's options file, `""` for none. Never raises: a failure is part of the answer."""
+    try:
+        return parse_options(decode(Path(file).read_bytes())) if file else Options()
+    except OSError as error:
+        return Options(failure=error.strerror or str(error))

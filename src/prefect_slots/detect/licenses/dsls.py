@@ -14,7 +14,10 @@ _NEEDED = ("Feature", "Expiration Date", "Count", "Inuse")
 _FAILED = re.compile(
     r"\s*+(?P<why>(?:.*\b(?:cannot|failed|unable|not reachable|refused|timed out)\b|error\b).*)", re.IGNORECASE
 )
-_KNOWN = re.compile(r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|\w[\w ()-]*:(?: .*)?)")
+_KNOWN = re.compile(
+    r"\s*+(?:={4,}|-{4,}|Ready|quit|connect .*|getLicenseUsage.*|License Administration Tool .*"
+    r"|\w[\w ()-]* mode\b.*|\w[\w ()-]*:(?:\s.*)?)"
+)
 
 
 def parse_dsls(text: str, *, server: str, checkouts: bool = False) -> Reading:

@@ -22,15 +22,16 @@ _UNSUPPORTED = re.compile(rf"\(Error: (?P<error>.*)\)|{_CANNOT_GET.pattern}")
 
 # The list of a feature's holders. Greedy from the left, because a user or a display may hold anything at all.
 _HELD = re.compile(
-    r"\s++(?P<holder>.*) \(v[^()]*\) \([^()]*/\d+ \d+\)"
-    r"(?:, start \w+ \d+/\d+ \d+:\d+(?::\d+)?(?:, (?P<count>\d+) licenses?)?"
-    r"(?: \(linger: (?P<linger>\d+)(?: / (?P<of>\d+))?\))?(?:, PID: \d+)?"
-    r"|,? queued for (?P<queued>\d+) licenses?)"
+    r"\s++(?P<holder>.*) \(v[^()]*\) \([^()]*/[^()/\s]+(?: \d+)?\)"
+    r"(?:, start \w+ \d+/\d+(?:/\d+)? \d+:\d+(?::\d+)?(?:,? +(?P<count>\d+) licenses?)?"
+    r"(?:,? *\(linger: +(?P<linger>\d+)(?: */ *(?P<of>\d+))? *\))?(?:, PID: \d+)?"
+    r"|,? +queued for (?P<queued>\d+) licenses?)"
 )
-_RESERVED = re.compile(r"\s++(?P<count>\d+) RESERVATIONs? for \S+ .*\([^()]*/\d+(?: \d+)?\)")
+_RESERVED = re.compile(r"\s++(?P<count>\d+) RESERVATIONs? for (?P<kind>\S+) (?P<name>.*\S)\s*\([^()]*/\S+(?: \d+)?\)")
 _LICENSE = re.compile(r'\s*+"[^"]+" v\S*, vendor: [^,\s]+(?:, expiry: (?P<expiry>.+))?')
 _LOCK = re.compile(r"\s*+(?:uncounted )?nodelocked license(?:,? locked to (?P<lock>.+))?")
-_FLOATING = re.compile(r"\s*+floating license")
+# Some daemons print a license that any machine may use as one that is locked, to nothing.
+_FLOATING = re.compile(r'\s*+(?:floating license.*|.*\blicense,? locked to "?(?:NOTHING|(?:ID=)?ANY)\b.*)')
 _VENDOR_STRING = re.compile(r"\s*+vendor_string:.*")
 
 _SERVER_UP = re.compile(r"\s*+(?P<host>\S+): license server UP(?P<master> \(MASTER\))?(?: v.*)?")
@@ -40,7 +41,8 @@ _FAILED = re.compile(
     r"\s*+(?P<why>.*)"
 )
 _KNOWN = re.compile(
-    r"\s*+(?:lm(?:util|stat) - Copyright.*|Flexible License Manager status on .*|\[Detecting lmgrd processes\.\.\.\]"
+    r"\s*+(?:lm(?:util|stat|admin)(?: - Copyright.*| v\d.*)?|Flexible License Manager status on .*"
+    r"|\[Detecting lmgrd processes\.\.\.\]"
     r"|License server status: .*|License file\(s\) on .*|Vendor daemon status \(on .*\):|Feature usage info:|-{4,}"
     r"|\S+: UP v.*|NOTE:.*|Feature: .*|License path: .*|For further information.*|available at .*)"
 )
@@ -121,14 +123,14 @@ def _read_listed(output: Output, block: Block, line: str) -> bool:
         count, lingering = int(found["count"] or 1), int(found["of"] or found["linger"] or 0)
         block.checkouts.append(Checkout(user=user, host=host, display=display, count=count, lingering=lingering))
     elif found := _RESERVED.fullmatch(line):
-        block.reserved += int(found["count"])
+        output.reserve(found["kind"], found["name"], int(found["count"]))
     elif found := _LICENSE.fullmatch(line):
         block.expires = earliest((block.expires, output.day(found["expiry"])))
+    elif _FLOATING.fullmatch(line):
+        block.locks = ()
     elif found := _LOCK.fullmatch(line):
         # One floating license unlocks the feature, whichever of its licenses is told first.
         block.locks = () if block.locks == () else (*(block.locks or ()), found["lock"] or "")
-    elif _FLOATING.fullmatch(line):
-        block.locks = ()
     else:
         return _VENDOR_STRING.fullmatch(line) is not None
     return True

@@ -16,7 +16,7 @@ _FAILED = re.compile(
 )
 _KNOWN = re.compile(
     r"\s*+(?:LM-X End-user Utility .*|Copyright .*|\+{4,}|-{4,}|LM-X License Server on .*|LM-X license server\(s\):"
-    r"|Server version: .*|Key type: .*|Login time: .*|Shared on .*|Borrow expire time: .*)",
+    r"|[A-Z][\w /()-]*: .*)",
     re.IGNORECASE,
 )
 

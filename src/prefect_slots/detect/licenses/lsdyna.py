@@ -6,9 +6,9 @@ from prefect_slots.detect.licenses.report import Output, Reading
 
 _PROGRAM = re.compile(
     r"(?P<name>\S+)\s+(?P<expires>\d+/\d+/\d+)\s+(?:\d+\s+(?=\S+\s+\d+\s+\d+\s))?"
-    r"(?P<used>\d+|-)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)"
+    r"(?P<used>\d+|-)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+|-)"
 )
-_GROUP = re.compile(r"\s*+LICENSE GROUP\s+(?P<used>\d+)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+)")
+_GROUP = re.compile(r"\s*+LICENSE GROUP\s+(?P<used>\d+)\s+(?P<free>\d+)\s+(?P<max>\d+)\s+\|\s+(?P<queue>\d+|-)")
 _USED = re.compile(r"\s++(?P<user>.+?)\s++\d+@(?P<host>\S+)\s+(?P<count>\d+)")
 _FAILED = re.compile(r"\s*+\*\*\* ERROR (?P<why>.*)")
 _KNOWN = re.compile(
@@ -23,7 +23,7 @@ def parse_lsdyna(text: str, *, server: str, checkouts: bool = False) -> Reading:
     for line in output:
         if found := _PROGRAM.fullmatch(line):
             program = output.begin(found["name"])
-            program.total, program.queued = int(found["max"]), int(found["queue"])
+            program.total, program.queued = int(found["max"]), 0 if found["queue"] == "-" else int(found["queue"])
             # A dash stands in place of the sum if rows of users follow.
             program.used = program.total - int(found["free"]) if found["used"] == "-" else int(found["used"])
             program.expires = output.day(found["expires"])
@@ -31,7 +31,7 @@ def parse_lsdyna(text: str, *, server: str, checkouts: bool = False) -> Reading:
             # The group's line stands below its programs; one of another maximum is not of the group.
             for program in output.blocks[grouped:]:
                 if program.total == int(found["max"]):
-                    program.used = int(found["used"])
+                    program.used, program.pool = int(found["used"]), f"group {grouped}"
             grouped = len(output.blocks)
         elif output.blocks and (found := _USED.fullmatch(line)):
             output.hold(found)

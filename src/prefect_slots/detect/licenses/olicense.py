@@ -10,7 +10,7 @@ _USED = re.compile(r"\s++(?P<user>.+)@(?P<host>\S+) #(?P<count>\d+)")
 _FAILED = re.compile(r"\s*+(?P<why>OlComm \d+.*)")
 _KNOWN = re.compile(
     r"\s*+(?:olixtool .*|Copyright .*|Server: .*|List of requested licenses:|={4,}|-{4,}"
-    r"|(?:Application|VersionRange|Licenser|Licensee|License-ID|Modules):.*|Name; LicenseType; .*)"
+    r"|[A-Z][\w -]*:(?:\s.*)?|Name; LicenseType; .*)"
 )
 
 

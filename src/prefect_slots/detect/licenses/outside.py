@@ -6,7 +6,7 @@ be told apart counts as others': a seat too few makes a task wait, a seat too ma
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from prefect_slots.detect.licenses.report import Checkout, Counted
@@ -44,9 +44,10 @@ class OutsideUse:
 
 def outside_use(
     usage: Counted,
-    checkouts: Iterable[Checkout] | None,
+    checkouts: Sequence[Checkout] | None,
     holds: Iterable[Hold],
     *,
+    reserved: int = 0,
     asked_at: float,
     now: float,
     grace: float,
@@ -57,6 +58,7 @@ def outside_use(
         usage: The server's count; it wins over the list.
         checkouts: The holders of seats; `None` if the server does not name them.
         holds: Seats that our tasks hold or gave back lately.
+        reserved: The part of `usage.reserved` that is set aside for us.
         asked_at: When the server was asked, on the clock of `holds`.
         now: The present, on the same clock.
         grace: Seconds in which a task has taken its seats from the server, or given them back, and the server shows it.
@@ -67,10 +69,14 @@ def outside_use(
     back = [hold for hold in then if hold.ended is None or hold.ended + grace <= now]
     if checkouts is None:
         ours = sum(hold.count for hold in back if hold.since + grace <= asked_at)
-        return OutsideUse(others=max(0, usage.used - ours), unseen=max(0, settled - usage.used))
+        # A seat that one of ours has may be one of those set aside.
+        return OutsideUse(others=max(0, usage.used - max(ours, reserved)), unseen=max(0, settled - usage.used))
     shown = _shown(checkouts, then)
     ours = _explained(shown, back)
     seen = _explained(shown, (hold for hold in then if hold.since + grace <= asked_at))
+    # Some servers go on listing a reservation whose seats were taken: those are not set aside twice.
+    listed = sum(checkout.count for checkout in checkouts) + usage.reserved - reserved
+    ours += min(reserved, max(0, usage.used - listed))
     return OutsideUse(others=max(0, usage.used - ours), unseen=settled - seen)
 
 

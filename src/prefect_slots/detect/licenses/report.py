@@ -80,6 +80,19 @@ class Checkout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """Seats that are set aside for a user, a host or a group of them.
+
+    Attributes:
+        kind: `USER`, `HOST`, `GROUP`, `HOST_GROUP` or another word of the vendor, in any case.
+    """
+
+    kind: str
+    name: str = field(repr=False)
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Feature:
     """The report of one feature.
 
@@ -87,12 +100,27 @@ class Feature:
         locks: The locks of its licenses in the vendor's spelling; empty where one of them floats; `None` where
             the server does not tell, as some do only while a license is used.
         checkouts: The holders of seats; `None` unless asked for.
+        reservations: The reservations of which the server names the beneficiary; some servers tell a number alone.
+        pool: The identity of the pool of its seats, which other features may share; empty where that is not told.
+        parts: The usages of which `usage` is the sum; empty where it is one.
     """
 
     name: str
     usage: Usage
     locks: tuple[str, ...] | None = None
     checkouts: tuple[Checkout, ...] | None = field(default=None, repr=False)
+    reservations: tuple[Reservation, ...] = field(default=(), repr=False)
+    pool: str = ""
+    parts: tuple[Usage, ...] = field(default=(), repr=False, compare=False)
+
+    def on(self, day: date) -> "Feature":
+        """Return the feature without the licenses that have ended before `day`: a server may list them for years."""
+        parts = self.parts or (self.usage,)
+        current = [part for part in parts if not _ended(part, day)]
+        if len(current) == len(parts):
+            return self
+        nothing = Counted(total=0, used=0, expires=earliest(map(_last_day, parts)))
+        return replace(self, usage=combined(current) if current else nothing, parts=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +144,10 @@ class Reading:
         alike = [feature for feature in self.features if feature.name.casefold() == name.casefold()]
         return exact[0] if exact else alike[0] if len(alike) == 1 else None
 
+    def on(self, day: date) -> "Reading":
+        """Return the reading without licenses that have ended before `day`."""
+        return replace(self, features=tuple(feature.on(day) for feature in self.features))
+
 
 def combined(usages: Iterable[Usage]) -> Usage:
     """Join the reports of several daemons, pools or licenses about one feature.
@@ -136,6 +168,15 @@ def combined(usages: Iterable[Usage]) -> Usage:
         queued=sum(usage.queued for usage in counted),
         expires=earliest(usage.expires for usage in counted),
     )
+
+
+def _last_day(usage: Usage) -> date | None:
+    return None if isinstance(usage, Unknown) else usage.expires
+
+
+def _ended(usage: Usage, day: date) -> bool:
+    last = _last_day(usage)
+    return last is not None and last < day
 
 
 def earliest(days: Iterable[date | None]) -> date | None:
@@ -199,6 +240,7 @@ class Block:
         total: `None` until the number of seats was read.
         unlimited: The server does not count the feature.
         unknown: The reason to give if `total` stays `None`.
+        pool: The identity of the pool of its seats; several blocks may tell of one. Empty where that is not told.
     """
 
     name: str
@@ -209,7 +251,9 @@ class Block:
     expires: date | None = None
     unlimited: bool = False
     unknown: str = "its count was not told"
+    pool: str = ""
     locks: tuple[str, ...] | None = None
+    reservations: list[Reservation] = field(default_factory=list[Reservation])
     checkouts: list[Checkout] = field(default_factory=list[Checkout])
 
     def usage(self) -> Usage:
@@ -267,6 +311,11 @@ class Output:
                 f"line {number or self.number} of the form '{shape(self.line if line is None else line)}'"
             )
 
+    def reserve(self, kind: str, name: str, count: int) -> None:
+        """Note a reservation in the present block."""
+        self.blocks[-1].reserved += count
+        self.blocks[-1].reservations.append(Reservation(kind=kind, name=name, count=count))
+
     def begin(self, name: str) -> Block:
         """Begin the block of a feature and return it."""
         self.blocks.append(Block(name))
@@ -300,8 +349,10 @@ class Output:
                 usage=block.usage(),
                 locks=block.locks,
                 checkouts=tuple(block.checkouts) if self.keeps_checkouts else None,
+                reservations=tuple(block.reservations),
+                pool=block.pool,
             )
-            for block in self.blocks
+            for block in _pooled(self.blocks)
         )
 
     def findings(self) -> tuple[Finding, ...]:
@@ -328,6 +379,19 @@ class Output:
         return Reading(features=features, findings=(*((trouble,) if failure else ()), *self.findings()))
 
 
+def _pooled(blocks: list[Block]) -> list[Block]:
+    """Return the blocks with the seats of each pool once for each feature, and with all holders of the pool."""
+    pools: dict[str, dict[str, Block]] = {}
+    for block in blocks:
+        if block.pool:
+            pools.setdefault(block.pool, {}).setdefault(block.name, block)
+    for members in pools.values():
+        holders = [holder for block in members.values() for holder in block.checkouts]
+        for block in members.values():
+            block.checkouts = holders
+    return [block for block in blocks if not block.pool or pools[block.pool][block.name] is block]
+
+
 def merged(features: Iterable[Feature]) -> tuple[Feature, ...]:
     """Join features of one name, in the order in which each was named first."""
     groups: dict[str, list[Feature]] = {}
@@ -341,9 +405,15 @@ def _joined(group: list[Feature]) -> Feature:
     known = [feature.locks for feature in group if feature.locks is not None]
     # A floating license among locked ones unlocks the feature.
     locks = tuple(chain.from_iterable(known)) if all(known) else ()
+    usages = tuple(feature.usage for feature in group)
+    pools = {feature.pool for feature in group}
     return replace(
         group[0],
-        usage=combined(feature.usage for feature in group),
+        usage=combined(usages),
+        parts=usages,
+        # Several pools of which some are shared are no pool together.
+        reservations=tuple(chain.from_iterable(feature.reservations for feature in group)),
+        pool=pools.pop() if len(pools) == 1 else "",
         locks=locks if known else None,
         checkouts=tuple(chain.from_iterable(held)) if held else None,
     )

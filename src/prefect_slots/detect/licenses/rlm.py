@@ -1,31 +1,37 @@
 """RLM: the output of `rlmutil rlmstat -a`, pool by pool; the pools of one product are summed.
 
-The pool's own line wins over the list of users: rows that share a handle show the same seats again. The manual
-does not say if `inuse` holds reservations, so they count on top of it, within what there is.
+A pool that an ISV server lists under several products is one pool of seats. The pool's own line wins over the list of
+users: rows that share a handle show the same seats again. The manual does not say if `inuse` holds reservations, so
+they count on top of it, within what there is.
 """
 
 import re
 
 from prefect_slots.detect.licenses.report import Block, Output, Reading
 
-_POOL = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: \d+)?")
+_POOL = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: (?P<pool>\d+))?")
 _COUNT = re.compile(
-    r"\s*+count: (?P<count>\d+|unlimited|uncounted), # reservations: (?P<reserved>\d+), inuse: (?P<inuse>\d+)"
-    r"(?:, exp: (?P<exp>[^,]+))?(?:,.*)?",
+    r"\s*+(?:count: (?P<count>\d+|unlimited|uncounted)|(?P<free>uncounted|unlimited))"
+    r"(?:, # reservations: (?P<reserved>\d+))?(?:, inuse: (?P<inuse>\d+))?(?:, exp: (?P<exp>[^,]+))?"
+    r"(?:,? hostid: (?P<lock>[^,]*))?(?:,.*)?",
     re.IGNORECASE,
 )
 _TOKENS = re.compile(r"\s*+Token-based license.*", re.IGNORECASE)
 _USED = re.compile(
-    r"\s*+(?P<name>\S+) v\S+: (?P<user>.+)@(?P<host>\S+) (?P<count>\d+)/\d+ at \d+/\d+ \d+:\d+(?:\s+\(.*\))?"
+    r"\s*+(?P<name>\S+) v\S+: (?P<user>.+)@(?P<host>\S+) (?P<count>\d+)/\d+ at \d+/\d+ \d+:\d+"
+    r"(?:\s+\((?:handle: (?P<handle>\w+)|.*)\))?(?:\s+\[.*\])?"
 )
 _FAILED = re.compile(r'\s*+(?P<why>Error connecting to ".*" server.*)', re.IGNORECASE)
+_ISV = re.compile(r"\s*+(?P<isv>\S+) license pool status on .*")
 _KNOWN = re.compile(
     r"\s*+(?:Setting license file path to .*|rlm(?:util|stat) v.*|Copyright .*|-{4,}.*|obsolete: \d+, min_remove: .*"
     r"|\S+ (?:ISV server |license pool |license usage )?status on .*|\S+ (?:software|comm) version:? v.*"
     r"|\S+ \w+ log filename:.*|Startup time: .*|(?:Todays|Recent) Statistics .*|Recent Stats .*"
-    r"|\d\d:\d\d:\d\d +\d.*|(?:Messages|Connections|Checkouts|Denials|Removals): .*|Name +Port +Running.*"
+    r"|(?:\d+d +)?\d\d:\d\d:\d\d +\d.*|(?:Messages|Connections|Checkouts|Denials|Removals): .*|Name +Port +Running.*"
     r"|\S+ +\d+ +(?:Yes|No) +\d+|Connection attempted to host: .*|No error)",
 )
+# Locks that bind a license to nothing.
+_UNLOCKED = frozenset({"", "any", "demo"})
 
 
 def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
@@ -34,6 +40,7 @@ def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
     holders: list[re.Match[str]] = []
     # The line of a pool whose count must stand in the next line; without it the pool's seats are unknown.
     awaited: tuple[int, str] | None = None
+    isv = ""
     for line in output:
         if awaited is not None and _read_count(output, output.blocks[-1]):
             awaited = None
@@ -43,8 +50,10 @@ def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
             awaited = None
         if found := _USED.fullmatch(line):
             holders.append(found)
+        elif found := _ISV.fullmatch(line):
+            isv = found["isv"]
         elif not _KNOWN.fullmatch(line) and (found := _POOL.fullmatch(line)):
-            output.begin(found["name"])
+            output.begin(found["name"]).pool = f"{isv} {found['pool']}" if found["pool"] else ""
             awaited = output.number, line
         else:
             output.remark(_FAILED, _KNOWN)
@@ -61,15 +70,21 @@ def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
 def _read_count(output: Output, pool: Block) -> bool:
     """Read the line below a pool's name; return false for any other line."""
     if _TOKENS.fullmatch(output.line):
-        pool.unknown = "it is drawn from the tokens of another product"
+        pool.unknown = "it is drawn from the tokens of another product; ask for that product's tokens instead"
         return True
     found = _COUNT.fullmatch(output.line)
     if found is None:
         return False
     pool.expires = output.day(found["exp"])
-    pool.unlimited = not found["count"].isdigit()
+    # Pools of one number and of different counts are two: some versions give numbers anew for each product.
+    pool.pool = f"{pool.pool} {output.line.strip()}" if pool.pool else ""
+    if found["lock"] is not None:
+        pool.locks = () if found["lock"].strip().casefold() in _UNLOCKED else (found["lock"].strip(),)
+    pool.unlimited = found["free"] is not None or not found["count"].isdigit()
     if not pool.unlimited:
-        pool.total, pool.reserved, in_use = int(found["count"]), int(found["reserved"]), int(found["inuse"])
+        if found["inuse"] is None:
+            return False
+        pool.total, pool.reserved, in_use = int(found["count"]), int(found["reserved"] or 0), int(found["inuse"])
         # Reserved seats are nobody else's: counting some of them twice makes a task wait, not fail.
         pool.used = max(in_use, min(pool.total, in_use + pool.reserved))
     return True

@@ -1,61 +1,39 @@
 """Resources from the reports of license servers: seats of the fleet or of this machine. Pure."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 from prefect_slots.detect.detector import Answer
+from prefect_slots.detect.licenses.here import Here
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown, Unlimited
+from prefect_slots.detect.licenses.reservations import Claim, Options, claim
 from prefect_slots.errors import nearest
 from prefect_slots.model.amount import MAX_AMOUNT, SEATS
 from prefect_slots.model.declaration import LicenseServer
-from prefect_slots.model.finding import Finding, Severity
+from prefect_slots.model.finding import Finding, Severity, printable
 from prefect_slots.model.resource import Cell, Resource, Scope, license_resource
 
 # Two weeks leave time to order a renewal before tasks fail.
 EXPIRY_WARNING_DAYS = 14
 
-# The address of a network interface without its separators, as most locks spell it.
-_ADDRESS = re.compile(r"[0-9a-f]{12}")
-_WORDS = re.compile(r"[0-9a-z._:-]+")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Here:
-    """The identities of this machine in the locks of licenses: host names, network addresses, in lower case."""
-
-    identities: frozenset[str] = field(default_factory=frozenset[str])
-
-    def is_meant_by(self, lock: str) -> bool:
-        """Return true if a lock in a vendor's spelling (`HOSTNAME=gpu-1`, `0019d2ab34cd`) names this machine."""
-        words = _WORDS.findall(lock.lower())
-        addresses = {bare for bare in map(_plain, words) if _ADDRESS.fullmatch(bare)}
-        return not self.identities.isdisjoint({*words, *addresses, *(word.partition(".")[0] for word in words)})
-
-
-def identities(names: Iterable[str], addresses: Iterable[str]) -> Here:
-    """Return the identities of the machine with these host names and network addresses."""
-    hosts = {name.lower() for name in names if name}
-    # Every machine has the loopback's address of zeros, so that it tells none apart.
-    own = {_plain(address.lower()) for address in addresses} - {"000000000000", ""}
-    return Here(identities=frozenset(hosts | {name.partition(".")[0] for name in hosts} | own))
-
-
-def _plain(address: str) -> str:
-    return address.replace(":", "").replace("-", "")
-
-
-def interpret_seats(tables: Sequence[tuple[LicenseServer, Reading]], here: Here, today: date) -> Answer:
+def interpret_seats(
+    tables: Sequence[tuple[LicenseServer, Reading]],
+    here: Here,
+    today: date,
+    options: Mapping[str, Options] | None = None,
+) -> Answer:
     """Return the seats of the configured features.
 
     Args:
         tables: Each `[license.<name>]` that names a server, with that server's reading.
         here: The identities of this machine.
         today: For licenses that end soon.
+        options: The servers' options files by path.
     """
+    files = options or {}
     answers = [
-        _Seats(table, name, feature, here, today).judge(reading)
+        _Seats(table, name, feature, here, today, files.get(table.options_file, Options())).judge(reading)
         for table, reading in tables
         for name, feature in table.features
     ]
@@ -71,12 +49,15 @@ def interpret_seats(tables: Sequence[tuple[LicenseServer, Reading]], here: Here,
 class _Seats:
     """The judgement of one feature."""
 
-    def __init__(self, table: LicenseServer, name: str, feature: str, here: Here, today: date) -> None:
+    def __init__(
+        self, table: LicenseServer, name: str, feature: str, here: Here, today: date, options: Options
+    ) -> None:
         self._table = table
         self._name = license_resource(name)
         self._feature = feature
         self._here = here
         self._today = today
+        self._options = options
 
     def judge(self, reading: Reading) -> Answer:
         feature = reading.find(self._feature)
@@ -86,29 +67,35 @@ class _Seats:
             return self._unknown(f"the licence server {self._table.server} tells of no '{self._feature}'", reading)
         if isinstance(feature.usage, Unknown):
             return self._unknown(f"the licence server {self._table.server} does not count it: {feature.usage.reason}")
-        if isinstance(feature.usage, Unlimited):
-            # Without a resource every task that asks for it would be refused for good.
-            scope = self._table.scope or self._scope(feature.locks) or Scope.FLEET
-            remark = self._finding("the server does not count it, so nobody waits for it", severity="info")
-            return Answer(
-                resources=(self._resource(MAX_AMOUNT, scope),), findings=(remark, *self._ending(feature.usage.expires))
-            )
-        return self._counted(feature, feature.usage)
-
-    def _counted(self, feature: Feature, usage: Counted) -> Answer:
         scope = self._table.scope or self._scope(feature.locks)
         if scope is None:
             remedy = 'if this machine is meant, write scope = "worker"; if the seats float, scope = "fleet"'
             locked = self._finding("its licences are locked, and not all to this machine", remedy)
             return Answer(unknown=frozenset({self._name}), findings=(locked,))
+        if isinstance(feature.usage, Unlimited):
+            # Without a resource every task that asks for it would be refused for good.
+            remark = self._finding("the server does not count it, so nobody waits for it", severity="info")
+            return Answer(
+                resources=(self._resource(MAX_AMOUNT, scope),), findings=(remark, *self._ending(feature.usage.expires))
+            )
+        return self._counted(feature, feature.usage, scope)
+
+    def _counted(self, feature: Feature, usage: Counted, scope: Scope) -> Answer:
         kept = self._table.headroom
         if usage.total <= kept:
             words, remedy = "the server has no seat of it", "renew the licence, or see why the server does not have it"
             if kept:
                 words, remedy = f"headroom {kept} leaves nothing of {usage.total} seats", "lower headroom"
-            return Answer(findings=(self._finding(words, remedy, severity="error"),))
+            nothing = self._finding(words, remedy, severity="error")
+            return Answer(findings=(nothing, *self._ending(usage.expires)))
         resource = self._resource(min(usage.total, MAX_AMOUNT) - kept, scope)
-        findings = (self._told(usage), *self._locked(feature.locks), *self._ending(usage.expires))
+        part = claim(feature, self._table, self._here, self._options)
+        findings = (
+            self._told(usage, part),
+            *self._locked(feature.locks),
+            *self._ending(usage.expires),
+            *self._unsettled(part, usage),
+        )
         return Answer(resources=(resource,), findings=findings)
 
     def _resource(self, seats: int, scope: Scope) -> Resource:
@@ -117,20 +104,43 @@ class _Seats:
 
     def _scope(self, locks: tuple[str, ...] | None) -> Scope | None:
         """Return the scope of the seats, `None` if the locks do not tell."""
-        if not locks:
+        # A lock to our user lets us use the seats on any machine.
+        bound = [lock for lock in locks or () if not self._here.is_user_of(lock)]
+        if not bound:
             return Scope.FLEET
-        return Scope.WORKER if all(self._here.is_meant_by(lock) for lock in locks) else None
+        return Scope.WORKER if all(self._here.is_meant_by(lock) for lock in bound) else None
 
     def _locked(self, locks: tuple[str, ...] | None) -> Iterator[Finding]:
         if locks and self._table.scope is None:
-            # Without it the seats would be the fleet's again after a start at which nobody uses them.
+            # Some servers tell it only while the seats are used, so that it may be news at any look.
             yield self._finding(
-                "its licences are locked to this machine, which some servers tell only while they are used",
-                'write scope = "worker"',
+                "its licences are locked to this machine or its user", 'write scope = "worker"', severity="info"
             )
 
-    def _told(self, usage: Counted) -> Finding:
-        reserved = f", {usage.reserved} of them reserved" if usage.reserved else ""
+    def _unsettled(self, part: Claim, usage: Counted) -> Iterator[Finding]:
+        if self._options.failure is not None:
+            problem = f"the options file {self._table.options_file} cannot be read: {self._options.failure}"
+            yield self._finding(problem, "correct options_file, or let this user read it")
+        # Where others are free nobody waits for these; a server with reservations is no reason for alarm.
+        severity: Severity = "warning" if usage.used >= usage.total else "info"
+        if part.groups:
+            names = ", ".join(part.groups)
+            yield self._finding(
+                f"{part.unsettled} of its seats are reserved for {printable(names)}, and count as others'",
+                "if that names this machine or its user, write it into reserved_for, or the path of the server's "
+                "options file into options_file; if not, write reserved_for = []",
+                severity=severity,
+            )
+        elif part.unsettled:
+            yield self._finding(
+                f"{part.unsettled} of its seats are reserved, the server does not say for whom: they count as others'",
+                "write into reserved_here how many of them are this machine's, 0 for none",
+                severity=severity,
+            )
+
+    def _told(self, usage: Counted, part: Claim) -> Finding:
+        ours = f" ({part.ours} for us)" if part.ours else ""
+        reserved = f", {usage.reserved} of them reserved{ours}" if usage.reserved else ""
         queued = f"; {usage.queued} are queued for" if usage.queued else ""
         kept = f"; {self._table.headroom} kept free as headroom" if self._table.headroom else ""
         words = f"the server has {usage.total} seats, {usage.used} in use{reserved}{queued}{kept}"

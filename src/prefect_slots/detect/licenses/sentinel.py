@@ -13,10 +13,14 @@ from prefect_slots.detect.licenses.report import Block, Checkout, Output, Readin
 INFINITE = frozenset({4294967294, 4294967295, 2097150})
 
 _FIELD = re.compile(r"\s*+\|-\s*(?P<key>[^:]*[^:\s])\s*+:\s*+(?P<value>.*)")
-_HEADING = re.compile(r"\s*+\|-\s*(?P<section>\w+) Information")
+_HEADING = re.compile(r"\s*+\|-\s*(?P<section>[\w ]+) Information:?")
 _REMARK = re.compile(r"\s*+\|-\s*[^:]+")
 _FAILED = re.compile(r"\s*+(?P<why>(?:Error\b|.*\b(?:cannot|failed|unable|not running|could not)\b).*)", re.IGNORECASE)
-_KNOWN = re.compile(r"\s*+(?:Sentinel RMS .*|Copyright .*|\[Contacting .*\]|Press Enter .*|-{4,}|={4,})", re.IGNORECASE)
+_KNOWN = re.compile(
+    r"\s*+(?:Sentinel RMS .*|.* Application Monitor|Copyright .*|\[Contacting .*\]|Press Enter .*|-{4,}|={4,}"
+    r"|No licensed features\.|There is no license in the server .*)",
+    re.IGNORECASE,
+)
 _NUMBERS = (
     "Unreserved tokens in use",
     "Total reserved tokens",
@@ -40,7 +44,9 @@ def parse_sentinel(text: str, *, server: str, checkouts: bool = False) -> Readin
     told: list[_Fields] = []
     section = "Feature"
     for line in output:
-        if found := _FIELD.fullmatch(line):
+        if found := _HEADING.fullmatch(line):
+            section = found["section"]
+        elif found := _FIELD.fullmatch(line):
             key, value = found["key"], found["value"]
             name = value.strip('"')
             if key == "Feature name" and not (section == "License" and told and told[-1].name == name):
@@ -53,8 +59,6 @@ def parse_sentinel(text: str, *, server: str, checkouts: bool = False) -> Readin
                     told[-1].clients.append({})
                 if told[-1].clients:
                     told[-1].clients[-1][key] = value
-        elif found := _HEADING.fullmatch(line):
-            section = found["section"]
         elif not _REMARK.fullmatch(line):
             # Below the first feature, the words of an error may be part of a name.
             output.remark(None if told else _FAILED, _KNOWN)

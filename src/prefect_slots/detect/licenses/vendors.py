@@ -32,6 +32,7 @@ class Vendor:
         parse: Parser of its output.
         input: Its standard input.
         env: Additions to its environment.
+        lists_ended: Licenses that have ended are listed and counted, each with its own day.
     """
 
     program: str
@@ -39,6 +40,7 @@ class Vendor:
     parse: Parser
     input: str = ""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
+    lists_ended: bool = True
 
     def arguments(self, server: str, features: Sequence[str]) -> list[str]:
         """Return the arguments for a server and the features that are wanted of it."""
@@ -58,7 +60,7 @@ def fill(text: str, server: str) -> str:
 
 
 VENDORS: dict[str, Vendor] = {
-    "flexnet": Vendor(program="lmutil", words="lmstat -c {server} {wanted}", parse=parse_flexnet),
+    "flexnet": Vendor(program="lmutil", words="lmstat -c {server} {wanted}", parse=parse_flexnet, lists_ended=False),
     # The same program can stop the server; no other word of it is ever used.
     "rlm": Vendor(program="rlmutil", words="rlmstat -a -c {server}", parse=parse_rlm),
     "lmx": Vendor(program="lmxendutil", words="-licstat -host {host} -port {port}", parse=parse_lmx),
@@ -71,5 +73,7 @@ VENDORS: dict[str, Vendor] = {
     ),
     "olicense": Vendor(program="olixtool", words="-sv {host}:{port}", parse=parse_olicense),
     # The program takes the port from its environment only.
-    "sentinel": Vendor(program="lsmon", words="{host}", parse=parse_sentinel, env={"LSPORT": "{port}"}),
+    "sentinel": Vendor(
+        program="lsmon", words="{host}", parse=parse_sentinel, env={"LSPORT": "{port}"}, lists_ended=False
+    ),
 }

@@ -13,6 +13,7 @@ from tests.support.polling import until
 
 from prefect_slots.detect.licenses.client import Desk, Question, query_server, questions
 from prefect_slots.detect.licenses.report import Counted, Reading
+from prefect_slots.detect.licenses.vendors import VENDORS
 from prefect_slots.model.declaration import LicenseServer
 
 if TYPE_CHECKING:
@@ -77,6 +78,20 @@ def test_a_group_of_servers_with_a_dead_one_counts_whatever_the_exit_status(tool
     reading = ask(tool(text=text + ANSWER, code=241))
     assert (used(reading), reading.failure) == (4, None)
     assert [finding.problem[:6] for finding in reading.findings] == ["lic-b:"]
+
+
+def test_a_licence_that_ended_long_ago_and_is_still_listed_is_not_counted(tool: MakeTool):
+    text = "a v1\n count: 2, # reservations: 0, inuse: 0, exp: permanent\na v0\n count: 9, # reservations: 0, inuse: 0"
+    asked = replace(question(tool(text=f"{text}, exp: 1-apr-2023\n")), vendor="rlm")
+    assert query_server(asked, os.environ).features[0].usage == Counted(total=2, used=0)
+
+
+def test_an_output_that_breaks_its_reader_is_a_failure_in_words(tool: MakeTool, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object, **__: object) -> Reading:
+        raise OverflowError
+
+    monkeypatch.setitem(VENDORS, "flexnet", replace(VENDORS["flexnet"], parse=broken))
+    assert ask(tool(text=ANSWER)) == Reading(failure="its output cannot be read (OverflowError): please report it")
 
 
 def test_counts_of_an_output_that_was_cut_are_not_believed(tool: MakeTool):

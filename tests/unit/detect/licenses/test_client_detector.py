@@ -114,7 +114,7 @@ def test_detect_explains_what_servers_told_and_shows_no_names(tool: MakeTool, tm
         f'[license.zz]\ntype = "flexnet"\nserver = "1@a"\ncommand = {command}\n'
     )
     arguments = [sys.executable, "-m", "prefect_slots", "detect", "--explain", "--config", str(config)]
-    env = {**os.environ, "COLUMNS": "200"}
+    env = {**os.environ, "COLUMNS": "200", "PREFECT_SLOTS_STATE_DIR": str(tmp_path / "state")}
     shown = subprocess.run(arguments, env=env, capture_output=True, text=True, check=True).stdout
     assert "the server has 9 seats, 4 in use; 1 kept free as headroom" in shown
     assert "the licence server 1@a tells of no 'zz'" in shown

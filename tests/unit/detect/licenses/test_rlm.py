@@ -67,7 +67,9 @@ def test_a_busy_server_is_understood_to_the_last_line_and_its_pools_are_summed()
     assert (reading.findings, reading.failure) == ((), None)
     assert {feature.name: feature.usage for feature in reading.features} == {
         "flow_super": Counted(total=25, used=9, reserved=2, expires=date(2027, 1, 31)),
-        "flow_gui": Unknown(reason="it is drawn from the tokens of another product"),
+        "flow_gui": Unknown(
+            reason="it is drawn from the tokens of another product; ask for that product's tokens instead"
+        ),
         "flow_view": Unlimited(),
     }
     checkouts = reading.features[0].checkouts
@@ -100,3 +102,46 @@ def test_a_server_that_is_away_says_so_and_then_that_nothing_was_wrong():
     text = 'rlmutil v15.1\n\nError connecting to "rlm" server\n\n'
     text += 'Connection attempted to host: "" on port 5053\n\nNo error\n'
     assert parse(text) == Reading(failure='Error connecting to "rlm" server')
+
+
+POOLS = """\
+\tacme license pool status on lic1 (port 49679)
+
+\trender v2024.0701, pool: 1
+\t\tcount: 16, # reservations: 0, inuse: 3, exp: permanent
+\trender v2023.0401, pool: 2
+\t\tcount: 4, # reservations: 0, inuse: 0, exp: 1-apr-2023
+\tcomp v2024.0701, pool: 1
+\t\tcount: 16, # reservations: 0, inuse: 3, exp: permanent
+\tother v1.0, pool: 1
+\t\tcount: 9, # reservations: 0, inuse: 0, exp: permanent
+\tlocked v1.0, pool: 7
+\t\tcount: 2, # reservations: 0, inuse: 0, exp: permanent, hostid: 0019d2ab34cd
+
+\tacme license usage status on lic1 (port 49679)
+
+\tcomp v2024.0701: mia@ws-07.lab 3/0 at 11/01 09:01  (handle: 2b1)
+"""
+
+
+def test_a_pool_that_several_products_list_is_one_and_all_its_holders_are_theirs():
+    render, comp, other, locked = parse(
+        POOLS.replace("render v2023.0401, pool: 2", "render v2023.0401, pool: 3")
+    ).features
+    assert (render.usage, comp.usage) == (
+        Counted(total=20, used=3, expires=date(2023, 4, 1)),
+        Counted(total=16, used=3),
+    )
+    assert [holder.count for holder in render.checkouts or ()] == [3]
+    assert (other.usage, other.checkouts) == (Counted(total=9, used=0), ())
+    assert (locked.locks, comp.locks) == (("0019d2ab34cd",), None)
+    twice = parse(POOLS.replace("comp v", "render v")).features[0]
+    assert twice.usage == Counted(total=20, used=3, expires=date(2023, 4, 1))
+
+
+def test_a_pool_that_has_ended_is_not_counted():
+    reading = parse(POOLS)
+    assert reading.on(date(2023, 4, 1)).features[0].usage == Counted(total=20, used=3, expires=date(2023, 4, 1))
+    assert reading.on(date(2023, 4, 2)).features[0].usage == Counted(total=16, used=3)
+    ended = parse("a v1\n count: 2, # reservations: 0, inuse: 1, exp: 1-apr-2023\n").on(date(2024, 1, 1))
+    assert ended.features[0].usage == Counted(total=0, used=0, expires=date(2023, 4, 1))

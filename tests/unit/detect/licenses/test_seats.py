@@ -8,8 +8,9 @@ from datetime import date
 import pytest
 
 from prefect_slots.detect.detector import Answer
+from prefect_slots.detect.licenses.here import identities
 from prefect_slots.detect.licenses.report import Counted, Feature, Reading, Unknown, Unlimited, Usage
-from prefect_slots.detect.licenses.seats import identities, interpret_seats
+from prefect_slots.detect.licenses.seats import interpret_seats
 from prefect_slots.model.declaration import LicenseServer
 from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import Cell, Resource, Scope
@@ -41,7 +42,10 @@ def test_counted_seats_are_the_fleets_and_where_they_come_from_is_told():
         ),
     )
     assert answer.unknown == set()
-    assert told(answer) == [("info", "the server has 12 seats, 8 in use, 3 of them reserved; 2 are queued for")]
+    assert told(answer) == [
+        ("info", "the server has 12 seats, 8 in use, 3 of them reserved; 2 are queued for"),
+        ("info", "3 of its seats are reserved, the server does not say for whom: they count as others'"),
+    ]
 
 
 def test_headroom_is_left_to_others():
@@ -102,7 +106,7 @@ def test_seats_that_are_locked_to_this_machine_are_its_own(lock: str):
     answer = judge(SEATS, TABLE, lock)
     assert [resource.scope for resource in answer.resources] == [Scope.WORKER]
     assert answer.findings[1].remedy == 'write scope = "worker"'
-    assert len(judge(SEATS, replace(TABLE, scope=Scope.WORKER), lock).findings) == 1
+    assert len(judge(SEATS, replace(TABLE, scope=Scope.WORKER, reserved_here=0), lock).findings) == 1
 
 
 def test_seats_that_float_or_tell_nothing_of_locks_are_the_fleets():
