@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from prefect_slots.ledger import leases, sql
-from prefect_slots.model import Exclusive, Request, Requirement
+from prefect_slots.model import Exclusive, Request, Requirement, gpu
 from prefect_slots.model import book as model
 
 # Columns of `shape s` that `shape_of` reads, in its order.
@@ -26,7 +26,7 @@ def read_book(tables: sql.Tables, front: int = model.FRONT) -> model.Book:
 def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
     # A broken cell offers nothing and keeps its capacity: it may come back, so requests for it wait and do not fail.
     rows = tables.all(
-        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive FROM cell "
+        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive, key FROM cell "
         "WHERE present ORDER BY 1, 2"
     )
     return _cell_states(tuple(rows))
@@ -36,10 +36,15 @@ def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
 
 
 @lru_cache(maxsize=16)
-def _cell_states(rows: tuple[tuple[str, int, int, int, int], ...]) -> tuple[model.CellState, ...]:
+def _cell_states(rows: tuple[tuple[str, int, int, int, int, str], ...]) -> tuple[model.CellState, ...]:
     return tuple(
-        model.CellState(model.CellId(resource, number), Exclusive(capacity) if exclusive else capacity, foreign)
-        for resource, number, capacity, foreign, exclusive in rows
+        model.CellState(
+            id=model.CellId(resource, number),
+            capacity=Exclusive(capacity) if exclusive else capacity,
+            foreign=foreign,
+            lone=gpu.is_lone(key),
+        )
+        for resource, number, capacity, foreign, exclusive, key in rows
     )
 
 

@@ -43,11 +43,16 @@ class Holding(NamedTuple):
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell with its nominal capacity and its foreign use, in the resource's unit."""
+    """A cell with its nominal capacity and its foreign use, in the resource's unit.
+
+    Attributes:
+        lone: A process can use no other cell of the resource beside it.
+    """
 
     id: CellId
     capacity: int
     foreign: int = 0
+    lone: bool = False
 
     @property
     def effective(self) -> int:

@@ -116,6 +116,11 @@ def vendor_of(key: str) -> Vendor:
     return next((vendor for vendor in VENDORS if vendor.keys.fullmatch(key)), UNKNOWN)
 
 
+def is_lone(key: str) -> bool:
+    """Return whether a process can use no other GPU beside this one: CUDA shows it one MIG instance at most."""
+    return key.upper().startswith("MIG-")
+
+
 def number_among(key: str, present: Collection[str]) -> int | None:
     """Return the place of a declared GPU among those of its vendor, in the order of the bus that their keys tell.
 

@@ -15,7 +15,7 @@ from functools import cache
 from prefect_slots.detect.gpu.cuda_visible import ORDER_VARIABLE, VARIABLE, Device, Visible, interpret_visible
 from prefect_slots.errors import ConfigError
 from prefect_slots.model import GPU_MEM
-from prefect_slots.model.gpu import UNKNOWN, Gpu, vendor_of
+from prefect_slots.model.gpu import UNKNOWN, Gpu, is_lone, vendor_of
 
 _log = logging.getLogger("prefect_slots")
 
@@ -70,7 +70,7 @@ def _cuda_place(gpu: Gpu, peers: Collection[Gpu]) -> int:
             if listed is not None
             else "this process does not see it"
         )
-    if gpu.key.upper().startswith("MIG-"):
+    if is_lone(gpu.key):
         seen += ", and CUDA shows a process one MIG instance at most"
     raise _refused(gpu, f"{seen}; {_PINNED}")
 

@@ -6,9 +6,9 @@ Nothing is decided here; the same pools that placement uses are described.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prefect_slots.model import GPU_MEM, MEM, WHOLE, Book, CellId, CellState, Demand, Line, Requirement, Share, Ticket
+from prefect_slots.model import GPU_MEM, MEM, WHOLE, Book, CellId, Demand, Line, Requirement, Share, Ticket
 from prefect_slots.scheduling.fairness import set_aside
-from prefect_slots.scheduling.placement import Pool, fits, grant_pool, machine_pool, place
+from prefect_slots.scheduling.placement import Pool, fits, grant_pool, machine_pool, nominal_pool, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def shortages(book: Book, requirement: Requirement, ticket: str | None = None) -
     return tuple(
         Shortage(
             demand=demand,
-            free=tuple((cell, left[cell]) for cell in pool.cells(demand.resource) if pool.nominal[cell]),
+            free=tuple((cell, left[cell]) for cell in pool.suiting(demand) if pool.nominal[cell]),
             set_aside=fits(pool, demand, pool.free),
         )
         for demand in dict.fromkeys(requirement.all_demands)
@@ -100,7 +100,7 @@ def _is_ahead(other: Ticket, line: Line | None, ticket: str | None) -> bool:
 
 def is_possible(book: Book, requirement: Requirement) -> bool:
     """Return whether the machine's nominal capacity could ever hold `requirement`."""
-    pool = _nominal_pool(book.cells)
+    pool = nominal_pool(book)
     return place(pool, requirement, pool.nominal) is not None
 
 
@@ -116,12 +116,17 @@ def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None)
 
 def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) -> str:
     """Return words for the largest capacity that the machine has of the first demand that can never fit."""
-    pool = _nominal_pool(book.cells)
+    pool = nominal_pool(book)
     for demand in requirement.all_demands:
         if not fits(pool, demand, pool.nominal):
             cells = sorted(pool.cells(demand.resource), key=lambda cell: -pool.nominal[cell])
             if not cells:
                 return f"it has no {demand.resource}"
+            if len(pool.suiting(demand)) < demand.cells <= len(cells):
+                count = sum(cell in pool.lone for cell in cells)
+                return (
+                    f"{count} of its {len(cells)} cards are MIG instances, and a process can use one of these at most"
+                )
             unit = " MiB" if demand.resource in (GPU_MEM, MEM) else ""
             top = f"{pool.nominal[cells[0]]}{unit}"
             several = len(cells) > 1
@@ -131,8 +136,3 @@ def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) 
                 return f"{count}, the largest is gpu {cells[0].number}{label} with {top}"
             return f"it has {top} of {demand.resource}{f' on each of {len(cells)} cells at most' if several else ''}"
     return ""
-
-
-def _nominal_pool(cells: tuple[CellState, ...]) -> Pool:
-    nominal = {cell.id: cell.capacity for cell in cells}
-    return Pool(nominal, nominal, nominal)

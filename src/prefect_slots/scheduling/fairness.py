@@ -57,7 +57,7 @@ def set_aside(amounts: dict[CellId, int], cells: Iterable[Holding]) -> None:
 
 def exhausted(pool: Pool, shape: Shape, amounts: Amounts) -> bool:
     """Return whether nothing at all is left of anything `shape` asks for: reserving more would change nothing."""
-    return all(amounts[cell] <= 0 for demand in shape.requirement.all_demands for cell in pool.cells(demand.resource))
+    return all(amounts[cell] <= 0 for demand in shape.requirement.all_demands for cell in pool.suiting(demand))
 
 
 def preferred(pool: Pool, shape: Shape) -> Requirement:
@@ -83,7 +83,7 @@ def choose_cells(pool: Pool, wanted: Requirement, kept: tuple[Holding, ...], amo
 
 
 def _choose(pool: Pool, demand: Demand, kept: set[CellId], amounts: Amounts) -> Sequence[CellId]:
-    able = [cell for cell in pool.cells(demand.resource) if pool.most[cell] >= pool.need(demand, cell)]
+    able = [cell for cell in pool.suiting(demand) if pool.most[cell] >= pool.need(demand, cell)]
     missing = {cell: max(0, pool.need(demand, cell) - amounts[cell]) for cell in able}
     # Room at once, then the cells kept so far, then the least missing, or the best fit.
     able.sort(

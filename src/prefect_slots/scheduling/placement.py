@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prefect_slots.model import Book, CellId, Demand, Grant, Holding, Requirement
+from prefect_slots.model import Book, CellId, CellState, Demand, Grant, Holding, Requirement
 
 Amounts = Mapping[CellId, int]
 
@@ -28,11 +28,13 @@ class Pool:
         nominal: Capacity of each cell: the base of shares.
         most: Amount that one requirement could have on an idle machine, after foreign use.
         free: Free amount; negative after a capacity was cut below its holdings.
+        lone: The cells that no demand takes together with another cell.
     """
 
     nominal: dict[CellId, int]
     most: dict[CellId, int]
     free: dict[CellId, int]
+    lone: frozenset[CellId] = frozenset()
     by_resource: dict[str, list[CellId]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +45,11 @@ class Pool:
     def cells(self, resource: str) -> list[CellId]:
         """Return the cells of `resource` in this pool, by number."""
         return self.by_resource.get(resource, [])
+
+    def suiting(self, demand: Demand) -> list[CellId]:
+        """Return the cells that `demand` may take, by number, whatever their amounts."""
+        cells = self.cells(demand.resource)
+        return cells if demand.cells == 1 else [cell for cell in cells if cell not in self.lone]
 
     def need(self, demand: Demand, cell: CellId) -> int:
         """Return the amount that `demand` takes on `cell`."""
@@ -61,7 +68,7 @@ def machine_pool(book: Book) -> Pool:
     for cell in free.keys() - known.keys():
         known[cell] = 0
     most = {cell.id: cell.effective for cell in book.cells}
-    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free)
+    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free, _lone(book.cells))
 
 
 def grant_pool(book: Book, source: Grant) -> Pool:
@@ -73,11 +80,21 @@ def grant_pool(book: Book, source: Grant) -> Pool:
         if grant.shape.pool == source.id:
             for cell, amount in grant.holdings:
                 free[cell] -= amount
-    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free)
+    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free, _lone(book.cells))
+
+
+def nominal_pool(book: Book) -> Pool:
+    """Return the machine's cells as if nobody used them."""
+    nominal = {cell.id: cell.capacity for cell in book.cells}
+    return Pool(nominal, nominal, nominal, _lone(book.cells))
+
+
+def _lone(cells: Iterable[CellState]) -> frozenset[CellId]:
+    return frozenset(cell.id for cell in cells if cell.lone)
 
 
 def _best(pool: Pool, demand: Demand, amounts: Amounts) -> list[CellId]:
-    fitting = [cell for cell in pool.cells(demand.resource) if amounts[cell] >= pool.need(demand, cell)]
+    fitting = [cell for cell in pool.suiting(demand) if amounts[cell] >= pool.need(demand, cell)]
     # A share takes different amounts of unequal cells: after the least left over, the least taken.
     fitting.sort(key=lambda cell: (amounts[cell] - pool.need(demand, cell), pool.need(demand, cell), cell.number))
     return fitting[: demand.cells]

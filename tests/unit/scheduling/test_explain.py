@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from prefect_slots.model.book import Book, CellId, CellState, Grant, Holding, Line, Nesting, Shape, Ticket
@@ -136,3 +138,15 @@ def test_a_single_card_is_one_card() -> None:
     assert largest(Book(cells=CARDS[:1]), declare(gpu_mem=32), {}) == (
         "it has 1 card, the largest is gpu 0 with 24576 MiB"
     )
+
+
+def test_several_mig_instances_for_one_process_are_refused_with_the_reason() -> None:
+    """C04."""
+    book = Book(cells=tuple(replace(_cell("gpu_mem", number, 20480), lone=True) for number in (0, 1)))
+    wanted = declare(gpu_mem=8, gpus=2)
+    assert not is_possible(book, wanted)
+    assert largest(book, wanted, {}) == (
+        "2 of its 2 cards are MIG instances, and a process can use one of these at most"
+    )
+    assert "it has 2 cards, the largest" in largest(book, declare(gpu_mem=8, gpus=3), {})
+    assert is_possible(book, declare(gpu_mem=8))

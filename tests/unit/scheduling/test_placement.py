@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.support.interleavings import ask, cells
 
@@ -99,3 +101,13 @@ def test_draws_take_from_their_grant_and_not_from_the_machine() -> None:
     assert machine_pool(book).free == {mem: 4}
     drawn = grant_pool(book, source)
     assert (drawn.nominal, drawn.most, drawn.free) == ({mem: 10}, {mem: 6}, {mem: 2})
+
+
+def test_a_lone_cell_is_never_taken_beside_another() -> None:
+    """C04: CUDA shows a process one MIG instance at most."""
+    first, *rest = cells(gpu_mem=[9, 9, 9])
+    book = Book(cells=(replace(first, lone=True), *rest))
+    assert _placed(book, Demand(resource="gpu_mem", amount=9)) == [Holding(CellId("gpu_mem", 0), 9)]
+    both = [Holding(cell, 4) for cell in _on("gpu_mem", 1, 2)]
+    assert _placed(book, Demand(resource="gpu_mem", amount=4, cells=2)) == both
+    assert _placed(book, Demand(resource="gpu_mem", amount=4, cells=3)) is None

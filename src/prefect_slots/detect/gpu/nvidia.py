@@ -6,6 +6,7 @@ is an answer; "cannot tell" is another one and never becomes zero GPUs. Memory i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +46,7 @@ class DeviceReading:
         instances: `None` for a GPU that is not in MIG mode.
         mig_changing: MIG mode changes at the next reset.
         failure: Why the rest could not be read.
-        legacy_name: Older drivers' name of an instance.
+        place: The numbers of an instance's GPU instance and of its part of that; `None` if they could not be read.
     """
 
     index: int
@@ -56,7 +57,7 @@ class DeviceReading:
     instances: tuple[DeviceReading, ...] | None = None
     mig_changing: bool = False
     failure: Failure | None = None
-    legacy_name: str | None = None
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def _read_gpu(nvml: Nvml, index: int) -> DeviceReading:
             # A MIG parent's memory is its instances', and may be closed to us when theirs is not.
             memory=None if in_mig_mode else _read_memory(nvml, handle),
             compute_mode=_read_compute_mode(nvml, handle),
-            instances=_read_instances(nvml, handle, uuid) if in_mig_mode else None,
+            instances=_read_instances(nvml, handle) if in_mig_mode else None,
             mig_changing=in_mig_mode != after_reset,
         )
     except Exception as error:
@@ -107,34 +108,32 @@ def _read_compute_mode(nvml: Nvml, gpu: object) -> int | None:
     return nvml_api.read_beside(partial(ask, nvml.nvmlDeviceGetComputeMode, otherwise=0), gpu, otherwise=None)
 
 
-def _read_instances(nvml: Nvml, gpu: object, gpu_uuid: str) -> tuple[DeviceReading, ...]:
+def _read_instances(nvml: Nvml, gpu: object) -> tuple[DeviceReading, ...]:
     slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
-    return tuple(reading for slot in slots if (reading := _read_instance(nvml, gpu, gpu_uuid, slot)) is not None)
+    return tuple(reading for slot in slots if (reading := _read_instance(nvml, gpu, slot)) is not None)
 
 
-def _read_instance(nvml: Nvml, gpu: object, gpu_uuid: str, slot: int) -> DeviceReading | None:
+def _read_instance(nvml: Nvml, gpu: object, slot: int) -> DeviceReading | None:
     """Return the instance at `slot`, `None` where there is none; instances may lie behind empty slots."""
     uuid = None
     try:
         handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
         uuid = nvml_api.read_uuid(nvml, handle)
         name = text_of(nvml_api.read_beside(nvml.nvmlDeviceGetName, handle, otherwise=""))
-        memory, legacy_name = _read_memory(nvml, handle), _legacy_name(nvml, handle, gpu_uuid)
-        return DeviceReading(index=slot, uuid=uuid, name=name, memory=memory, legacy_name=legacy_name)
+        memory, place = _read_memory(nvml, handle), _read_place(nvml, handle)
+        return DeviceReading(index=slot, uuid=uuid, name=name, memory=memory, place=place)
     except Exception as error:
         if uuid is None and error_code(error) == nvml_api.NOT_FOUND:
             return None
         return DeviceReading(index=slot, uuid=uuid, failure=failure_of(error))
 
 
-def _legacy_name(nvml: Nvml, instance: object, gpu_uuid: str) -> str | None:
-    """Return the name that drivers before R470 gave to an instance, which CUDA still understands."""
+def _read_place(nvml: Nvml, instance: object) -> tuple[int, int] | None:
     try:
-        gpu, compute = nvml.nvmlDeviceGetGpuInstanceId(instance), nvml.nvmlDeviceGetComputeInstanceId(instance)
+        return nvml.nvmlDeviceGetGpuInstanceId(instance), nvml.nvmlDeviceGetComputeInstanceId(instance)
     except Exception:
-        # Only a name that somebody may use in CUDA_VISIBLE_DEVICES: an instance is not lost for want of it.
+        # An instance is not lost for want of its numbers.
         return None
-    return f"MIG-{gpu_uuid}/{gpu}/{compute}"
 
 
 def _read_memory(nvml: Nvml, handle: object) -> Memory | None:
@@ -154,6 +153,7 @@ class NvidiaDetector:
         return interpret_nvml(query_nvml(scene.load), scene.gpus, scene.env, host_mib, around)
 
 
+_COMPUTE_INSTANCE = re.compile(r"\b[0-9]+c\.")
 _MPS_VARIABLE = "NVML_MPS_DEVICE_ENUMERATION"
 
 
@@ -198,10 +198,11 @@ def visible_devices(reading: NvmlReading) -> tuple[Device, ...]:
             uuid=gpu.uuid,
             name=gpu.name,
             instances=tuple(instance.uuid for instance in gpu.instances or () if instance.uuid is not None),
+            # Drivers before R470 named an instance so, and CUDA still understands it.
             legacy_names=tuple(
-                (instance.legacy_name, instance.uuid)
+                (f"MIG-{gpu.uuid}/{instance.place[0]}/{instance.place[1]}", instance.uuid)
                 for instance in gpu.instances or ()
-                if instance.uuid is not None and instance.legacy_name is not None
+                if instance.uuid is not None and instance.place is not None
             ),
         )
         for gpu in reading.gpus
@@ -306,17 +307,22 @@ class NvidiaInventory:
                 "it is in MIG mode and has no instance, so it offers no slot",
                 "`nvidia-smi mig -cgi ... -C` makes one",
             )
+        offered: list[DeviceReading] = []
         for instance in gpu.instances:
             if instance.uuid is None:
                 continue
+            twin = next((other for other in offered if _share_memory(instance, other)), None)
             if self._rules.excludes(instance.uuid):
                 self._leave_out(instance, instance.uuid, "left out by [gpus] exclude")
             elif instance.uuid not in self._visible.instances:
                 self._leave_out(instance, instance.uuid, f"hidden by {VARIABLE}")
             elif instance.failure is not None:
                 self._lost(instance, instance.uuid, instance.failure)
+            elif twin is not None:
+                self._leave_out(instance, instance.uuid, f"it shares the memory of {twin.uuid}, which is offered")
             else:
                 self._add(instance, instance.uuid, gpu.index, alone=alone)
+                offered.append(instance)
 
     def _add(self, device: DeviceReading, uuid: str, index: int, *, alone: bool) -> None:
         """Add a cell of the device's memory, less the driver's part and the headroom."""
@@ -360,6 +366,14 @@ class NvidiaInventory:
 
     def _failed(self, subject: str, failure: Failure) -> None:
         self._offer.say(subject, f"cannot be read: {failure.words}", failure.remedy, severity="error")
+
+
+def _share_memory(one: DeviceReading, other: DeviceReading) -> bool:
+    """Return whether two instances are compute instances of one GPU instance, whose memory is told for each."""
+    if one.place is None or other.place is None:
+        # A compute instance that is a part of its GPU instance is named so: `1c.3g.20gb`.
+        return one.name == other.name and _COMPUTE_INSTANCE.search(one.name) is not None
+    return one.place[0] == other.place[0] and one.place[1] != other.place[1]
 
 
 def _is_lost(failure: Failure) -> bool:

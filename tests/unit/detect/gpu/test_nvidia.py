@@ -318,9 +318,7 @@ def test_parts_of_mps_are_not_taken_for_cards(value: str, unknown: set[str]):
 
 
 def test_an_instance_may_be_named_as_older_drivers_do():
-    card = replace(
-        MIG, instances=tuple(replace(i, legacy_name=f"MIG-GPU-m/{n}/0") for n, i in enumerate(MIG.instances or ()))
-    )
+    card = replace(MIG, instances=tuple(replace(i, place=(n, 0)) for n, i in enumerate(MIG.instances or ())))
     answer = judge(card, visible="MIG-GPU-m/1/0")
     assert (cells(answer), answer.findings) == ({"MIG-2": 4864}, ())
 
@@ -335,3 +333,37 @@ def test_a_driver_that_does_not_answer_leaves_the_resource_unknown_with_a_remedy
     assert (answer.resources, answer.unknown) == ((), {"gpu_mem"})
     assert told(answer) == [("error", "gpu_mem", "NVIDIA's cards cannot be read: no answer")]
     assert remedy in answer.findings[0].remedy
+
+
+CI = replace(SLICE, name="A100 MIG 1c.3g.20gb", place=(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("places", "offered"),
+    [
+        (((1, 0), (1, 1), (1, 2)), {"MIG-1"}),
+        (((1, 0), (2, 0), (2, 1)), {"MIG-1", "MIG-2"}),
+        ((None, None, None), {"MIG-1"}),
+        # Numbers that cannot be: two instances are at one place.
+        (((0, 0), (0, 0), (0, 0)), {"MIG-1", "MIG-2", "MIG-3"}),
+    ],
+)
+def test_compute_instances_of_one_gpu_instance_are_one_cell(
+    places: tuple[tuple[int, int] | None, ...], offered: set[str]
+):
+    """C05: NVML tells the memory of the GPU instance for each."""
+    instances = tuple(replace(CI, index=n, uuid=f"MIG-{n + 1}", place=place) for n, place in enumerate(places))
+    answer = judge(replace(MIG, instances=instances))
+    assert cells(answer).keys() == offered
+    assert all("shares the memory of MIG-" in sight.why for sight in answer.sights[1:] if sight.offered is None)
+
+
+def test_whole_instances_without_numbers_are_cells_of_their_own():
+    assert cells(judge(replace(MIG, instances=(SLICE, replace(SLICE, uuid="MIG-2"))))).keys() == {"MIG-1", "MIG-2"}
+
+
+def test_of_compute_instances_the_one_that_may_be_used_is_offered():
+    """C05."""
+    card = replace(MIG, instances=(CI, replace(CI, uuid="MIG-2", place=(1, 1))))
+    assert cells(judge(card, visible="MIG-2")) == {"MIG-2": 4864}
+    assert cells(judge(card, rules=GpuRules(exclude=("MIG-1",)))) == {"MIG-2": 4864}

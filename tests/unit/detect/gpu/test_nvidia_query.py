@@ -151,8 +151,8 @@ def test_instances_behind_empty_slots_are_found_though_the_parents_memory_is_clo
     card = replace(MIG_PARENT, instances=(SLICE, replace(SLICE, uuid="MIG-2", slot=2, gi=9, ci=1)))
     (parent,) = read(Machine(cards=(card,))).gpus
     memory = Memory(total=5 * GIB, reserved=16 * MIB)
-    first = DeviceReading(index=0, uuid="MIG-1", name=SLICE.name, memory=memory, legacy_name="MIG-GPU-mig/7/0")
-    second = replace(first, index=2, uuid="MIG-2", legacy_name="MIG-GPU-mig/9/1")
+    first = DeviceReading(index=0, uuid="MIG-1", name=SLICE.name, memory=memory, place=(7, 0))
+    second = replace(first, index=2, uuid="MIG-2", place=(9, 1))
     assert parent.instances == (first, second)
     assert (parent.memory, parent.failure, parent.mig_changing) == (None, None, False)
 
@@ -171,10 +171,10 @@ def test_an_instance_that_fails_does_not_lose_its_neighbours(read: Read):
 
 
 @pytest.mark.parametrize("code", [fake.NOT_SUPPORTED, fake.UNKNOWN])
-def test_an_instance_is_not_lost_for_want_of_its_older_name(read: Read, code: int):
+def test_an_instance_is_not_lost_for_want_of_its_numbers(read: Read, code: int):
     (parent,) = read(Machine(cards=(replace(MIG_PARENT, instances=(replace(SLICE, ids_error=code),)),))).gpus
     assert parent.instances is not None
-    assert [(i.uuid, i.legacy_name, i.failure) for i in parent.instances] == [("MIG-1", None, None)]
+    assert [(i.uuid, i.place, i.failure) for i in parent.instances] == [("MIG-1", None, None)]
 
 
 def test_a_card_whose_instances_cannot_be_listed_is_still_known_as_a_mig_parent(read: Read):
