@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,8 @@ PARENT = FakeDevice(uuid="GPU-m", mig=1, pending=1, slots=7, total=40 * GIB)
 
 def sliced(*places: tuple[int, int]) -> Machine:
     """A GPU in MIG mode with instances at these places: the GPU instance, the compute instance."""
-    instances = tuple(
-        FakeDevice(uuid=f"MIG-{slot}", name=SLICE.name, total=20 * GIB, reserved=0, slot=slot, gi=gi, ci=ci)
-        for slot, (gi, ci) in enumerate(places)
-    )
-    return Machine(cards=(FakeDevice(**{**vars(PARENT), "instances": instances}),))
+    instances = tuple(replace(SLICE, uuid=f"MIG-{n}", slot=n, gi=gi, ci=ci) for n, (gi, ci) in enumerate(places))
+    return Machine(cards=(replace(PARENT, instances=instances),))
 
 
 @pytest.fixture(scope="session")
