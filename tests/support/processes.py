@@ -128,11 +128,15 @@ def member(state: Path, max_overtakes: int = 20) -> Generator[tuple[Ledger, Owne
 
 
 class Puppet:
-    """A process that acquires and releases when told to; see `tests.support.puppet`."""
+    """A process that acquires and releases when told to; see `tests.support.puppet`.
 
-    def __init__(self, machine: SharedMachine, **env: str) -> None:
+    Args:
+        around: A command that runs it, such as `unshare`.
+    """
+
+    def __init__(self, machine: SharedMachine, *around: str, **env: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.puppet"],
+            [*around, sys.executable, "-m", "tests.support.puppet"],
             cwd=ROOT,
             env={**machine.env, **env},
             stdin=subprocess.PIPE,

@@ -139,7 +139,7 @@ def held_in_vain(tx: transaction.Transaction) -> tuple[Finding, ...]:
     return tuple(
         Finding(
             subject=cell.key,
-            problem=f"is {'broken' if cell.present else 'gone'}, and '{part.label}' (process {part.pid or 0}) holds "
+            problem=f"is {'broken' if cell.present else 'gone'}, and '{part.label}' (process {part.shown_pid}) holds "
             f"{format_amount(part.declared, resource.unit)} of it",
             remedy="end that task; nothing more is granted there",
             severity="error",

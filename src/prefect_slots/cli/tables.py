@@ -12,7 +12,7 @@ from rich.text import Text
 from prefect_slots.detect.detector import Sight
 from prefect_slots.detect.survey import Survey
 from prefect_slots.limits.registration import RegistrationReport
-from prefect_slots.model import GPU_MEM, MAX_AMOUNT, MIB, Finding, Inventory, format_amount
+from prefect_slots.model import GPU_MEM, MAX_AMOUNT, MIB, SEATS, Finding, Inventory, format_amount
 from prefect_slots.observe.reason import ago
 from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
 from prefect_slots.usage.snapshot import OthersUse
@@ -168,10 +168,15 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
 
 
 def _others(cell: CellStatus, now: float | None) -> Text:
-    """Return the foreign use of a cell; yellow and with its age if it is out of date."""
+    """Return the foreign use of a cell: yellow with its age if it is out of date, of a license with its witness."""
     used = amount(cell.foreign, cell.unit) if cell.foreign else ""
-    if cell.outside is None or not cell.outside.why:
+    if cell.outside is None:
         return Text(used)
+    if not cell.outside.why:
+        # Seats are looked up once a minute or so, and several servers may tell of one license.
+        if cell.unit != SEATS or cell.outside.seen_at is None:
+            return Text(used)
+        return Text(f"{used or amount(0, cell.unit)} ({cell.origin}, {ago(cell.outside.seen_at, now)} ago)")
     if cell.outside.seen_at is None:
         return Text(f"{used} and unknown" if used else "unknown", style="yellow")
     return Text(f"{used or amount(0, cell.unit)}, {ago(cell.outside.seen_at, now)} ago", style="yellow")

@@ -161,11 +161,19 @@ def _age(seconds: float) -> str:
 
 def _judge_owner(owner: OwnerFacts) -> Iterator[Finding]:
     row = owner.row
-    process = f"process {row.pid} ({row.program})"
+    where = f" of another container or {row.namespace}" if owner.elsewhere else ""
+    process = f"process {row.pid}{where} ({row.program})"
     if owner.dead:
         left = f"{_count(row.grants, 'grant')}, {_count(row.tickets, 'ticket')}, {_count(row.leases, 'lease')}"
         yield _warning("processes", f"{process} has died and left {left}", _FIX)
     # Race 14: the lock file of a living process is no proof of death, but its successor would see none.
+    elif owner.lock_file_missing and owner.elsewhere:
+        found = f"the lock file of {process} is gone, so that nothing here tells whether it runs"
+        remedy = (
+            "exclude the state folder from the cleaning of temporary files; if the process has ended, make the empty "
+            f"file owners/{row.lock_file} in it: unlocked, it proves the end"
+        )
+        yield _warning("processes", found, remedy)
     elif owner.lock_file_missing:
         found = f"{process} runs, but its lock file is gone; something cleans up the state folder"
         remedy = "exclude the state folder from the cleaning of temporary files, then start the process again"

@@ -27,6 +27,7 @@ from prefect_slots.model import GPU_MEM, Finding, format_amount
 from prefect_slots.scheduling import decide, explain
 from prefect_slots.settings import Settings, load_settings
 from prefect_slots.system.mounts import file_system, query_mounts
+from prefect_slots.system.processes import pid_namespace
 
 # A person waits for the answer, and a server that takes longer is in trouble itself.
 _ANSWER_SECONDS = 5.0
@@ -229,11 +230,13 @@ def _offers(registered: registry.Registered) -> dict[str, object]:
 
 
 def _owners(tx: transaction.Transaction, folder: Path) -> tuple[facts.OwnerFacts, ...]:
+    here = pid_namespace()
     return tuple(
         facts.OwnerFacts(
             row=owner,
-            dead=is_dead(folder, owner.lock_file, owner.pid, owner.started, owner.boot),
+            dead=is_dead(folder, *owner[:5]),
             lock_file_missing=not (folder / "owners" / owner.lock_file).exists(),
+            elsewhere=owner.namespace != here,
         )
         for owner in queries.owners(tx)
     )

@@ -45,11 +45,16 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnerFacts:
-    """An owner's row in the ledger, and the proof of its life."""
+    """An owner's row in the ledger, and the proof of its life.
+
+    Attributes:
+        elsewhere: Its pid namespace is another one: without its lock file nothing here can prove its end.
+    """
 
     row: Enrolled
     dead: bool
     lock_file_missing: bool
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,8 +214,9 @@ def _refuse(tables: sql.Tables, ticket: str) -> None:
 def _free(tables: sql.Tables, grant: str) -> None:
     # History is of the machine's cells only: a draw is part of its source's row.
     tables.run(
-        "INSERT INTO history (held, label, pid, resource, number, amount, asked_at, granted_at, ended_at) "
-        "SELECT h.id, h.label, COALESCE(o.pid, 0), c.resource, c.number, c.amount, h.asked_at, h.granted_at, ? "
+        "INSERT INTO history (held, label, pid, namespace, resource, number, amount, asked_at, granted_at, ended_at) "
+        "SELECT h.id, h.label, COALESCE(o.pid, 0), COALESCE(o.namespace, ''), c.resource, c.number, c.amount, "
+        "h.asked_at, h.granted_at, ? "
         "FROM held h JOIN holding c ON c.held=h.id LEFT JOIN owner o ON o.id=h.owner "
         "WHERE h.id=? AND h.source IS NULL",
         *(tables.now, grant),

@@ -26,6 +26,7 @@ class Owner:
 
     Attributes:
         id: New at each start.
+        namespace: Pid namespace in which `pid` is its number.
         lock_file: Name in the ledger's `owners` folder.
         descriptor: The locked file; a child that inherits it keeps the owner alive.
     """
@@ -34,6 +35,7 @@ class Owner:
     pid: int
     started: float
     boot: str
+    namespace: str
     lock_file: str
     program: str
     descriptor: int
@@ -57,6 +59,7 @@ class Owner:
             pid=pid,
             started=psutil.Process(pid).create_time(),
             boot=clock.boot_id(),
+            namespace=processes.pid_namespace(),
             lock_file=path.name,
             program=" ".join(sys.argv)[:200] or sys.executable,
             descriptor=descriptors[0],
@@ -78,13 +81,16 @@ def bury(folder: Path, owner: str) -> None:
             path.unlink()
 
 
-def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str) -> bool:
+def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str, namespace: str) -> bool:
     """Return whether an owner is proven dead."""
     try:
         descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        # A cleaner of temporary files may have removed it: only the process itself can tell.
-        return boot != clock.boot_id() or not processes.is_running(pid, started)
+        # A cleaner of temporary files may have removed it: only the process itself can tell, and from another pid
+        # namespace it cannot be asked.
+        return boot != clock.boot_id() or (
+            namespace == processes.pid_namespace() and not processes.is_running(pid, started)
+        )
     except OSError:
         # Without a proof an owner lives: its cells would be granted twice.
         return False

@@ -3,12 +3,13 @@
 Each returns plain records of one consistent state. Nothing here writes, and no decision is made from them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from prefect_slots.ledger import book
 from prefect_slots.ledger.sql import Tables
 from prefect_slots.model import CellId, Shape
+from prefect_slots.system.processes import pid_namespace
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Part:
         source: The grant that it draws on, if any: it is then part of that grant's holding.
         declared: Amount held, in the resource's unit.
         since: Time of the grant, a Unix time in seconds.
-        pid: Process id of the owner; `None` if it has died and draws by others go on.
+        pid: Process id of the owner; `None` if it has died and draws by others go on, or if it is `elsewhere`.
+        shown_pid: The same for people, as its own pid namespace has it; 0 if it has died.
+        elsewhere: Its owner's pid namespace is another one: no process id of it means anything here.
         started: Start time of that process.
         command: The one process that the owner runs under its grants, with its start time.
         for_children: Task processes of the owner use it, and the owner itself does not.
@@ -35,6 +38,8 @@ class Part:
     pid: int | None
     started: float
     since: float = 0.0
+    shown_pid: int = 0
+    elsewhere: bool = False
     command: tuple[int, float] | None = None
     for_children: bool = False
     processes: tuple[tuple[int, float], ...] = ()
@@ -54,19 +59,22 @@ def holdings(tables: Tables, resource: str | None = None) -> tuple[Part, ...]:
     for grant, pid, started in tables.all("SELECT held, pid, started FROM serving ORDER BY rowid"):
         serving.setdefault(grant, []).append((pid, started))
     rows = tables.all(
-        "SELECT c.resource, c.number, o.command, o.command_started, h.for_children, "
+        "SELECT c.resource, c.number, o.namespace, o.command, o.command_started, h.for_children, "
         "h.id, h.source, h.label, c.amount, o.pid, COALESCE(o.started, 0.0), h.granted_at "
         "FROM holding c JOIN held h ON h.id=c.held LEFT JOIN owner o ON o.id=h.owner "
         "WHERE c.resource=COALESCE(?, c.resource) ORDER BY h.granted_at",
         resource,
     )
+    here = pid_namespace()
     parts: list[Part] = []
-    for name, number, command, started, for_children, grant, *columns in rows:
-        own = tuple(serving.get(grant, ()))
-        running = None if command is None else (command, started)
-        part = Part(
-            CellId(name, number), grant, *columns, command=running, for_children=bool(for_children), processes=own
-        )
+    for name, number, namespace, command, command_started, for_children, grant, *columns in rows:
+        part = Part(CellId(name, number), grant, *columns, for_children=bool(for_children))
+        if namespace in (here, None):
+            running = None if command is None else (command, command_started)
+            own = tuple(serving.get(grant, ()))
+            part = replace(part, shown_pid=part.pid or 0, command=running, processes=own)
+        else:
+            part = replace(part, shown_pid=part.pid or 0, pid=None, elsewhere=True)
         parts.append(part)
     return tuple(parts)
 
@@ -101,6 +109,7 @@ class Enrolled(NamedTuple):
     pid: int
     started: float
     boot: str
+    namespace: str
     program: str
     grants: int
     tickets: int
@@ -110,7 +119,8 @@ class Enrolled(NamedTuple):
 def owners(tables: Tables) -> list[Enrolled]:
     """Return all owners, the oldest first."""
     rows = tables.all(
-        "SELECT lock_file, pid, started, boot, program, (SELECT COUNT(*) FROM held WHERE owner=o.id AND NOT closed), "
+        "SELECT lock_file, pid, started, boot, namespace, program, "
+        "(SELECT COUNT(*) FROM held WHERE owner=o.id AND NOT closed), "
         "(SELECT COUNT(*) FROM ticket WHERE owner=o.id), (SELECT COUNT(*) FROM lease WHERE owner=o.id) "
         "FROM owner o ORDER BY started"
     )
@@ -118,8 +128,8 @@ def owners(tables: Tables) -> list[Enrolled]:
 
 
 def owner_pids(tables: Tables) -> set[int]:
-    """Return the process ids of all owners."""
-    return set(tables.column("SELECT pid FROM owner"))
+    """Return the process ids of all owners whose pid namespace is this process's."""
+    return set(tables.column("SELECT pid FROM owner WHERE namespace=?", pid_namespace()))
 
 
 def grants_beside(tables: Tables, grant: str) -> int:
@@ -147,7 +157,11 @@ def label(tables: Tables, grant: str) -> str:
 
 @dataclass(frozen=True)
 class Span:
-    """One holding that has ended; the time from `asked_at` to `granted_at` is its wait. Unix times in seconds."""
+    """One holding that has ended; the time from `asked_at` to `granted_at` is its wait. Unix times in seconds.
+
+    Attributes:
+        pid: Process id of its owner; 0 if it had died, or if its pid namespace is another one.
+    """
 
     grant: str
     label: str
@@ -163,8 +177,8 @@ class Span:
 def history(tables: Tables, resource: str | None = None, since: float = 0.0) -> tuple[Span, ...]:
     """Return the holdings (of one resource) that ended after `since`, the oldest first; draws are not among them."""
     rows = tables.all(
-        "SELECT held, label, pid, resource, number, amount, asked_at, granted_at, ended_at FROM history "
-        "WHERE resource=COALESCE(?, resource) AND ended_at>? ORDER BY id",
-        *(resource, since),
+        "SELECT held, label, CASE namespace WHEN ? THEN pid ELSE 0 END, resource, number, amount, "
+        "asked_at, granted_at, ended_at FROM history WHERE resource=COALESCE(?, resource) AND ended_at>? ORDER BY id",
+        *(pid_namespace(), resource, since),
     )
     return tuple(Span(*row) for row in rows)

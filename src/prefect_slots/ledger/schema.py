@@ -22,7 +22,7 @@ BALLAST = "ballast"
 # Deleted when the disk is full, so that grants can still be released; a megabyte takes many such transactions.
 BALLAST_BYTES = 2**20
 # Raised with each change of a table: an older package must not write into a newer file.
-VERSION = 7
+VERSION = 8
 # A transaction takes about a millisecond, so that a lock held this long means a stopped process.
 BUSY_SECONDS = 5.0
 # The byte of SQLite's shared-memory file that a writer has locked (https://sqlite.org/walformat.html).
@@ -60,11 +60,12 @@ CREATE TABLE spent (
     warned INTEGER NOT NULL, signals INTEGER NOT NULL, PRIMARY KEY (held, resource, number)
 ) WITHOUT ROWID;
 
+-- namespace: the pid namespace of `pid`, `command` and `serving.pid`: in another one these are other processes.
 -- command: the one process that the owner runs under its grants, with its start.
 CREATE TABLE owner (
-    id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, boot TEXT NOT NULL, lock_file TEXT NOT NULL,
-    wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0, command INTEGER,
-    command_started REAL
+    id TEXT PRIMARY KEY, pid INTEGER NOT NULL, started REAL NOT NULL, boot TEXT NOT NULL, namespace TEXT NOT NULL,
+    lock_file TEXT NOT NULL, wake TEXT NOT NULL, program TEXT NOT NULL, releases INTEGER NOT NULL DEFAULT 0,
+    command INTEGER, command_started REAL
 ) WITHOUT ROWID;
 
 -- expected: seconds until its end, by the asker's word.
@@ -130,9 +131,9 @@ CREATE TABLE rest (limit_name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROW
 CREATE TABLE role (name TEXT PRIMARY KEY, owner TEXT NOT NULL, beat REAL NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE history (
-    id INTEGER PRIMARY KEY, held TEXT NOT NULL, label TEXT NOT NULL, pid INTEGER NOT NULL, resource TEXT NOT NULL,
-    number INTEGER NOT NULL, amount INTEGER NOT NULL, asked_at REAL NOT NULL, granted_at REAL NOT NULL,
-    ended_at REAL NOT NULL
+    id INTEGER PRIMARY KEY, held TEXT NOT NULL, label TEXT NOT NULL, pid INTEGER NOT NULL, namespace TEXT NOT NULL,
+    resource TEXT NOT NULL, number INTEGER NOT NULL, amount INTEGER NOT NULL, asked_at REAL NOT NULL,
+    granted_at REAL NOT NULL, ended_at REAL NOT NULL
 );
 """
 

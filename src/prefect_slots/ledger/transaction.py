@@ -54,8 +54,9 @@ class Transaction(sql.Tables):
             self._start_clock_anew()
             self.set_meta("boot", owner.boot)
         self.run(
-            "INSERT INTO owner (id, pid, started, boot, lock_file, wake, program) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *(owner.id, owner.pid, owner.started, owner.boot, owner.lock_file, address, owner.program),
+            "INSERT INTO owner (id, pid, started, boot, namespace, lock_file, wake, program) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            *(owner.id, owner.pid, owner.started, owner.boot, owner.namespace, owner.lock_file, address, owner.program),
         )
 
     def _start_clock_anew(self) -> None:
@@ -74,7 +75,7 @@ class Transaction(sql.Tables):
     def dead_owners(self) -> list[str]:
         """Return the other owners that are proven dead and have left anything that the actor can clear up."""
         rows = self.all(
-            "SELECT id, lock_file, pid, started, boot FROM owner o WHERE id<>? AND (? OR NOT EXISTS "
+            "SELECT id, lock_file, pid, started, boot, namespace FROM owner o WHERE id<>? AND (? OR NOT EXISTS "
             "(SELECT 1 FROM lease WHERE owner=o.id) OR EXISTS (SELECT 1 FROM ticket WHERE owner=o.id) "
             "OR EXISTS (SELECT 1 FROM held WHERE owner=o.id AND NOT closed))",
             *(self.actor, self.releases),
@@ -193,7 +194,9 @@ class Transaction(sql.Tables):
     def is_left_behind(self, grant: str) -> bool:
         """Return whether the owner of a grant is proven dead."""
         row = self.one(
-            "SELECT o.lock_file, o.pid, o.started, o.boot FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant
+            "SELECT o.lock_file, o.pid, o.started, o.boot, o.namespace FROM held h JOIN owner o ON o.id=h.owner "
+            "WHERE h.id=?",
+            grant,
         )
         return row is not None and is_dead(self.folder, *row)
 

@@ -122,7 +122,7 @@ def _status(tx: transaction.Transaction, ledger: store.Ledger) -> MachineStatus:
         holder = Holder(
             grant=part.grant,
             label=part.label,
-            pid=part.pid or 0,
+            pid=part.shown_pid,
             amount=part.declared,
             since=part.since,
             drawn=part.source is not None,

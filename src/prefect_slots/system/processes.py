@@ -8,6 +8,7 @@ share costs as many milliseconds as the process has hundreds of MiB.
 import os
 import pwd
 import re
+import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -174,6 +175,20 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     own = (os.environ.get(key) for key in ("LOGNAME", "USER") if uid == os.getuid())
     return next(filter(None, own), str(uid))
+
+
+def pid_namespace() -> str:
+    """Return the pid namespace of this process: ids of another one are not looked up, compared or signalled.
+
+    Where ids of this process's own namespace cannot be looked up, the name is a new one at each call and equals none.
+    """
+    if not psutil.LINUX:
+        return "host"
+    with suppress(OSError):
+        # A namespace that was given its parent's `/proc` finds other processes there under its own numbers.
+        if str(Path("/proc/self").readlink()) == str(os.getpid()):
+            return str(Path("/proc/self/ns/pid").readlink())
+    return uuid.uuid4().hex
 
 
 class Users:

@@ -102,6 +102,20 @@ class GpuHolders:
         parents = {pid: info.parent for pid, info in self._lineage.items()}
         return overuse.Belonging(self._parts_on(number), self._named, parents)
 
+    def granted(self, number: int) -> tuple[int, int]:
+        """Return the MiB of all grants on that GPU, and of those whose processes cannot be recognized by their ids."""
+        found = set(self._named.values())
+        roots = [part for part in self._parts_on(number) if part.source is None]
+        # Memory of a grant that has just ended may still be there, whoever is given it next.
+        ended = [span for span in self._ended if span.number == number]
+        hidden = {part.grant for part in self._parts_on(number) if part.elsewhere and part.grant not in found}
+        hidden |= {part.source for part in self._parts_on(number) if part.grant in hidden and part.source is not None}
+        return (
+            sum(part.declared for part in roots) + sum(span.amount for span in ended),
+            sum(part.declared for part in roots if part.grant in hidden)
+            + sum(span.amount for span in ended if not span.pid and span.grant not in found),
+        )
+
     def _parts_on(self, number: int) -> list[queries.Part]:
         return [part for part in self._parts if part.cell.number == number]
 
@@ -163,12 +177,20 @@ def _seen(
     if device.processes is not None and not seen.around.why_pids_mislead:
         kept = amount.bytes_used(sum(device.processes.get(pid) or 0 for pid in holders.members - own - ignored))
         own |= holders.members
-    use = foreign_use(device, own=own, ignored=ignored, around=seen.around)
-    if use.mib is None:
-        return replace(before, asked_at=seen.at, misses=0, why=use.why)
-    strangers = use.mib if use.mib > CRUMBS_MIB else 0
+    granted, elsewhere = holders.granted(before.cell.number)
+    use = foreign_use(device, own=own, ignored=ignored, around=seen.around, granted=granted, elsewhere=elsewhere)
+    strangers = use.mib
+    if strangers is None:
+        if use.within is None:
+            return replace(before, asked_at=seen.at, misses=0, why=use.why)
+        least, most = use.within
+        # Use that was known before our holders came still stands, as far as it can be there.
+        strangers = min(most, max(least, before.peak[-1][1] if before.peak else 0))
+    strangers = strangers if strangers > CRUMBS_MIB else 0
     peak = hold(Peak(seen=before.peak, latest=before.seen_at), strangers, seen.at, seconds=settings.hold_seconds)
     # Use by strangers goes up and down, so its peak is held back. Memory that our own processes keep without a grant is
     # free as soon as they give it back.
     used = foreign.beyond(peak.mib or 0, foreign.settled(before.counted, seen.at - _RAMP_SECONDS)) + kept
-    return replace(before, used=used, seen_at=seen.at, asked_at=seen.at, peak=peak.seen, misses=0, why="")
+    # An estimate is not kept as what was known: it would stand for as long as anybody holds something.
+    known = before.peak if use.mib is None else peak.seen
+    return replace(before, used=used, seen_at=seen.at, asked_at=seen.at, peak=known, misses=0, why=use.why)

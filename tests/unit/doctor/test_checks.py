@@ -25,8 +25,11 @@ from prefect_slots.model.finding import Finding
 
 VERSIONS = Versions(ours="0.1.0", client="3.8.8", fastapi="0.128.0", server="3.8.8", server_is_here=True)
 FOLDER = Folder(path="/var/lib/slots", file_system="ext4", free_bytes=2**40, ballast=True)
-ROW = Enrolled(lock_file="7", pid=7, started=0.0, boot="b", program="python train.py", grants=1, tickets=0, leases=2)
+ROW = Enrolled(
+    lock_file="7", pid=7, started=0.0, boot="b", namespace="n", program="python train.py", grants=1, tickets=0, leases=2
+)
 OWNER = OwnerFacts(row=ROW, dead=False, lock_file_missing=False)
+ELSEWHERE = replace(OWNER, lock_file_missing=True, elsewhere=True)
 LEDGER = LedgerFacts(id="L", machine="gpu-1", owners=(OWNER,))
 SERVER = ServerInfo(url="http://localhost:4200/api", version="3.8.8", lease_storage="a.b.filesystem", database="sqlite")
 LIMIT = LimitFacts(name="cpus:gpu-1", action="unchanged", old=8, new=8, active=3, mirror=3, least=3, most=3)
@@ -91,6 +94,7 @@ def test_a_healthy_machine_is_all_ok():
         (with_ledger(changed=("cpus", "mem")), "warning", "ledger", "cpus, mem"),
         (with_ledger(owners=(replace(OWNER, dead=True),)), "warning", "processes", "left 1 grant, 0 tickets, 2 leases"),
         (with_ledger(owners=(replace(OWNER, lock_file_missing=True),)), "warning", "processes", "lock file is gone"),
+        (with_ledger(owners=(ELSEWHERE,)), "warning", "processes", "nothing here tells whether it runs"),
         (with_ledger(stranded=("train.py",)), "warning", "waiting", "train.py is stranded"),
         (with_ledger(stale=(STALE,)), "warning", "others' use of license.aa", "3 seats, told 3 min ago, stands"),
         (with_ledger(stale=(CARD,)), "warning", "others' use of gpu 0 H200", "nobody has ever told; nobody"),

@@ -21,7 +21,7 @@ Start = Callable[[str], tuple[subprocess.Popen[str], int, Owner]]
 
 
 def dead(folder: Path, owner: Owner) -> bool:
-    return is_dead(folder, owner.lock_file, owner.pid, owner.started, owner.boot)
+    return is_dead(folder, owner.lock_file, owner.pid, owner.started, owner.boot, owner.namespace)
 
 
 @pytest.fixture

@@ -88,3 +88,12 @@ def test_what_a_holder_uses_of_what_it_declared_is_shown_unless_it_is_not_its_ow
     assert "infer (x.py:1) [8GiB]" in shown(ledger)
     (cell,) = machine_status(ledger).to_data()["cells"]
     assert cell["holders"][0]["peak"] is None
+
+
+def test_seats_are_shown_with_the_word_that_is_believed_and_its_age(ledger: Ledger):
+    seats = Resource(name="license.aa", unit="seats", cells=(Cell(key="0", capacity=4),), origin="flexnet 27000@lic1")
+    ledger.transact(lambda tx: registry.register(tx, Inventory(resources=(seats,), unknown=frozenset({"gpu_mem"}))))
+    seen = Outside(cell=CellId("license.aa", 0), used=2, seen_at=time.time() - 3)
+    ledger.transact(lambda tx: usage.write_outside(tx, seen))
+    ledger.transact(lambda tx: registry.block(tx, seen.cell, 2))
+    assert "2 seats (flexnet 27000@lic1, 3s ago)" in shown(ledger)

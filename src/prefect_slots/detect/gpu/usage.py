@@ -45,10 +45,15 @@ class UseReading:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignUse:
-    """Others' use of a GPU in MiB, rounded up; `None` with the reason if it is unknown."""
+    """Others' use of a GPU in MiB, rounded up; `None` with the reason if it is unknown.
+
+    Attributes:
+        within: The least and the most that it can be, where its memory in use is known and its users are not.
+    """
 
     mib: int | None
     why: str = ""
+    within: tuple[int, int] | None = None
 
 
 def query_use(load: Callable[[], Nvml] = load_nvml) -> UseReading:
@@ -126,7 +131,13 @@ def _list(nvml: Nvml, device: object, kind: str) -> list[Any]:
 
 
 def foreign_use(
-    device: DeviceUse, *, own: Collection[int], ignored: Collection[int] = (), around: Surroundings
+    device: DeviceUse,
+    *,
+    own: Collection[int],
+    ignored: Collection[int] = (),
+    around: Surroundings,
+    granted: int = 0,
+    elsewhere: int = 0,
 ) -> ForeignUse:
     """Return others' use of a GPU.
 
@@ -135,13 +146,16 @@ def foreign_use(
         own: Ids of the processes that hold something of the GPU by a grant; see `descendants`.
         ignored: Ids of processes that are not counted, because a headroom covers them.
         around: Signs that process ids are not the driver's.
+        granted: The MiB of all grants on the GPU.
+        elsewhere: The part of it whose holders have process ids that mean nothing here.
     """
+    used = None if device.used is None else bytes_used(device.used)
     why = around.why_pids_mislead or ("" if device.processes is not None else device.why)
     if why or device.processes is None:
-        if device.used is not None and not own:
+        if used is not None and not own and not granted:
             # Without holders of ours the users are others, even if they cannot be named.
-            return ForeignUse(mib=bytes_used(device.used))
-        return ForeignUse(mib=None, why=why or device.why)
+            return ForeignUse(mib=used)
+        return _within(used, granted, why or device.why)
     others = {pid: used for pid, used in device.processes.items() if pid not in own and pid not in ignored}
     if device.used is None:
         # Its memory is the host's, or cannot be read: only the others' own amounts are left.
@@ -151,9 +165,20 @@ def foreign_use(
         why = ""
     amounts = [used for used in counted.values() if used is not None]
     if why or len(amounts) < len(counted):
-        return ForeignUse(mib=None, why=why or "the driver does not tell how much each process uses")
+        return _within(used, granted, why or "the driver does not tell how much each process uses")
     total = sum(amounts)
-    return ForeignUse(mib=bytes_used(total if device.used is None else max(0, device.used - total)))
+    mib = bytes_used(total if device.used is None else max(0, device.used - total))
+    # Our holders elsewhere are among the others, and use no more than these do together.
+    told = None if None in others.values() else bytes_used(sum(used or 0 for used in others.values()))
+    theirs = elsewhere if told is None else min(elsewhere, told)
+    if not theirs:
+        return ForeignUse(mib=mib)
+    return _within(mib, theirs, "some holders are in another pid namespace, and cannot be told from others")
+
+
+def _within(used: int | None, granted: int, why: str) -> ForeignUse:
+    # Case C02: holders use no more than they were granted, so the rest is others', however little is known of them.
+    return ForeignUse(mib=None, why=why, within=None if used is None else (max(0, used - granted), used))
 
 
 @dataclass(frozen=True, kw_only=True)

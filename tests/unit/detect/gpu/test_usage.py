@@ -83,6 +83,26 @@ def test_unknown_is_never_zero(used: int | None, processes: dict[int, int] | Non
         assert foreign.mib == -(-used // MIB)
 
 
+@settings(deadline=None)
+@given(ours=TOLD, theirs=TOLD, spare=st.integers(0, 4), around=st.sampled_from([HERE, CONTAINER]))
+def test_c02_however_little_is_known_others_use_lies_within_what_is_told(
+    ours: dict[int, int], theirs: dict[int, int], spare: int, around: Surroundings
+):
+    """Holders elsewhere use no more than they were granted; their processes' numbers are others here."""
+    theirs = {pid + 100: amount for pid, amount in theirs.items()}
+    used, strangers = sum(ours.values()) + sum(theirs.values()), sum(theirs.values())
+    granted = -(-sum(ours.values()) // MIB) + spare
+    told = card(used, {**ours, **theirs})
+    foreign = foreign_use(told, own=(), around=around, granted=granted, elsewhere=granted)
+    least, most = foreign.within or (foreign.mib, foreign.mib)
+    assert least is not None
+    assert most is not None
+    assert least * MIB <= strangers + MIB
+    assert strangers <= most * MIB
+    assert most <= -(-used // MIB)
+    assert least >= -(-used // MIB) - granted
+
+
 def test_process_ids_that_mislead_are_not_used_even_where_they_match():
     foreign = foreign_use(card(8 * MIB, {1: 8 * MIB}), own={1}, around=CONTAINER)
     assert (foreign.mib, "process ids" in foreign.why) == (None, True)
