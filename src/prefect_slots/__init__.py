@@ -3,8 +3,6 @@
 Names are loaded on first use: importing this package imports neither Prefect nor pynvml.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -15,19 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Grant", "SlotPool", "SlotTaskRunner", "any_of", "current_grant", "requires"]
 
-_HOMES = {
-    "Grant": "prefect_slots.requiring",
-    "SlotPool": "prefect_slots.pool.pool",
-    "SlotTaskRunner": "prefect_slots.task_runner.runner",
-    "any_of": "prefect_slots.requiring",
-    "current_grant": "prefect_slots.requiring",
-    "requires": "prefect_slots.requiring",
-}
+# The home of all others is `prefect_slots.requiring`.
+_HOMES = {"SlotPool": "prefect_slots.pool.pool", "SlotTaskRunner": "prefect_slots.task_runner.runner"}
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(import_module(_HOMES.get(name, "prefect_slots.requiring")), name)
     raise AttributeError(f"module 'prefect_slots' has no attribute '{name}'")
 
 

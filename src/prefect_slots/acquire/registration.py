@@ -5,8 +5,6 @@ A license server or a driver may take minutes: the survey runs beside the loop, 
 exit waits for it.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ class Registration:
 
     registered: registry.Registered
     findings: tuple[Finding, ...]
-    limits: RegistrationReport | None = None
+    limits: "RegistrationReport | None" = None
 
 
 def machine_name(settings: Settings, name: str | None = None) -> str:

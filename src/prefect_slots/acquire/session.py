@@ -3,8 +3,6 @@
 Everything here runs in the engine's thread.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

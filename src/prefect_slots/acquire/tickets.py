@@ -4,8 +4,6 @@ Everything here runs in the engine's thread. A ticket's id exists before the tra
 `leave` can end it in any state.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -127,11 +127,9 @@ def _declared(entries: list[str]) -> dict[str, Any]:
 
 
 def _run(command: list[str], asked: dict[str, Any], config: Any) -> int:
-    from prefect_slots.acquire.client import acquire, note_command, owner_descriptor, was_ended
+    from prefect_slots.acquire import client, engine
     from prefect_slots.acquire.coordination import coordinate
-    from prefect_slots.acquire.engine import close_engine
-    from prefect_slots.requiring.decorator import requires
-    from prefect_slots.requiring.grant import Grant
+    from prefect_slots.requiring import Grant, requires
     from prefect_slots.requiring.target import target_of
     from prefect_slots.settings import load_settings
 
@@ -145,16 +143,16 @@ def _run(command: list[str], asked: dict[str, Any], config: Any) -> int:
     # Until the command runs, being asked to end means to leave the queue.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        grant = Grant(acquire(target, request, _Say(label)), target, label, None, request.amounts)
+        grant = Grant(client.acquire(target, request, _Say(label)), target, label, None, request.amounts)
         return _watched(
-            _spawn(command, grant.env, owner_descriptor(target), partial(note_command, target)),
-            partial(was_ended, target, grant.id),
+            _spawn(command, grant.env, client.owner_descriptor(target), partial(client.note_command, target)),
+            partial(client.was_ended, target, grant.id),
             label,
         )
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
-        close_engine()
+        engine.close_engine()
 
 
 class _Say:

@@ -3,11 +3,9 @@
 Pure and immutable: parts that are known at the call only (label, run, enclosing grant) are filled in by `replace`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from prefect_slots.model.requirement import Requirement
 from prefect_slots.model.terms import Terms, check_seconds
@@ -23,7 +21,7 @@ class Parent:
     grant: str
 
     @classmethod
-    def from_token(cls, token: str) -> Parent | None:
+    def from_token(cls, token: str) -> Self | None:
         """Return the grant that a value of `PREFECT_SLOTS_GRANT` names, or `None` if it names none."""
         ledger, _, grant = token.partition(":")
         return cls(ledger, grant) if ledger and grant else None

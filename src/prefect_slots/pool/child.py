@@ -4,8 +4,6 @@ Its environment is set before it starts, so that every import of a call finds it
 first result waits for it.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal
@@ -166,7 +164,7 @@ class _Enclosing:
 
             inherit(self.grant)
 
-    def grant(self) -> requiring.Grant | None:
+    def grant(self) -> "requiring.Grant | None":
         """Return the grant, made at the first call: most tasks never ask for it."""
         if self._grant is None and self._held is not None:
             held, amounts = pickle.loads(self._held)

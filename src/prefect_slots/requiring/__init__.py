@@ -12,8 +12,6 @@ prefect_run   the Prefect run around a request: its logger, its state, its attem
 Not called `requires`: a submodule of that name would take the place of the name that users import.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -3,8 +3,6 @@
 The driver knows it once CUDA has started. Before, the variables decide by the rules of the vendor's runtime.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os
