@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -81,7 +82,7 @@ def test_a_machine_is_created_then_unchanged_then_changed(prefect_server: Prefec
             assert actions(first, m) == dict.fromkeys(["cpus:M", "gpu-mem:M", "gpu-mem:M:0", "gpu-mem:M:1"], "create")
             numbers = {"cpus:M": 8, "gpu-mem:M": 32, "gpu-mem:M:0": 24, "gpu-mem:M:1": 8}
             assert await m.limits() == numbers | {mirror_of(name, "L"): number for name, number in numbers.items()}
-            json.dumps(first.to_json())
+            json.dumps(asdict(first))
 
             again = await m.register(*m.stocks(24, 8))
             assert again.claim == "unchanged"

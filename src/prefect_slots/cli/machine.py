@@ -128,7 +128,7 @@ def registration_data(done: Registration) -> dict[str, Any]:
     return {
         "machine": done.registered.machine,
         "resources": _dicts(done.registered.resources),
-        "limits": None if done.limits is None else done.limits.to_json(),
+        "limits": None if done.limits is None else asdict(done.limits),
         "findings": _dicts(done.findings),
     }
 

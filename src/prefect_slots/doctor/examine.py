@@ -21,7 +21,7 @@ from prefect_slots.doctor import counts, facts
 from prefect_slots.ledger import leases, queries, registry, schema, store, transaction, usage
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
-from prefect_slots.limits.claim import read_claim
+from prefect_slots.limits.claim import read_own_claim
 from prefect_slots.limits.client import Server
 from prefect_slots.model import GPU_MEM, Finding, format_amount
 from prefect_slots.scheduling import decide, explain
@@ -266,12 +266,7 @@ async def _look_at_server(
             return
         named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None
         machine = named or machine_name(settings)
-        exists, claim = await read_claim(server, machine)
-        ours = ledger.id if ledger is not None else "none yet"
-        # A claim that cannot be read is somebody's all the same.
-        if exists and (claim is None or claim.ledger_id != ours):
-            theirs, host = (claim.ledger_id, claim.host) if claim else ("unreadable", "unknown")
-            raise errors.NameTaken(machine=machine, theirs=theirs, ours=ours, host=host)
+        exists, claim = await read_own_claim(server, machine, ledger.id if ledger is not None else "none yet")
         look.seen |= {"claimed": exists}
         # Limits are compared only if all three sides are known: else each would seem an orphan.
         if ledger is not None and named is not None and seen is not None:

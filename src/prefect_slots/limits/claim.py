@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from prefect_slots.errors import ConfigError
+from prefect_slots.errors import ConfigError, NameTaken
 from prefect_slots.limits.client import Server
 
 # A little less than the 5,000 characters of JSON that Prefect allows in a Variable.
 _LONGEST = 4900
 _PACKED = "packed"
 _TAG = "prefect-slots"
-# Prefect returns at most this many Variables per request.
-_PAGE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +104,34 @@ async def read_claim(server: Server, machine: str) -> tuple[bool, Claim | None]:
     return (False, None) if found is None else (True, decode(found.value))
 
 
+async def read_own_claim(server: Server, machine: str, ledger_id: str) -> tuple[bool, Claim | None]:
+    """Look up the claim of one machine name as `read_claim`, for the ledger that is to have it.
+
+    Raises:
+        NameTaken: if another ledger has it.
+        ServerUnreachable: if the server does not answer.
+    """
+    exists, found = await read_claim(server, machine)
+    # A claim that cannot be read is somebody's all the same.
+    if exists and (found is None or found.ledger_id != ledger_id):
+        theirs, host = (found.ledger_id, found.host) if found else ("unreadable", "unknown")
+        raise NameTaken(machine=machine, theirs=theirs, ours=ledger_id, host=host)
+    return exists, found
+
+
 async def read_claims(server: Server) -> list[Claim]:
     """Return the claims of all machines.
 
     Raises:
         ServerUnreachable: if the server does not answer.
     """
-    values: list[object] = []
-    while True:
-        page = {"variables": {"tags": {"all_": [_TAG]}}, "offset": len(values), "limit": _PAGE}
-        answer = await server.ask(lambda client, body=page: client.request("POST", "/variables/filter", json=body))
-        more = [variable["value"] for variable in answer.json()]
-        values.extend(more)
-        if len(more) < _PAGE:
-            return [claim for claim in map(decode, values) if claim is not None]
+
+    async def page(client: Any, size: int, offset: int) -> list[dict[str, Any]]:
+        wanted = {"variables": {"tags": {"all_": [_TAG]}}, "offset": offset, "limit": size}
+        return (await client.request("POST", "/variables/filter", json=wanted)).json()
+
+    found = await server.ask_pages(page)
+    return [claim for variable in found if (claim := decode(variable["value"])) is not None]
 
 
 async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:

@@ -28,6 +28,8 @@ Database = Literal["sqlite", "postgresql", "unknown"]
 REQUEST_SECONDS = 30.0
 # A busy SQLite server refuses more the more often it is asked: wait a little, differently each time.
 _PAUSE_SECONDS = (0.05, 0.2)
+# Prefect returns at most this many entries of a list per request.
+_PAGE = 200
 # About 1.5 s in all: a database that stays busy longer is reported instead of waited for.
 _ATTEMPTS = 12
 
@@ -135,6 +137,15 @@ class Server:
                 raise ServerRefused(url=self.url, status=200, detail=detail) from error
             await asyncio.sleep(clock.between(*_PAUSE_SECONDS))
         raise ServerUnreachable(url=self.url, cause="HTTP 503: its database stayed busy")
+
+    async def ask_pages(self, page: Callable[[PrefectClient, int, int], Awaitable[Collection[T]]]) -> list[T]:
+        """Return all entries of a list; `page` is given the number of entries to ask for, and to pass over."""
+        found: list[T] = []
+        while True:
+            more = await self.ask(lambda client: page(client, _PAGE, len(found)))
+            found.extend(more)
+            if len(more) < _PAGE:
+                return found
 
     def refused(self, answer: httpx.Response) -> ServerRefused:
         """Return a definite refusal in our words."""

@@ -6,20 +6,17 @@ not repeated. A number is changed by itself only; `active_slots` is never set, a
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
+from prefect_slots.errors import LimitConflict, ServerUnreachable
 from prefect_slots.limits import gateway, naming, outcome
-from prefect_slots.limits.claim import Claim, read_claim, write_claim
+from prefect_slots.limits.claim import Claim, read_claim, read_own_claim, write_claim
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, mirrors_in, numbers_of, plan
 from prefect_slots.model import LimitSpec, Stock
 from prefect_slots.system import clock
 
-# Prefect returns at most this many limits per request.
-_PAGE = 200
 # Two workers that register at once lose a round each now and then; after so many, something else changes the limits.
 _ROUNDS = 12
 # The longest pause between two rounds, in which another worker's registration ends.
@@ -42,10 +39,6 @@ class RegistrationReport:
     claim: str
     entries: tuple[Entry, ...]
     dry_run: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return asdict(self)
 
 
 class _ReadAgain(Exception):
@@ -112,8 +105,8 @@ async def register(
 
 
 async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words: list[str]) -> RegistrationReport:
-    ledger_id = wish.claim.ledger_id
-    exists, found = await _standing_claim(server, wish)
+    machine, ledger_id = wish.claim.machine, wish.claim.ledger_id
+    exists, found = await (read_claim(server, machine) if wish.adopt else read_own_claim(server, machine, ledger_id))
     existing = await read_all(server)
     claim = replace(wish.claim, former=_former(found, existing, ledger_id))
     # The later of these say more: our own mirrors have the numbers of our last registration, even of a broken one.
@@ -141,25 +134,12 @@ async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words:
     # In a later round, an earlier round's changes look as if they had always been so.
     entries = (*todo.limits, *(entry for entry in todo.mirrors if entry.action in _SHOWN_MIRRORS))
     return RegistrationReport(
-        machine=claim.machine,
+        machine=machine,
         ledger_id=ledger_id,
         claim=next((word for word in words if word != "unchanged"), "unchanged"),
         entries=tuple(done.get(entry.name, entry) for entry in entries),
         dry_run=wish.dry_run,
     )
-
-
-async def _standing_claim(server: Server, wish: _Wish) -> tuple[bool, Claim | None]:
-    ours = wish.claim
-    exists, found = await read_claim(server, ours.machine)
-    if exists and not wish.adopt and (found is None or found.ledger_id != ours.ledger_id):
-        raise NameTaken(
-            machine=ours.machine,
-            theirs=found.ledger_id if found else "unreadable",
-            ours=ours.ledger_id,
-            host=found.host if found else "unknown",
-        )
-    return exists, found
 
 
 def _former(found: Claim | None, existing: Mapping[str, outcome.ExistingLimit], ledger_id: str) -> tuple[str, ...]:
@@ -231,17 +211,10 @@ async def read_all(server: Server) -> dict[str, outcome.ExistingLimit]:
     Raises:
         ServerUnreachable: if it does not answer.
     """
-    found: dict[str, outcome.ExistingLimit] = {}
-    offset = 0
-    while True:
-        page = await server.ask(
-            lambda client, offset=offset: client.read_global_concurrency_limits(limit=_PAGE, offset=offset)
-        )
-        for limit in page:
-            found[limit.name] = gateway.existing_limit(limit)
-        if len(page) < _PAGE:
-            return found
-        offset += _PAGE
+    found = await server.ask_pages(
+        lambda client, size, offset: client.read_global_concurrency_limits(limit=size, offset=offset)
+    )
+    return {limit.name: gateway.existing_limit(limit) for limit in found}
 
 
 def _our_version() -> str:
