@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from tests.support.nvml_stub.library import build, environment
-from tests.support.nvml_stub.machines import GIB, FakeDevice, Machine
+from tests.support.nvml_stub.machines import GIB, NOT_SUPPORTED, FakeDevice, FakeProcess, Machine
 from tests.support.processes import SharedMachine
 
+from prefect_slots.detect.host import query_memory
+
 SLICE = FakeDevice(uuid="MIG-1", name="NVIDIA A100 MIG 1c.3g.20gb", total=20 * GIB, reserved=0, gi=1)
+UNIFIED = FakeDevice(
+    uuid="GPU-5", name="NVIDIA GB10", total=0, reserved=0, v1_error=NOT_SUPPORTED, v2_error=NOT_SUPPORTED
+)
 PARENT = FakeDevice(uuid="GPU-m", mig=1, pending=1, slots=7, total=40 * GIB)
 
 
@@ -62,7 +67,8 @@ def holding() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield start
     for process in begun:
-        process.communicate("\n")
+        if process.returncode is None:
+            process.communicate("\n")
 
 
 def refused(machine: SharedMachine, *amounts: str) -> str:
@@ -86,3 +92,30 @@ def test_one_process_gets_one_mig_instance_at_most(place: Place) -> None:
     machine = place(sliced((1, 0), (2, 0)))
     told = refused(machine, "--gpu-mem", "16", "--gpus", "2")
     assert "2 of its 2 cards are MIG instances, and a process can use one of these at most" in told
+
+
+def test_memory_of_the_host_and_of_a_gpu_that_shares_it_are_one_pool(
+    place: Place, holding: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """C20."""
+    machine = place(Machine(cards=(UNIFIED,)))
+    mib = query_memory()
+    most, half = f"{mib * 6 // 10}MiB", f"{mib * 3 // 10}MiB"
+    first = holding(machine, "--gpu-mem", most)
+    assert "waits for" in refused(machine, "--mem", most, "--timeout", "0")
+    assert "waits for" in refused(machine, "--gpus", "1", "--timeout", "0")
+    holding(machine, "--mem", half)
+    first.communicate("\n")
+    assert "waits for" in refused(machine, "--gpu-mem", f"{mib * 8 // 10}MiB", "--timeout", "0")
+    holding(machine, "--gpu-mem", most)
+    assert "can never give" in refused(machine, "--gpu-mem", most, "--mem", most)
+
+
+def test_what_strangers_use_of_a_unified_memory_is_not_free_for_either(place: Place) -> None:
+    """C20."""
+    mib = query_memory()
+    stranger = FakeProcess(pid=1, memory=mib * 2**20 // 2)
+    machine = place(Machine(cards=(replace(UNIFIED, processes=(stranger,)),)))
+    most = f"{mib * 6 // 10}MiB"
+    assert "others" in refused(machine, "--gpu-mem", most, "--timeout", "0")
+    assert "waits for" in refused(machine, "--mem", most, "--timeout", "0")

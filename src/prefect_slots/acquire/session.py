@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,6 +151,7 @@ class Session:
         ]
         if all(unknown):
             raise missing(unknown[0] or "", registered, self._settings.declarations.looked_for)
+        request = replace(request, requirement=registered.with_host_memory(request.wanted))
         await self._monitor.before(request)
         return await self.tickets.ask(request, registered, started)
 

@@ -7,10 +7,21 @@ A resource that a survey could not read stays as it was: unknown is not zero.
 import uuid
 
 from prefect_slots.ledger.transaction import Transaction
-from prefect_slots.model import Exclusive, Inventory, Registered, RegisteredCell, RegisteredResource, Scope, book
+from prefect_slots.model import (
+    GPU_MEM,
+    Exclusive,
+    Inventory,
+    Registered,
+    RegisteredCell,
+    RegisteredResource,
+    Scope,
+    book,
+)
 
 # Key in `meta` of a random text that changes with each registration and each change of foreign use.
 _EDITION = "edition"
+# Key in `meta` of the name of the resource whose units are of the host's memory; empty if none is.
+_UNIFIED = "of_host_memory"
 
 
 class Known:
@@ -42,6 +53,7 @@ def registered(transaction: Transaction) -> Registered:
     return Registered(
         edition=transaction.meta(_EDITION),
         machine=transaction.meta("machine"),
+        unified=transaction.meta(_UNIFIED) == GPU_MEM,
         resources=tuple(
             RegisteredResource(name, unit, Scope(scope), origin, tuple(cells.get(name, ())))
             for name, unit, scope, origin in rows
@@ -107,6 +119,8 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
             transaction.run("UPDATE cell SET lost=1 WHERE resource=? AND key=?", name, key)
     # Numbers are never reused: the next one follows the largest ever given, gone cells included.
     for resource in inventory.resources:
+        if resource.name == GPU_MEM:
+            transaction.set_meta(_UNIFIED, GPU_MEM if resource.of_host_memory else "")
         transaction.run(
             "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET unit=excluded.unit, "
             "scope=excluded.scope, origin=excluded.origin",

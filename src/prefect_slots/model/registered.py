@@ -7,7 +7,8 @@ order of units is defined in `scheduling.canonical_order`, the spelling of names
 from dataclasses import dataclass, field
 
 from prefect_slots.model.book import CellId
-from prefect_slots.model.resource import Scope
+from prefect_slots.model.requirement import Demand, Requirement, Share
+from prefect_slots.model.resource import GPU_MEM, MEM, Scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +89,14 @@ class Registered:
         edition: Random text, a new one after every registration and every change of foreign use.
         machine: The `<worker>` in limit names, or `None` before the first registration.
         resources: Sorted by name; cells that have gone are listed with `present` false.
+        unified: `gpu_mem` is of the host's memory, which `mem` counts too.
     """
 
     # Not compared: a registration that changes nothing must not look like a change to its readers.
     edition: str | None = field(compare=False)
     machine: str | None
     resources: tuple[RegisteredResource, ...]
+    unified: bool = False
 
     # Cheap and good enough: a cache of calls meets few machines, and hashing all cells would cost more than the calls.
     def __hash__(self) -> int:
@@ -128,7 +131,34 @@ class Registered:
         )
         return tuple(stock for stock in stocks if stock.cells)
 
+    def with_host_memory(self, wanted: Requirement) -> Requirement:
+        """Return a requirement that asks for as much of `mem` as of `gpu_mem`, where these are the same bytes.
+
+        So the cell of `mem` counts all of them, and no two grants get more than there is.
+        """
+        gpus, host = self.cells(GPU_MEM), self.cells(MEM)
+        if not (self.unified and gpus and host):
+            return wanted
+        # The largest: which GPU it will be is not known yet.
+        gpu, most = max(cell.capacity for cell in gpus), host[0].capacity
+        return Requirement.any_of([_with_host_memory(each, gpu, most) for each in wanted.alternatives])
+
     def cell(self, cell_id: CellId) -> RegisteredCell | None:
         """Return the cell of that id."""
         listed = (cell for resource in self.resources for cell in resource.cells)
         return next((cell for cell in listed if cell.id == cell_id), None)
+
+
+def _with_host_memory(wanted: Requirement, gpu: int, most: int) -> Requirement:
+    demands = {demand.resource: demand for demand in wanted.demands}
+    asked, beside = demands.get(GPU_MEM), demands.get(MEM)
+    if asked is None:
+        return wanted
+    units = asked.on(gpu) * asked.cells
+    if isinstance(asked.amount, Share):
+        # Headroom of the host is none of the GPU's: a whole GPU is all that tasks may have.
+        units = min(units, most)
+    if beside is not None:
+        units += beside.on(most)
+    demands[MEM] = Demand(resource=MEM, amount=units)
+    return Requirement.of(demands.values())

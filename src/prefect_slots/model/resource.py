@@ -109,6 +109,7 @@ class Resource:
         scope: The sharers of its number.
         cells: The places amounts can lie on; keys are distinct.
         origin: Where the number comes from: `nvml`, `host`, or the file that declares it.
+        of_host_memory: Its units are of the host's memory, which `mem` counts too.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Resource:
     cells: tuple[Cell, ...]
     scope: Scope = Scope.WORKER
     origin: str = ""
+    of_host_memory: bool = False
 
     def __post_init__(self) -> None:
         keys = [cell.key for cell in self.cells]

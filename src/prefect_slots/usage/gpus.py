@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
 from prefect_slots.ledger import queries, registry, transaction, usage
-from prefect_slots.model import GPU_MEM, amount, book, finding
+from prefect_slots.model import GPU_MEM, MEM, amount, book, finding
 from prefect_slots.settings import Settings
 from prefect_slots.system import container, processes, sysfs, threads
 from prefect_slots.usage import foreign, overuse
@@ -129,7 +129,7 @@ def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -
     counted = registry.counted(tx)
     stale: list[finding.Stale] = []
     excesses: list[overuse.Excess] = []
-    changed = False
+    changed, blocked = False, 0
     for cell in registered.cells(GPU_MEM):
         device = devices.get(cell.key)
         if cell.id not in known and device is None:
@@ -152,7 +152,11 @@ def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -
                 # An excess is not free either: the next grant would run out of memory together with its neighbor.
                 over = sum(excess.group.excess for excess in found)
         usage.write_outside(tx, after)
+        blocked += min(cell.capacity, (after.used or 0) + over)
         changed |= registry.block(tx, cell.id, min(cell.capacity, (after.used or 0) + over))
+    for cell in registered.cells(MEM):
+        # The same bytes where the GPU shares them.
+        changed |= registry.block(tx, cell.id, min(cell.capacity, blocked) if registered.unified else 0)
     if changed:
         registry.note_change(tx)
         tx.apply(book.Changed())

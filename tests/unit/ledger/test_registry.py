@@ -214,3 +214,12 @@ def test_what_is_known_is_read_again_when_anything_was_registered(members: Pair)
     assert second == one.ledger.read(registry.registered) != first
     other.ledger.transact(lambda tx: registry.name_machine(tx, "box"))
     assert one.ledger.read(known).machine == "box"
+
+
+def test_memory_that_a_gpu_shares_with_the_host_is_remembered(members: Pair) -> None:
+    """C20."""
+    cells = (Cell(key="GPU-5", capacity=24),)
+    for shared in (True, False):
+        gpus = Resource(name="gpu_mem", unit="MiB", cells=cells, of_host_memory=shared)
+        assert register(members[0], gpus).unified is shared
+        assert register(members[0], unknown=frozenset({"gpu_mem"})).unified is shared

@@ -18,6 +18,7 @@ class GpuOffer:
     findings: list[Finding] = field(default_factory=list[Finding])
     sights: list[Sight] = field(default_factory=list[Sight])
     unknown_cells: set[str] = field(default_factory=set[str])
+    of_host_memory: bool = False
 
     def say(self, subject: str, problem: str, remedy: str = "", *, severity: Severity = "warning") -> None:
         """Add a finding."""
@@ -33,10 +34,11 @@ class GpuOffer:
 
     def shares_host_memory(self, key: str) -> None:
         """Add the finding on a GPU without memory of its own; a headroom shows that a person knows of it."""
+        self.of_host_memory = True
         self.say(
             key,
             "it shares the host's memory: gpu_mem and mem count the same bytes",
-            "set [gpus] headroom and [host] mem_headroom so that both fit",
+            "a request for gpu_mem takes as much of mem; keep some for the system with [gpus] headroom",
             severity="info" if self.rules.headroom_mib else "warning",
         )
 
@@ -80,7 +82,7 @@ class GpuOffer:
         self._fail_doubles()
         # A resource without cells would say that this detector has the last word on `gpu_mem`.
         cells = tuple(cell for cell in self.cells if cell.key not in self.unknown_cells)
-        resource = Resource(name=GPU_MEM, unit=MIB, cells=cells, origin=origin)
+        resource = Resource(name=GPU_MEM, unit=MIB, cells=cells, origin=origin, of_host_memory=self.of_host_memory)
         return Answer(
             resources=(resource,) if cells else (),
             findings=tuple(self.findings),
