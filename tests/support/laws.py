@@ -53,7 +53,7 @@ def _free(book: Book, source: str | None) -> dict[CellId, int]:
 
 
 def _has_room(book: Book, demand: Demand, amounts: Mapping[CellId, int]) -> bool:
-    nominal = {cell.id: cell.capacity for cell in book.cells}
+    nominal = {cell.id: cell.capacity for cell in book.cells if demand.gpu.accepts(cell.label, cell.compute_capability)}
     able = [
         cell
         for cell, units in amounts.items()

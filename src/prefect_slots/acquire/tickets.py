@@ -196,7 +196,7 @@ class Tickets:
                 raise _refused(tx, answer, wanted, request.label)
             nesting, may_wait = answer.nesting, answer.may_wait
         if not is_possible(book, request.wanted):
-            text = largest(book, request.wanted, registered.labels)
+            text = largest(book, request.wanted)
             raise errors.Impossible(wanted=wanted, largest=text, machine=registered.machine or "")
         expected = None if request.expected_seconds is None else duration_asked(request.expected_seconds)
         shape = Shape(requirement=request.wanted, priority=request.priority, expected=expected, nesting=nesting)

@@ -29,7 +29,8 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _SI_KERNEL = 0x80
 # Words that `--resource` must not take: `requires` would read them as something else.
 _OPTIONS = frozenset({
-    "gpu_mem", "gpus", "mem", "cpus", "license", "licence", "timeout", "priority", "expected_seconds",
+    "gpu_mem", "gpus", "gpu", "gpu_capability", "mem", "cpus", "license", "licence",
+    "timeout", "priority", "expected_seconds",
 })  # fmt: skip
 
 
@@ -37,6 +38,8 @@ def run(
     *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="The command and its arguments, after `--`.")],
     gpu_mem: Annotated[str | None, Parameter(help="Memory per GPU: GiB, or with a unit (`512MiB`).")] = None,
     gpus: Annotated[str | None, Parameter(help="Number of GPUs; a part of one GPU below 1.")] = None,
+    gpu: Annotated[str | None, Parameter(help="Words of GPU names that will do: `H100|A100 80GB`.")] = None,
+    gpu_capability: Annotated[str | None, Parameter(help="CUDA's compute capability: `>=8.0`.")] = None,
     mem: Annotated[str | None, Parameter(help="System memory: GiB, or with a unit.")] = None,
     cpus: Annotated[int | None, Parameter(help="Cores.")] = None,
     license: Annotated[
@@ -65,6 +68,8 @@ def run(
     Examples:
         prefect-slots run --gpu-mem 8 -- python train.py
 
+        prefect-slots run --gpus 1 --gpu 'H100|A100' -- python train.py
+
         prefect-slots run --license matlab=1 --timeout 600 -- matlab -batch analyse
     """
     try:
@@ -75,6 +80,8 @@ def run(
         asked = {
             "gpu_mem": _number(gpu_mem),
             "gpus": _number(gpus),
+            "gpu": gpu,
+            "gpu_capability": gpu_capability,
             "mem": _number(mem),
             "cpus": cpus,
             "license": _counts("license", license) or None,

@@ -14,7 +14,13 @@ def declared_resources(declarations: Declarations) -> Iterator[Resource]:
     source = declarations.source
     if declarations.gpus.cards:
         cells = tuple(
-            Cell(key=card.uuid, capacity=card.memory_mib, label=card.name) for card in declarations.gpus.cards
+            Cell(
+                key=card.uuid,
+                capacity=card.memory_mib,
+                label=card.name,
+                compute_capability=card.compute_capability,
+            )
+            for card in declarations.gpus.cards
         )
         yield Resource(name=GPU_MEM, unit=MIB, cells=cells, origin=source)
     for license in declarations.licenses:

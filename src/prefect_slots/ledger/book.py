@@ -26,7 +26,8 @@ def read_book(tables: sql.Tables, front: int = model.FRONT) -> model.Book:
 def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
     # A broken cell offers nothing and keeps its capacity: it may come back, so requests for it wait and do not fail.
     rows = tables.all(
-        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive, key FROM cell "
+        "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive, key, label, "
+        "compute_capability FROM cell "
         "WHERE present ORDER BY 1, 2"
     )
     return _cell_states(tuple(rows))
@@ -36,15 +37,17 @@ def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
 
 
 @lru_cache(maxsize=16)
-def _cell_states(rows: tuple[tuple[str, int, int, int, int, str], ...]) -> tuple[model.CellState, ...]:
+def _cell_states(rows: tuple[tuple[str, int, int, int, int, str, str, str], ...]) -> tuple[model.CellState, ...]:
     return tuple(
         model.CellState(
             id=model.CellId(resource, number),
             capacity=Exclusive(capacity) if exclusive else capacity,
             foreign=foreign,
             lone=gpu.is_lone(key),
+            label=label,
+            compute_capability=capability,
         )
-        for resource, number, capacity, foreign, exclusive, key in rows
+        for resource, number, capacity, foreign, exclusive, key, label, capability in rows
     )
 
 

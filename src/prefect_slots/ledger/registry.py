@@ -128,11 +128,20 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
         )
         for cell in resource.cells:
             transaction.run(
-                "INSERT INTO cell (resource, number, key, label, position, capacity, exclusive) VALUES (?, "
-                "(SELECT COALESCE(MAX(number) + 1, 0) FROM cell WHERE resource=?), ?, ?, ?, ?, ?) "
+                "INSERT INTO cell (resource, number, key, label, compute_capability, position, capacity, exclusive) "
+                "VALUES (?, (SELECT COALESCE(MAX(number) + 1, 0) FROM cell WHERE resource=?), ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (resource, key) DO UPDATE SET label=excluded.label, position=excluded.position, "
-                "capacity=excluded.capacity, exclusive=excluded.exclusive, present=1, lost=0",
-                *(resource.name, resource.name, cell.key, cell.label, cell.index, cell.capacity),
+                "compute_capability=excluded.compute_capability, capacity=excluded.capacity, "
+                "exclusive=excluded.exclusive, present=1, lost=0",
+                *(
+                    resource.name,
+                    resource.name,
+                    cell.key,
+                    cell.label,
+                    cell.compute_capability,
+                    cell.index,
+                    cell.capacity,
+                ),
                 isinstance(cell.capacity, Exclusive),
             )
     note_change(transaction)

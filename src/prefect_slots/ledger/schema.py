@@ -40,8 +40,9 @@ CREATE TABLE resource (
 -- show it. Neither is free. exclusive: the first holder takes all of it. lost: it is broken; its limit stays, and
 -- nothing more is granted on it.
 CREATE TABLE cell (
-    resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL, position INTEGER,
-    capacity INTEGER NOT NULL, foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
+    resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL,
+    compute_capability TEXT NOT NULL, position INTEGER, capacity INTEGER NOT NULL,
+    foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
     present INTEGER NOT NULL DEFAULT 1, exclusive INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;

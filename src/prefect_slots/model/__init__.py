@@ -3,6 +3,7 @@
 amount       MiB, seats and cores, parsed and printed without ever under-counting
 resource     what a machine has: resources, their cells, the inventory
 gpu          the vendor of a GPU: pin variables, framework name
+gpu_filter   conditions on the product name and compute capability of a GPU
 declaration  a person's statements about it: rules for detection, declared licenses and resources
 finding      problems of a machine and their remedies
 registered   the registered machine: resources with numbered cells, units and specs of limits
@@ -21,6 +22,7 @@ from prefect_slots.model.book import TOKEN, Line, Nesting, Shape, Slot, Ticket
 from prefect_slots.model.declaration import Declarations, LicenseServer, ScratchSpace
 from prefect_slots.model.declaration import DetectorRules, EncoderSessions, GpuRules, HostRules, Instruments
 from prefect_slots.model.finding import UNPRINTABLE, Finding, Severity, Stale
+from prefect_slots.model.gpu_filter import GpuFilter
 from prefect_slots.model.gpu import APPLE_KEY, amd_key, intel_key
 from prefect_slots.model.registered import LimitSpec, LimitUnit, Registered, RegisteredCell, RegisteredResource, Stock
 from prefect_slots.model.request import Parent, Request

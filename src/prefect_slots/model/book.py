@@ -47,12 +47,16 @@ class CellState:
 
     Attributes:
         lone: A process can use no other cell of the resource beside it.
+        label: Product name of a GPU.
+        compute_capability: CUDA's, of an NVIDIA GPU; empty if unknown.
     """
 
     id: CellId
     capacity: int
     foreign: int = 0
     lone: bool = False
+    label: str = ""
+    compute_capability: str = ""
 
     @property
     def effective(self) -> int:

@@ -16,6 +16,7 @@ class DeclaredCard:
     uuid: str
     memory_mib: int
     name: str = "declared card"
+    compute_capability: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,11 +112,6 @@ class Registered:
         """The scope of each resource."""
         return {resource.name: resource.scope for resource in self.resources}
 
-    @property
-    def labels(self) -> dict[CellId, str]:
-        """The name of each cell, for people."""
-        return {cell.id: cell.label for resource in self.resources for cell in resource.cells}
-
     def cells(self, resource: str) -> tuple[RegisteredCell, ...]:
         """Return the present cells of a resource, by number."""
         listed = (cell for each in self.resources if each.name == resource for cell in each.cells)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, TypeVar
 
 from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model.amount import CORES, MIB, SEATS, Exclusive, count_asked, format_amount, memory_asked
+from prefect_slots.model.gpu_filter import GpuFilter
 from prefect_slots.model.resource import CPUS, GPU_MEM, LICENSE_PREFIX, MEM, check_resource_name, license_resource
 from prefect_slots.model.terms import invalid
 
 T = TypeVar("T")
 
+ANY_GPU = GpuFilter()
 # Millionths are exact for the shares that people write (0.25, 0.07), and integers compare alike in every process.
 WHOLE = 1_000_000
 
@@ -44,11 +46,12 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """`amount` on each of `cells` different cells of `resource`."""
+    """`amount` on each of `cells` different cells of `resource`; `gpu` tells which GPUs will do."""
 
     resource: str
     amount: int | Share
     cells: int = 1
+    gpu: GpuFilter = ANY_GPU
 
     def __post_init__(self) -> None:
         if self.cells < 1 or (isinstance(self.amount, int) and self.amount < 1):
@@ -62,7 +65,7 @@ class Demand:
 
     def describe(self) -> str:
         """Return a text for people: `"16GiB of gpu_mem on one card"`, `"1 seat of license.matlab"`."""
-        place = "card" if self.resource == GPU_MEM else "cell"
+        place = f"{self.gpu.describe()} card".strip() if self.resource == GPU_MEM else "cell"
         where = f"each of {self.cells} {place}s" if self.cells > 1 else f"one {place}"
         if isinstance(self.amount, Share):
             if self.amount.millionths == WHOLE:
@@ -131,7 +134,7 @@ class Requirement:
         """Return plain lists for JSON; `from_data` reads them back."""
         if self.others:
             return [{"any_of": [alternative.to_data() for alternative in self.alternatives]}]
-        return [[each.resource, _amount_data(each.amount), each.cells] for each in self.demands]
+        return [_demand_data(each) for each in self.demands]
 
     @classmethod
     def from_data(cls, data: object) -> Requirement:
@@ -149,17 +152,21 @@ class Requirement:
                 raise ValueError(f"not a list of demands: {data!r}")
 
 
-def _amount_data(amount: int | Share) -> object:
-    return amount if isinstance(amount, int) else {"millionths": amount.millionths}
+def _demand_data(demand: Demand) -> list[Any]:
+    amount, gpu = demand.amount, demand.gpu
+    data = amount if isinstance(amount, int) else {"millionths": amount.millionths}
+    return [demand.resource, data, demand.cells, *([gpu.name, gpu.capability] if gpu else [])]
 
 
 def _read_demand(data: object) -> Demand:
     match data:
-        case [str(name), {"millionths": int(millionths)}, int(cells)]:
-            return Demand(resource=name, amount=Share(millionths), cells=cells)
+        case [str(resource), amount, int(cells), str(name), str(capability)]:
+            return replace(_read_demand([resource, amount, cells]), gpu=GpuFilter(name, capability))
+        case [str(resource), {"millionths": int(millionths)}, int(cells)]:
+            return Demand(resource=resource, amount=Share(millionths), cells=cells)
         # JSON's `true` is an `int` in Python.
-        case [str(name), int(amount), int(cells)] if not isinstance(amount, bool):
-            return Demand(resource=name, amount=amount, cells=cells)
+        case [str(resource), int(amount), int(cells)] if not isinstance(amount, bool):
+            return Demand(resource=resource, amount=amount, cells=cells)
         case _:
             raise ValueError(f"not a demand: {data!r}")
 
@@ -184,6 +191,15 @@ def _gpu_demand(gpu_mem: object, gpus: object) -> Demand:
     cells = 1 if gpus is None else _checked("gpus", gpus, count_asked, "cards")
     amount: int | Share = Share(WHOLE) if gpu_mem is None else _checked("gpu_mem", gpu_mem, memory_asked)
     return Demand(resource=GPU_MEM, amount=amount, cells=cells)
+
+
+def _gpu_filter(name: object, capability: object) -> GpuFilter:
+    for key, value in (("gpu", name), ("gpu_capability", capability)):
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise invalid(key, value, 'a text, such as gpu="H100|A100" or gpu_capability=">=8.0"')
+    # In one spelling each, so that equal needs stand in one queue.
+    names = _checked("gpu", name, lambda text: GpuFilter(name=" ".join(text.split()))).name if name else ""
+    return _checked("gpu_capability", capability or "", lambda text: GpuFilter(names, "".join(text.split())))
 
 
 def _license_demands(asked: object) -> Iterable[Demand]:
@@ -225,6 +241,8 @@ def declare(
     *,
     gpu_mem: object = None,
     gpus: object = None,
+    gpu: object = None,
+    gpu_capability: object = None,
     mem: object = None,
     cpus: object = None,
     license: object = None,
@@ -235,6 +253,8 @@ def declare(
     Args:
         gpu_mem: Memory per GPU: a number of GiB, or a string with its unit.
         gpus: Number of GPUs (default 1); without `gpu_mem` they are whole GPUs; `0 < gpus < 1` is a part of one GPU.
+        gpu: Words of the product names that will do, alternatives joined by `|`: `"H100|A100 80GB"`.
+        gpu_capability: Comparisons with the compute capability: `">=8.0"`.
         mem: System memory: a number of GiB, or a string with its unit.
         cpus: Whole number of cores.
         license: `"matlab"`, `["a", "b"]` or `{"matlab": 2}`.
@@ -244,8 +264,11 @@ def declare(
         InvalidRequirement: if a value is not an amount, or nothing is asked for. `None` means not asked for.
     """
     demands: list[Demand] = []
+    wanted = _gpu_filter(gpu, gpu_capability)
     if gpu_mem is not None or gpus is not None:
-        demands.append(_gpu_demand(gpu_mem, gpus))
+        demands.append(replace(_gpu_demand(gpu_mem, gpus), gpu=wanted))
+    elif wanted:
+        raise invalid("gpu", wanted.describe(), "it says which GPU and not how much of one; add gpus=1 or gpu_mem=8")
     if mem is not None:
         demands.append(Demand(resource=MEM, amount=_checked("mem", mem, memory_asked)))
     if cpus is not None:

@@ -17,7 +17,8 @@ LICENSE_PREFIX = "license."
 
 # The words of `requires(...)` that are not resources, and prefixes that mean something in limit names.
 RESERVED = frozenset({
-    *terms.Terms.__dataclass_fields__, "gpus", "license", "licence", "any_of", "tag", "turn", "resource", "resources",
+    *terms.Terms.__dataclass_fields__, "gpus", "gpu", "gpu_capability", "license", "licence", "any_of",
+    "tag", "turn", "resource", "resources",
 })  # fmt: skip
 _DECLARED = re.compile(r"[a-z][a-z0-9_]*")
 _FEATURE = re.compile(r"[A-Za-z0-9._-]+")
@@ -84,12 +85,14 @@ class Cell:
         key: Identity across restarts: a GPU's UUID, else the cell's ordinal as text.
         capacity: Nominal capacity in the resource's unit; `Exclusive` where one holder is all it bears.
         label: For people: a GPU's product name.
+        compute_capability: Of an NVIDIA GPU, `"8.6"`; empty if unknown.
         index: Position that `nvidia-smi` shows today, for people only; it may change at every boot.
     """
 
     key: str
     capacity: int
     label: str = ""
+    compute_capability: str = ""
     index: int | None = None
 
     def __post_init__(self) -> None:

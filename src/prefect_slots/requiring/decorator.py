@@ -50,6 +50,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
             amounts are added to each of them.
         gpu_mem: Memory per GPU: a number of GiB, or a string with its unit (`"512MiB"`; `"8GB"` is decimal).
         gpus: Number of GPUs, default 1; without `gpu_mem` whole GPUs; `0.25` is a quarter of one GPU's memory.
+        gpu: Words of the product names that will do, alternatives joined by `|`: `gpu="H100|A100 80GB"`.
+        gpu_capability: Comparisons with CUDA's compute capability: `">=8.0"`.
         mem: System memory, as `gpu_mem`.
         cpus: Whole number of cores.
         license: `"matlab"` for one seat, `["a", "b"]` for one of each, `{"matlab": 2}` for counts.
@@ -85,6 +87,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         *,
         gpu_mem: Any = None,
         gpus: Any = None,
+        gpu: Any = None,
+        gpu_capability: Any = None,
         mem: Any = None,
         cpus: Any = None,
         license: Any = None,
@@ -95,7 +99,8 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         any_of: Any = None,
         **declared: Any,
     ) -> None:
-        named = {"gpu_mem": gpu_mem, "gpus": gpus, "mem": mem, "cpus": cpus, "license": license, "licence": licence}
+        gpu_words = {"gpu_mem": gpu_mem, "gpus": gpus, "gpu": gpu, "gpu_capability": gpu_capability}
+        named = {**gpu_words, "mem": mem, "cpus": cpus, "license": license, "licence": licence}
         self.amounts = spelled({**named, **declared})
         if alternatives is not None and any_of is not None:
             raise invalid("any_of", any_of, "the alternatives are given twice")
@@ -105,6 +110,9 @@ class requires:  # noqa: N801 - used as a decorator, it reads as a verb
         for amounts in every:
             # A mistake beside a callable is found here, at the declaration, and not hours later at the first call.
             plain = {name: value for name, value in amounts.items() if not callable(value)}
+            if "gpu_mem" in amounts.keys() - plain or "gpus" in amounts.keys() - plain:
+                # `gpu` beside a callable amount of it says which GPU; by itself it would be a mistake.
+                plain.setdefault("gpus", 1)
             if plain or not amounts:
                 declare(**plain)
         self.asks_the_call = any(callable(value) for amounts in every for value in amounts.values())

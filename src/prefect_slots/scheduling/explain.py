@@ -3,10 +3,9 @@
 Nothing is decided here; the same pools that placement uses are described.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from prefect_slots.model import GPU_MEM, MEM, WHOLE, Book, CellId, Demand, Line, Requirement, Share, Ticket
+from prefect_slots.model import GPU_MEM, MEM, WHOLE, Book, CellId, CellState, Demand, Line, Requirement, Share, Ticket
 from prefect_slots.scheduling.fairness import set_aside
 from prefect_slots.scheduling.placement import Pool, fits, grant_pool, machine_pool, nominal_pool, place
 
@@ -114,16 +113,19 @@ def is_stranded(book: Book, requirement: Requirement, ticket: str | None = None)
     return place(pool, requirement, pool.most) is None
 
 
-def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) -> str:
+def largest(book: Book, requirement: Requirement) -> str:
     """Return words for the largest capacity that the machine has of the first demand that can never fit."""
     pool = nominal_pool(book)
     for demand in requirement.all_demands:
         if not fits(pool, demand, pool.nominal):
-            cells = sorted(pool.cells(demand.resource), key=lambda cell: -pool.nominal[cell])
-            if not cells:
+            known = {cell.id: cell for cell in book.cells if cell.id.resource == demand.resource}
+            cells = sorted(pool.suiting(replace(demand, cells=1)), key=lambda cell: -pool.nominal[cell])
+            if not known:
                 return f"it has no {demand.resource}"
+            if not cells:
+                return f"it has {', '.join(sorted({_gpu(cell) for cell in known.values()}))}"
             if len(pool.suiting(demand)) < demand.cells <= len(cells):
-                count = sum(cell in pool.lone for cell in cells)
+                count = sum(known[cell].lone for cell in cells)
                 return (
                     f"{count} of its {len(cells)} cards are MIG instances, and a process can use one of these at most"
                 )
@@ -131,8 +133,14 @@ def largest(book: Book, requirement: Requirement, labels: Mapping[CellId, str]) 
             top = f"{pool.nominal[cells[0]]}{unit}"
             several = len(cells) > 1
             if demand.resource == GPU_MEM:
-                label = f" ({labels[cells[0]]})" if labels.get(cells[0]) else ""
-                count = f"it has {len(cells)} card{'s' if several else ''}"
+                label = f" ({known[cells[0]].label})" if known[cells[0]].label else ""
+                count = f"it has {len(cells)} {'such ' if demand.gpu else ''}card{'s' if several else ''}"
                 return f"{count}, the largest is gpu {cells[0].number}{label} with {top}"
             return f"it has {top} of {demand.resource}{f' on each of {len(cells)} cells at most' if several else ''}"
     return ""
+
+
+def _gpu(cell: CellState) -> str:
+    """Return a GPU in words, with the compute capability that a filter may have asked for."""
+    capability = f" of compute capability {cell.compute_capability}" if cell.compute_capability else ""
+    return f"{cell.label or 'a card without a name'}{capability}"

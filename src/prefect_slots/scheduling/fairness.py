@@ -99,6 +99,6 @@ def _choose(pool: Pool, demand: Demand, kept: set[CellId], amounts: Amounts) -> 
 
 def is_hurt(pool: Pool, shape: Shape, granted: Iterable[Holding]) -> bool:
     """Return whether a grant of these cells left `shape` without room for a demand of one of its alternatives."""
-    touched = {cell.resource for cell, _ in granted}
+    touched = {cell for cell, _ in granted}
     asked = shape.requirement.all_demands
-    return any(demand.resource in touched and not fits(pool, demand, pool.free) for demand in asked)
+    return any(not touched.isdisjoint(pool.suiting(demand)) and not fits(pool, demand, pool.free) for demand in asked)

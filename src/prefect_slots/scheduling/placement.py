@@ -1,14 +1,17 @@
 """Placement: best fit of a requirement, each demand on single cells, all different.
 
-Best fit takes the cell with the least left over, and so keeps large gaps for large requests. Foreign use of a resource
-is spread over its cells by the opposite rule.
+Best fit takes the cell with the least left over, and so keeps large gaps for large requests. A share of a cell (a whole
+GPU is one) goes to the fullest cell by shares, then to the kind of GPU that the machine has most of. Foreign use of a
+resource is spread over its cells by the opposite rule.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from prefect_slots.model import Book, CellId, CellState, Demand, Grant, Holding, Requirement
+from prefect_slots.model.requirement import WHOLE, Share
 
 Amounts = Mapping[CellId, int]
 
@@ -28,13 +31,13 @@ class Pool:
         nominal: Capacity of each cell: the base of shares.
         most: Amount that one requirement could have on an idle machine, after foreign use.
         free: Free amount; negative after a capacity was cut below its holdings.
-        lone: The cells that no demand takes together with another cell.
+        machine: All cells of the book, with the properties of GPUs.
     """
 
     nominal: dict[CellId, int]
     most: dict[CellId, int]
     free: dict[CellId, int]
-    lone: frozenset[CellId] = frozenset()
+    machine: tuple[CellState, ...]
     by_resource: dict[str, list[CellId]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +52,14 @@ class Pool:
     def suiting(self, demand: Demand) -> list[CellId]:
         """Return the cells that `demand` may take, by number, whatever their amounts."""
         cells = self.cells(demand.resource)
-        return cells if demand.cells == 1 else [cell for cell in cells if cell not in self.lone]
+        if demand.cells == 1 and not demand.gpu:
+            return cells
+        suiting = {
+            cell.id
+            for cell in self.machine
+            if not (cell.lone and demand.cells > 1) and demand.gpu.accepts(cell.label, cell.compute_capability)
+        }
+        return [cell for cell in cells if cell in suiting]
 
     def need(self, demand: Demand, cell: CellId) -> int:
         """Return the amount that `demand` takes on `cell`."""
@@ -68,7 +78,7 @@ def machine_pool(book: Book) -> Pool:
     for cell in free.keys() - known.keys():
         known[cell] = 0
     most = {cell.id: cell.effective for cell in book.cells}
-    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free, _lone(book.cells))
+    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free, book.cells)
 
 
 def grant_pool(book: Book, source: Grant) -> Pool:
@@ -80,24 +90,39 @@ def grant_pool(book: Book, source: Grant) -> Pool:
         if grant.shape.pool == source.id:
             for cell, amount in grant.holdings:
                 free[cell] -= amount
-    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free, _lone(book.cells))
+    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free, book.cells)
 
 
 def nominal_pool(book: Book) -> Pool:
     """Return the machine's cells as if nobody used them."""
     nominal = {cell.id: cell.capacity for cell in book.cells}
-    return Pool(nominal, nominal, nominal, _lone(book.cells))
-
-
-def _lone(cells: Iterable[CellState]) -> frozenset[CellId]:
-    return frozenset(cell.id for cell in cells if cell.lone)
+    return Pool(nominal, nominal, nominal, book.cells)
 
 
 def _best(pool: Pool, demand: Demand, amounts: Amounts) -> list[CellId]:
     fitting = [cell for cell in pool.suiting(demand) if amounts[cell] >= pool.need(demand, cell)]
-    # A share takes different amounts of unequal cells: after the least left over, the least taken.
-    fitting.sort(key=lambda cell: (amounts[cell] - pool.need(demand, cell), pool.need(demand, cell), cell.number))
+    if isinstance(demand.amount, Share):
+        fitting.sort(key=_by_shares(pool, demand, amounts))
+    else:
+        # An exclusive cell takes all that it has: after the least left over, the least taken.
+        fitting.sort(key=lambda cell: (amounts[cell] - pool.need(demand, cell), pool.need(demand, cell), cell.number))
     return fitting[: demand.cells]
+
+
+def _by_shares(pool: Pool, demand: Demand, amounts: Amounts) -> Callable[[CellId], tuple[int, int, int, int]]:
+    """Return the order of cells for a share: the fullest by shares, the kind that there is most of, the largest.
+
+    By amounts, the small GPU for a monitor would win over the GPUs that a machine is made of: a share names no amount.
+    """
+    cells = [cell for cell in pool.machine if cell.id.resource == demand.resource]
+    kinds = Counter((cell.label, cell.capacity) for cell in cells)
+    alike = {cell.id: kinds[cell.label, cell.capacity] for cell in cells}
+
+    def order(cell: CellId) -> tuple[int, int, int, int]:
+        left = (amounts[cell] - pool.need(demand, cell)) * WHOLE // max(1, pool.nominal[cell])
+        return left, -alike.get(cell, 0), -pool.nominal[cell], cell.number
+
+    return order
 
 
 def fits(pool: Pool, demand: Demand, amounts: Amounts) -> bool:

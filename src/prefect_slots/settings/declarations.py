@@ -14,7 +14,13 @@ def declarations_of(file: ConfigFile, source: str) -> declaration.Declarations:
             ignore=tuple(file.gpus.ignore),
             headroom_mib=file.gpus.headroom,
             cards=tuple(
-                declaration.DeclaredCard(uuid=c.uuid, memory_mib=c.memory, name=c.name) for c in file.gpus.card
+                declaration.DeclaredCard(
+                    uuid=card.uuid,
+                    memory_mib=card.memory,
+                    name=card.name,
+                    compute_capability=card.compute_capability,
+                )
+                for card in file.gpus.card
             ),
         ),
         host=declaration.HostRules(cpus=file.host.cpus, mem_mib=file.host.mem, mem_headroom_mib=file.host.mem_headroom),

@@ -229,6 +229,7 @@ class GpuTable:
     uuid: Annotated[str, _identity]
     memory: Annotated[int, Plain(memory_available)]
     name: str = "declared card"
+    compute_capability: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

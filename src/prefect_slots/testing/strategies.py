@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from prefect_slots.model import MAX_AMOUNT, Book, CellId, CellState, Exclusive, LimitUnit, Scope
+from prefect_slots.model import GPU_MEM, MAX_AMOUNT, Book, CellId, CellState, Exclusive, GpuFilter, LimitUnit, Scope
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.testing.bookkeeping import MemoryLedger
 from prefect_slots.testing.play import Play
 
 # One of each kind that limits treat differently: cells, fleet scope, memory, plain counts, declared.
 RESOURCES = ("cpus", "gpu_mem", "license.matlab", "mem", "scanner")
+_GPUS = ("A", "B")
 SCOPES = {name: Scope.FLEET if name.startswith("license.") else Scope.WORKER for name in RESOURCES}
 
 
@@ -40,7 +41,7 @@ def shares() -> st.SearchStrategy[Share]:
 def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: int = 4) -> tuple[CellState, ...]:
     """Return the cells of an idle machine: at most that many resources, cells of each and units on a cell.
 
-    Some are exclusive: the first holder takes all of them.
+    Some are exclusive: the first holder takes all of them. GPUs are of two names.
     """
     names = draw(st.lists(st.sampled_from(RESOURCES), min_size=1, max_size=resources, unique=True))
     made: list[CellState] = []
@@ -48,19 +49,22 @@ def machines(draw: st.DrawFn, *, resources: int = 3, cells: int = 3, capacity: i
         for number, units in enumerate(draw(st.lists(st.integers(1, capacity), min_size=1, max_size=cells))):
             # One cell in six is exclusive: often enough to meet shares, seldom enough to leave room for two holders.
             whole = draw(st.integers(0, 5)) == 5
-            made.append(CellState(id=CellId(name, number), capacity=Exclusive(units) if whole else units))
+            label = draw(st.sampled_from(_GPUS)) if name == GPU_MEM else ""
+            made.append(CellState(CellId(name, number), Exclusive(units) if whole else units, label=label))
     return tuple(made)
 
 
 @st.composite
 def demands(draw: st.DrawFn, cells: tuple[CellState, ...], resource: str) -> Demand:
     """Return a demand that an idle machine of `cells` has room for; `resource` is one of its own."""
-    capacities = sorted((cell.capacity for cell in cells if cell.id.resource == resource), reverse=True)
+    offered = [cell for cell in cells if cell.id.resource == resource]
+    wanted = draw(st.sampled_from(sorted({"", *(cell.label for cell in offered)})))
+    capacities = sorted((cell.capacity for cell in offered if wanted in cell.label), reverse=True)
     number = draw(st.integers(1, len(capacities)))
     amount: int | Share = draw(st.integers(1, capacities[number - 1]))
     if draw(st.integers(0, 3)) == 0:
         amount = draw(shares())
-    return Demand(resource=resource, amount=amount, cells=number)
+    return Demand(resource=resource, amount=amount, cells=number, gpu=GpuFilter(wanted))
 
 
 @st.composite

@@ -13,6 +13,7 @@ from tests.support.nvml_stub.machines import (
     ARGUMENT_VERSION_MISMATCH,
     INSUFFICIENT_SIZE,
     NOT_FOUND,
+    NOT_SUPPORTED,
     UNINITIALIZED,
     FakeDevice,
     Machine,
@@ -92,6 +93,11 @@ class NvmlDouble:
         told.total, told.reserved, told.used = device.total, device.reserved, device.used
         told.free = told.total - told.reserved - told.used
         return self._answer(device.v2_error)
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Any, major: Any, minor: Any) -> int:
+        capability = self._of(handle).capability
+        _target(major).value, _target(minor).value = divmod(capability, 10)
+        return self._answer(0 if capability else NOT_SUPPORTED)
 
     def nvmlDeviceGetComputeMode(self, handle: Any, mode: Any) -> int:
         _target(mode).value = self._of(handle).mode

@@ -49,6 +49,7 @@ class FakeDevice:
     ci: int = 0
     virtualization: int = 0
     sessions: int = 0
+    capability: int = 0
     handle_error: int = 0
     uuid_error: int = 0
     name_error: int = 0

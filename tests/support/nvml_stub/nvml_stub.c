@@ -17,7 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, VERSION_MISMATCH = 25 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
+       INSUFFICIENT_SIZE = 7, VERSION_MISMATCH = 25 };
 enum { MOST_CARDS = 16, MOST_INSTANCES = 8, MOST_PROCESSES = 32, TEXT = 96 };
 enum kind { COMPUTE, GRAPHICS, MPS };
 
@@ -26,7 +27,7 @@ struct process { unsigned int pid; unsigned long long memory; enum kind kind; };
 struct device {
     char uuid[TEXT], name[TEXT];
     unsigned long long total, reserved, used;
-    int mode, mig, pending, slots, slot, gi, ci, virtualization, sessions;
+    int mode, mig, pending, slots, slot, gi, ci, virtualization, sessions, capability;
     int handle_error, uuid_error, name_error, v1_error, v2_error, mode_error, mig_error, slots_error;
     int ids_error, processes_error, graphics_error, virtualization_error, sessions_error;
     int instance_count, process_count;
@@ -51,7 +52,7 @@ static void set(struct device *device, const char *key, const char *value) {
         {"processes_error", &device->processes_error}, {"graphics_error", &device->graphics_error},
         {"virtualization", &device->virtualization},
         {"virtualization_error", &device->virtualization_error}, {"sessions", &device->sessions},
-        {"sessions_error", &device->sessions_error},
+        {"sessions_error", &device->sessions_error}, {"capability", &device->capability},
     };
     if (!strcmp(key, "uuid")) snprintf(device->uuid, TEXT, "%s", value);
     else if (!strcmp(key, "name")) snprintf(device->name, TEXT, "%s", value);
@@ -185,6 +186,11 @@ int nvmlDeviceGetMemoryInfo_v2(struct device *d, struct memory_v2 *memory) {
 }
 #endif
 
+int nvmlDeviceGetCudaComputeCapability(struct device *d, int *major, int *minor) {
+    *major = d->capability / 10;
+    *minor = d->capability % 10;
+    return answer(d->capability ? OK : NOT_SUPPORTED);
+}
 int nvmlDeviceGetComputeMode(struct device *d, int *mode) { *mode = d->mode; return answer(d->mode_error); }
 
 int nvmlDeviceGetMigMode(struct device *d, unsigned int *now, unsigned int *pending) {

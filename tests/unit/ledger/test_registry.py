@@ -36,7 +36,7 @@ def test_what_was_registered_is_read_back(members: Pair) -> None:
     assert register(one, GPU, SEATS) == other.ledger.read(registry.registered)
     known = other.ledger.read(registry.registered)
     assert known.names == ("gpu_mem", "license.matlab")
-    assert known.labels[CellId("gpu_mem", 1)] == "B"
+    assert [cell.label for cell in known.cells("gpu_mem")] == ["A", "B"]
     assert known.scopes == {"gpu_mem": Scope.WORKER, "license.matlab": Scope.WORKER}
     assert [(stock.resource, stock.cells) for stock in known.stocks] == [
         ("gpu_mem", ((0, 24), (1, 24))),
@@ -192,7 +192,7 @@ def test_foreign_use_survives_a_new_registration(members: Pair) -> None:
     one.ledger.transact(lambda tx: tx.run("UPDATE cell SET foreign_use=5 WHERE key='GPU-a'"))
     one.ledger.transact(lambda tx: registry.register(tx, INVENTORY))
     cells = {cell.id: cell for cell in one.ledger.read(lambda tx: tx.book()).cells}
-    assert cells[CellId("gpu_mem", 0)] == CellState(id=CellId("gpu_mem", 0), capacity=24, foreign=5)
+    assert cells[CellId("gpu_mem", 0)] == CellState(CellId("gpu_mem", 0), 24, 5, label="A")
 
 
 @pytest.mark.parametrize("scope", list(Scope))

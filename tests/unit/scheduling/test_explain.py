@@ -115,6 +115,9 @@ def test_what_others_leave_too_little_for_is_stranded() -> None:
     [
         ({"gpu_mem": 32}, "it has 2 cards, the largest is gpu 1 (NVIDIA B) with 24576 MiB"),
         ({"gpu_mem": 16, "gpus": 2}, "it has 2 cards, the largest is gpu 1 (NVIDIA B) with 24576 MiB"),
+        ({"gpus": 1, "gpu": "C"}, "it has NVIDIA A, NVIDIA B of compute capability 8.6"),
+        ({"gpus": 1, "gpu_capability": ">=9"}, "it has NVIDIA A, NVIDIA B of compute capability 8.6"),
+        ({"gpu_mem": 16, "gpu": "nvidia a"}, "it has 1 such card, the largest is gpu 0 (NVIDIA A) with 8192 MiB"),
         ({"mem": 5}, "it has 4096 MiB of mem"),
         ({"scanner": 2}, "it has 1 of scanner on each of 2 cells at most"),
         ({"license": "a"}, "it has no license.a"),
@@ -125,19 +128,17 @@ def test_what_others_leave_too_little_for_is_stranded() -> None:
 def test_the_largest_says_what_there_is_of_what_can_never_fit(words: dict[str, int], text: str) -> None:
     cells = (
         _cell("cpus", 0, 4),
-        _cell("gpu_mem", 0, 8192),
-        _cell("gpu_mem", 1, 24576),
+        replace(_cell("gpu_mem", 0, 8192), label="NVIDIA A"),
+        replace(_cell("gpu_mem", 1, 24576), label="NVIDIA B", compute_capability="8.6"),
         _cell("mem", 0, 4096),
         _cell("scanner", 0, 1),
         _cell("scanner", 1, 1),
     )
-    assert largest(Book(cells=cells), declare(**words), {CellId("gpu_mem", 1): "NVIDIA B"}) == text
+    assert largest(Book(cells=cells), declare(**words)) == text
 
 
 def test_a_single_card_is_one_card() -> None:
-    assert largest(Book(cells=CARDS[:1]), declare(gpu_mem=32), {}) == (
-        "it has 1 card, the largest is gpu 0 with 24576 MiB"
-    )
+    assert largest(Book(cells=CARDS[:1]), declare(gpu_mem=32)) == ("it has 1 card, the largest is gpu 0 with 24576 MiB")
 
 
 def test_several_mig_instances_for_one_process_are_refused_with_the_reason() -> None:
@@ -145,8 +146,6 @@ def test_several_mig_instances_for_one_process_are_refused_with_the_reason() -> 
     book = Book(cells=tuple(replace(_cell("gpu_mem", number, 20480), lone=True) for number in (0, 1)))
     wanted = declare(gpu_mem=8, gpus=2)
     assert not is_possible(book, wanted)
-    assert largest(book, wanted, {}) == (
-        "2 of its 2 cards are MIG instances, and a process can use one of these at most"
-    )
-    assert "it has 2 cards, the largest" in largest(book, declare(gpu_mem=8, gpus=3), {})
+    assert largest(book, wanted) == ("2 of its 2 cards are MIG instances, and a process can use one of these at most")
+    assert "it has 2 cards, the largest" in largest(book, declare(gpu_mem=8, gpus=3))
     assert is_possible(book, declare(gpu_mem=8))

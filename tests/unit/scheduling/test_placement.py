@@ -8,6 +8,7 @@ import pytest
 from tests.support.interleavings import ask, cells
 
 from prefect_slots.model.book import Book, CellId, CellState, Grant, Holding, Nesting, Shape
+from prefect_slots.model.gpu_filter import GpuFilter
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.scheduling.placement import fits, grant_pool, machine_pool, place
 
@@ -57,6 +58,52 @@ def test_a_share_takes_what_it_is_of_the_cell_it_lands_on() -> None:
     book = Book(cells=cells(gpu_mem=[9, 4]), grants=(_holder("a", ("gpu_mem", 1, 1)),))
     assert _placed(book, Demand(resource="gpu_mem", amount=Share(WHOLE))) == [Holding(CellId("gpu_mem", 0), 9)]
     assert _placed(book, Demand(resource="gpu_mem", amount=Share(WHOLE // 2))) == [Holding(CellId("gpu_mem", 1), 2)]
+
+
+def _gpus(*cards: tuple[str, int]) -> tuple[CellState, ...]:
+    return tuple(
+        CellState(id=CellId("gpu_mem", number), capacity=capacity, label=label)
+        for number, (label, capacity) in enumerate(cards)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cards", "number"),
+    [
+        ([("T400", 4), ("A6000", 48), ("A6000", 48)], 1),
+        ([("A6000", 48), ("T400", 4)], 0),
+        ([("A100", 80), ("A100", 40), ("A100", 40)], 1),
+        ([("T400", 4), ("T400", 4), ("A6000", 48)], 0),
+    ],
+)
+def test_a_whole_card_is_of_the_kind_that_the_machine_has_most_of_then_the_largest(
+    cards: list[tuple[str, int]], number: int
+) -> None:
+    for share in (WHOLE, WHOLE // 4):
+        placed = _placed(Book(cells=_gpus(*cards)), Demand(resource="gpu_mem", amount=Share(share)))
+        assert [held.cell.number for held in placed or ()] == [number]
+
+
+def test_a_part_of_a_card_goes_to_the_fullest_card_by_shares() -> None:
+    book = Book(cells=_gpus(("A", 8), ("B", 80)), grants=(_holder("a", ("gpu_mem", 1, 60)),))
+    assert _placed(book, Demand(resource="gpu_mem", amount=Share(WHOLE // 4))) == [Holding(CellId("gpu_mem", 1), 20)]
+
+
+def test_a_filter_leaves_only_the_cards_that_will_do() -> None:
+    book = Book(cells=_gpus(("NVIDIA T400", 4), ("NVIDIA A6000", 48), ("NVIDIA H100", 80)))
+
+    def number(amount: int | Share, **words: str) -> int | None:
+        placed = _placed(book, Demand(resource="gpu_mem", amount=amount, gpu=GpuFilter(**words)))
+        return placed[0].cell.number if placed else None
+
+    assert number(2) == 0
+    assert number(2, name="a6000|h100") == 1
+    assert number(Share(WHOLE), name="T400") == 0
+    assert number(2, name="V100") is None
+    assert number(2, capability=">=5") is None
+    pool, two = machine_pool(book), Demand(resource="gpu_mem", amount=2, cells=2, gpu=GpuFilter("A6000|H100"))
+    assert fits(pool, two, pool.free)
+    assert not fits(pool, replace(two, cells=3), pool.free)
 
 
 def test_all_demands_fit_or_none_is_placed() -> None:

@@ -42,6 +42,7 @@ class DeviceReading:
         uuid: `None` where not even that could be read.
         name: Empty if it could not be read.
         compute_mode: `None` if it could not be read.
+        compute_capability: CUDA's, `"8.6"`; empty if it could not be read. An instance has its GPU's.
         memory: `None` for a GPU that shares the host's memory, a MIG parent, or one that failed.
         instances: `None` for a GPU that is not in MIG mode.
         mig_changing: MIG mode changes at the next reset.
@@ -54,6 +55,7 @@ class DeviceReading:
     name: str = ""
     memory: Memory | None = None
     compute_mode: int | None = 0
+    compute_capability: str = ""
     instances: tuple[DeviceReading, ...] | None = None
     mig_changing: bool = False
     failure: Failure | None = None
@@ -97,6 +99,7 @@ def _read_gpu(nvml: Nvml, index: int) -> DeviceReading:
             # A MIG parent's memory is its instances', and may be closed to us when theirs is not.
             memory=None if in_mig_mode else _read_memory(nvml, handle),
             compute_mode=_read_compute_mode(nvml, handle),
+            compute_capability=_read_compute_capability(nvml, handle),
             instances=_read_instances(nvml, handle) if in_mig_mode else None,
             mig_changing=in_mig_mode != after_reset,
         )
@@ -106,6 +109,10 @@ def _read_gpu(nvml: Nvml, index: int) -> DeviceReading:
 
 def _read_compute_mode(nvml: Nvml, gpu: object) -> int | None:
     return nvml_api.read_beside(partial(ask, nvml.nvmlDeviceGetComputeMode, otherwise=0), gpu, otherwise=None)
+
+
+def _read_compute_capability(nvml: Nvml, gpu: object) -> str:
+    return ".".join(map(str, nvml_api.read_beside(nvml.nvmlDeviceGetCudaComputeCapability, gpu, otherwise=[])))
 
 
 def _read_instances(nvml: Nvml, gpu: object) -> tuple[DeviceReading, ...]:
@@ -298,7 +305,7 @@ class NvidiaInventory:
         if gpu.mig_changing:
             self._offer.say(uuid, "its MIG mode changes at the next reset of the card", "reset it, then register again")
         if gpu.instances is None:
-            self._add(gpu, uuid, gpu.index, alone=alone)
+            self._add(gpu, gpu, uuid, alone=alone)
             return
         self._leave_out(gpu, uuid, "in MIG mode: its instances are offered instead")
         if not gpu.instances:
@@ -321,11 +328,11 @@ class NvidiaInventory:
             elif twin is not None:
                 self._leave_out(instance, instance.uuid, f"it shares the memory of {twin.uuid}, which is offered")
             else:
-                self._add(instance, instance.uuid, gpu.index, alone=alone)
+                self._add(gpu, instance, instance.uuid, alone=alone)
                 offered.append(instance)
 
-    def _add(self, device: DeviceReading, uuid: str, index: int, *, alone: bool) -> None:
-        """Add a cell of the device's memory, less the driver's part and the headroom."""
+    def _add(self, gpu: DeviceReading, device: DeviceReading, uuid: str, *, alone: bool) -> None:
+        """Add a cell of the memory of a GPU or its instance, less the driver's part and the headroom."""
         name = device.name or "NVIDIA GPU"
         kept = self._rules.headroom_mib
         taken: list[str] = []
@@ -351,7 +358,7 @@ class NvidiaInventory:
             taken.append("one holder at a time (EXCLUSIVE_PROCESS)")
         offered = self._offer.less_headroom(mib)
         self._offer.show(uuid, name, ", ".join(taken), found=found, offered=offered)
-        self._offer.add(uuid, name, mib, index, exclusive=alone)
+        self._offer.add(uuid, name, mib, gpu.index, exclusive=alone, compute_capability=gpu.compute_capability)
 
     def _leave_out(self, device: DeviceReading, uuid: str, why: str) -> None:
         found = None if device.memory is None else bytes_available(device.memory.total)

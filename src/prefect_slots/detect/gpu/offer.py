@@ -61,7 +61,9 @@ class GpuOffer:
         # A cell without capacity would be registered, and could never be granted.
         return mib - self.rules.headroom_mib if mib > self.rules.headroom_mib else None
 
-    def add(self, key: str, label: str, mib: int, index: int, *, exclusive: bool = False) -> None:
+    def add(
+        self, key: str, label: str, mib: int, index: int, *, exclusive: bool = False, compute_capability: str = ""
+    ) -> None:
         """Add a cell of the memory `mib` less the headroom, or a finding if nothing is left."""
         offered = self.less_headroom(mib)
         if offered is None:
@@ -69,7 +71,10 @@ class GpuOffer:
             self.say(key, f"headroom {kept} leaves nothing of {format_amount(mib, MIB)}", "lower it")
         else:
             capacity = Exclusive(offered) if exclusive else offered
-            self.cells.append(Cell(key=key, capacity=capacity, label=printable(label), index=index))
+            name = printable(label)
+            self.cells.append(
+                Cell(key=key, capacity=capacity, label=name, compute_capability=compute_capability, index=index)
+            )
 
     def fail(self, key: str, label: str, problem: str, remedy: str, *, severity: Severity = "error") -> None:
         """Add a GPU that exists and cannot be read, so that its registration stays as it is."""

@@ -11,8 +11,9 @@ import pytest
 import tests.support.nvml_stub.machines as fake
 from tests.support.nvml_stub.machines import GIB, MIB, FakeDevice, Machine, Read
 
-from prefect_slots.detect.gpu.nvidia import DeviceReading, Memory, query_nvml
+from prefect_slots.detect.gpu.nvidia import DeviceReading, Memory, interpret_nvml, query_nvml
 from prefect_slots.detect.gpu.nvml import Nvml
+from prefect_slots.model import GpuRules
 
 A = FakeDevice(uuid="GPU-aaaa")
 B = FakeDevice(uuid="GPU-bbbb", name="NVIDIA H100", total=80 * GIB, reserved=1 * GIB)
@@ -27,6 +28,17 @@ SLICE = FakeDevice(uuid="MIG-1", name="NVIDIA A100 MIG 1g.5gb", total=5 * GIB, r
 def test_two_cards_are_read_with_identity_name_and_memory(read: Read):
     reading = read(Machine(cards=(A, B)))
     assert (reading.state, reading.failure, reading.gpus) == ("gpus", None, (READ_A, READ_B))
+
+
+def test_a_card_s_compute_capability_is_that_of_its_instances_too(read: Read):
+    parent = FakeDevice(uuid="GPU-mig", mig=1, pending=1, slots=7, capability=80, instances=(SLICE,))
+    reading = read(Machine(cards=(replace(A, capability=75), B, parent)))
+    offer = interpret_nvml(reading, GpuRules(), {}, lambda: 1)
+    assert [(cell.key, cell.compute_capability) for cell in offer.resources[0].cells] == [
+        ("GPU-aaaa", "7.5"),
+        ("GPU-bbbb", ""),
+        ("MIG-1", "8.0"),
+    ]
 
 
 def test_a_driver_without_cards_has_none(read: Read):
@@ -220,6 +232,9 @@ class OldBinding:
             raise self.LibraryMismatch
         return A
 
+    def nvmlDeviceGetCudaComputeCapability(self, handle: object, /) -> list[int]:
+        return [8, 6]
+
     def nvmlDeviceGetComputeMode(self, handle: object, /) -> int:
         return 0
 
@@ -237,6 +252,7 @@ def test_text_in_bytes_is_read_and_a_failing_shutdown_loses_nothing():
     load: Any = OldBinding
     (card,) = query_nvml(load).gpus
     assert (card.uuid, card.name, card.failure) == ("GPU-old", "Tesla \ufffd", None)
+    assert card.compute_capability == "8.6"
 
 
 def test_an_error_that_is_not_nvmls_own_stays_with_its_card():
