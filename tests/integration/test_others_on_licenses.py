@@ -13,12 +13,13 @@ import pytest
 from tests.support.license_tools import Tool
 from tests.support.processes import Puppet, SharedMachine, member
 
-from prefect_slots.detect.licenses.client import DESK
+from prefect_slots.detect.licenses.client import DESK, Desk
 from prefect_slots.detect.survey import survey
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
 from prefect_slots.model.declaration import Declarations, GpuRules, LicenseServer
 from prefect_slots.model.finding import Stale
+from prefect_slots.model.resource import Inventory
 from prefect_slots.settings import Settings
 from prefect_slots.usage.foreign import Fleet
 from prefect_slots.usage.monitor import Monitor
@@ -123,6 +124,41 @@ def test_c07_seats_that_are_set_aside_for_us_are_ours_and_those_for_others_are_n
         server.says(reserved=ours)
         server.look()
         assert "granted" in task.reply()
+
+
+GROUP = """\
+MPPDYNA          12/30/2031          -      4      4 |     0
+LS-DYNA          12/30/2031          0      4      4 |     0
+                   LICENSE GROUP     0      4      4 |     0
+"""
+
+
+def test_features_that_share_a_pool_of_seats_draw_on_it_alike(machine: SharedMachine, tmp_path: Path):
+    tool = Tool(tmp_path / "tool", text=GROUP)
+    tables = [
+        LicenseServer(vendor="lsdyna", server="31010@lic1", command=tool.command, features=features)
+        for features in ((("mpp", "MPPDYNA"), ("smp", "LS-DYNA")), (("zsmp", "ls-dyna"),))
+    ]
+    seen = survey(Declarations(gpus=GpuRules(detect=False), license_servers=tuple(tables)), os.environ, desk=Desk())
+    assert [(each.name, each.also) for each in seen.inventory.resources if each.name.startswith("license.")] == [
+        ("license.mpp", ("license.smp", "license.zsmp"))
+    ]
+    with member(machine.state) as (ledger, _):
+        ledger.transact(lambda tx: registry.name_machine(tx, "shared"))
+        ledger.transact(lambda tx: registry.register(tx, seen.inventory))
+        # A server that does not answer changes nothing of it.
+        silent = Inventory(unknown=frozenset({"license.mpp", "license.smp", "license.zsmp"}))
+        ledger.transact(lambda tx: registry.register(tx, silent))
+    with Puppet(machine) as one, Puppet(machine) as two:
+        assert "granted" in one.enter(license={"mpp": 3})
+        two.ask(license={"smp": 2})
+        machine.waiting(1)
+        one.leave()
+        assert "granted" in two.reply()
+        one.ask(license={"mpp": 1, "zsmp": 2})
+        machine.waiting(1)
+        two.leave()
+        assert "granted" in one.reply()
 
 
 def test_a_server_that_hangs_keeps_the_last_number_shows_its_age_and_gives_one_alarm(

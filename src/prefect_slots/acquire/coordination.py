@@ -3,6 +3,7 @@
 Prefect's temporary server of a plain script is nobody's shared truth, so only a configured API URL counts.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def api_url(env: Mapping[str, str]) -> str | None:
     if "prefect" not in sys.modules:
         if env.get("PREFECT_API_URL"):
             return env["PREFECT_API_URL"]
-        home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
+        # Not by `Path`, which raises for a user without a home: then there is no such file.
+        home = Path(os.path.expanduser(env.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111
         profiles = Path(env.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
         # The files that Prefect reads settings from, each with a word that it must hold to set the URL.
         places = {

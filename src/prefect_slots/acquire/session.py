@@ -144,6 +144,7 @@ class Session:
         if url is not None:
             await self.use_server(url)
         started = time.monotonic()
+        request = replace(request, requirement=registered.pooled(request.wanted))
         # The first resource of each alternative that this machine lacks.
         unknown = [
             next((name for name in alternative.resources if name not in registered.names), None)

@@ -4,6 +4,7 @@ A cell's number is given once per key (a GPU's UUID) and never reused, so that a
 A resource that a survey could not read stays as it was: unknown is not zero.
 """
 
+import json
 import uuid
 
 from prefect_slots.ledger.transaction import Transaction
@@ -22,6 +23,8 @@ from prefect_slots.model import (
 _EDITION = "edition"
 # Key in `meta` of the name of the resource whose units are of the host's memory; empty if none is.
 _UNIFIED = "of_host_memory"
+# Key in `meta` of the resources by their further names, as JSON.
+_POOLS = "pools"
 
 
 class Known:
@@ -58,6 +61,7 @@ def registered(transaction: Transaction) -> Registered:
             RegisteredResource(name, unit, Scope(scope), origin, tuple(cells.get(name, ())))
             for name, unit, scope, origin in rows
         ),
+        pools=json.loads(transaction.meta(_POOLS) or "{}"),
     )
 
 
@@ -144,6 +148,10 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
                 ),
                 isinstance(cell.capacity, Exclusive),
             )
+    # A resource that could not be read keeps its further names.
+    pools = {also: name for also, name in registered(transaction).pools.items() if name in inventory.unknown}
+    pools |= {also: resource.name for resource in inventory.resources for also in resource.also}
+    transaction.set_meta(_POOLS, json.dumps(pools))
     note_change(transaction)
     # New or larger cells may fit tickets that wait now.
     transaction.apply(book.Changed())

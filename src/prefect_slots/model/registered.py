@@ -4,7 +4,8 @@ A `LimitUnit` is the part of one limit that a grant occupies, before that limit 
 order of units is defined in `scheduling.canonical_order`, the spelling of names in `limits.naming`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from prefect_slots.model.book import CellId
 from prefect_slots.model.requirement import Demand, Requirement, Share
@@ -90,6 +91,7 @@ class Registered:
         machine: The `<worker>` in limit names, or `None` before the first registration.
         resources: Sorted by name; cells that have gone are listed with `present` false.
         unified: `gpu_mem` is of the host's memory, which `mem` counts too.
+        pools: The resource that stands for each further name; see `Resource.also`.
     """
 
     # Not compared: a registration that changes nothing must not look like a change to its readers.
@@ -97,10 +99,28 @@ class Registered:
     machine: str | None
     resources: tuple[RegisteredResource, ...]
     unified: bool = False
+    pools: Mapping[str, str] = field(default_factory=dict[str, str])
 
     # Cheap and good enough: a cache of calls meets few machines, and hashing all cells would cost more than the calls.
     def __hash__(self) -> int:
         return hash(self.machine)
+
+    def pooled(self, wanted: Requirement) -> Requirement:
+        """Return the requirement with one demand on each pool of seats, by whatever names it is asked for."""
+        if self.pools.keys().isdisjoint(wanted.resources):
+            return wanted
+        return Requirement.any_of([self._pooled(each) for each in wanted.alternatives])
+
+    def _pooled(self, wanted: Requirement) -> Requirement:
+        demands: dict[str, Demand] = {}
+        for demand in wanted.demands:
+            name = self.pools.get(demand.resource, demand.resource)
+            before = demands.get(name)
+            amount = demand.amount
+            if before is not None and isinstance(before.amount, int) and isinstance(amount, int):
+                amount += before.amount
+            demands[name] = replace(demand, resource=name, amount=amount)
+        return Requirement.of(demands.values())
 
     @property
     def names(self) -> tuple[str, ...]:

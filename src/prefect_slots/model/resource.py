@@ -113,6 +113,7 @@ class Resource:
         cells: The places amounts can lie on; keys are distinct.
         origin: Where the number comes from: `nvml`, `host`, or the file that declares it.
         of_host_memory: Its units are of the host's memory, which `mem` counts too.
+        also: Further names that tasks ask for it by: license features that draw on one pool of seats.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Resource:
     scope: Scope = Scope.WORKER
     origin: str = ""
     of_host_memory: bool = False
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         keys = [cell.key for cell in self.cells]

@@ -5,6 +5,7 @@ ignore SIGTERM. Their output until then is kept.
 """
 
 import atexit
+import codecs
 import contextlib
 import os
 import selectors
@@ -79,8 +80,9 @@ def run_command(
 
 def decode(data: bytes) -> str:
     """Return the text of a program or a file; a line that is not UTF-8 is read as Latin-1, which knows every byte."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode()
     except UnicodeDecodeError:
         return "\n".join(map(_decode_line, data.split(b"\n")))
 

@@ -42,7 +42,7 @@ def damaged(data: st.DataObject, answer: str) -> str:
         elif damage == "join":
             lines[place] += lines[data.draw(st.integers(0, len(lines) - 1))]
         else:
-            nonsense = data.draw(st.text(ODD + "²\t\x00\u2028", max_size=9))
+            nonsense = data.draw(st.text(ODD + "²\t\r\x00\u2028", max_size=9))
             lines[place] = lines[place][:column] + nonsense + lines[place][column:]
     return "\n".join(lines)
 

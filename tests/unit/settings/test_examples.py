@@ -60,11 +60,12 @@ def test_the_demo_is_two_cards_two_seats_and_a_small_host():
     assert found.licenses == (DeclaredLicense(feature="matlab", seats=2, scope=Scope.FLEET),)
 
 
-def test_the_licences_are_three_servers_beside_declared_seats():
+def test_the_licences_are_four_tables_of_servers_beside_declared_seats():
     found = load("licenses.toml").declarations
     assert [(server.vendor, server.server, server.features) for server in found.license_servers] == [
         ("flexnet", "27000@lic1", (("ansys", "aa_r"),)),
         ("rlm", "5053@lic3", (("converge", "converge_super"),)),
+        ("flexnet", "27000@lic1", (("wing_mesher", "SUITE"), ("wing_solver", "SUITE"))),
         ("lmx", "6200@lic2", (("mesher", "Mesher"), ("solver", "Solver:3D"))),
     ]
     assert [license.feature for license in found.licenses] == ["Image_Toolbox", "comsol", "matlab"]

@@ -4,13 +4,14 @@ An error is part of the answer, never an exception: a server that cannot be aske
 """
 
 import hashlib
+import json
 import os
 import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -21,7 +22,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from prefect_slots.detect.detector import Answer, Scene
-from prefect_slots.detect.licenses.here import Here, identities
+from prefect_slots.detect.licenses.here import Here, identities, names_user
 from prefect_slots.detect.licenses.report import Reading
 from prefect_slots.detect.licenses.reservations import Options, parse_options
 from prefect_slots.detect.licenses.seats import interpret_seats
@@ -57,17 +58,29 @@ def in_turn(folder: Path | None, server: str, seconds: float) -> Generator[bool]
         yield is_mine
 
 
-def _lock(folder: Path, server: str) -> FileLock:
+def _own(folder: Path) -> Path:
+    """Return the folder, made if need be.
+
+    Raises:
+        PermissionError: if it is another user's.
+    """
     for made in (folder.parent, folder):
         made.mkdir(mode=0o700, exist_ok=True)
         # Where everybody may write, anybody may have made it: a lock in theirs would be theirs to keep.
         status = made.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise PermissionError(f"{made} is somebody else's")
-    # A hash, because a server's name may be longer than a file's, or hold a slash.
-    name = hashlib.sha256(server.encode()).hexdigest()[:32]
+    return folder
+
+
+def _lock(folder: Path, server: str) -> FileLock:
     # A lock by the mere existence of a file would outlive a killed process.
-    return FileLock(folder / f"{name}.lock", fallback_to_soft=False)
+    return FileLock(_own(folder) / f"{_key(server)}.lock", fallback_to_soft=False)
+
+
+def _key(server: str) -> str:
+    # A hash, because a server's name may be longer than a file's, or hold a slash.
+    return hashlib.sha256(server.encode()).hexdigest()[:32]
 
 
 # Seconds at most between two tries of a failing server: a repaired one is noticed within a quarter of an hour.
@@ -176,12 +189,15 @@ class Desk:
             counter = self._counters.setdefault(question, _Counter(turn=turn))
         with counter.turn:
             now = self._clock()
+            asked = f"{question.vendor} {question.server.casefold()}"
             if counter.reading is not None and now < counter.next_try:
                 return _kept(counter.reading, counter.next_try - now)
-            with in_turn(self.folder, f"{question.vendor} {question.server.casefold()}", question.timeout) as is_mine:
+            with in_turn(self.folder, asked, question.timeout) as is_mine:
                 asked_at = self._clock()
                 told = self._query(question, env) if is_mine else Reading(failure=_taken(question.timeout))
-            counter.reading = replace(_with_locks(told, counter.locks), asked_at=asked_at)
+            # Some servers name the locks only while a license is used, and the scope would change with it.
+            locks = remembered_locks(self.folder, asked, told) if self.folder is not None else counter.locks
+            counter.reading = replace(_with_locks(told, locks), asked_at=asked_at)
             counter.failures = 0 if counter.reading.failure is None else counter.failures + 1
             # The exponent is bounded: a server that is away for weeks would exceed the largest float.
             pause = question.poll_seconds * 2 ** min(max(0, counter.failures - 1), 10)
@@ -202,10 +218,31 @@ def _taken(seconds: float) -> str:
 
 
 def _with_locks(reading: Reading, locks: dict[str, tuple[str, ...]]) -> Reading:
-    """Keep the locks of licenses: some servers name them only during use, and the scope would change with it."""
     locks.update({feature.name: feature.locks for feature in reading.features if feature.locks is not None})
     features = tuple(replace(feature, locks=locks.get(feature.name)) for feature in reading.features)
     return replace(reading, features=features)
+
+
+def remembered_locks(folder: Path, server: str, told: Reading) -> dict[str, tuple[str, ...]]:
+    """Return the locks that a server last told, in any process of this user, of features of which it tells none now."""
+    locks: dict[str, tuple[str, ...]] = {}
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        file = _own(folder) / f"{_key(server)}.locks"
+        locks = {str(name): tuple(map(str, each)) for name, each in json.loads(file.read_text()).items()}
+    news = {each.name: tuple(map(_nameless, each.locks)) for each in told.features if each.locks is not None}
+    if news.items() - locks.items():
+        with suppress(OSError):
+            # Never half a file: another process may read it at this moment.
+            half = _own(folder) / f"{_key(server)}.{os.getpid()}"
+            half.write_text(json.dumps({**locks, **news}))
+            half.replace(half.with_suffix(".locks"))
+    return {**locks, **news}
+
+
+def _nameless(lock: str) -> str:
+    """Return a lock as it may be written down: without the name of another user."""
+    here = Here(users=frozenset({user_name(os.getuid()).casefold()}))
+    return lock if here.is_user_of(lock) or not names_user(lock) else "USER="
 
 
 def _kept(reading: Reading, seconds: float) -> Reading:

@@ -27,7 +27,8 @@ def parse_dsls(text: str, *, server: str, checkouts: bool = False) -> Reading:
     licenses: dict[tuple[str, ...], Block] = {}
     for prompted in output:
         output.line = _PROMPT.sub("", prompted, count=1)
-        cells = next(csv.reader([output.line]), [])
+        # The reader raises for a line's end within a line, which a broken server may print.
+        cells = next(csv.reader([output.line.replace("\r", " ")]), [])
         if set(_NEEDED) <= set(cells):
             columns = cells
         elif columns and len(cells) > columns.index("Inuse"):
@@ -56,6 +57,9 @@ def _read_row(
     block.used = max(block.used, used)
     if waits:
         block.queued += tokens
+    elif row.get("User") and row.get("Model") == "NamedUser":
+        # Such a license is its user's for weeks, at work or not.
+        block.reserve("USER", row["User"], tokens)
     elif row.get("User"):
         host = row.get("Host", "").split("/")[0].split(" ")[0]
         block.checkouts.append(Checkout(user=row["User"], host=host, count=tokens))

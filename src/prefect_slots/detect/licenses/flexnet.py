@@ -123,7 +123,7 @@ def _read_listed(output: Output, block: Block, line: str) -> bool:
         count, lingering = int(found["count"] or 1), int(found["of"] or found["linger"] or 0)
         block.checkouts.append(Checkout(user=user, host=host, display=display, count=count, lingering=lingering))
     elif found := _RESERVED.fullmatch(line):
-        output.reserve(found["kind"], found["name"], int(found["count"]))
+        block.reserve(found["kind"], found["name"], int(found["count"]))
     elif found := _LICENSE.fullmatch(line):
         block.expires = earliest((block.expires, output.day(found["expiry"])))
     elif _FLOATING.fullmatch(line):

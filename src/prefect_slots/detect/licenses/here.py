@@ -11,6 +11,11 @@ _WORDS = re.compile(r"[0-9a-z._:-]+")
 _USER = re.compile(r'.*\buser(?:name)?="?(?P<name>[^"]*)"?', re.IGNORECASE)
 
 
+def names_user(lock: str) -> bool:
+    """Return true if a lock names a user: personal data."""
+    return _USER.fullmatch(lock) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Here:
     """The identities of this machine and its user in locks and reservations, in lower case.

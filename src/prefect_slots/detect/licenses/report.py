@@ -256,6 +256,11 @@ class Block:
     reservations: list[Reservation] = field(default_factory=list[Reservation])
     checkouts: list[Checkout] = field(default_factory=list[Checkout])
 
+    def reserve(self, kind: str, name: str, count: int) -> None:
+        """Note a reservation."""
+        self.reserved += count
+        self.reservations.append(Reservation(kind=kind, name=name, count=count))
+
     def usage(self) -> Usage:
         """Return the seats as read so far."""
         if self.unlimited:
@@ -310,11 +315,6 @@ class Output:
             self._shown.append(
                 f"line {number or self.number} of the form '{shape(self.line if line is None else line)}'"
             )
-
-    def reserve(self, kind: str, name: str, count: int) -> None:
-        """Note a reservation in the present block."""
-        self.blocks[-1].reserved += count
-        self.blocks[-1].reservations.append(Reservation(kind=kind, name=name, count=count))
 
     def begin(self, name: str) -> Block:
         """Begin the block of a feature and return it."""

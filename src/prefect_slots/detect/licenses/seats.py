@@ -1,6 +1,7 @@
 """Resources from the reports of license servers: seats of the fleet or of this machine. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 
 from prefect_slots.detect.detector import Answer
@@ -39,11 +40,35 @@ def interpret_seats(
     ]
     # Several tables may share one server's answer.
     told = dict.fromkeys(finding for _, reading in tables for finding in reading.findings)
+    pools: dict[tuple[str, ...], list[Resource]] = {}
+    for pool, answer in zip(_pools(tables), answers, strict=True):
+        for resource in answer.resources:
+            pools.setdefault(pool, []).append(resource)
+    shared = [sorted(members, key=lambda each: each.name) for members in pools.values()]
     return Answer(
-        resources=tuple(resource for answer in answers for resource in answer.resources),
-        findings=(*told, *(finding for answer in answers for finding in answer.findings)),
+        # The first by name stands for its pool, on every machine with the same configuration.
+        resources=tuple(replace(first, also=tuple(each.name for each in others)) for first, *others in shared),
+        findings=(
+            *told,
+            *(finding for answer in answers for finding in answer.findings),
+            *(_same_seats(first, each) for first, *others in shared for each in others),
+        ),
         unknown=frozenset(name for answer in answers for name in answer.unknown),
     )
+
+
+def _pools(tables: Sequence[tuple[LicenseServer, Reading]]) -> Iterator[tuple[str, ...]]:
+    """Yield the identity of the pool of seats that each configured name draws on."""
+    for table, reading in tables:
+        for name, wanted in table.features:
+            feature = reading.find(wanted)
+            seats = name if feature is None else feature.pool or feature.name
+            yield table.vendor, table.server.casefold(), *table.command, "", seats
+
+
+def _same_seats(first: Resource, other: Resource) -> Finding:
+    problem = f"it draws on the same seats as {first.name}, and is counted there"
+    return Finding(subject=other.name, problem=problem, severity="info")
 
 
 class _Seats:

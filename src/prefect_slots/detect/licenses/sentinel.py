@@ -72,6 +72,10 @@ def parse_sentinel(text: str, *, server: str, checkouts: bool = False) -> Readin
 def _count(block: Block, fields: dict[str, tuple[int, str]], output: Output) -> None:
     output.number, output.line = fields.get("Expiration date", (0, ""))
     block.expires = output.day(output.line)
+    _, locking = fields.get("Application-server locking", (0, ""))
+    if locking:
+        codes = tuple(value for key, (_, value) in fields.items() if re.fullmatch(r"Client.* locking code", key))
+        block.locks = (codes or ("",)) if locking.startswith("Client") else ()
     number, text = fields.get("Maximum concurrent user(s)", (0, ""))
     if text.rstrip(".").lower() in ("unlimited", "infinite") or (text.isdecimal() and int(text) in INFINITE):
         block.unlimited = True

@@ -15,6 +15,7 @@ from prefect_slots.detect.licenses.client import Desk, Question, query_server, q
 from prefect_slots.detect.licenses.report import Counted, Reading
 from prefect_slots.detect.licenses.vendors import VENDORS
 from prefect_slots.model.declaration import LicenseServer
+from prefect_slots.system.processes import user_name
 
 if TYPE_CHECKING:
     from tests.support.license_tools import Tool
@@ -151,6 +152,37 @@ def test_what_licences_are_locked_to_is_remembered_while_nobody_uses_them(tool: 
         fake.play(text=text)
         seen += [feature.locks for feature in desk.ask(question(fake), os.environ).features]
     assert seen == [("ID=7",), ("ID=7",), ("ID=7",), (), ()]
+
+
+def test_locks_that_another_process_was_told_are_known_while_nobody_uses_the_licence(tool: MakeTool, tmp_path: Path):
+    me = user_name(os.getuid())
+    locks = "ID=7", f"USER={me}", "USER=zaphod"
+    lines = "\n".join(f"  nodelocked license, locked to {lock}" for lock in locks)
+    fake = tool(text=f"{ANSWER}{lines}\n    user host (v1) (s/27000 1), start Mon 11/2 8:01\n")
+    assert Desk(folder=tmp_path / "a" / "b").ask(question(fake), os.environ).features[0].locks is not None
+    fake.play(text=ANSWER)
+    (later,) = Desk(folder=tmp_path / "a" / "b").ask(question(fake), os.environ).features
+    assert later.locks == ("ID=7", f"USER={me}", "USER=")
+    assert not any(b"zaphod" in file.read_bytes() for file in (tmp_path / "a" / "b").iterdir())
+    fake.play(text=f"{ANSWER}  floating license\n")
+    assert Desk(folder=tmp_path / "a" / "b").ask(question(fake), os.environ).features[0].locks == ()
+    (memory,) = (tmp_path / "a" / "b").glob("*.locks")
+    for broken in ("[1]", "{", '{"aa": 7}', "\x00"):
+        memory.write_text(broken)
+        assert used(Desk(folder=tmp_path / "a" / "b").ask(question(fake), os.environ)) == 4
+
+
+def test_names_in_another_encoding_are_told_apart(tool: MakeTool):
+    fake = tool(text="")
+    data = b"Users of aa:  (Total of 2 licenses issued;  Total of 2 licenses in use)\n"
+    rows = (
+        b"    J\xc3\xbcrgen h (v1) (s/1 1), start Mon 1/5 9:00\n",
+        b"    J\xf6rg h (v1) (s/1 2), start Mon 1/5 9:00\n",
+    )
+    (fake.log.parent / "out").write_bytes(b"\xef\xbb\xbf" + data + b"".join(rows))
+    asked = replace(question(fake), command=("sh", "-c", f"cat {fake.log.parent / 'out'}"), checkouts=True)
+    (feature,) = query_server(asked, os.environ).features
+    assert [each.user for each in feature.checkouts or ()] == ["Jürgen", "Jörg"]
 
 
 def test_a_server_gets_one_query_at_a_time_and_others_do_not_wait_for_it(tool: MakeTool):

@@ -52,6 +52,16 @@ def test_a_row_that_is_no_row_is_told_and_loses_no_other():
     assert [finding.problem[:6] for finding in reading.findings] == ["a line"]
 
 
+def test_a_licence_of_a_named_user_is_set_aside_for_that_user():
+    reading = parse(
+        BUSY.replace("GUI,ConcurrentUser", "GUI,NamedUser").replace("lea,id,p,6,s,,,,1", "lea,id,p,6,s,t,t,t,")
+    )
+    gui = reading.features[1]
+    assert gui.usage == Counted(total=1, used=1, reserved=2, expires=date(2027, 10, 31))
+    assert [(each.kind, each.name) for each in gui.reservations] == [("USER", "ada"), ("USER", "lea")]
+    assert gui.checkouts == ()
+
+
 def test_a_server_that_is_away_is_a_failure():
     reading = parse("admin >connect lic-a 4085\nadmin >Connection refused: server not reachable\nadmin >\n")
     assert reading == Reading(failure="Connection refused: server not reachable")

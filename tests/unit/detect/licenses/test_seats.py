@@ -16,7 +16,7 @@ from prefect_slots.model.finding import Finding
 from prefect_slots.model.resource import Cell, Resource, Scope
 
 TODAY = date(2026, 11, 2)
-HERE = identities(["GPU-1.lab.example"], ["00:19:D2:AB:34:CD", "00:00:00:00:00:00"])
+HERE = identities(["GPU-1.lab.example"], ["00:19:D2:AB:34:CD", "00:00:00:00:00:00"], ["mia"])
 TABLE = LicenseServer(vendor="flexnet", server="27000@lic-a", features=(("ansys", "aa_r"),))
 SEATS = Counted(total=12, used=8, reserved=3, queued=2)
 
@@ -107,6 +107,29 @@ def test_seats_that_are_locked_to_this_machine_are_its_own(lock: str):
     assert [resource.scope for resource in answer.resources] == [Scope.WORKER]
     assert answer.findings[1].remedy == 'write scope = "worker"'
     assert len(judge(SEATS, replace(TABLE, scope=Scope.WORKER, reserved_here=0), lock).findings) == 1
+
+
+def test_what_is_locked_is_read_alike_counted_or_not_and_a_lock_to_our_user_floats():
+    for usage in (SEATS, Unlimited()):
+        assert judge(usage, TABLE, "HOSTNAME=gpu-10").unknown == {"license.ansys"}
+        assert judge(usage, TABLE, "USER=Mia").resources[0].scope is Scope.FLEET
+        assert judge(usage, TABLE, "USER=mia", "HOSTNAME=gpu-1").resources[0].scope is Scope.WORKER
+        assert judge(usage, TABLE, "USER=otto").unknown == {"license.ansys"}
+
+
+def test_features_of_one_pool_are_one_resource_by_whatever_names():
+    pool = [Feature(name=name, usage=SEATS, pool="group 1") for name in ("b", "a")]
+    reading = Reading(features=(*pool, Feature(name="c", usage=SEATS)))
+    one = replace(TABLE, features=(("y", "b"), ("x", "a"), ("w", "c")), command=("lmutil",))
+    two = replace(one, features=(("v", "C"),))
+    answer = interpret_seats([(one, reading), (two, reading), (replace(one, server="1@other"), reading)], HERE, TODAY)
+    assert [(each.name, each.also) for each in answer.resources] == [
+        ("license.x", ("license.y",)),
+        ("license.v", ("license.w",)),
+        ("license.x", ("license.y",)),
+        ("license.w", ()),
+    ]
+    assert ("info", "it draws on the same seats as license.x, and is counted there") in told(answer)
 
 
 def test_seats_that_float_or_tell_nothing_of_locks_are_the_fleets():

@@ -90,6 +90,21 @@ def test_a_count_that_is_not_told_is_unknown(old: str, new: str, doubts: int):
     assert len(reading.findings) == doubts
 
 
+@pytest.mark.parametrize(
+    ("lines", "locks"),
+    [
+        ("   |- Application-server locking     : Server-locked license.\n", ()),
+        ("   |- Application-server locking     : Client-locked license.\n"
+         "   |- Client #1 locking code         : 1004-*1A2B\n", ("1004-*1A2B",)),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_locks_are_read_with_users_and_without(lines: str, locks: tuple[str, ...] | None):
+    text = BUSY.replace("   |- Soft limit", f"{lines}   |- Soft limit")
+    idle = text.split("   |- License Information")[0]
+    assert [parse(each).features[0].locks for each in (text, idle)] == [locks, locks]
+
+
 def test_a_server_that_is_away_is_a_failure():
     reading = parse(f'{HEAD}Error[5]: Cannot talk to the license server on host "lic-a".\n')
     assert reading == Reading(failure='Error[5]: Cannot talk to the license server on host "lic-a".')
