@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.support.processes import ROOT, Puppet, SharedMachine
 
@@ -321,6 +322,26 @@ def test_when_wrapper_and_command_are_killed_the_card_is_free(machine: SharedMac
         os.kill(command, signal.SIGKILL)
         running.process.kill()
         assert other.reply(10)["granted"] == {"gpu_mem": 1024}
+
+
+def test_what_the_command_of_a_killed_wrapper_leaves_behind_keeps_nothing(machine: SharedMachine, start: Any) -> None:
+    """C26."""
+    leaves = "setsid sleep 600 & echo $$ $!; read line"
+    running = start("--gpus", "2", "--", "sh", "-c", leaves)
+    command, left = map(int, running.line().split())
+    try:
+        with Puppet(machine) as other:
+            other.ask(gpu_mem=1)
+            machine.waiting(1)
+            running.process.kill()
+            running.process.wait(30)
+            assert other.silent
+            os.kill(command, signal.SIGKILL)
+            assert other.reply(10)["granted"] == {"gpu_mem": 1024}
+            assert psutil.pid_exists(left)
+    finally:
+        os.kill(left, signal.SIGKILL)
+    machine.until_empty()
 
 
 def test_nothing_of_ours_but_the_lock_is_open_in_the_command(machine: SharedMachine) -> None:

@@ -1,7 +1,7 @@
 """`run`: a command under a grant, pinned to its GPUs, with its exit code and signals.
 
 The command inherits the lock that proves this process alive. If this process is killed, the command still uses its
-GPU, and the grant stays until the command ends.
+GPU, and the grant stays until the command ends, not until all ends that it leaves behind.
 """
 
 import contextlib

@@ -234,7 +234,7 @@ def _owners(tx: transaction.Transaction, folder: Path) -> tuple[facts.OwnerFacts
     return tuple(
         facts.OwnerFacts(
             row=owner,
-            dead=is_dead(folder, *owner[:5]),
+            dead=is_dead(folder, *owner[:7]),
             lock_file_missing=not (folder / "owners" / owner.lock_file).exists(),
             elsewhere=owner.namespace != here,
         )

@@ -1,7 +1,7 @@
 """A process proven alive by the lock it holds.
 
-The kernel drops the lock at death, however the process dies. Only a lock file that exists and is not locked proves a
-death: a missing file may be the work of a cleaner of temporary files.
+The kernel drops the lock at death, however the process dies. A lock file that exists and is not locked proves a death;
+a missing file does not, since a cleaner of temporary files may have removed it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import psutil
 from filelock import FileLock
 
 from prefect_slots.system import clock, processes
+
+# Columns of the table `owner o` that prove an owner's death, in the order of `is_dead`.
+PROOF = "o.lock_file, o.pid, o.started, o.boot, o.namespace, o.command, o.command_started"
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,17 @@ def bury(folder: Path, owner: str) -> None:
             path.unlink()
 
 
-def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str, namespace: str) -> bool:
-    """Return whether an owner is proven dead."""
+def is_dead(
+    folder: Path,
+    lock_file: str,
+    pid: int,
+    started: float,
+    boot: str,
+    namespace: str,
+    command: int | None = None,
+    command_started: float | None = None,
+) -> bool:
+    """Return whether an owner is proven dead: by its lock, or because it and the one command that it ran have ended."""
     try:
         descriptor = os.open(folder / "owners" / lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -97,7 +109,14 @@ def is_dead(folder: Path, lock_file: str, pid: int, started: float, boot: str, n
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
+        # Agents that a command leaves behind inherit the lock, and would keep its grant for days.
+        return (
+            command is not None
+            and command_started is not None
+            and namespace == processes.pid_namespace()
+            and processes.has_ended(pid, started)
+            and processes.has_ended(command, command_started)
+        )
     else:
         return True
     finally:

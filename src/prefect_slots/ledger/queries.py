@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from prefect_slots.ledger import book
+from prefect_slots.ledger.owner import PROOF
 from prefect_slots.ledger.sql import Tables
 from prefect_slots.model import CellId, Shape
 from prefect_slots.system.processes import pid_namespace
@@ -110,6 +111,8 @@ class Enrolled(NamedTuple):
     started: float
     boot: str
     namespace: str
+    command: int | None
+    command_started: float | None
     program: str
     grants: int
     tickets: int
@@ -119,7 +122,7 @@ class Enrolled(NamedTuple):
 def owners(tables: Tables) -> list[Enrolled]:
     """Return all owners, the oldest first."""
     rows = tables.all(
-        "SELECT lock_file, pid, started, boot, namespace, program, "
+        f"SELECT {PROOF}, program, "
         "(SELECT COUNT(*) FROM held WHERE owner=o.id AND NOT closed), "
         "(SELECT COUNT(*) FROM ticket WHERE owner=o.id), (SELECT COUNT(*) FROM lease WHERE owner=o.id) "
         "FROM owner o ORDER BY started"

@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect_slots.ledger import book, leases, sql
-from prefect_slots.ledger.owner import Owner, is_dead
+from prefect_slots.ledger.owner import PROOF, Owner, is_dead
 from prefect_slots.model import Request, Requirement
 from prefect_slots.model import book as model
 from prefect_slots.system import clock
@@ -75,7 +75,7 @@ class Transaction(sql.Tables):
     def dead_owners(self) -> list[str]:
         """Return the other owners that are proven dead and have left anything that the actor can clear up."""
         rows = self.all(
-            "SELECT id, lock_file, pid, started, boot, namespace FROM owner o WHERE id<>? AND (? OR NOT EXISTS "
+            f"SELECT id, {PROOF} FROM owner o WHERE id<>? AND (? OR NOT EXISTS "
             "(SELECT 1 FROM lease WHERE owner=o.id) OR EXISTS (SELECT 1 FROM ticket WHERE owner=o.id) "
             "OR EXISTS (SELECT 1 FROM held WHERE owner=o.id AND NOT closed))",
             *(self.actor, self.releases),
@@ -193,11 +193,7 @@ class Transaction(sql.Tables):
 
     def is_left_behind(self, grant: str) -> bool:
         """Return whether the owner of a grant is proven dead."""
-        row = self.one(
-            "SELECT o.lock_file, o.pid, o.started, o.boot, o.namespace FROM held h JOIN owner o ON o.id=h.owner "
-            "WHERE h.id=?",
-            grant,
-        )
+        row = self.one(f"SELECT {PROOF} FROM held h JOIN owner o ON o.id=h.owner WHERE h.id=?", grant)
         return row is not None and is_dead(self.folder, *row)
 
     def resume(self, ticket: str) -> None:

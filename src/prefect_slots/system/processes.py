@@ -104,6 +104,17 @@ def same_start(one: float, other: float) -> bool:
     return abs(one - other) < _SAME_START_SECONDS
 
 
+def has_ended(pid: int, started: float) -> bool:
+    """Return whether that very process is proven to have ended, reaped or not."""
+    try:
+        process = psutil.Process(pid)
+        # The first thread may end before the others: the process is then shown as a zombie, and goes on.
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return is_zombie or not same_start(process.create_time(), started)
+    except psutil.Error as error:
+        return isinstance(error, psutil.NoSuchProcess)
+
+
 def is_running(pid: int, started: float, table: Mapping[int, ProcessInfo] | None = None) -> bool:
     """Return whether that very process runs, and not another one with its number.
 

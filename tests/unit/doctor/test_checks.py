@@ -26,7 +26,17 @@ from prefect_slots.model.finding import Finding
 VERSIONS = Versions(ours="0.1.0", client="3.8.8", fastapi="0.128.0", server="3.8.8", server_is_here=True)
 FOLDER = Folder(path="/var/lib/slots", file_system="ext4", free_bytes=2**40, ballast=True)
 ROW = Enrolled(
-    lock_file="7", pid=7, started=0.0, boot="b", namespace="n", program="python train.py", grants=1, tickets=0, leases=2
+    lock_file="7",
+    pid=7,
+    started=0.0,
+    boot="b",
+    namespace="n",
+    command=None,
+    command_started=None,
+    program="python train.py",
+    grants=1,
+    tickets=0,
+    leases=2,
 )
 OWNER = OwnerFacts(row=ROW, dead=False, lock_file_missing=False)
 ELSEWHERE = replace(OWNER, lock_file_missing=True, elsewhere=True)

@@ -11,11 +11,13 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.polling import until
 from tests.unit.system.test_container import put
 
 from prefect_slots.system.processes import (
     ProcessInfo,
     descendants,
+    has_ended,
     is_running,
     named,
     parse_locks,
@@ -203,3 +205,13 @@ def test_of_all_locks_only_the_writer_s_on_this_file_counts() -> None:
     assert parse_locks(LOCKS, (0xFD, 2), 42, 120) == 13
     assert parse_locks(LOCKS, (0xFD, 1), 41, 120) is None
     assert parse_locks("no such thing", (0xFD, 1), 42, 120) is None
+
+
+def test_a_process_that_nobody_has_reaped_has_ended():
+    with subprocess.Popen(["true"]) as child:
+        started = psutil.Process(child.pid).create_time()
+        until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, 30, what="the zombie")
+        assert has_ended(child.pid, started)
+    assert has_ended(child.pid, started)
+    assert not has_ended(os.getpid(), psutil.Process().create_time())
+    assert has_ended(os.getpid(), psutil.Process().create_time() - 60)
