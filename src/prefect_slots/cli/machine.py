@@ -19,11 +19,13 @@ from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.registration import Registration, register_everywhere, register_here
 from prefect_slots.cli import app, tables
 from prefect_slots.detect.survey import survey
+from prefect_slots.errors import ConfigError
 from prefect_slots.ledger import registry, store
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.observe.status import machine_status
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings, load_settings
+from prefect_slots.usage.holders import holders_now
 from prefect_slots.usage.snapshot import others_now
 from prefect_slots.worker.refresh import changes
 
@@ -45,6 +47,12 @@ def detect(
             negative="", help="Also say where each number comes from, what was left out and why, and what else was odd."
         ),
     ] = False,
+    holders: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Also list the hosts, or users, of licence seats in use outside; see show_holders."
+        ),
+    ] = False,
     config: app.Config = None,
     json: app.Json = False,
 ) -> None:
@@ -54,15 +62,23 @@ def detect(
         prefect-slots detect --explain
 
         prefect-slots detect --json | jq .resources
+
+        PREFECT_SLOTS_SHOW_HOLDERS=hosts prefect-slots detect --holders
     """
     settings = load_settings(config)
+    if holders and settings.show_holders == "off":
+        reason = 'is off, because names are personal data; write "hosts" or "users" to let `detect --holders` show them'
+        raise ConfigError(source=settings.source, key="show_holders", reason=reason)
     # Output of another package's detector is no part of the answer that programs read.
     with redirect_stdout(sys.stderr):
         seen = survey(settings.declarations, os.environ, seconds=settings.detect_seconds)
     # Only for cells that were found: a driver that hangs is waited for once.
     others = others_now(settings, os.environ, frozenset(sight.key for sight in seen.sights))
+    names = frozenset(resource.name for resource in seen.inventory.resources)
+    seats = holders_now(settings, os.environ, names) if holders else ()
     if json:
         app.print_json({
+            **({"holders": _dicts(seats)} if holders else {}),
             "resources": _dicts(seen.inventory.resources),
             "unknown": sorted(seen.inventory.unknown | seen.inventory.unknown_cells),
             "cells": _dicts(seen.sights),
@@ -72,6 +88,8 @@ def detect(
         return
     console = Console()
     console.print(tables.survey_view(seen, others, explain=explain))
+    if holders:
+        console.print(tables.holders_view(seats, users=settings.show_holders == "users"))
     console.print(tables.findings(seen.findings, explain=explain))
 
 

@@ -15,6 +15,7 @@ from prefect_slots.limits.registration import RegistrationReport
 from prefect_slots.model import GPU_MEM, MAX_AMOUNT, MIB, SEATS, Finding, Inventory, format_amount
 from prefect_slots.observe.reason import ago
 from prefect_slots.observe.status import CellStatus, Holder, MachineStatus
+from prefect_slots.usage.holders import SeatHolder
 from prefect_slots.usage.snapshot import OthersUse
 
 # Identities of NVIDIA's GPUs and MIG instances: too long for a column, and mostly told apart by their first letters.
@@ -85,6 +86,19 @@ def survey_view(survey: Survey, others: Iterable[OthersUse], *, explain: bool) -
         table.add_row(Text(name), Text(cell), "", "", Text("unknown", style="yellow"), "")
         reasons.add_row(Text(name), Text("unknown: what was registered before stays"))
     return Group(table, Text("Where the numbers come from", style="italic"), reasons) if explain else Group(table)
+
+
+def holders_view(holders: Iterable[SeatHolder], *, users: bool) -> RenderableType:
+    """Return the holders of license seats outside, by license."""
+    names = (folded("user"),) if users else ()
+    table = titled("Seats in use outside", Column("licence", no_wrap=True), folded("host"), *names, number("seats"))
+    for holder in holders:
+        name = (Text(holder.user or ""),) if users else ()
+        stays = f", lingering {ago(0, holder.lingering)}" if holder.lingering else ""
+        table.add_row(
+            Text(holder.resource), Text((holder.host or "not told for certain") + stays), *name, str(holder.seats)
+        )
+    return table if table.row_count else Text("nobody outside holds a seat, as far as the servers tell", style="dim")
 
 
 def _brief(key: str, keys: list[str]) -> str:

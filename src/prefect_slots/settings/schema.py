@@ -189,6 +189,7 @@ class SettingsTable:
         stale_after: Number of failed measurements in a row after which foreign use is called stale.
         enforce: Treatment of the command of a `prefect-slots run`, or of a pool's task, that uses more memory than it
             declared.
+        show_holders: Names in the answer of `detect --holders`: none, the hosts of outside seats, or their users too.
     """
 
     worker: Annotated[str, _machine_name] | None = None
@@ -205,6 +206,7 @@ class SettingsTable:
     hold_seconds: Annotated[float, Between(0, _DAY)] = 30
     stale_after: Annotated[int, Between(1, MAX_AMOUNT)] = 3
     enforce: Literal["warn", "kill"] = "warn"
+    show_holders: Literal["off", "hosts", "users"] = "off"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,4 +7,5 @@ memory    a look at the host's memory
 overuse   processes' grants, and use against the declared amount: excesses, their end, suggestions
 foreign   foreign use from two witnesses, and the part that is blocked; pure
 snapshot  foreign use at this moment, for people who ask
+holders   holders of license seats outside, for people who ask
 """

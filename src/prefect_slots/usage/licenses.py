@@ -137,7 +137,7 @@ def _after(
         return replace(answered, used=0)
     grace = seats.table.grace_seconds
     samples = foreign.remembered(before.counted, tx.now, counted, grace + tx.now - seats.asked_at)
-    holds = tuple(_holds(tx, seats.resource, users, tx.now - seats.asked_at + grace))
+    holds = tuple(holds_of(tx, seats.resource, users, tx.now - seats.asked_at + grace))
     use = outside.outside_use(
         in_use,
         seats.feature.checkouts,
@@ -158,7 +158,7 @@ def _after(
     return replace(answered, used=min(amount.MAX_AMOUNT, foreign.beyond(use.others, explained)), counted=samples)
 
 
-def _holds(tx: Transaction, resource: str, users: Users, lately: float) -> Iterator[outside.Hold]:
+def holds_of(tx: Transaction, resource: str, users: Users, lately: float = 0) -> Iterator[outside.Hold]:
     """Yield the seats that tasks of this ledger hold, and those that they gave back lately."""
     host = socket.gethostname()
     for part in queries.holdings(tx, resource):

@@ -213,6 +213,7 @@ def test_every_variable_wins_over_the_file(write: Write):
         "PREFECT_SLOTS_HOLD_SECONDS": "0",
         "PREFECT_SLOTS_STALE_AFTER": "9",
         "PREFECT_SLOTS_ENFORCE": "kill",
+        "PREFECT_SLOTS_SHOW_HOLDERS": "hosts",
         "PREFECT_SLOTS_GRANT": "set by prefect-slots for child processes",
         "SOMETHING_ELSE": "1",
     }
@@ -232,6 +233,7 @@ def test_every_variable_wins_over_the_file(write: Write):
         "hold_seconds": 0.0,
         "stale_after": 9,
         "enforce": "kill",
+        "show_holders": "hosts",
     }
 
 
