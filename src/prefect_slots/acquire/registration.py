@@ -98,8 +98,7 @@ async def register_everywhere(
         NameTaken, LimitConflict: if another ledger or person has the machine's name or a limit's, unless `adopt`.
         ServerUnreachable, ServerRefused: if the server does not take part.
     """
-    from prefect_slots.limits.client import Server
-    from prefect_slots.limits.registration import register
+    from prefect_slots.limits import client, registration
 
     wanted = machine_name(settings, name)
     seen, seats = await look_around(settings)
@@ -107,9 +106,9 @@ async def register_everywhere(
     registered, held = write(lambda tx: _write(tx, seen, seats, settings))
     # A name once given stays: limits and leases of other processes carry it.
     machine = registered.machine or wanted
-    server = await Server.open(url)
+    server = await client.Server.open(url)
     try:
-        report = await register(
+        report = await registration.register(
             server,
             machine=machine,
             ledger_id=ledger.id,

@@ -11,8 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from prefect_slots.errors import LedgerUnreadable, SlotsError
-from prefect_slots.ledger import election
-from prefect_slots.ledger.store import Ledger
+from prefect_slots.ledger import election, store
 from prefect_slots.system import clock
 
 Job = Callable[[], Awaitable[object]]
@@ -35,7 +34,7 @@ class ElectedLoop:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: store.Ledger,
         role: str,
         jobs: Callable[[], Mapping[str, Job]],
         *,

@@ -22,8 +22,7 @@ from prefect_slots.errors import InvalidRequirement
 from prefect_slots.model import Request
 from prefect_slots.pool.child import Admitted
 from prefect_slots.pool.wire import Packed, pack
-from prefect_slots.requiring import context
-from prefect_slots.requiring.wrappers import arguments_of, decoration, site_of
+from prefect_slots.requiring import context, wrappers
 
 # A task process that only passes the pool on must not pay 0.2 s for imports of the decorator and the ledger's client;
 # the names of `requiring` are loaded at first use.
@@ -55,10 +54,10 @@ class Submission:
         asked = _requires(wanted)
         self._called = function
         if asked is None:
-            asked = decoration(function)
+            asked = wrappers.decoration(function)
             self._called = function if asked is None else Admitted(function)
         self._function, self._asked = function, asked
-        self._request = Request(limit=limit, parent=context.enclosing(), label=site_of(function))
+        self._request = Request(limit=limit, parent=context.enclosing(), label=wrappers.site_of(function))
         if asked is not None and not asked.asks_the_call:
             self._request = self._requested(asked, {})
 
@@ -70,7 +69,7 @@ class Submission:
         """
         request = self._request
         if self._asked is not None and self._asked.asks_the_call:
-            request = self._requested(self._asked, arguments_of(self._function, args, kwargs))
+            request = self._requested(self._asked, wrappers.arguments_of(self._function, args, kwargs))
         return request, pack((self._called, args, kwargs))
 
     def _requested(self, asked: requiring.requires, arguments: Mapping[str, Any]) -> Request:

@@ -52,16 +52,17 @@ def wrap(asked: Granting, target: F) -> F:
         return wrapped
     if isinstance(target, type) or not callable(target):
         raise InvalidRequirement(key="", value=repr(target), reason="it decorates functions, tasks and flows")
+    site = site_of(target)
     # A callable object shows its kind by its class's `__call__`.
     told_by = target if inspect.isroutine(target) or isinstance(target, functools.partial) else type(target).__call__
     if inspect.isasyncgenfunction(told_by):
-        wrapper = _around_async_generator(asked, target)
+        wrapper = _around_async_generator(asked, target, site)
     elif inspect.iscoroutinefunction(told_by):
-        wrapper = _around_coroutine(asked, target)
+        wrapper = _around_coroutine(asked, target, site)
     elif inspect.isgeneratorfunction(told_by):
-        wrapper = _around_generator(asked, target)
+        wrapper = _around_generator(asked, target, site)
     else:
-        wrapper = _around_function(asked, target)
+        wrapper = _around_function(asked, target, site)
     if isinstance(wrapper, FunctionType) and isinstance(target, FunctionType):
         wrapper.__code__ = _own_code(wrapper, target)
     setattr(wrapper, _DECLARED, asked)
@@ -97,8 +98,7 @@ def _own_code(wrapper: FunctionType, function: FunctionType) -> Any:
     )
 
 
-def _around_function(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = site_of(function)
+def _around_function(asked: Granting, function: Callable[..., Any], site: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -108,8 +108,7 @@ def _around_function(asked: Granting, function: Callable[..., Any]) -> Callable[
     return call
 
 
-def _around_coroutine(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = site_of(function)
+def _around_coroutine(asked: Granting, function: Callable[..., Any], site: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
@@ -120,8 +119,7 @@ def _around_coroutine(asked: Granting, function: Callable[..., Any]) -> Callable
     return call
 
 
-def _around_generator(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = site_of(function)
+def _around_generator(asked: Granting, function: Callable[..., Any], site: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -131,8 +129,7 @@ def _around_generator(asked: Granting, function: Callable[..., Any]) -> Callable
     return call
 
 
-def _around_async_generator(asked: Granting, function: Callable[..., Any]) -> Callable[..., Any]:
-    site = site_of(function)
+def _around_async_generator(asked: Granting, function: Callable[..., Any], site: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:

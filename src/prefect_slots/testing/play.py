@@ -224,9 +224,8 @@ class Play:
         for keeper in self._keepers[1:]:
             kept = normalised(keeper.book())
             if kept != model:
-                raise AssertionError(
-                    f"after {event or 'a change of cells'} the books differ:\n{_differences(model, kept)}"
-                )
+                differences = "\n".join(_differences(model, kept))
+                raise AssertionError(f"after {event or 'a change of cells'} the books differ:\n{differences}")
         step = Step(now=self._now, before=before, event=event, changes=written[0], after=after)
         for watch in self.watchers:
             watch(step)
@@ -236,11 +235,7 @@ def _pick(options: Sequence[T], choice: int) -> T:
     return options[choice % len(options)]
 
 
-def _differences(model: Book, kept: Book) -> str:
-    return "\n".join(_differing(model, kept))
-
-
-def _differing(model: Book, kept: Book) -> Iterator[str]:
+def _differences(model: Book, kept: Book) -> Iterator[str]:
     for name in ("cells", "grants", "lines"):
         ours, theirs = set(getattr(model, name)), set(getattr(kept, name))
         for entry in ours - theirs:
