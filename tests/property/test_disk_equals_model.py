@@ -66,9 +66,10 @@ class DiskLedger:
             tx.run("DELETE FROM cell")
             for cell in cells:
                 tx.run(
-                    "INSERT INTO cell (resource, number, key, label, capacity, foreign_use, outside, exclusive) "
-                    "VALUES (?, ?, ?, '', ?, ?, ?, ?)",
-                    *(cell.id.resource, cell.id.number, f"key-{cell.id.number}", cell.capacity),
+                    "INSERT INTO cell (resource, number, key, label, compute_capability, capacity, "
+                    "foreign_use, outside, exclusive) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    *(cell.id.resource, cell.id.number, f"key-{cell.id.number}"),
+                    *(cell.label, cell.compute_capability, cell.capacity),
                     *(cell.foreign // 2, cell.foreign - cell.foreign // 2),
                     isinstance(cell.capacity, Exclusive),
                 )
