@@ -50,6 +50,7 @@ class Upkeep:
     def _reap(self) -> None:
         for owner in self._ledger.read(lambda tx: tx.dead_owners()):
             _log.info("reaping process %s, which died", owner)
+            self._tickets.before_release()
             if self._ledger.transact(lambda tx, dead=owner: tx.drop_owner(dead), frees=True):
                 bury(self._ledger.folder, owner)
         self._tickets.sweep()
@@ -113,6 +114,7 @@ class Session:
         self.tickets = Tickets(self.ledger, self._registered)
         self.upkeep = Upkeep(self.ledger, self.tickets)
         self.tickets.on_unfinished = self.upkeep.start
+        self.tickets.before_release = self._monitor.before_release
         self.ledger.on_settled = self.tickets.wake
         self._loop.add_reader(self._socket.socket, lambda: self.tickets.wake(self._socket.receive()))
         self.upkeep.tend()
@@ -188,6 +190,7 @@ class Session:
         # This may be the last process: nobody would clear up after owners that died meanwhile.
         self.upkeep.tend()
         try:
+            self._monitor.before_release()
             forgotten = self._withdraw()
             if self._server is not None:
                 await self._server.drain()

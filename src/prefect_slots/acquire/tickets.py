@@ -67,11 +67,13 @@ class Tickets:
 
     Attributes:
         on_unfinished: Called when a ticket waits or could not be ended, and must be looked after from now on.
+        before_release: Called before cells come free for others.
         server: Session with the server whose limits grants occupy; `None` without one.
     """
 
     def __init__(self, ledger: store.Ledger, registered: registry.Known) -> None:
         self.on_unfinished: Callable[[], None] = lambda: None
+        self.before_release: Callable[[], None] = lambda: None
         self.server: ServerSession | None = None
         self._ledger = ledger
         self._registered = registered
@@ -137,6 +139,7 @@ class Tickets:
         if finalizer is not None:
             finalizer.detach()
         try:
+            self.before_release()
             lost = self._ledger.transact(lambda tx: _left(tx, ticket), frees=True)
         except errors.LedgerUnreadable:
             # No other process can end a ticket of a living one, so it is tried until it is done.

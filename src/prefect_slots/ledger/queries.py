@@ -142,6 +142,13 @@ def grants_beside(tables: Tables, grant: str) -> int:
     return tables.value(sql, grant) or 0
 
 
+def is_waited_for(tables: Tables, resource: str) -> bool:
+    """Return whether any ticket of the queue asks the machine, and not a grant, for a resource."""
+    # A shape is kept as long as it has tickets; its requirement is JSON.
+    sql = "SELECT 1 FROM shape WHERE source IS NULL AND INSTR(requirement, ?) LIMIT 1"
+    return tables.one(sql, f'"{resource}"') is not None
+
+
 def held_around(tables: Tables, grant: str) -> set[str]:
     """Return the resources that a grant and those around it hold: a request inside it draws on them."""
     return set(

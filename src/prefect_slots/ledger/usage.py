@@ -65,6 +65,12 @@ def write_outside(tables: Tables, seen: Outside) -> None:
     )
 
 
+def oldest_look(tables: Tables, resource: str) -> float | None:
+    """Return the time of the last look at the cell of a resource that was looked at longest ago, if any was."""
+    sql = "SELECT MIN(asked_at) FROM outside JOIN cell USING (resource, number) WHERE resource=? AND present"
+    return tables.value(sql, resource)
+
+
 # Use by grants
 
 

@@ -5,7 +5,7 @@ believed less.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect_slots.system import processes, sysfs
@@ -49,22 +49,26 @@ class Surroundings:
         return ""
 
 
+def query_pids(root: Path) -> Surroundings:
+    """Return the part of the surroundings that decides on trust in process ids. Never raises."""
+    release = sysfs.text_of(root / "proc/sys/kernel/osrelease").lower()
+    return Surroundings(wsl="microsoft" in release, own_pids=processes.has_own_pids(root))
+
+
 def query_surroundings(root: Path, env: Mapping[str, str]) -> Surroundings:
     """Return the surroundings of a process with that environment. Never raises."""
-    release = sysfs.text_of(root / "proc/sys/kernel/osrelease").lower()
-    own_pids = processes.has_own_pids(root)
+    pids = query_pids(root)
     # A container on a Jetson has no release file, but the kernel shows it the device tree.
     compatible = sysfs.text_of(root / "proc/device-tree/compatible")
-    return Surroundings(
-        wsl="microsoft" in release,
+    return replace(
+        pids,
         wsl_library=(root / _WSL_LIBRARY).exists(),
-        own_pids=own_pids,
         tegra=(root / "etc/nv_tegra_release").exists() or "nvidia,tegra" in compatible,
         nvidia_gpus=sum(
             device.vendor == _NVIDIA and device.draws and device.driver != "vfio-pci"
             for device in sysfs.query_pci(root)
         ),
-        mps=_has_mps(root, env.get(_MPS_VARIABLE) or _MPS_FOLDER, own_pids=own_pids),
+        mps=_has_mps(root, env.get(_MPS_VARIABLE) or _MPS_FOLDER, own_pids=pids.own_pids),
     )
 
 

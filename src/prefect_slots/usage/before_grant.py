@@ -1,7 +1,8 @@
-"""Looks before a grant: nothing is granted on foreign use of which nobody has looked lately.
+"""Looks before a grant: nothing is granted on a number of foreign use that nobody has looked up lately.
 
 A process looks before its first request for a resource, or finds in the ledger that another one has just done so. Later
-requests rely on the elected monitor. A driver or a server that does not answer leaves the last known use, with its age.
+requests for seats rely on the elected monitor, those for GPU memory ask the driver again. A driver or a server that
+does not answer leaves the last known use, with its age.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from prefect_slots.model import GPU_MEM, CellId, LicenseServer, RegisteredCell, 
 from prefect_slots.observe.reason import ago
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock
+from prefect_slots.usage.gpus_now import PATIENCE_SECONDS, GpusNow
 
 # Key in `meta` of the time of the last look at the GPUs, a Unix time.
 LOOKED_AT = "cards_looked_at"
@@ -37,6 +39,7 @@ class BeforeGrant:
         settings: Settings of this process.
         servers: The tables that one question to a license server answers, by the name of the look that asks it.
         look: Makes the look of that name, or awaits the one that is under way.
+        gpus_now: Looks at the GPUs for one decision.
     """
 
     def __init__(
@@ -45,11 +48,13 @@ class BeforeGrant:
         settings: Settings,
         servers: Mapping[str, tuple[LicenseServer, ...]],
         look: Callable[[str], Awaitable[None]],
+        gpus_now: GpusNow,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._servers = servers
         self._look = look
+        self._gpus_now = gpus_now
         self._met: set[str] = set()
         self._warned: set[CellId] = set()
 
@@ -60,19 +65,25 @@ class BeforeGrant:
         if parent is not None and parent.ledger == self._ledger.id:
             # A request inside a grant of the same resource draws on that grant, or is refused.
             wanted -= self._ledger.read(lambda tx: queries.held_around(tx, parent.grant))
-        if GPU_MEM in wanted and self._settings.declarations.gpus.detect and not self._has_met("gpus"):
-            looked_at = float(self._ledger.read(lambda tx: tx.meta(LOOKED_AT)) or 0.0)
-            if abs(time.time() - looked_at) > 3 * self._settings.use_seconds:
-                # Not `wait_for`, which may lose a cancellation: the request of a caller that has left would be queued.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LEAST_SECONDS):
-                        await self._look("gpus")
+        if GPU_MEM in wanted and self._settings.declarations.gpus.detect:
+            await self._look_at_gpus(first=not self._has_met("gpus"))
         asked = {
             name: (tables, names)
             for name, tables in self._servers.items()
             if (names := wanted & {license_resource(feature) for table in tables for feature, _ in table.features})
         }
         await asyncio.gather(*(self._ask(name, *each, request.timeout) for name, each in asked.items()))
+
+    async def _look_at_gpus(self, *, first: bool) -> None:
+        looked_at = float(self._ledger.read(lambda tx: tx.meta(LOOKED_AT)) or 0.0) if first else time.time()
+        if abs(time.time() - looked_at) <= 3 * self._settings.use_seconds:
+            # The first look of a process waits for imports too.
+            await self._gpus_now.before_request(_LEAST_SECONDS if first else PATIENCE_SECONDS)
+            return
+        # Not `wait_for`, which may lose a cancellation: the request of a caller that has left would be queued.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAST_SECONDS):
+                await self._look("gpus")
 
     def _has_met(self, name: str) -> bool:
         """Return whether this process has had a request for that look before, and remember this one."""

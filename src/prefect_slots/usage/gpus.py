@@ -58,7 +58,7 @@ def read_gpus(now: float, keys: Collection[str], root: Path = sysfs.ROOT) -> Gpu
         reading=reading,
         lineage=processes.query_lineage(pids),
         tokens=processes.query_variable(book.TOKEN, pids),
-        around=container.query_surroundings(root, {}),
+        around=container.query_pids(root),
         at=now,
     )
 
@@ -120,8 +120,18 @@ class GpuHolders:
         return [part for part in self._parts if part.cell.number == number]
 
 
-def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -> overuse.Noted:
-    """Record a reading of the GPUs, and let the scheduler decide on the memory that is left."""
+def note_gpus(
+    tx: transaction.Transaction, seen: GpusSeen, settings: Settings, *, between: bool = False
+) -> overuse.Noted:
+    """Record a reading of the GPUs, and let the scheduler decide on the memory that is left.
+
+    Args:
+        tx: The transaction to write in.
+        seen: The reading.
+        settings: Settings of this process.
+        between: It was made for one decision between the looks of the monitor, which alone count failures in a row and
+            looks at overuse.
+    """
     holders = GpuHolders(tx, seen)
     devices = {device.uuid: device for device in seen.reading.devices}
     known = usage.read_outside(tx)
@@ -140,6 +150,8 @@ def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -
         )
         over = 0
         if device is None or (device.used is None and device.why):
+            if between:
+                continue
             after = replace(before, asked_at=seen.at, misses=before.misses + 1, why=_failure(device, seen.reading))
             if after.misses == settings.stale_after:
                 stale.append(foreign.stale_of(after, registered.machine, f"gpu {cell.id.number} {cell.label}".strip()))
@@ -147,10 +159,11 @@ def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -
             after = _seen(before, seen, device, holders, settings)
             if not seen.around.why_pids_mislead and device.processes is not None:
                 belonging = holders.belonging(cell.id.number)
-                found = overuse.judge(tx, overuse.groups(belonging, device.processes), belonging.roots.values())
-                excesses += found
+                groups = tuple(overuse.groups(belonging, device.processes))
                 # An excess is not free either: the next grant would run out of memory together with its neighbor.
-                over = sum(excess.group.excess for excess in found)
+                over = sum(group.excess for group in groups)
+                if not between:
+                    excesses += overuse.judge(tx, groups, belonging.roots.values())
         usage.write_outside(tx, after)
         blocked += min(cell.capacity, (after.used or 0) + over)
         changed |= registry.block(tx, cell.id, min(cell.capacity, (after.used or 0) + over))
@@ -160,7 +173,8 @@ def note_gpus(tx: transaction.Transaction, seen: GpusSeen, settings: Settings) -
     if changed:
         registry.note_change(tx)
         tx.apply(book.Changed())
-    return overuse.Noted(stale=tuple(stale), excesses=tuple(excesses), suggestions=overuse.suggestions(tx))
+    advice = () if between else overuse.suggestions(tx)
+    return overuse.Noted(stale=tuple(stale), excesses=tuple(excesses), suggestions=advice)
 
 
 def _failure(device: DeviceUse | None, reading: UseReading) -> str:

@@ -18,7 +18,7 @@ from prefect_slots.ledger import elected, election, queries, registry, store, tr
 from prefect_slots.model import GPU_MEM, MEM, Request, declaration, finding, license_resource
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock, processes, threads
-from prefect_slots.usage import before_grant, foreign
+from prefect_slots.usage import before_grant, foreign, gpus_now
 
 if TYPE_CHECKING:
     from prefect_slots.usage import overuse
@@ -43,6 +43,7 @@ class Monitor:
 
     Attributes:
         server: The Prefect server once this process uses one.
+        before_release: See `GpusNow`.
     """
 
     def __init__(self, ledger: store.Ledger, settings: Settings) -> None:
@@ -54,7 +55,9 @@ class Monitor:
         self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._before = before_grant.BeforeGrant(ledger, settings, self._servers, self._look)
+        now = gpus_now.GpusNow(ledger, settings)
+        self._before = before_grant.BeforeGrant(ledger, settings, self._servers, self._look, now)
+        self.before_release = now.before_release
         self._due_at = 0.0
         self._loop = elected.ElectedLoop(
             ledger,

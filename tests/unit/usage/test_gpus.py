@@ -54,13 +54,13 @@ class Card:
             lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), request)
         )
 
-    def told(self, **gib: int) -> Noted:
+    def told(self, *, between: bool = False, **gib: int) -> Noted:
         used = {{"stranger": STRANGER, "command": COMMAND}[name]: amount * GIB for name, amount in gib.items()}
         device = DeviceUse(uuid="GPU-a", used=sum(used.values()), processes=used)
         seen = GpusSeen(
             reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=Surroundings(), at=time.time()
         )
-        return self.ledger.transact(lambda tx: note_gpus(tx, seen, self.settings))
+        return self.ledger.transact(lambda tx: note_gpus(tx, seen, self.settings, between=between))
 
     @property
     def foreign(self) -> int:
@@ -89,6 +89,15 @@ def test_a_command_is_ended_only_for_what_two_looks_in_a_row_have_shown(card: Ca
     for used in (3, 1, 3, 3):
         ended += [excess.may_be_ended for excess in card.told(command=used).excesses]
     assert ended == [False, False, True]
+
+
+def test_a_look_for_one_decision_makes_less_free_and_counts_no_overuse(card: Card):
+    card.hold("run", 2)
+    card.ledger.transact(lambda tx: usage.note_command(tx, COMMAND, 1.0))
+    for _ in range(3):
+        assert card.told(command=3, stranger=4, between=True) == Noted()
+    assert card.foreign == 5 * 1024
+    assert card.ledger.read(usage.read_spent) == {}
 
 
 @pytest.mark.parametrize(
