@@ -60,7 +60,7 @@ chaos: $(STAMP) ## Everything breaks at random for MINUTES (60), decided by SEED
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 # One play watches the laws that have a file each, so that an hour or two suffice.
-SOAKED := all_laws_at_once disk_equals_model amounts_round_trip total_canonical_order bounded_overtaking
+SOAKED := all_laws_at_once belief disk_equals_model amounts_round_trip total_canonical_order bounded_overtaking
 
 soak: $(STAMP) ## Each law with 100,000 examples (hours)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -v -n 2 --timeout 0 --durations 0 \
