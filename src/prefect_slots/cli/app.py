@@ -5,6 +5,7 @@ A command's module is imported when the command runs, so that `prefect-slots run
 
 import dataclasses
 import inspect
+import io
 import json
 import os
 import sys
@@ -57,6 +58,9 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON fo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    # Names of people and words of servers may hold letters that the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     tokens = _with_json_flag(list(sys.argv[1:] if arguments is None else arguments))
     _add_commands(tokens)
     try:

@@ -36,15 +36,24 @@ class Nobody:
             "COLUMNS": "200",
             "PREFECT_SLOTS_CONFIG": str(folder / "slots.toml"),
         }
-        (folder / "slots.toml").write_text(
-            f'[settings]\nstate_dir = "{folder / "state"}"\n[gpus]\ndetect = false\n'
-            f'[license.aa]\ntype = "flexnet"\nserver = "1@a"\ncommand = {json.dumps(self.tool.command)}\n'
+        self._folder = folder
+        self._asks(self.tool.command)
+
+    def asks_program(self, text: str) -> None:
+        """Print a text by a program that no variable of Python's changes."""
+        (self._folder / "text").write_text(text)
+        self._asks(("sh", "-c", f"cat {self._folder / 'text'}"))
+
+    def _asks(self, command: tuple[str, ...]) -> None:
+        (self._folder / "slots.toml").write_text(
+            f'[settings]\nstate_dir = "{self._folder / "state"}"\n[gpus]\ndetect = false\n'
+            f'[license.aa]\ntype = "flexnet"\nserver = "1@a"\ncommand = {json.dumps(command)}\n'
         )
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, **more: str) -> str:
         mapped = ["unshare", "--user", f"--map-user={UNKNOWN}", f"--map-group={UNKNOWN}"]
         argv = [*mapped, sys.executable, "-m", "prefect_slots", *arguments]
-        done = subprocess.run(argv, env=self._env, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, env={**self._env, **more}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout
@@ -67,3 +76,11 @@ def test_c06_every_look_ends_with_its_numbers(nobody: Nobody):
     assert "2 seats" in nobody.command("detect")
     assert "looking at it failed" not in nobody.command("doctor")
     nobody.command("status", "--json")
+
+
+def test_c06_letters_that_the_terminal_lacks_are_escaped(nobody: Nobody):
+    terminal = {"PYTHONIOENCODING": "ascii", "PREFECT_SLOTS_SHOW_HOLDERS": "users"}
+    nobody.asks_program(TEXT)
+    assert "J\\xfcrgen" in nobody.command("detect", "--holders", **terminal)
+    nobody.asks_program("Error getting status: Verbindung \u00fcber Netz fehlt. (-15,570)\n")
+    assert "Verbindung \\xfcber" in nobody.command("detect", **terminal)

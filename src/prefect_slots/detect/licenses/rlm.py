@@ -23,12 +23,15 @@ _USED = re.compile(
 )
 _FAILED = re.compile(r'\s*+(?P<why>Error connecting to ".*" server.*)', re.IGNORECASE)
 _ISV = re.compile(r"\s*+(?P<isv>\S+) license pool status on .*")
+# A lock may stand beside the count or below it.
+_LOCK = re.compile(r"\s*+(?:.*, )?hostid: (?P<lock>[^,]*)(?:,.*)?")
 _KNOWN = re.compile(
     r"\s*+(?:Setting license file path to .*|rlm(?:util|stat) v.*|Copyright .*|-{4,}.*|obsolete: \d+, min_remove: .*"
     r"|\S+ (?:ISV server |license pool |license usage )?status on .*|\S+ (?:software|comm) version:? v.*"
     r"|\S+ \w+ log filename:.*|Startup time: .*|(?:Todays|Recent) Statistics .*|Recent Stats .*"
     r"|(?:\d+d +)?\d\d:\d\d:\d\d +\d.*|(?:Messages|Connections|Checkouts|Denials|Removals): .*|Name +Port +Running.*"
-    r"|\S+ +\d+ +(?:Yes|No) +\d+|Connection attempted to host: .*|No error)",
+    r"|\S+ +\d+ +(?:Yes|No) +\d+|Connection attempted to host: .*|No error"
+    r"|(?:customer|contract|issuer|issued|options|start|akey|timezone|share|user_based|host_based): .*)",
 )
 # Locks that bind a license to nothing.
 _UNLOCKED = frozenset({"", "any", "demo"})
@@ -52,6 +55,8 @@ def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
             holders.append(found)
         elif found := _ISV.fullmatch(line):
             isv = found["isv"]
+        elif output.blocks and (found := _LOCK.fullmatch(line)):
+            output.blocks[-1].locks = _locks(found["lock"])
         elif not _KNOWN.fullmatch(line) and (found := _POOL.fullmatch(line)):
             output.begin(found["name"]).pool = f"{isv} {found['pool']}" if found["pool"] else ""
             awaited = output.number, line
@@ -67,6 +72,10 @@ def parse_rlm(text: str, *, server: str, checkouts: bool = False) -> Reading:
     return output.reading()
 
 
+def _locks(lock: str) -> tuple[str, ...]:
+    return () if lock.strip().casefold() in _UNLOCKED else (lock.strip(),)
+
+
 def _read_count(output: Output, pool: Block) -> bool:
     """Read the line below a pool's name; return false for any other line."""
     if _TOKENS.fullmatch(output.line):
@@ -79,7 +88,7 @@ def _read_count(output: Output, pool: Block) -> bool:
     # Pools of one number and of different counts are two: some versions give numbers anew for each product.
     pool.pool = f"{pool.pool} {output.line.strip()}" if pool.pool else ""
     if found["lock"] is not None:
-        pool.locks = () if found["lock"].strip().casefold() in _UNLOCKED else (found["lock"].strip(),)
+        pool.locks = _locks(found["lock"])
     pool.unlimited = found["free"] is not None or not found["count"].isdigit()
     if not pool.unlimited:
         if found["inuse"] is None:

@@ -139,6 +139,12 @@ def test_a_pool_that_several_products_list_is_one_and_all_its_holders_are_theirs
     assert twice.usage == Counted(total=20, used=3, expires=date(2023, 4, 1))
 
 
+def test_a_lock_on_a_line_of_its_own_is_the_pools():
+    text = "a v1\n count: 2, # reservations: 0, inuse: 0, exp: permanent\n obsolete: 0, min_remove: 1, hostid: {}\n"
+    readings = [parse(text.format(lock)) for lock in ("user=mia", "ANY")]
+    assert [(each.features[0].locks, each.findings) for each in readings] == [(("user=mia",), ()), ((), ())]
+
+
 def test_a_pool_that_has_ended_is_not_counted():
     reading = parse(POOLS)
     assert reading.on(date(2023, 4, 1)).features[0].usage == Counted(total=20, used=3, expires=date(2023, 4, 1))
