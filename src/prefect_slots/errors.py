@@ -193,13 +193,62 @@ class NameTaken(SlotsError):
     theirs: str
     ours: str
     host: str
+    seconds_left: int | None = None
 
     def __str__(self) -> str:
         return (
             f"the name '{self.machine}' is claimed by another ledger ({self.theirs}, on host {self.host}); this one is "
             f"{self.ours}. Give this machine its own name (`--name`, or `worker` in prefect-slots.toml); if the other "
-            "machine is gone for good, take its name with `prefect-slots register --adopt`."
+            "machine is gone for good, take its name with `prefect-slots register --adopt`"
+            f"{_by_itself(self.seconds_left)}"
         )
+
+
+class GpusShared(SlotsError):
+    """Another ledger of this host offers the same GPUs, and the settings say that this must not be."""
+
+    gpus: tuple[str, ...]
+    folder: str
+    user: str
+    theirs: str
+
+    def __str__(self) -> str:
+        are = "is" if len(self.gpus) == 1 else "are"
+        return (
+            f"{', '.join(self.gpus)} {are} offered by another ledger of this host too ({self.theirs} in {self.folder}, "
+            f"of user {self.user}), and `exclusive` or `partition` forbids that. {SHARE_ONE_LEDGER}."
+        )
+
+
+class GpuTaken(SlotsError):
+    """Another ledger has registered GPUs of this machine on the server: both would grant them."""
+
+    gpus: tuple[str, ...]
+    machine: str
+    theirs: str
+    host: str
+    seconds_left: int | None = None
+
+    def __str__(self) -> str:
+        are = "is" if len(self.gpus) == 1 else "are"
+        return (
+            f"{', '.join(self.gpus)} {are} registered by machine '{self.machine}' "
+            f"(ledger {self.theirs}, on host {self.host}): two ledgers would both grant the same GPU. "
+            f"{SHARE_ONE_LEDGER}. If that machine is gone for good, run `prefect-slots register --adopt`"
+            f"{_by_itself(self.seconds_left)}"
+        )
+
+
+SHARE_ONE_LEDGER = (
+    "Let both share one ledger: mount one local folder into both containers (`-v /var/lib/prefect-slots:"
+    "/var/lib/prefect-slots`), and set `state_dir` (PREFECT_SLOTS_STATE_DIR) to it in both; or split the GPUs on "
+    "purpose with `partition` and an `exclude` under [gpus] in each"
+)
+"""The remedy for two ledgers of one GPU, without a full stop."""
+
+
+def _by_itself(seconds: int | None) -> str:
+    return "." if seconds is None else f", or wait: if it stays silent, that happens by itself in {seconds} s."
 
 
 class ServerUnreachable(SlotsError, ConnectionError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect.settings import (
     PREFECT_API_URL,
@@ -27,6 +29,16 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def forgotten(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave no claim behind: a GPU of the same name in a later test is no other machine's."""
+    yield
+    if "prefect_server" in request.fixturenames:
+        server: PrefectServer = request.getfixturevalue("prefect_server")
+        with contextlib.suppress(httpx.HTTPError):  # some tests stop it
+            server.forget_claims()
 
 
 @pytest.fixture

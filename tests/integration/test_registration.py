@@ -18,7 +18,7 @@ from tests.support.lossy_proxy import lossy_proxy
 from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
-from prefect_slots.limits.claim import read_claim
+from prefect_slots.limits.claim import Claim, read_claims
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import mirror_of
@@ -70,6 +70,11 @@ async def machine(server: PrefectServer, url: str | None = None) -> AsyncGenerat
     await connection.close()
 
 
+async def claim_of(m: Machine) -> Claim | None:
+    claims = [each.claim for each in await read_claims(m.server)]
+    return next((claim for claim in claims if claim is not None and claim.machine == m.name), None)
+
+
 def actions(report: RegistrationReport, m: Machine) -> dict[str, str]:
     return {entry.name.replace(m.name, "M").replace(m.ledger, "L"): str(entry.action) for entry in report.entries}
 
@@ -99,9 +104,9 @@ def test_a_machine_is_created_then_unchanged_then_changed(prefect_server: Prefec
 def test_the_claim_tells_others_what_the_machine_has(prefect_server: PrefectServer) -> None:
     async def scenario() -> None:
         async with machine(prefect_server) as m:
-            assert await read_claim(m.server, m.name) == (False, None)
+            assert await claim_of(m) is None
             await m.register(*m.stocks(24, 8))
-            _, claim = await read_claim(m.server, m.name)
+            claim = await claim_of(m)
             assert claim is not None
             assert (claim.machine, claim.ledger_id, claim.host, claim.cards) == (m.name, m.ledger, "h", CARDS)
             assert claim.limits[f"gpu-mem:{m.name}:1"] == 8
@@ -115,7 +120,7 @@ def test_a_dry_run_writes_nothing(prefect_server: PrefectServer) -> None:
             report = await m.register(*m.stocks(24), dry_run=True)
             assert set(actions(report, m).values()) == {"create"}
             assert await m.limits() == {}
-            assert await read_claim(m.server, m.name) == (False, None)
+            assert await claim_of(m) is None
 
     asyncio.run(scenario())
 
@@ -172,7 +177,7 @@ def test_a_hand_made_limit_is_a_conflict_that_writes_nothing_unless_adopted(pref
                 await m.register(*m.stocks(24))
             assert (caught.value.theirs, caught.value.ours) == (2, 24)
             assert await m.limits() == {"gpu-mem:M": 2}
-            assert await read_claim(m.server, m.name) == (False, None)
+            assert await claim_of(m) is None
             seen = await m.register(*m.stocks(24), dry_run=True)
             assert actions(seen, m)["gpu-mem:M"] == "conflict"
 
@@ -303,7 +308,7 @@ def test_two_ledgers_that_claim_a_name_at_once_do_not_both_get_it(prefect_server
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("request_path", ["POST /api/variables/", "POST /api/v2/concurrency_limits/ "])
+@pytest.mark.parametrize("request_path", ["POST /api/variables/ ", "POST /api/v2/concurrency_limits/ "])
 def test_a_registration_whose_answer_is_lost_reads_again(prefect_server: PrefectServer, request_path: str) -> None:
     async def scenario() -> None:
         async with lossy_proxy(prefect_server.url) as proxy, machine(prefect_server, proxy.url) as m:

@@ -63,6 +63,8 @@ class Box:
         self.config.write_text(config.replace("{name}", self.name))
         self.env = {
             "PREFECT_SLOTS_STATE_DIR": str(self.state),
+            # Another test, running now, may have GPUs of the same names.
+            "PREFECT_SLOTS_MEETING_DIR": str(self.state.with_name("meeting")),
             "PREFECT_SLOTS_CONFIG": str(self.config),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_LOGGING_LEVEL": "WARNING",

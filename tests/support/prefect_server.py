@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ class PrefectServer:
     def log(self) -> str:
         """Return what the server has printed."""
         return (self._home / "server.log").read_text(errors="replace")
+
+    def grow_old(self, words: str, seconds: float) -> None:
+        """Set the last changes of Variables and limits whose names hold `words` so much earlier, in the database."""
+        with closing(sqlite3.connect(self._home / "prefect.db", timeout=60)) as database:
+            for table in ("variable", "concurrency_limit_v2"):
+                database.execute(
+                    f"UPDATE {table} SET updated = strftime('%Y-%m-%d %H:%M:%f', updated, ?) || '000' "
+                    "WHERE instr(replace(lower(name), '.', '-'), ?)",
+                    (f"-{seconds} seconds", words.lower().replace(".", "-")),
+                )
+            database.commit()
+
+    def forget_claims(self) -> None:
+        """Delete every claim of a machine, so that later tests may have GPUs of the same names."""
+        filter = {"variables": {"name": {"like_": "prefect-slots-"}}}
+        for found in httpx.post(f"{self.url}/variables/filter", json=filter, timeout=30).json():
+            send(self.url, "DELETE", f"variables/name/{found['name']}", {})
 
     def client(self) -> PrefectClient:
         """Return a plain client of Prefect's own, to look at the server with; use it as `async with`."""

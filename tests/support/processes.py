@@ -64,6 +64,8 @@ class SharedMachine:
         config_file.write_text(config)
         self.settings = {
             "PREFECT_SLOTS_STATE_DIR": str(self.state),
+            # Another test, running now, may have GPUs of the same names.
+            "PREFECT_SLOTS_MEETING_DIR": str(self.state.with_name("meeting")),
             "PREFECT_SLOTS_CONFIG": str(config_file),
             "PREFECT_SLOTS_COORDINATION": "local",
             **{f"PREFECT_SLOTS_{name.upper()}": value for name, value in settings.items()},

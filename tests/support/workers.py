@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
+import psutil
 from tests.support.boxes import Box
 
 
@@ -38,6 +39,15 @@ class Worker:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+    def kill(self) -> None:
+        """Kill it and all its children, as the end of a container does."""
+        if self.process.poll() is None:
+            own = psutil.Process(self.process.pid)
+            for each in (own, *own.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+            self.process.wait()
 
 
 @contextmanager

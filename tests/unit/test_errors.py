@@ -33,6 +33,8 @@ KINDS = sorted(
 
 REMEDIES = {
     "GrantClosed": "keep the outer `requires` open",
+    "GpuTaken": "Let both share one ledger",
+    "GpusShared": "Let both share one ledger",
     "Impossible": "Ask for less",
     "LimitMissing": "`prefect-slots register` makes it",
     "NameTaken": "Give this machine its own name",

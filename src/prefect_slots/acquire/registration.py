@@ -10,16 +10,20 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prefect_slots.acquire.meeting import meet
 from prefect_slots.detect.licenses.client import DESK
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.ledger import queries, registry, store, transaction
 from prefect_slots.model import GPU_MEM, Finding, format_amount, sanitise_machine_name
 from prefect_slots.settings import Settings
-from prefect_slots.system import processes, threads
+from prefect_slots.system import clock, processes, threads
 from prefect_slots.usage import foreign, licenses
 
 if TYPE_CHECKING:
+    from prefect_slots.limits.client import Database
     from prefect_slots.limits.registration import RegistrationReport
+
+DAY_SECONDS = 86400
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,19 @@ class Registration:
         registered: The machine as the ledger now has it.
         findings: Remarks of the survey.
         limits: Changes on the server; `None` without one.
+        database: The kind of the server's database; `None` without one.
     """
 
     registered: registry.Registered
     findings: tuple[Finding, ...]
     limits: "RegistrationReport | None" = None
+    database: "Database | None" = None
 
 
 def machine_name(settings: Settings, name: str | None = None) -> str:
-    """Return a name for a machine that has none yet: `name`, else the setting, else the host name."""
-    return sanitise_machine_name(name or settings.worker or socket.gethostname())
+    """Return a name for a machine that has none yet: `name`, else the setting, else the host's with the partition."""
+    host = f"{socket.gethostname()}-{settings.partition}" if settings.partition else socket.gethostname()
+    return sanitise_machine_name(name or settings.worker or host)
 
 
 async def look_around(settings: Settings) -> tuple[Survey, tuple[licenses.SeatsSeen, ...]]:
@@ -70,6 +77,7 @@ async def register_here(
     """Survey this machine and write its resources into the ledger, without a server."""
     wanted = machine_name(settings, name)
     seen, seats = await look_around(settings)
+    beside = meet(ledger, settings, gpus_of(seen), dry_run=dry_run)
 
     # One transaction: a machine without resources would refuse every request as unknown.
     def write(tx: transaction.Transaction) -> tuple[registry.Registered, tuple[Finding, ...]]:
@@ -77,7 +85,7 @@ async def register_here(
         return _write(tx, seen, seats, settings)
 
     registered, held = ledger.rehearse(write) if dry_run else ledger.transact(write)
-    return Registration(registered, (*seen.findings, *held, *_name_finding(registered.machine, wanted)))
+    return Registration(registered, (*seen.findings, *beside, *held, *_name_finding(registered.machine, wanted)))
 
 
 async def register_everywhere(
@@ -86,6 +94,8 @@ async def register_everywhere(
     *,
     url: str,
     name: str | None = None,
+    heartbeat: float = 0.0,
+    database: "Database | None" = None,
     adopt: bool = False,
     prune: bool = False,
     dry_run: bool = False,
@@ -94,19 +104,33 @@ async def register_everywhere(
 
     The machine takes its name only once the server has it, so that a name another ledger has claimed can be changed.
 
+    Args:
+        ledger: The ledger of this machine.
+        settings: Its settings.
+        url: The Prefect API's address.
+        name: Its name if it has none yet.
+        heartbeat: Seconds until the next registration by the same worker; 0 if none follows.
+        database: The kind of the server's database if it was asked lately; a refresh saves this request, which pays for
+            its heartbeat.
+        adopt: As in `limits.registration.register`.
+        prune: The same.
+        dry_run: The same.
+
     Raises:
-        NameTaken, LimitConflict: if another ledger or person has the machine's name or a limit's, unless `adopt`.
+        NameTaken, GpuTaken, LimitConflict: if another ledger or person has the machine's name, a GPU or a limit, unless
+            `adopt`.
         ServerUnreachable, ServerRefused: if the server does not take part.
     """
     from prefect_slots.limits import client, registration
 
     wanted = machine_name(settings, name)
     seen, seats = await look_around(settings)
+    beside = meet(ledger, settings, gpus_of(seen), dry_run=dry_run)
     write = ledger.rehearse if dry_run else ledger.transact
     registered, held = write(lambda tx: _write(tx, seen, seats, settings))
     # A name once given stays: limits and leases of other processes carry it.
     machine = registered.machine or wanted
-    server = await client.Server.open(url)
+    server = await client.Server.open(url, database=database)
     try:
         report = await registration.register(
             server,
@@ -115,8 +139,11 @@ async def register_everywhere(
             host=socket.gethostname(),
             stocks=registered.stocks,
             cards=cards(registered),
+            boot=clock.boot_id(),
+            heartbeat=heartbeat,
             adopt=adopt,
             prune=prune,
+            forget_after=settings.forget_after * DAY_SECONDS,
             dry_run=dry_run,
         )
         database = await server.database()
@@ -126,7 +153,12 @@ async def register_everywhere(
         # One transaction: with a name and no claim, grants would fail while the server is away (rule 20).
         ledger.transact(lambda tx: (registry.name_machine(tx, machine), registry.note_claim(tx, server.url, database)))
         registered = ledger.read(registry.registered)
-    return Registration(registered, (*seen.findings, *held, *_name_finding(machine, wanted)), report)
+    return Registration(registered, (*seen.findings, *beside, *held, *_name_finding(machine, wanted)), report, database)
+
+
+def gpus_of(seen: Survey) -> tuple[str, ...]:
+    """Return the keys of the GPUs that a survey found."""
+    return tuple(cell.key for cell in seen.inventory[GPU_MEM].cells) if GPU_MEM in seen.inventory else ()
 
 
 def held_in_vain(tx: transaction.Transaction) -> tuple[Finding, ...]:

@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefect_slots.acquire.meeting import meet
 from prefect_slots.acquire.tickets import POLL_SECONDS, Held, Tickets, Waiting, missing
 from prefect_slots.errors import LedgerUnreadable, NotRegistered
 from prefect_slots.ledger import registry, store, wakeup
 from prefect_slots.ledger.owner import Owner, bury
-from prefect_slots.model import Request
+from prefect_slots.model import GPU_MEM, Request
 from prefect_slots.scheduling.decide import decide
 from prefect_slots.settings import Settings
 from prefect_slots.system import clock
@@ -109,6 +110,7 @@ class Session:
         self._registered = registry.Known()
         self._first_use: asyncio.Task[registry.Registered] | None = None
         self._server: ServerSession | None = None
+        self._met = False
         self._monitor = Monitor(self.ledger, settings)
         self._monitoring = self._loop.create_task(self._monitor.run())
         self.tickets = Tickets(self.ledger, self._registered)
@@ -141,6 +143,7 @@ class Session:
             UnknownResource, Impossible, OutOfOrder, GrantClosed: it can never be granted; nothing is enqueued.
             NotFoundYet: it cannot be granted now; nothing is enqueued.
             NotRegistered: the server cannot know this machine; see `auto_register`.
+            GpusShared: another ledger of this host offers the same GPUs, and the settings forbid that.
         """
         registered = await self._machine(url)
         if url is not None:
@@ -162,6 +165,10 @@ class Session:
         """Return this machine, registering it first where the settings allow."""
         known = self.ledger.read(self._registered)
         if known.machine is not None:
+            if not self._met:
+                for finding in meet(self.ledger, self._settings, [cell.key for cell in known.cells(GPU_MEM)]):
+                    _log.warning("%s %s; %s", finding.subject, finding.problem, finding.remedy)
+                self._met = True
             return known
         if url is not None and not self._settings.auto_register:
             raise NotRegistered(state_dir=str(self._folder))

@@ -35,7 +35,9 @@ _REFRESH_SECONDS = 0.5
 
 def open_ledger(settings: Settings) -> store.Ledger:
     """Return this machine's ledger, opened to be read and written without an owner of its own."""
-    folder = find_folder(settings.state_dir, os.environ, settings.trust_file_system)
+    folder = find_folder(
+        settings.state_dir, os.environ, trusted=settings.trust_file_system, partition=settings.partition
+    )
     return store.Ledger(folder, partial(decide, max_overtakes=settings.max_overtakes))
 
 
@@ -98,7 +100,12 @@ def register(
     name: Annotated[str | None, Parameter(help="What to call this machine in limit names; fixed at first use.")] = None,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would change.")] = False,
     prune: Annotated[
-        bool, Parameter(negative="", help="Delete limits of ours that this machine no longer has and nobody holds.")
+        bool,
+        Parameter(
+            negative="",
+            help="Delete limits of ours that this machine has no more and nobody holds, and machines that are gone for "
+            "longer than `forget_after`.",
+        ),
     ] = False,
     adopt: Annotated[
         bool, Parameter(negative="", help="Take over limits, or the machine's name, that others made.")
@@ -131,6 +138,8 @@ def register(
     console = Console()
     if done.limits is not None:
         console.print(tables.limits_table(done.limits))
+        if done.limits.gone:
+            console.print(tables.gone_table(done.limits))
     else:
         # Without a server there are no limits to list; the change of the ledger is shown.
         for news in changes(before, done.registered):

@@ -154,6 +154,16 @@ def limits_table(report: RegistrationReport) -> Table:
     return table
 
 
+def gone_table(report: RegistrationReport) -> Table:
+    """Return the machines without a sign of life that a registration removed, or would remove."""
+    title = "Gone machines, to be removed" if report.dry_run else "Gone machines, removed"
+    table = titled(title, "machine", folded("host", ratio=1), number("silent for"), number("limits"))
+    for machine in sorted(report.gone, key=lambda each: -each.silent_seconds):
+        days = f"{machine.silent_seconds / 86400:.1f} days"
+        table.add_row(machine.machine, machine.host, days, str(len(machine.limits)))
+    return table
+
+
 def status_view(status: MachineStatus, now: float | None = None) -> Group:
     """Return a machine's cells with their holders, then the waiters with their reasons."""
     # The number of a cell is noise for a resource that has only one.

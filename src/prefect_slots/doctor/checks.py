@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from prefect_slots.doctor.facts import Facts, LimitFacts, MirrorFacts, OwnerFacts, StaleFacts, Versions
+from prefect_slots.errors import SHARE_ONE_LEDGER
 from prefect_slots.model import GPU_MEM, Finding, Severity
 from prefect_slots.system.mounts import LOCAL
 
@@ -213,6 +214,17 @@ def judge_server(facts: Facts) -> Iterator[Finding]:
         yield _ok("name on the server", "claimed by this ledger")
     elif facts.claimed is False and facts.ledger is not None and facts.ledger.machine is not None:
         yield _warning("name on the server", f"'{facts.ledger.machine}' is claimed by nobody", _REGISTER)
+    for shared in facts.shared:
+        other = f"another ledger ({shared.ledger}, of machine '{shared.machine}' on host {shared.host})"
+        if shared.refused:
+            yield _warning("shared gpus", f"{other} wanted {shared.gpu} and was refused", _share())
+        else:
+            yield _error("shared gpus", f"{shared.gpu} is claimed by {other} too: both would grant it", _share())
+    if facts.gone:
+        found = f"{_count(len(facts.gone), 'machine')} gave no sign of life for long: {', '.join(facts.gone)}"
+        yield _note(
+            "other machines", found, "run `prefect-slots register --prune` to remove them (`--dry-run` shows them)"
+        )
 
 
 def _judge_leases(storage: str | None) -> Iterator[Finding]:
@@ -291,6 +303,10 @@ def judge_mirrors(mirrors: Iterable[MirrorFacts]) -> Iterator[Finding]:
             yield _note(about, "is left from a former ledger of this machine", "run `prefect-slots register --prune`")
         elif mirror.active and not mirror.holders:
             yield _note(about, f"another machine's ledger {uncovered}", "run `prefect-slots doctor --fix` there")
+
+
+def _share() -> str:
+    return SHARE_ONE_LEDGER[0].lower() + SHARE_ONE_LEDGER[1:]
 
 
 def _count(number: int, one: str, many: str = "") -> str:

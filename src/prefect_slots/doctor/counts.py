@@ -61,6 +61,7 @@ class Comparison:
             host=socket.gethostname(),
             stocks=registered.stocks,
             cards=cards(registered),
+            boot=clock.boot_id(),
             dry_run=True,
         )
         return report.entries

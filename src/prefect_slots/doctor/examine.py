@@ -5,8 +5,9 @@ A fact that cannot be gathered becomes a trouble in words, and the rest is gathe
 
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,17 +16,21 @@ from urllib.parse import urlsplit
 
 from prefect_slots import errors
 from prefect_slots.acquire.coordination import Coordination, coordinate
-from prefect_slots.acquire.registration import machine_name
+from prefect_slots.acquire.meeting import meet
+from prefect_slots.acquire.registration import DAY_SECONDS, machine_name
 from prefect_slots.detect.survey import Survey, survey
 from prefect_slots.doctor import counts, facts
 from prefect_slots.ledger import leases, queries, registry, schema, store, transaction, usage
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.ledger.owner import is_dead
-from prefect_slots.limits.claim import read_own_claim
+from prefect_slots.limits.claim import Standing, read_claims, variable_name
 from prefect_slots.limits.client import Server
+from prefect_slots.limits.registration import read_all
+from prefect_slots.limits.removal import find_gone
 from prefect_slots.model import GPU_MEM, Finding, format_amount
 from prefect_slots.scheduling import decide, explain
 from prefect_slots.settings import Settings, load_settings
+from prefect_slots.system.clock import boot_id
 from prefect_slots.system.mounts import file_system, query_mounts
 from prefect_slots.system.processes import pid_namespace
 
@@ -78,6 +83,11 @@ def _trouble(about: str, error: errors.SlotsError) -> Finding:
             adopt = "if the other one is gone for good, `prefect-slots register --adopt`"
             remedy = f"give this machine its own name (`prefect-slots register --name`); {adopt}"
             return _fault("name on the server", found, remedy)
+        case errors.GpuTaken():
+            found = f"{', '.join(error.gpus)} stands in the way of a registration: machine '{error.machine}' has it"
+            return _fault(
+                "shared gpus", found, "share one ledger with it, or split the GPUs, as the finding about it says"
+            )
         case errors.LedgerUnreadable():
             found, _, remedy = error.reason.partition(". ")
             found, _, remedy = (found, "", remedy) if remedy else error.reason.partition("; ")
@@ -110,7 +120,9 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
     seen = _survey(look, settings, env)
     with look.at("state folder"):
         if settings is not None:
-            folder = find_folder(settings.state_dir, env, settings.trust_file_system)
+            folder = find_folder(
+                settings.state_dir, env, trusted=settings.trust_file_system, partition=settings.partition
+            )
             look.seen |= {"folder": _folder(folder)}
             with look.at("ledger"):
                 if (folder / schema.FILE).exists():
@@ -120,6 +132,9 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
         with look.at("ledger"):
             if ledger is not None:
                 registered = ledger.read(registry.registered)
+                if settings is not None:
+                    gpus = [cell.key for cell in registered.cells(GPU_MEM) if cell.present]
+                    look.troubles.extend(meet(ledger, settings, gpus, dry_run=True))
                 look.seen |= {"ledger": _ledger(ledger, registered, seen, settings)}
         if settings is not None:
             look.seen |= {"names": _names(settings, env, registered)}
@@ -266,7 +281,18 @@ async def _look_at_server(
             return
         named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None
         machine = named or machine_name(settings)
-        exists, claim = await read_own_claim(server, machine, ledger.id if ledger is not None else "none yet")
+        ours = ledger.id if ledger is not None else "none yet"
+        standings = await read_claims(server)
+        look.seen |= {
+            "shared": _shared(standings, ours, seen),
+            "gone": await _gone(server, settings, machine, standings),
+        }
+        own = next((each for each in standings if each.variable == variable_name(machine)), None)
+        exists, claim = own is not None, own.claim if own is not None else None
+        # A claim that cannot be read is somebody's all the same.
+        if exists and (claim is None or claim.ledger_id != ours):
+            theirs, host = (claim.ledger_id, claim.host) if claim else ("unreadable", "unknown")
+            raise errors.NameTaken(machine=machine, theirs=theirs, ours=ours, host=host)
         look.seen |= {"claimed": exists}
         # Limits are compared only if all three sides are known: else each would seem an orphan.
         if ledger is not None and named is not None and seen is not None:
@@ -274,3 +300,20 @@ async def _look_at_server(
             look.seen |= {"limits": limits, "mirrors": mirrors}
     finally:
         await server.close()
+
+
+def _shared(standings: Iterable[Standing], ours: str, seen: Survey | None) -> tuple[facts.SharedGpu, ...]:
+    """Return the GPUs of this machine that other ledgers claim, or were refused."""
+    keys = [cell.key for cell in seen.inventory[GPU_MEM].cells] if seen and GPU_MEM in seen.inventory else []
+    others = [each.claim for each in standings if each.claim is not None and each.claim.ledger_id != ours]
+    return tuple(
+        facts.SharedGpu(gpu=gpu, machine=each.machine, host=each.host, ledger=each.ledger_id, refused=refused)
+        for each in others
+        for refused in (False, True)
+        for gpu in (replace(each, cards=dict(enumerate(each.refused))) if refused else each).shares(keys, boot_id())
+    )
+
+
+async def _gone(server: Server, settings: Settings, machine: str, standings: Iterable[Standing]) -> tuple[str, ...]:
+    found = await find_gone(server, machine, settings.forget_after * DAY_SECONDS, standings, await read_all(server))
+    return tuple(f"{shown.machine} ({shown.silent_seconds / DAY_SECONDS:.0f} days)" for _, shown in found)

@@ -127,6 +127,22 @@ class MirrorFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedGpu:
+    """A GPU of this machine that another ledger claims, or was refused because this one has it.
+
+    Attributes:
+        machine: The other ledger's machine.
+        refused: The other ledger was refused.
+    """
+
+    gpu: str
+    machine: str
+    host: str
+    ledger: str
+    refused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All facts of one examination.
 
@@ -134,6 +150,8 @@ class Facts:
         settings: The file that was read, or `defaults`; `None` if it is wrong.
         mode: Arbiters of a request: the ledger and the server, the ledger alone, or none.
         claimed: This ledger owns the machine's name on the server; `None` if the server was not asked.
+        shared: GPUs of this machine that other ledgers claim or wanted.
+        gone: Machines that have given no sign of life for longer than `forget_after`.
         gpus: Product names of the detected GPUs.
         troubles: Findings about facts that could not be read, and the findings of detection.
     """
@@ -148,6 +166,8 @@ class Facts:
     claimed: bool | None = None
     limits: tuple[LimitFacts, ...] | None = None
     mirrors: tuple[MirrorFacts, ...] = ()
+    shared: tuple[SharedGpu, ...] = ()
+    gone: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     cuda_device_order: str | None = None
     troubles: tuple[Finding, ...] = ()

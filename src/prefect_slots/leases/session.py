@@ -145,7 +145,8 @@ class ServerSession:
 
     async def _hosts(self) -> frozenset[str]:
         if clock.boot_clock() - self._hosts_at > _HOSTS_SECONDS:
-            claims = await read_claims(self._gateway.server)
+            found = await read_claims(self._gateway.server)
+            claims = [standing.claim for standing in found if standing.claim is not None]
             hosts = {claim.host.partition(".")[0].casefold() for claim in claims if claim.ledger_id != self._ledger.id}
             self._hosts_known = frozenset(hosts - {socket.gethostname().partition(".")[0].casefold()})
             self._hosts_at = clock.boot_clock()

@@ -1,6 +1,7 @@
 """One machine, many processes: the book of grants and tickets on disk.
 
 folder       the local state folder, and the reasons to refuse one
+neighbors    other ledgers of this host that offer the same GPUs
 owner        a process proven alive by the lock that it holds
 schema       the tables, and opening their file safely
 store        the file: transactions that commit, then wake the owners of new grants

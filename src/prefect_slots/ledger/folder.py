@@ -13,7 +13,7 @@ from prefect_slots.errors import StateFolderUnsuitable
 from prefect_slots.system.mounts import LOCAL, file_system, query_mounts
 
 
-def default_folders(env: Mapping[str, str], uid: int) -> tuple[Path, ...]:
+def default_folders(env: Mapping[str, str], uid: int, partition: str | None = None) -> tuple[Path, ...]:
     """Return the folders to try when none is configured: one in the user's home, then a local one.
 
     `XDG_STATE_HOME` is not heeded: it is set in some of a user's shells and services only, and would make two ledgers.
@@ -24,8 +24,9 @@ def default_folders(env: Mapping[str, str], uid: int) -> tuple[Path, ...]:
         with contextlib.suppress(KeyError):
             home = pwd.getpwuid(uid).pw_dir
     # A relative path would be another folder in each working directory, and so another ledger.
-    own = (Path(home) / ".local/state/prefect-slots",) if home.startswith("/") else ()
-    return (*own, Path(f"/var/tmp/prefect-slots-{uid}"))
+    name = f"prefect-slots-{partition}" if partition else "prefect-slots"
+    own = (Path(home) / ".local/state" / name,) if home.startswith("/") else ()
+    return (*own, Path(f"/var/tmp/{name}-{uid}"))
 
 
 def is_shared(folder: Path) -> bool:
@@ -78,15 +79,19 @@ def open_folder(folder: Path, mounts: Mapping[str, str] | None = None, *, truste
     return folder
 
 
-def folder_with(file: str, configured: Path | None, env: Mapping[str, str]) -> Path | None:
+def folder_with(
+    file: str, configured: Path | None, env: Mapping[str, str], partition: str | None = None
+) -> Path | None:
     """Return the first state folder that `find_folder` would try and that has `file`; nothing is created."""
-    folders = (configured,) if configured is not None else default_folders(env, os.getuid())
+    folders = (configured,) if configured is not None else default_folders(env, os.getuid(), partition)
     with contextlib.suppress(OSError):
         return next((path for path in (f.expanduser().resolve() for f in folders) if (path / file).exists()), None)
     return None
 
 
-def find_folder(configured: Path | None, env: Mapping[str, str], trusted: str | None = None) -> Path:
+def find_folder(
+    configured: Path | None, env: Mapping[str, str], *, trusted: str | None = None, partition: str | None = None
+) -> Path:
     """Return the state folder: the configured one, else the first default that is fit.
 
     Raises:
@@ -95,7 +100,7 @@ def find_folder(configured: Path | None, env: Mapping[str, str], trusted: str | 
     if configured is not None:
         return open_folder(configured, trusted=trusted)
     problems: list[StateFolderUnsuitable] = []
-    for folder in default_folders(env, os.getuid()):
+    for folder in default_folders(env, os.getuid(), partition):
         try:
             return open_folder(folder, trusted=trusted)
         except StateFolderUnsuitable as problem:

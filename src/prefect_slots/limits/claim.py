@@ -1,21 +1,26 @@
-"""The claim: a Prefect Variable by which one ledger owns a machine name, and others learn what the machine has."""
+"""The claim: a Prefect Variable by which one ledger owns a machine name and its GPUs, and shows that it lives."""
 
 import base64
 import hashlib
 import json
 import re
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
-from prefect_slots.errors import ConfigError, NameTaken
+from prefect_slots.errors import ConfigError
 from prefect_slots.limits.client import Server
 
 # A little less than the 5,000 characters of JSON that Prefect allows in a Variable.
 _LONGEST = 4900
 _PACKED = "packed"
 _TAG = "prefect-slots"
+_VARIABLE = "prefect-slots-"
+_UNIQUE = re.compile(r"(?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,9 @@ class Claim:
     """The owner of a machine name, and the limits that it registered.
 
     Attributes:
+        boot: Id of the boot of its kernel, which containers of one host share; empty if it is not known.
+        heartbeat: Seconds between two writes of the claim while a worker runs; 0 if none has run.
+        refused: UUIDs of GPUs that the ledger wanted and another one has.
         former: Ledgers that owned the name before and may have left mirrors.
         version: The release of prefect-slots that registered them.
         limits: The limits registered, with their numbers, without mirrors.
@@ -36,13 +44,41 @@ class Claim:
     limits: Mapping[str, int]
     cards: Mapping[int, str]
     former: tuple[str, ...] = ()
+    boot: str = ""
+    heartbeat: float = 0.0
+    refused: tuple[str, ...] = ()
+
+    def shares(self, gpus: Collection[str], boot: str) -> tuple[str, ...]:
+        """Return those of `gpus`, of a machine in boot `boot`, that are GPUs of this claim.
+
+        Keys made of a place on the bus name one GPU only within one kernel; a vendor's UUID is unique.
+        """
+        alike = self.boot != "" and self.boot == boot
+        return tuple(sorted(gpu for gpu in {*self.cards.values()} & {*gpus} if alike or _UNIQUE.fullmatch(gpu)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A claim's Variable as the server has it; times are Unix seconds by the server's clock.
+
+    Attributes:
+        variable: The Variable's name.
+        claim: `None` if it holds something else.
+        read_at: Time of the answer.
+    """
+
+    variable: str
+    claim: Claim | None
+    created_at: float
+    written_at: float
+    read_at: float
 
 
 def variable_name(machine: str) -> str:
     """Return the name of the Variable that claims `machine`, which is allowed by Prefect and different for each."""
     # Variable names are lower case and have no dots: without the digest, `gpu.1` and `GPU-1` would share one.
     readable = re.sub(r"[^a-z0-9-]+", "-", machine.lower())[:100]
-    return f"prefect-slots-{readable}-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
+    return f"{_VARIABLE}{readable}-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
 
 
 def encode(claim: Claim) -> dict[str, Any]:
@@ -59,6 +95,9 @@ def encode(claim: Claim) -> dict[str, Any]:
         "limits": dict(sorted(claim.limits.items())),
         "cards": {str(number): uuid for number, uuid in sorted(claim.cards.items())},
         "former": list(claim.former),
+        "boot": claim.boot,
+        "heartbeat": claim.heartbeat,
+        "refused": list(claim.refused),
     }
     text = json.dumps(plain)
     if len(text) <= _LONGEST:
@@ -86,52 +125,48 @@ def decode(value: object) -> Claim | None:
             limits={str(name): int(number) for name, number in found["limits"].items()},
             cards={int(number): str(uuid) for number, uuid in found["cards"].items()},
             former=tuple(str(ledger) for ledger in found["former"]),
+            # Releases before these wrote claims without them.
+            boot=str(found.get("boot", "")),
+            heartbeat=float(found.get("heartbeat", 0)),
+            refused=tuple(str(gpu) for gpu in found.get("refused", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, zlib.error):
         return None
 
 
-async def read_claim(server: Server, machine: str) -> tuple[bool, Claim | None]:
-    """Look up the claim of one machine name.
-
-    Returns:
-        Existence of the Variable, and the claim in it: `None` if it holds something else.
-
-    Raises:
-        ServerUnreachable: if the server does not answer.
-    """
-    found = await server.ask(lambda client: client.read_variable_by_name(variable_name(machine)))
-    return (False, None) if found is None else (True, decode(found.value))
-
-
-async def read_own_claim(server: Server, machine: str, ledger_id: str) -> tuple[bool, Claim | None]:
-    """Look up the claim of one machine name as `read_claim`, for the ledger that is to have it.
-
-    Raises:
-        NameTaken: if another ledger has it.
-        ServerUnreachable: if the server does not answer.
-    """
-    exists, found = await read_claim(server, machine)
-    # A claim that cannot be read is somebody's all the same.
-    if exists and (found is None or found.ledger_id != ledger_id):
-        theirs, host = (found.ledger_id, found.host) if found else ("unreadable", "unknown")
-        raise NameTaken(machine=machine, theirs=theirs, ours=ledger_id, host=host)
-    return exists, found
-
-
-async def read_claims(server: Server) -> list[Claim]:
+async def read_claims(server: Server) -> list[Standing]:
     """Return the claims of all machines.
 
     Raises:
         ServerUnreachable: if the server does not answer.
+        UnknownOutcome: its answer was lost; nothing was changed.
     """
 
-    async def page(client: Any, size: int, offset: int) -> list[dict[str, Any]]:
-        wanted = {"variables": {"tags": {"all_": [_TAG]}}, "offset": offset, "limit": size}
-        return (await client.request("POST", "/variables/filter", json=wanted)).json()
+    async def page(client: Any, size: int, offset: int) -> list[Standing]:
+        # By name and not by tag: a person may have taken the tag off, and the name is taken all the same.
+        wanted = {"variables": {"name": {"like_": _VARIABLE}}, "offset": offset, "limit": size, "sort": "NAME_ASC"}
+        answer = await client.request("POST", "/variables/filter", json=wanted)
+        now = _server_time(answer.headers.get("date"))
+        return [
+            Standing(
+                variable=variable["name"],
+                claim=decode(variable["value"]),
+                created_at=datetime.fromisoformat(variable["created"]).timestamp(),
+                written_at=datetime.fromisoformat(variable["updated"]).timestamp(),
+                read_at=now,
+            )
+            for variable in answer.json()
+        ]
 
-    found = await server.ask_pages(page)
-    return [claim for variable in found if (claim := decode(variable["value"])) is not None]
+    return await server.ask_pages(page)
+
+
+def _server_time(date: str | None) -> float:
+    try:
+        return parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        # A proxy may drop the header; then this machine's own clock has to do.
+        return time.time()
 
 
 async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
@@ -150,3 +185,13 @@ async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
     else:
         create = VariableCreate(name=name, value=value, tags=[_TAG])
         await server.ask(lambda client: client.create_variable(create))
+
+
+async def delete_claim(server: Server, variable: str) -> None:
+    """Delete a claim's Variable.
+
+    Raises:
+        prefect.exceptions.ObjectNotFound: if it is gone already.
+        UnknownOutcome: it may have been deleted.
+    """
+    await server.ask(lambda client: client.delete_variable_by_name(variable))

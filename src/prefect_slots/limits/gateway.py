@@ -326,5 +326,9 @@ async def read_limit(server: Server, name: str) -> ExistingLimit | None:
 def existing_limit(found: GlobalConcurrencyLimitResponse) -> ExistingLimit:
     """Return Prefect's answer about a limit as a record of ours."""
     return ExistingLimit(
-        limit=found.limit, active=found.active, active_slots=found.active_slots, decay=found.slot_decay_per_second
+        limit=found.limit,
+        active=found.active,
+        active_slots=found.active_slots,
+        decay=found.slot_decay_per_second,
+        changed_at=found.updated.timestamp() if found.updated else 0.0,
     )

@@ -3,7 +3,7 @@
 Standard library only: the lease engine names these without importing Prefect.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from prefect_slots.errors import SlotsError
@@ -81,9 +81,11 @@ class ExistingLimit:
     Attributes:
         active: A limit that is not active grants everything and counts nothing.
         decay: Slots given back per second by themselves; above zero the limit is a rate limit.
+        changed_at: Time of the last change of number or slots, by the server's clock (Unix seconds).
     """
 
     limit: int
     active: bool
     active_slots: int
     decay: float = 0.0
+    changed_at: float = field(default=0.0, compare=False)

@@ -5,15 +5,19 @@ not repeated. A number is changed by itself only; `active_slots` is never set, a
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from prefect_slots.errors import LimitConflict, ServerUnreachable
 from prefect_slots.limits import gateway, naming, outcome
-from prefect_slots.limits.claim import Claim, read_claim, read_own_claim, write_claim
+from prefect_slots.limits.claim import Claim, read_claims, variable_name, write_claim
 from prefect_slots.limits.client import Server
-from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, mirrors_in, numbers_of, plan
+from prefect_slots.limits.plan import Action, Entry, mirrors_in, numbers_of, plan
+from prefect_slots.limits.removal import GoneMachine, ReadAgain, find_gone, forget, orphans, prune_group, sure
+from prefect_slots.limits.rivals import Rival, find_rival
 from prefect_slots.model import LimitSpec, Stock
 from prefect_slots.system import clock
 
@@ -21,6 +25,12 @@ from prefect_slots.system import clock
 _ROUNDS = 12
 # The longest pause between two rounds, in which another worker's registration ends.
 _PAUSE_SECONDS = 0.5
+# A pod that is started again finds its old claim silent for some seconds only. With the usual heartbeat it takes over
+# within this time; a service manager tries again after a longer one.
+_LONGEST_WAIT_SECONDS = 100.0
+# A rival that lives is noticed soon after its heartbeat.
+_LOOK_SECONDS = 5.0
+_log = logging.getLogger("prefect_slots")
 # A mirror follows its limit; only these say more than the limit's own entry.
 _SHOWN_MIRRORS = (Action.ORPHANED, Action.CONFLICT)
 
@@ -32,6 +42,7 @@ class RegistrationReport:
     Attributes:
         entries: Every limit of this machine; mirrors only where they are orphaned or in the way.
         claim: `"created"`, `"changed"`, `"unchanged"` or `"adopted"`.
+        gone: Machines that have been silent for too long, with everything of theirs; only where pruning was asked for.
     """
 
     machine: str
@@ -39,10 +50,14 @@ class RegistrationReport:
     claim: str
     entries: tuple[Entry, ...]
     dry_run: bool
+    gone: tuple[GoneMachine, ...] = ()
 
 
-class _ReadAgain(Exception):
-    """Another process was faster, or an answer was lost: the server must be read before going on."""
+class _Rivalled(Exception):
+    """A rival has not been silent for long enough."""
+
+    def __init__(self, rival: Rival) -> None:
+        self.rival = rival
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +69,16 @@ class _Wish:
     adopt: bool
     prune: bool
     dry_run: bool
+    forget_after: float
+
+
+@dataclass
+class _Progress:
+    """The changes of all rounds so far: a later round finds an earlier one's as if they had always been so."""
+
+    done: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    words: list[str] = field(default_factory=list[str])
+    gone: dict[str, GoneMachine] = field(default_factory=dict[str, GoneMachine])
 
 
 async def register(
@@ -64,8 +89,11 @@ async def register(
     host: str,
     stocks: Iterable[Stock],
     cards: Mapping[int, str],
+    boot: str = "",
+    heartbeat: float = 0.0,
     adopt: bool = False,
     prune: bool = False,
+    forget_after: float = math.inf,
     dry_run: bool = False,
 ) -> RegistrationReport:
     """Claim `machine` for `ledger_id` and make its limits equal `stocks`.
@@ -77,12 +105,16 @@ async def register(
         host: The host's name, for people.
         stocks: The machine's resources with their nominal capacities.
         cards: UUIDs by the GPU's number in limit names.
-        adopt: Take over the name from another ledger, and limits that this machine did not make.
-        prune: Delete limits that this machine made and no longer has, if nothing holds them.
+        boot: Id of this boot of the kernel, by which GPUs without a unique UUID are told from other machines'.
+        heartbeat: Seconds until the next registration by the same worker; 0 if none follows.
+        adopt: Take over the name or the GPUs from another ledger, and limits that this machine did not make.
+        prune: Delete limits that this machine made and no longer has, if nothing holds them, and machines that have
+            been silent for longer than `forget_after`.
+        forget_after: Seconds.
         dry_run: Write nothing and report the plan; conflicts are then entries, not errors.
 
     Raises:
-        NameTaken: another ledger has claimed the name.
+        NameTaken, GpuTaken: another ledger that is not known to be gone has claimed the name, or one of the GPUs.
         LimitConflict: a limit is not ours to change, or is switched off; nothing was written.
         ServerUnreachable: the server did not answer, or others kept changing the same limits.
         ServerRefused: the server refused us.
@@ -90,56 +122,133 @@ async def register(
     wanted = naming.specs(machine, stocks)
     limits = {spec.name: spec.limit for spec in wanted}
     claim = Claim(
-        machine=machine, ledger_id=ledger_id, host=host, version=_our_version(), limits=limits, cards=dict(cards)
+        machine=machine,
+        ledger_id=ledger_id,
+        host=host,
+        version=_our_version(),
+        limits=limits,
+        cards=dict(cards),
+        boot=boot,
+        heartbeat=heartbeat,
     )
-    wish = _Wish(claim=claim, wanted=wanted, adopt=adopt, prune=prune, dry_run=dry_run)
-    done: dict[str, Entry] = {}
-    words: list[str] = []
-    for _ in range(_ROUNDS):
+    wish = _Wish(claim=claim, wanted=wanted, adopt=adopt, prune=prune, dry_run=dry_run, forget_after=forget_after)
+    progress = _Progress()
+    heard: dict[str, float] = {}
+    rounds = 0
+    while rounds < _ROUNDS:
         try:
-            return await _one_round(server, wish, done, words)
-        except _ReadAgain:
+            return await _one_round(server, wish, progress)
+        except ReadAgain:
+            rounds += 1
             # Two that go on in step would be in each other's way at every limit.
             await asyncio.sleep(clock.between(0, _PAUSE_SECONDS))
+        except _Rivalled as refused:
+            await _outwait(server, wish, refused.rival, heard)
     raise ServerUnreachable(url=server.url, cause=f"the limits of '{machine}' kept changing while they were registered")
 
 
-async def _one_round(server: Server, wish: _Wish, done: dict[str, Entry], words: list[str]) -> RegistrationReport:
+async def _one_round(server: Server, wish: _Wish, progress: _Progress) -> RegistrationReport:
     machine, ledger_id = wish.claim.machine, wish.claim.ledger_id
-    exists, found = await (read_claim(server, machine) if wish.adopt else read_own_claim(server, machine, ledger_id))
+    standings = await sure(read_claims(server))
     existing = await read_all(server)
-    claim = replace(wish.claim, former=_former(found, existing, ledger_id))
+    rival = await find_rival(server, wish.claim, standings, existing)
+    if rival is not None:
+        await _overcome(server, wish, rival, existing)
+    own = next((each for each in standings if each.variable == variable_name(machine)), None)
+    found = own.claim if own is not None else None
+    # A registration by hand keeps the heartbeat of the worker beside it.
+    beat = found.heartbeat if found is not None and found.ledger_id == ledger_id else 0.0
+    claim = replace(wish.claim, former=_former(found, existing, ledger_id), heartbeat=wish.claim.heartbeat or beat)
     # The later of these say more: our own mirrors have the numbers of our last registration, even of a broken one.
     made = numbers_of(existing, claim.former) | dict(found.limits if found else {}) | numbers_of(existing, {ledger_id})
     todo = plan(wish.wanted, existing, made, ledger_id=ledger_id, former=claim.former, adopt=wish.adopt)
     if todo.conflicts and not wish.dry_run:
         first = todo.conflicts[0]
+        if found is not None and found.ledger_id == ledger_id:
+            # A machine that is refused a limit lives all the same.
+            await sure(write_claim(server, found, replace=True))
         raise LimitConflict(name=first.name, theirs=first.old or 0, ours=first.new or 0, problem=first.problem)
 
-    words.append(_word(found, claim))
+    progress.words.append(_word(found, claim))
+    gone = await find_gone(server, machine, wish.forget_after, standings, existing) if wish.prune else []
+    progress.gone.update((standing.variable, shown) for standing, shown in gone)
     if not wish.dry_run:
         standing = found
-        if found is None or found.ledger_id != ledger_id:
+        if found is None or found.ledger_id != ledger_id or not {*claim.cards.values()} <= {*found.cards.values()}:
             # The name first, so that of two ledgers only one goes on; the limits last, so that a crash between leaves
             # the numbers that the limits still have.
             standing = replace(claim, limits=found.limits if found else {})
-            await _sure(write_claim(server, standing, replace=exists))
+            await sure(write_claim(server, standing, replace=own is not None))
+            # Two ledgers that claim a GPU at once both see the other's claim now, and the later one yields.
+            rival = await find_rival(server, wish.claim, await sure(read_claims(server)), existing)
+            if rival is not None:
+                await _overcome(server, wish, rival, existing)
         for step in todo.steps():
             await _write(server, step)
-            done[step.name] = step
-        for group in _orphans(todo) if wish.prune else ():
-            await _prune(server, group, done)
-        if standing != claim:
-            await _sure(write_claim(server, claim, replace=True))
-    # In a later round, an earlier round's changes look as if they had always been so.
+            progress.done[step.name] = step
+        for group in orphans(todo):
+            # Without its mirrors, a former ledger that was only asleep gets no slot of these limits.
+            if wish.prune or all(_ledger_of(entry.name) in claim.former for entry in group):
+                await prune_group(server, group, progress.done)
+        # Read again: they may share limits of the fleet with this machine, which mirrors them only now.
+        existing = await read_all(server) if gone else existing
+        for each, _ in gone:
+            await forget(server, each, existing)
+        # Written by every registration: it is the sign of life.
+        if standing is found or standing != claim:
+            await sure(write_claim(server, claim, replace=True))
     entries = (*todo.limits, *(entry for entry in todo.mirrors if entry.action in _SHOWN_MIRRORS))
     return RegistrationReport(
         machine=machine,
         ledger_id=ledger_id,
-        claim=next((word for word in words if word != "unchanged"), "unchanged"),
-        entries=tuple(done.get(entry.name, entry) for entry in entries),
+        claim=next((word for word in progress.words if word != "unchanged"), "unchanged"),
+        entries=tuple(progress.done.get(entry.name, entry) for entry in entries),
         dry_run=wish.dry_run,
+        gone=tuple(progress.gone.values()),
     )
+
+
+async def _overcome(server: Server, wish: _Wish, rival: Rival, existing: Mapping[str, outcome.ExistingLimit]) -> None:
+    """Go past a rival that is gone, or that is to be adopted.
+
+    Raises:
+        _Rivalled: it is neither.
+        ReadAgain: it was forgotten.
+    """
+    if rival.seconds_left > 0 and not wish.adopt:
+        raise _Rivalled(rival)
+    if rival.gpus and rival.standing.claim is not None and not wish.dry_run:
+        await forget(server, rival.standing, existing)
+        raise ReadAgain
+
+
+async def _outwait(server: Server, wish: _Wish, rival: Rival, heard: dict[str, float]) -> None:
+    """Wait for a moment if the rival may be a worker that has just been killed.
+
+    Raises:
+        NameTaken, GpuTaken: it lives, or waiting would take too long.
+    """
+    standing = rival.standing
+    fresh = standing.variable not in heard
+    since = heard.setdefault(standing.variable, standing.written_at)
+    kept = standing.claim is not None and standing.claim.heartbeat > 0
+    if not kept or since != standing.written_at or rival.seconds_left > _LONGEST_WAIT_SECONDS or wish.dry_run:
+        if rival.gpus and not wish.dry_run:
+            await sure(_note_refusal(server, wish, rival.gpus))
+        raise rival.error(wish.claim)
+    if fresh:
+        _log.warning("waiting for a sign of life: %s", rival.error(wish.claim))
+    await asyncio.sleep(min(rival.seconds_left, _LOOK_SECONDS))
+
+
+async def _note_refusal(server: Server, wish: _Wish, gpus: tuple[str, ...]) -> None:
+    """Write into this ledger's own claim that it was refused: `doctor` shows it on the other side."""
+    own = next((s for s in await read_claims(server) if s.variable == variable_name(wish.claim.machine)), None)
+    if own is not None and (own.claim is None or own.claim.ledger_id != wish.claim.ledger_id):
+        return
+    base = own.claim if own is not None and own.claim is not None else replace(wish.claim, limits={})
+    cards = {number: uuid for number, uuid in base.cards.items() if uuid not in gpus}
+    await write_claim(server, replace(base, cards=cards, refused=gpus), replace=own is not None)
 
 
 def _former(found: Claim | None, existing: Mapping[str, outcome.ExistingLimit], ledger_id: str) -> tuple[str, ...]:
@@ -148,6 +257,11 @@ def _former(found: Claim | None, existing: Mapping[str, outcome.ExistingLimit], 
         return ()
     mirrored = {ledger for _, _, ledger in mirrors_in(existing)}
     return tuple(sorted(mirrored & {*found.former, found.ledger_id} - {ledger_id}))
+
+
+def _ledger_of(name: str) -> str | None:
+    parts = naming.split_mirror(name)
+    return parts[1] if parts else None
 
 
 def _word(found: Claim | None, claim: Claim) -> str:
@@ -165,44 +279,10 @@ async def _write(server: Server, step: Entry) -> None:
     assert number is not None  # only an orphan has none, and an orphan is no step
     if step.action is Action.CREATE:
         create = GlobalConcurrencyLimitCreate(name=step.name, limit=number)
-        await _sure(server.ask(lambda client: client.create_global_concurrency_limit(create)))
+        await sure(server.ask(lambda client: client.create_global_concurrency_limit(create)))
     else:
         update = GlobalConcurrencyLimitUpdate(limit=number)
-        await _sure(server.ask(lambda client: client.update_global_concurrency_limit(step.name, update)))
-
-
-async def _sure(write: Awaitable[object]) -> None:
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-
-    try:
-        await write
-    except (ObjectAlreadyExists, ObjectNotFound, outcome.UnknownOutcome) as error:
-        raise _ReadAgain from error
-
-
-def _orphans(todo: RegistrationPlan) -> Iterator[tuple[Entry, ...]]:
-    """Yield each orphaned limit together with its orphaned mirrors, and orphaned mirrors whose limit stays alone."""
-    mirrors = [entry for entry in todo.mirrors if entry.action is Action.ORPHANED]
-    for limit in todo.limits:
-        if limit.action is Action.ORPHANED:
-            names = {name for name, of, _ in mirrors_in(entry.name for entry in mirrors) if of == limit.name}
-            own = [entry for entry in mirrors if entry.name in names]
-            mirrors = [entry for entry in mirrors if entry not in own]
-            yield (limit, *own)
-    for mirror in mirrors:
-        yield (mirror,)
-
-
-async def _prune(server: Server, group: tuple[Entry, ...], done: dict[str, Entry]) -> None:
-    # Leases on a deleted limit would count nowhere: its holders are read again right before.
-    for entry in group:
-        found = await gateway.read_limit(server, entry.name)
-        if found is not None and found.active_slots > 0:
-            return
-    for entry in group:
-        name = entry.name
-        await _sure(server.ask(lambda client, name=name: client.delete_global_concurrency_limit_by_name(name)))
-        done[name] = replace(entry, action=Action.PRUNED)
+        await sure(server.ask(lambda client: client.update_global_concurrency_limit(step.name, update)))
 
 
 async def read_all(server: Server) -> dict[str, outcome.ExistingLimit]:

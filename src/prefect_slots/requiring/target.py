@@ -13,7 +13,7 @@ from prefect_slots.settings import Settings, load_settings
 
 _Seen = tuple[tuple[str, str], ...]
 _settings: dict[_Seen, Settings] = {}
-_folders: dict[tuple[int, Path | None, str | None, str | None], Path] = {}
+_folders: dict[tuple[int, Path | None, str | None, str | None, str | None], Path] = {}
 
 
 def current_settings() -> Settings:
@@ -47,7 +47,9 @@ def target_of(settings: Settings, coordination: Coordination) -> Target:
     """Return the target of these settings, looking for a fit folder once per process."""
     env = os.environ
     # A forked child looks again: its user and rights may have changed since.
-    key = (os.getpid(), settings.state_dir, settings.trust_file_system, env.get("HOME"))
+    key = (os.getpid(), settings.state_dir, settings.trust_file_system, settings.partition, env.get("HOME"))
     if key not in _folders:
-        _folders[key] = find_folder(settings.state_dir, env, settings.trust_file_system)
+        _folders[key] = find_folder(
+            settings.state_dir, env, trusted=settings.trust_file_system, partition=settings.partition
+        )
     return Target(_folders[key], coordination, settings)

@@ -26,12 +26,19 @@ WORKER_ID = "WORKER_ID"
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
 # `CUDA_VISIBLE_DEVICES` separates identities by commas.
 _IDENTITY = re.compile(r"[A-Za-z0-9._:/-]+")
+_PARTITION = re.compile(r"[A-Za-z0-9_-]{1,40}")
 # Names that the kernel numbers in the order in which devices are plugged in.
 _UNSTABLE = re.compile(r"/(tty(USB|ACM|S)|video|usbtmc|hidraw)[0-9*?\[][^/]*$")
 
 
 def _machine_name(value: str) -> str:
     sanitise_machine_name(value)
+    return value
+
+
+def _partition(value: str) -> str:
+    if not _PARTITION.fullmatch(value):
+        raise ValueError(f"'{value}' is to be part of names: write letters, digits, '_' or '-'")
     return value
 
 
@@ -164,6 +171,7 @@ def _count(unit: str) -> Plain:
 _Text = Annotated[str, _filled]
 # A whole day: a longer period could be meant, but is more likely a mistake of the unit.
 _DAY = 86400
+_DECADE_DAYS = 3653
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +183,11 @@ class SettingsTable:
         state_dir: Absolute folder of the ledger; `None` leaves the choice to the ledger.
         trust_file_system: A type of file system that counts as local for `state_dir`, as `doctor` names it, such as
             `virtiofs`. Where its locks or shared memory fail, the ledger is corrupted or GPUs are granted twice.
+        partition: Name of this part of a machine that is split between several ledgers on purpose; the default machine
+            name and state folder end in it. The GPUs of the parts must be disjoint, by `exclude`.
+        exclusive: Refusal to work beside another ledger of this host that offers the same GPUs; else a warning.
+        meeting_dir: Folder that all users of this host share, in which ledgers find each other; `None` is `/run/lock`,
+            or `/var/tmp` where that is not writable for all.
         coordination: Arbiters of a request: the ledger and the Prefect server (`both`), the ledger alone (`local`), or
             none (`off`, for unit tests); `auto` is `both` where a server is configured.
         auto_register: Registration at first use, without `prefect-slots register`.
@@ -182,6 +195,7 @@ class SettingsTable:
         when_server_is_away: Treatment of requests for this machine's own resources while the Prefect server does not
             answer; a request for a resource of the fleet always waits.
         on_lease_lost: Treatment of a task whose slots were, for a while, free for others to take.
+        forget_after: Days without a sign of life after which `register --prune` removes another machine.
         refresh_seconds: Seconds between two detections.
         detect_seconds: Time limit of a detector in seconds; after it the detector's resources are unknown.
         use_seconds: Seconds between two measurements of foreign use.
@@ -195,11 +209,15 @@ class SettingsTable:
     worker: Annotated[str, _machine_name] | None = None
     state_dir: Annotated[Path | None, Plain(_state_dir)] = None
     trust_file_system: _Text | None = None
+    partition: Annotated[str, _partition] | None = None
+    exclusive: bool = False
+    meeting_dir: Annotated[Path | None, Plain(_state_dir)] = None
     coordination: Literal["auto", "both", "local", "off"] = "auto"
     auto_register: bool = False
     max_overtakes: Annotated[int, Between(0, MAX_AMOUNT)] = 20
     when_server_is_away: Literal["continue", "wait", "fail"] = "continue"
     on_lease_lost: Literal["keep", "fail"] = "keep"
+    forget_after: Annotated[float, Between(0, _DECADE_DAYS)] = 30
     refresh_seconds: Annotated[float, Between(1, _DAY)] = 30
     detect_seconds: Annotated[float, Between(1, 600)] = 20
     use_seconds: Annotated[float, Between(0.2, _DAY)] = 5

@@ -44,7 +44,7 @@ def others_now(settings: Settings, env: Mapping[str, str], keys: Collection[str]
     on_gpus = gpus.look_at_gpus(keys, settings.detect_seconds) if settings.declarations.gpus.detect else None
     seats = licenses.ask_servers(settings.declarations.license_servers, env, client.DESK)
     strangers = tuple(_of_nobody(on_gpus, seats))
-    state = folder.folder_with(schema.FILE, settings.state_dir, env)
+    state = folder.folder_with(schema.FILE, settings.state_dir, env, settings.partition)
     if state is None:
         return strangers
 

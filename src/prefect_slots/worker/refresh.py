@@ -16,6 +16,7 @@ from prefect_slots.acquire.coordination import coordinate
 from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
 from prefect_slots.errors import ConfigError, SlotsError
+from prefect_slots.limits.client import Database
 from prefect_slots.model import Exclusive, Finding, Registered, RegisteredCell, RegisteredResource, format_amount
 from prefect_slots.requiring.target import target_of
 from prefect_slots.settings import Settings
@@ -84,25 +85,37 @@ class Refresher:
 
     async def _begin(self) -> str:
         session = session_at(self._running, self._target)
-        done = await register_everywhere(session.ledger, self._target.settings, url=self._url, name=self._name)
+        settings = self._target.settings
+        done = await register_everywhere(
+            session.ledger, settings, url=self._url, name=self._name, heartbeat=settings.refresh_seconds
+        )
         # Only a registered machine may take leases: before, its limits do not exist.
         await session.use_server(self._url)
         name = done.registered.machine or ""
         limits = len(done.limits.entries) if done.limits else 0
         self._say(logging.INFO, f"{name} is registered with {limits} limits on {self._url}")
         self._tell(done)
-        self._keeping = self._running.submit(self._keep())
+        self._keeping = self._running.submit(self._keep(done.database))
         return name
 
-    async def _keep(self) -> None:
+    async def _keep(self, database: Database | None) -> None:
+        settings = self._target.settings
         session = session_at(self._running, self._target)
         # On a machine without waiters, no other process reaps the grants of dead flow runs.
         reaping = asyncio.get_running_loop().create_task(session.upkeep.run())
         try:
             while True:
-                await asyncio.sleep(self._target.settings.refresh_seconds)
+                await asyncio.sleep(settings.refresh_seconds)
                 try:
-                    self._tell(await register_everywhere(session.ledger, self._target.settings, url=self._url))
+                    self._tell(
+                        await register_everywhere(
+                            session.ledger,
+                            settings,
+                            url=self._url,
+                            heartbeat=settings.refresh_seconds,
+                            database=database,
+                        )
+                    )
                 except Exception as error:
                     # A mistake of ours must end neither the refreshing of the limits nor the reaping beside it.
                     words = str(error) if isinstance(error, SlotsError) else f"{type(error).__name__}: {error}"
