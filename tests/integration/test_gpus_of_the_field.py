@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.card_scene import stranger
 from tests.support.nvml_stub.library import build, environment
-from tests.support.nvml_stub.machines import GIB, NOT_SUPPORTED, FakeDevice, FakeProcess, Machine
+from tests.support.nvml_stub.machines import GIB, MIB, NOT_SUPPORTED, FakeDevice, FakeProcess, Machine
 from tests.support.processes import SharedMachine
 
 from prefect_slots.detect.host import query_memory
@@ -119,3 +120,46 @@ def test_what_strangers_use_of_a_unified_memory_is_not_free_for_either(place: Pl
     most = f"{mib * 6 // 10}MiB"
     assert "others" in refused(machine, "--gpu-mem", most, "--timeout", "0")
     assert "waits for" in refused(machine, "--mem", most, "--timeout", "0")
+
+
+CARD = FakeDevice(uuid="GPU-a", name="NVIDIA RTX A5000")
+
+
+def desktop(*processes: FakeProcess) -> Machine:
+    return Machine(cards=(replace(CARD, used=sum(each.memory for each in processes), processes=processes),))
+
+
+def mib(pid: int, amount: int, kind: str = "compute") -> FakeProcess:
+    return FakeProcess(pid=pid, memory=amount * MIB, kind=kind)
+
+
+def granted(machine: SharedMachine, *amounts: str) -> list[tuple[str, int]]:
+    subprocess.run(command(*amounts, "--timeout", "0", "--", "true"), env=machine.env, check=True)
+    return machine.all("SELECT resource, amount FROM history ORDER BY id DESC LIMIT 1")
+
+
+def test_a_display_server_leaves_a_whole_gpu_to_a_task_and_its_memory_to_nobody(place: Place) -> None:
+    """`desktop`."""
+    machine = place(desktop(mib(1, 300, "graphics")))
+    assert granted(machine, "--gpus", "1") == [("gpu_mem", 24064 - 300)]
+    assert granted(machine, "--gpus", "0.5") == [("gpu_mem", (24064 - 300) // 2)]
+    assert "waits for" in refused(machine, "--gpu-mem", "24000MiB", "--timeout", "0")
+
+
+def test_a_compositor_that_computes_is_known_by_its_name(place: Place) -> None:
+    with stranger("gnome-shell") as pid:
+        assert granted(place(desktop(mib(pid, 400))), "--gpus", "1") == [("gpu_mem", 24064 - 400)]
+
+
+@pytest.mark.parametrize("process", [mib(1, 2048, "graphics"), mib(1, 400), mib(1, 400, "mps")])
+def test_another_user_of_a_gpu_stands_in_the_way_of_a_whole_one(place: Place, process: FakeProcess) -> None:
+    told = refused(place(desktop(process)), "--gpus", "1", "--timeout", "0")
+    assert f"(pid 1) with {process.memory // MIB} MiB on gpu 0" in told
+    assert "[gpus] ignore" in told
+    assert "[gpus] display" in told
+
+
+def test_a_request_for_the_size_by_which_a_gpu_is_sold_is_told_of_whole_ones(place: Place) -> None:
+    machine = place(desktop())
+    assert "gpus=1 without gpu_mem asks for whole ones" in refused(machine, "--gpu-mem", "24")
+    assert "without gpu_mem" not in refused(machine, "--gpu-mem", "40")

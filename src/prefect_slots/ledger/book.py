@@ -27,7 +27,7 @@ def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
     # A broken cell offers nothing and keeps its capacity: it may come back, so requests for it wait and do not fail.
     rows = tables.all(
         "SELECT resource, number, capacity, MAX(foreign_use + outside, lost * capacity), exclusive, key, label, "
-        "compute_capability FROM cell "
+        "compute_capability, MIN(display, foreign_use + outside) FROM cell "
         "WHERE present ORDER BY 1, 2"
     )
     return _cell_states(tuple(rows))
@@ -37,7 +37,7 @@ def _cells(tables: sql.Tables) -> tuple[model.CellState, ...]:
 
 
 @lru_cache(maxsize=16)
-def _cell_states(rows: tuple[tuple[str, int, int, int, int, str, str, str], ...]) -> tuple[model.CellState, ...]:
+def _cell_states(rows: tuple[tuple[str, int, int, int, int, str, str, str, int], ...]) -> tuple[model.CellState, ...]:
     return tuple(
         model.CellState(
             id=model.CellId(resource, number),
@@ -46,8 +46,9 @@ def _cell_states(rows: tuple[tuple[str, int, int, int, int, str, str, str], ...]
             lone=gpu.is_lone(key),
             label=label,
             compute_capability=capability,
+            display=display,
         )
-        for resource, number, capacity, foreign, exclusive, key, label, capability in rows
+        for resource, number, capacity, foreign, exclusive, key, label, capability, display in rows
     )
 
 

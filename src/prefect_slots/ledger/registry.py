@@ -83,6 +83,19 @@ def block(transaction: Transaction, cell: book.CellId, amount: int) -> bool:
     return transaction.run(sql, amount, *cell, amount) > 0
 
 
+def note_users(transaction: Transaction, cell: book.CellId, users: str, display: int) -> bool:
+    """Record the programs that use a cell, and the amount that leaves it whole; return whether the amount is news."""
+    transaction.run("UPDATE cell SET users=? WHERE resource=? AND number=? AND users<>?", users, *cell, users)
+    sql = "UPDATE cell SET display=? WHERE resource=? AND number=? AND display<>?"
+    return transaction.run(sql, display, *cell, display) > 0
+
+
+def users(transaction: Transaction) -> dict[book.CellId, str]:
+    """Return the programs that use each cell beside grants, in words; only cells with any."""
+    rows = transaction.all("SELECT resource, number, users FROM cell WHERE users<>''")
+    return {book.CellId(resource, number): text for resource, number, text in rows}
+
+
 def note_change(transaction: Transaction) -> None:
     """Invalidate every cached read of the registered machine."""
     transaction.set_meta(_EDITION, uuid.uuid4().hex)

@@ -22,7 +22,7 @@ BALLAST = "ballast"
 # Deleted when the disk is full, so that grants can still be released; a megabyte takes many such transactions.
 BALLAST_BYTES = 2**20
 # Raised with each change of a table: an older package must not write into a newer file.
-VERSION = 8
+VERSION = 9
 # A transaction takes about a millisecond, so that a lock held this long means a stopped process.
 BUSY_SECONDS = 5.0
 # The byte of SQLite's shared-memory file that a writer has locked (https://sqlite.org/walformat.html).
@@ -37,13 +37,15 @@ CREATE TABLE resource (
 
 -- A number is given once per key and never reused, so that a limit's name always means the same GPU.
 -- foreign_use: foreign use by the server's count. outside: foreign use beyond that, as devices and license servers
--- show it. Neither is free. exclusive: the first holder takes all of it. lost: it is broken; its limit stays, and
+-- show it. Neither is free. display: the part of `outside` that leaves a whole GPU to a request. users: the programs
+-- that use it, for people. exclusive: the first holder takes all of it. lost: it is broken; its limit stays, and
 -- nothing more is granted on it.
 CREATE TABLE cell (
     resource TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, label TEXT NOT NULL,
     compute_capability TEXT NOT NULL, position INTEGER, capacity INTEGER NOT NULL,
     foreign_use INTEGER NOT NULL DEFAULT 0, outside INTEGER NOT NULL DEFAULT 0,
     present INTEGER NOT NULL DEFAULT 1, exclusive INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
+    display INTEGER NOT NULL DEFAULT 0, users TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (resource, number), UNIQUE (resource, key)
 ) WITHOUT ROWID;
 

@@ -47,6 +47,7 @@ class CellState:
 
     Attributes:
         lone: A process can use no other cell of the resource beside it.
+        display: The part of `foreign` that does not stand in the way of a whole GPU, and is no part of shares.
         label: Product name of a GPU.
         compute_capability: CUDA's, of an NVIDIA GPU; empty if unknown.
     """
@@ -55,6 +56,7 @@ class CellState:
     capacity: int
     foreign: int = 0
     lone: bool = False
+    display: int = 0
     label: str = ""
     compute_capability: str = ""
 

@@ -28,10 +28,12 @@ class GpuRules:
         ignore: Names of programs, and process ids; their memory is not counted as foreign use.
         headroom_mib: Memory kept free on each detected GPU, in MiB.
         integrated: Graphics of a processor are offered too.
+        display_mib: Memory in MiB up to which programs that draw leave a GPU to a request for a whole one.
     """
 
     detect: bool = True
     integrated: bool = False
+    display_mib: int = 1024
     exclude: tuple[str, ...] = ()
     ignore: tuple[str | int, ...] = ()
     headroom_mib: int = 0

@@ -45,4 +45,8 @@ def _witnesses(tx: transaction.Transaction, requirement: Requirement) -> list[st
         age = f"{ago(oldest, tx.now)} ago" if oldest else "never told"
         failed = next((f"; no answer since: {each.why}" for each in used.values() if each.why), "")
         told.append(f"others use {', '.join(parts)} ({resource.origin}, {age}{failed})")
+        named = [f"{programs} on gpu {cell.number}" for cell, programs in registry.users(tx).items() if cell in used]
+        if named:
+            remedy = "list those that do not matter in [gpus] ignore, or raise [gpus] display for a desktop"
+            told.append(f"in the way: {'; '.join(named)}; {remedy}")
     return told

@@ -9,6 +9,9 @@ from prefect_slots.model import GPU_MEM, MEM, WHOLE, Book, CellId, CellState, De
 from prefect_slots.scheduling.fairness import set_aside
 from prefect_slots.scheduling.placement import Pool, fits, grant_pool, machine_pool, nominal_pool, place
 
+# A GPU that is sold as one of 24 GiB offers some per cent less: its driver keeps a part.
+_NAMED_SIZE = 1.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shortage:
@@ -135,7 +138,11 @@ def largest(book: Book, requirement: Requirement) -> str:
             if demand.resource == GPU_MEM:
                 label = f" ({known[cells[0]].label})" if known[cells[0]].label else ""
                 count = f"it has {len(cells)} {'such ' if demand.gpu else ''}card{'s' if several else ''}"
-                return f"{count}, the largest is gpu {cells[0].number}{label} with {top}"
+                text = f"{count}, the largest is gpu {cells[0].number}{label} with {top}"
+                most, asked = pool.nominal[cells[0]], demand.amount
+                if not isinstance(asked, Share) and most < asked <= most * _NAMED_SIZE:
+                    text += f"; gpus={demand.cells} without gpu_mem asks for whole ones"
+                return text
             return f"it has {top} of {demand.resource}{f' on each of {len(cells)} cells at most' if several else ''}"
     return ""
 

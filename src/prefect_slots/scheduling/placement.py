@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prefect_slots.model import Book, CellId, CellState, Demand, Grant, Holding, Requirement
+from prefect_slots.model import Book, CellId, CellState, Demand, Exclusive, Grant, Holding, Requirement
 from prefect_slots.model.requirement import WHOLE, Share
 
 Amounts = Mapping[CellId, int]
+_ALL = Share(WHOLE)
 
 
 class Placed(NamedTuple):
@@ -32,12 +33,14 @@ class Pool:
         most: Amount that one requirement could have on an idle machine, after foreign use.
         free: Free amount; negative after a capacity was cut below its holdings.
         machine: All cells of the book, with the properties of GPUs.
+        display: Amount of a cell that is no part of shares: a whole GPU is all but a display server's memory.
     """
 
     nominal: dict[CellId, int]
     most: dict[CellId, int]
     free: dict[CellId, int]
     machine: tuple[CellState, ...]
+    display: Mapping[CellId, int] = field(default_factory=dict[CellId, int])
     by_resource: dict[str, list[CellId]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,22 +66,26 @@ class Pool:
 
     def need(self, demand: Demand, cell: CellId) -> int:
         """Return the amount that `demand` takes on `cell`."""
-        return demand.on(self.nominal[cell])
+        nominal, display = self.nominal[cell], self.display.get(cell)
+        if display and isinstance(nominal, Exclusive):
+            return demand.on(Exclusive(nominal - display))
+        return demand.on(nominal - display if display else nominal)
 
 
 def machine_pool(book: Book) -> Pool:
     """Return the machine's cells; grants that draw on another grant take nothing here."""
+    known = {cell.id: cell.capacity for cell in book.cells}
     free = {cell.id: cell.capacity - cell.foreign for cell in book.cells}
     for grant in book.grants:
         if grant.shape.pool is None:
             for cell, amount in grant.holdings:
                 free[cell] = free.get(cell, 0) - amount
-    known = {cell.id: cell.capacity for cell in book.cells}
     # A cell that is held and no longer registered stays in the pool and offers nothing.
     for cell in free.keys() - known.keys():
         known[cell] = 0
     most = {cell.id: cell.effective for cell in book.cells}
-    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free, book.cells)
+    display = {cell.id: cell.display for cell in book.cells if cell.display}
+    return Pool(known, {cell: most.get(cell, 0) for cell in known}, free, book.cells, display)
 
 
 def grant_pool(book: Book, source: Grant) -> Pool:
@@ -90,7 +97,16 @@ def grant_pool(book: Book, source: Grant) -> Pool:
         if grant.shape.pool == source.id:
             for cell, amount in grant.holdings:
                 free[cell] -= amount
-    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free, book.cells)
+    # The whole of a whole GPU is what its holder was given: the display's part may have changed since.
+    whole = _wholly(source)
+    display = {cell: nominal.get(cell, 0) - held for cell, held in most.items() if cell.resource in whole}
+    return Pool({cell: nominal.get(cell, 0) for cell in most}, most, free, book.cells, display)
+
+
+def _wholly(grant: Grant) -> set[str]:
+    """Return the resources of which a grant holds whole cells."""
+    demands = grant.shape.requirement.alternatives[grant.chosen].demands
+    return {demand.resource for demand in demands if demand.amount == _ALL}
 
 
 def nominal_pool(book: Book) -> Pool:

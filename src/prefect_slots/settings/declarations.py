@@ -10,6 +10,7 @@ def declarations_of(file: ConfigFile, source: str) -> declaration.Declarations:
         gpus=declaration.GpuRules(
             detect=file.gpus.detect,
             integrated=file.gpus.integrated,
+            display_mib=file.gpus.display,
             exclude=tuple(file.gpus.exclude),
             ignore=tuple(file.gpus.ignore),
             headroom_mib=file.gpus.headroom,

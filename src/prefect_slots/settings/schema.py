@@ -258,6 +258,7 @@ class GpusTable:
 
     Attributes:
         integrated: Graphics of a processor are offered too.
+        display: MiB up to which programs that draw leave a GPU to a request for a whole one.
         exclude: Prefixes of UUIDs.
         ignore: Names of programs and process ids whose memory does not count as foreign use.
         headroom: MiB kept free on each detected GPU.
@@ -265,6 +266,7 @@ class GpusTable:
 
     detect: bool = True
     integrated: bool = False
+    display: Annotated[int, Plain(memory_kept)] = 1024
     exclude: list[Annotated[str, _prefix]] = field(default_factory=list[str])
     ignore: list[_Text | Annotated[int, Between(1, math.inf)]] = field(default_factory=list[str | int])
     headroom: Annotated[int, Plain(memory_kept)] = 0

@@ -13,13 +13,24 @@ from pathlib import Path
 from prefect_slots.detect.gpu import drm_usage, nvml
 from prefect_slots.detect.gpu.usage import DeviceUse, Peak, UseReading, foreign_use, hold, query_use
 from prefect_slots.ledger import queries, registry, transaction, usage
-from prefect_slots.model import GPU_MEM, MEM, amount, book, finding
+from prefect_slots.model import GPU_MEM, MEM, RegisteredCell, amount, book, finding
 from prefect_slots.settings import Settings
 from prefect_slots.system import container, processes, sysfs, threads
 from prefect_slots.usage import foreign, overuse
 
 # A driver uses about this much of a GPU for itself: a whole GPU that lacks no more is granted as a whole GPU.
 CRUMBS_MIB = 64
+# Display servers and compositors by the first 15 bytes of their names, as the kernel has them. Some compute on the GPU
+# too, so that the driver's lists do not tell them from others.
+COMPOSITORS = frozenset({
+    "X", "Xorg", "Xorg.bin", "Xwayland", "gnome-shell", "gnome-session-b", "gnome-remote-de", "kwin_wayland",
+    "kwin_x11", "plasmashell", "mutter", "weston", "sway", "Hyprland", "cosmic-comp", "labwc", "wayfire", "gamescope",
+    "niri",
+    "cinnamon", "xfwm4", "marco", "muffin", "compiz", "picom", "budgie-wm", "sddm-greeter", "lightdm-gtk-gre",
+    "xdg-desktop-por", "nxagent", "nxnode.bin", "Xvnc", "dwm.exe",
+})  # fmt: skip
+# Strangers that a reason names: more would hide it.
+_NAMED = 3
 # After the end of a grant its processes take about this long to give their memory back.
 _SETTLING_SECONDS = 2.0
 # A holder of slots that were taken by hand may take this long to use the memory that they stand for.
@@ -165,6 +176,8 @@ def note_gpus(
                 if not between:
                     excesses += overuse.judge(tx, groups, belonging.roots.values())
         usage.write_outside(tx, after)
+        if device is not None and device.processes is not None:
+            changed |= _note_users(tx, cell, seen, device, holders, settings)
         blocked += min(cell.capacity, (after.used or 0) + over)
         changed |= registry.block(tx, cell.id, min(cell.capacity, (after.used or 0) + over))
     for cell in registered.cells(MEM):
@@ -175,6 +188,39 @@ def note_gpus(
         tx.apply(book.Changed())
     advice = () if between else overuse.suggestions(tx)
     return overuse.Noted(stale=tuple(stale), excesses=tuple(excesses), suggestions=advice)
+
+
+def _note_users(
+    tx: transaction.Transaction,
+    cell: RegisteredCell,
+    seen: GpusSeen,
+    device: DeviceUse,
+    holders: GpuHolders,
+    settings: Settings,
+) -> bool:
+    """Record the strangers on a GPU, and their part that draws; return whether that part is news."""
+    own = holders.on(cell.id.number) | holders.members
+    ignored = _ignored(seen, settings)
+    strangers = {pid: used or 0 for pid, used in (device.processes or {}).items() if pid not in own | ignored}
+    drawing = device.drawing | processes.named(COMPOSITORS, seen.lineage)
+    display = amount.bytes_used(sum(used for pid, used in strangers.items() if pid in drawing))
+    # With ids of another namespace, processes of ours would be named.
+    shown = {} if own and seen.around.why_pids_mislead else strangers
+    largest = sorted(shown, key=lambda pid: -shown[pid])[:_NAMED]
+    words = ", ".join(_user(pid, strangers[pid], seen) for pid in largest)
+    return registry.note_users(tx, cell.id, words, display if display <= settings.declarations.gpus.display_mib else 0)
+
+
+def _user(pid: int, used: int, seen: GpusSeen) -> str:
+    info = None if seen.around.why_pids_mislead else seen.lineage.get(pid)
+    name = finding.printable(info.name) if info is not None else "a program"
+    return f"{name} (pid {pid}) with {amount.bytes_used(used)} MiB"
+
+
+def _ignored(seen: GpusSeen, settings: Settings) -> frozenset[int]:
+    ignore = settings.declarations.gpus.ignore
+    named = processes.named({name for name in ignore if isinstance(name, str)}, seen.lineage)
+    return named | {pid for pid in ignore if isinstance(pid, int)}
 
 
 def _failure(device: DeviceUse | None, reading: UseReading) -> str:
@@ -188,9 +234,7 @@ def _failure(device: DeviceUse | None, reading: UseReading) -> str:
 def _seen(
     before: usage.Outside, seen: GpusSeen, device: DeviceUse, holders: GpuHolders, settings: Settings
 ) -> usage.Outside:
-    ignore = settings.declarations.gpus.ignore
-    ignored = processes.named({name for name in ignore if isinstance(name, str)}, seen.lineage)
-    ignored |= {pid for pid in ignore if isinstance(pid, int)}
+    ignored = _ignored(seen, settings)
     own, kept = holders.on(before.cell.number), 0
     if device.processes is not None and not seen.around.why_pids_mislead:
         kept = amount.bytes_used(sum(device.processes.get(pid) or 0 for pid in holders.members - own - ignored))

@@ -208,10 +208,10 @@ def test_a_line_of_which_nothing_is_shown_any_more_is_to_be_loaded_again() -> No
 
 
 def test_a_draw_that_a_grown_card_puts_out_of_reach_is_refused() -> None:
-    whole = Requirement((Demand(resource="gpu", amount=Share(WHOLE)),))
-    book = _busy(whole, gpu=[4])
-    book = _ask(book, "t1", whole, within="t0").book
-    book = _ask(book, "t2", whole, within="t0").book
+    most = Requirement((Demand(resource="gpu", amount=Share(WHOLE * 3 // 4)),))
+    book = _busy(most, gpu=[4])
+    book = _ask(book, "t1", most, within="t0").book
+    book = _ask(book, "t2", most, within="t0").book
     assert list(waiting(book)) == ["t2"]
     grown = replace(book, cells=cells(gpu=[8]))
     decision = _decide(grown, Changed())

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.support.interleavings import ask, cells
 
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import Book, CellId, CellState, Grant, Holding, Nesting, Shape
 from prefect_slots.model.gpu_filter import GpuFilter
 from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
@@ -158,3 +159,25 @@ def test_a_lone_cell_is_never_taken_beside_another() -> None:
     both = [Holding(cell, 4) for cell in _on("gpu_mem", 1, 2)]
     assert _placed(book, Demand(resource="gpu_mem", amount=4, cells=2)) == both
     assert _placed(book, Demand(resource="gpu_mem", amount=4, cells=3)) is None
+
+
+def test_a_whole_gpu_is_all_but_the_memory_of_its_display() -> None:
+    (card,) = cells(gpu_mem=[24])
+    whole = Demand(resource="gpu_mem", amount=Share(WHOLE))
+    assert _placed(Book(cells=(replace(card, foreign=3, display=3),)), whole) == [Holding(card.id, 21)]
+    assert _placed(Book(cells=(replace(card, foreign=4, display=3),)), whole) is None
+    assert _placed(Book(cells=(replace(card, capacity=Exclusive(24), foreign=3, display=3),)), whole) == [
+        Holding(card.id, 21)
+    ]
+
+
+def test_a_draw_on_a_whole_gpu_is_of_what_its_holder_was_given() -> None:
+    """The display's memory has changed since."""
+    (card,) = cells(gpu_mem=[24])
+    shape = Shape(requirement=Requirement.of([Demand(resource="gpu_mem", amount=Share(WHOLE))]))
+    holder = Grant(id="a", shape=shape, holdings=(Holding(card.id, 21),))
+    book = Book(cells=(replace(card, foreign=1, display=1),), grants=(holder,))
+    pool = grant_pool(book, holder)
+    placed = place(pool, shape.requirement, pool.free)
+    assert placed is not None
+    assert placed.holdings == (Holding(card.id, 21),)

@@ -26,12 +26,14 @@ class DeviceUse:
             or does not tell.
         processes: Bytes of each process by its id, `None` for one whose memory is not told; `None` altogether where the
             processes are not told.
+        drawing: The processes that draw and do not compute, as a display server does.
         why: The reason for a `None`.
     """
 
     uuid: str
     used: int | None
     processes: Mapping[int, int | None] | None
+    drawing: frozenset[int] = frozenset()
     why: str = ""
 
 
@@ -97,21 +99,24 @@ def _read_device(nvml: Nvml, device: object, *, virtual: bool) -> DeviceUse:
     if virtual:
         return DeviceUse(uuid=uuid, used=used, processes=None, why=why or "a virtual card does not tell its processes")
     try:
-        return DeviceUse(uuid=uuid, used=used, processes=_read_processes(nvml, device), why=why)
+        processes, drawing = _read_processes(nvml, device)
+        return DeviceUse(uuid=uuid, used=used, processes=processes, drawing=drawing, why=why)
     except Exception as error:
         why = why or f"its processes cannot be read: {failure_of(error).words}"
         return DeviceUse(uuid=uuid, used=used, processes=None, why=why)
 
 
-def _read_processes(nvml: Nvml, device: object) -> dict[int, int | None]:
+def _read_processes(nvml: Nvml, device: object) -> tuple[dict[int, int | None], frozenset[int]]:
     """Read all lists; a process that draws and computes stands in two of them, each time with all it uses."""
     found: dict[int, int | None] = {}
+    kinds: dict[int, set[str]] = {}
     for kind in _LISTS:
         for entry in _list(nvml, device, kind):
             used = None if entry.usedGpuMemory is None else int(entry.usedGpuMemory)
+            kinds.setdefault(entry.pid, set()).add(kind)
             known = found.get(entry.pid)
             found[entry.pid] = used if known is None else max(known, used or 0)
-    return found
+    return found, frozenset(pid for pid, each in kinds.items() if each == {"Graphics"})
 
 
 def _list(nvml: Nvml, device: object, kind: str) -> list[Any]:
