@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tests.support.processes import ROOT
 
+from prefect_slots.doctor.checks import OLDEST_CLIENT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 ALL = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["testing"], *EXTRAS["demo"])]
@@ -58,3 +60,7 @@ def test_the_oldest_are_the_lower_bounds() -> None:
     for one in ALL:
         lowest = [Version(part.version) for part in one.specifier if part.operator == ">="]
         assert lowest in ([], [versions[canonicalize_name(one.name)]]), one
+
+
+def test_doctor_knows_the_oldest_prefect() -> None:
+    assert pinned("constraints-oldest.txt")["prefect"].release == OLDEST_CLIENT

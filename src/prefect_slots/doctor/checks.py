@@ -9,8 +9,9 @@ from prefect_slots.errors import SHARE_ONE_LEDGER
 from prefect_slots.model import GPU_MEM, Finding, Severity
 from prefect_slots.system.mounts import LOCAL
 
-# As `pyproject.toml` claims.
-_OLDEST_CLIENT = (3, 6, 17)
+# As `pyproject.toml` claims: flows hang with 3.6.17 to 3.6.19.
+OLDEST_CLIENT = (3, 6, 20)
+_INSTALL = f"`pip install 'prefect>={'.'.join(map(str, OLDEST_CLIENT))},<4'`"
 # Prefect up to 3.8.8 leaves fastapi unbounded, and its server does not import with this one.
 _FIRST_BAD_FASTAPI = (0, 151)
 _MIB = 2**20
@@ -60,11 +61,11 @@ def judge_versions(versions: Versions) -> Iterator[Finding]:
     listed += [f"server {versions.server}"] if versions.server else []
     yield _ok(about, ", ".join(listed))
     if versions.client is None:
-        yield _error(about, "Prefect is not installed", "install it: `pip install 'prefect>=3.6.17,<4'`")
+        yield _error(about, "Prefect is not installed", f"install it: {_INSTALL}")
         return
     client = _numbers(versions.client)
-    if client and not _OLDEST_CLIENT <= client < (4,):
-        yield _error(about, f"prefect {versions.client} is not supported", "install prefect>=3.6.17,<4")
+    if client and not OLDEST_CLIENT <= client < (4,):
+        yield _error(about, f"prefect {versions.client} is not supported", _INSTALL)
     # An older server may lack routes that a newer client calls; the other way round is supported by Prefect.
     if versions.server and _numbers(versions.server) < client:
         found = f"the server ({versions.server}) is older than this client ({versions.client})"

@@ -90,7 +90,7 @@ def test_a_healthy_machine_is_all_ok():
     ("facts", "severity", "about", "words"),
     [
         (with_versions(client=None), "error", "versions", "not installed"),
-        (with_versions(client="3.6.16", server=None), "error", "versions", "not supported"),
+        (with_versions(client="3.6.19", server=None), "error", "versions", "not supported"),
         (with_versions(client="4.0.0", server=None), "error", "versions", "not supported"),
         (with_versions(server="3.8.7"), "info", "versions", "older"),
         (with_versions(fastapi="0.151.0"), "warning", "versions", "fastapi 0.151.0"),
