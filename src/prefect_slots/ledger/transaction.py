@@ -101,6 +101,8 @@ class Transaction(sql.Tables):
         for grant in self.column("SELECT id FROM held WHERE owner=? AND NOT closed ORDER BY seq DESC", owner):
             self.apply(model.Ended(grant=grant))
         self.run("DELETE FROM refusal WHERE owner=?", owner)
+        # Otherwise a first request would wait in vain for the look that a process took on and left at its end.
+        self.run("DELETE FROM role WHERE owner=?", owner)
         for grant in self.column("SELECT DISTINCT held FROM lease WHERE owner=?", owner):
             heir = self._heir(grant, owner)
             if heir is not None:

@@ -107,7 +107,7 @@ def note_seats(
         before = known.get(cell.id) or usage.Outside(cell=cell.id)
         if seats.asked_at < before.asked_at <= tx.now:
             continue  # another process has asked since
-        after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted)
+        after = _after(tx, before, seats, users, fleet.hosts if floats else None, counted, cell.capacity)
         if after.misses == stale_after and after.misses > before.misses:
             stale.append(foreign.stale_of(after, registered.machine))
         usage.write_outside(tx, after)
@@ -123,7 +123,13 @@ def note_seats(
 
 
 def _after(
-    tx: Transaction, before: usage.Outside, seats: SeatsSeen, users: Users, hosts: frozenset[str] | None, counted: int
+    tx: Transaction,
+    before: usage.Outside,
+    seats: SeatsSeen,
+    users: Users,
+    hosts: frozenset[str] | None,
+    counted: int,
+    capacity: int,
 ) -> usage.Outside:
     # An answer that is kept for several looks counts once.
     new = seats.asked_at > before.asked_at
@@ -154,8 +160,12 @@ def _after(
     # Seats that are shown on hosts outside the fleet are people's, and no slot explains them.
     if hosts is not None and seats.feature.checkouts is not None:
         explained = min(explained, sum(each.count for each in seats.feature.checkouts if each.is_on(hosts)))
+    # Seats that the server has no more, such as those of a license that ended, are free for nobody until a registration
+    # says so.
+    gone = max(0, capacity + seats.table.headroom - in_use.total)
     # A garbled answer may count more than a database can hold.
-    return replace(answered, used=min(amount.MAX_AMOUNT, foreign.beyond(use.others, explained)), counted=samples)
+    used = min(amount.MAX_AMOUNT, foreign.beyond(use.others, explained) + gone)
+    return replace(answered, used=used, counted=samples)
 
 
 def holds_of(tx: Transaction, resource: str, users: Users, lately: float = 0) -> Iterator[outside.Hold]:

@@ -32,3 +32,10 @@ def test_two_roles_are_apart(members: Pair) -> None:
     one, other = members
     one.ledger.transact(lambda tx: election.take(tx, ROLE, 100.0))
     assert other.ledger.transact(lambda tx: election.take(tx, "another", 100.0))
+
+
+def test_a_process_that_has_ended_has_no_role_any_more(members: Pair) -> None:
+    one, other = members
+    one.ledger.transact(lambda tx: election.take(tx, ROLE, 100.0))
+    other.ledger.transact(lambda tx: tx.drop_owner(one.owner.id), frees=True)
+    assert other.ledger.transact(lambda tx: election.take(tx, ROLE, 100.1))

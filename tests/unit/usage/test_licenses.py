@@ -156,6 +156,15 @@ def test_c07_seats_for_a_user_serve_nobody_else_who_shares_the_ledger(seats: Sea
     assert seats.foreign == 4
 
 
+def test_seats_that_the_server_has_no_more_are_not_free(seats: Seats):
+    seats.note(Feature(name="aa", usage=Counted(total=4, used=1), checkouts=(ENGINEER,)))
+    assert (seats.foreign, seats.ask("four", 4), seats.ask("three", 3)) == (7, TicketState.WAITING, TicketState.HELD)
+    seats.note(Feature(name="aa", usage=Counted(total=12, used=0), checkouts=()))
+    assert seats.foreign == 0
+    seats.note(Feature(name="aa", usage=Counted(total=0, used=0), checkouts=()))
+    assert seats.foreign == 10
+
+
 def test_more_than_there_is_blocks_all_of_it(seats: Seats):
     seats.told(*[ENGINEER] * 12)
     assert seats.ask("one", 1) is TicketState.WAITING
