@@ -43,8 +43,9 @@ def _witnesses(tx: transaction.Transaction, requirement: Requirement) -> list[st
         ]
         oldest = min(each.seen_at or 0.0 for each in used.values())
         age = f"{ago(oldest, tx.now)} ago" if oldest else "never told"
-        failed = next((f"; no answer since: {each.why}" for each in used.values() if each.why), "")
-        told.append(f"others use {', '.join(parts)} ({resource.origin}, {age}{failed})")
+        doubt = next((each for each in used.values() if each.why), None)
+        why = f"; {'no answer since: ' if doubt.misses else ''}{doubt.why}" if doubt is not None else ""
+        told.append(f"others use {', '.join(parts)} ({resource.origin}, {age}{why})")
         named = [f"{programs} on gpu {cell.number}" for cell, programs in registry.users(tx).items() if cell in used]
         if named:
             remedy = "list those that do not matter in [gpus] ignore, or raise [gpus] display for a desktop"

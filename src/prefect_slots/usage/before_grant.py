@@ -56,6 +56,7 @@ class BeforeGrant:
         self._look = look
         self._gpus_now = gpus_now
         self._met: set[str] = set()
+        self._asked_at: dict[str, float] = {}
         self._warned: set[CellId] = set()
 
     async def look(self, request: Request) -> None:
@@ -95,6 +96,9 @@ class BeforeGrant:
         self, name: str, tables: tuple[LicenseServer, ...], resources: set[str], timeout: float | None
     ) -> None:
         keeps = min(table.poll_seconds for table in tables)
+        # Whatever came of it: after a failure the client of the server asks ever more rarely.
+        if time.monotonic() - self._asked_at.get(name, -keeps) < keeps:
+            return
         lately = keeps if self._has_met(name) else min(keeps, _LATELY_SECONDS)
 
         def is_known(tx: transaction.Transaction) -> bool:
@@ -113,6 +117,7 @@ class BeforeGrant:
                 while not self._ledger.read(is_known):
                     await self._look(name)
                     if not self._ledger.read(lambda tx: election.held_by_other(tx, name, clock.boot_clock())):
+                        self._asked_at[name] = time.monotonic()
                         break
                     # Another process asks this server at this moment, and its answer is ours too.
                     await asyncio.sleep(_PAUSE_SECONDS)

@@ -97,3 +97,17 @@ def test_seats_are_shown_with_the_word_that_is_believed_and_its_age(ledger: Ledg
     ledger.transact(lambda tx: usage.write_outside(tx, seen))
     ledger.transact(lambda tx: registry.block(tx, seen.cell, 2))
     assert "2 seats (flexnet 27000@lic1, 3s ago)" in shown(ledger)
+
+
+@pytest.mark.parametrize(
+    ("misses", "doubt"),
+    [(0, ""), (0, "; process ids are not the host's"), (2, "; no answer since: GPU is lost")],
+)
+def test_a_reason_names_the_witness_the_age_of_its_word_and_its_doubt(ledger: Ledger, misses: int, doubt: str):
+    why = doubt.removeprefix("; ").removeprefix("no answer since: ")
+    see(ledger, Outside(cell=CARD, used=20480, seen_at=time.time() - 65, misses=misses, why=why), 20480)
+    shape = Shape(requirement=declare(gpu_mem=8), priority=0)
+    ticket = Ticket(id="g", seq=1)
+    ledger.transact(lambda tx: tx.apply(Asked(shape=shape, ticket=ticket), Request(label="infer")))
+    (waiter,) = machine_status(ledger).waiting
+    assert waiter.reason.endswith(f"; others use 20GiB of gpu 0 (nvml, 1m05s ago{doubt})")
