@@ -339,6 +339,49 @@ class ConfigError(SlotsError, ValueError):
         return f"{where}: {self.key}: {self.reason}" if self.key else f"{where}: {self.reason}"
 
 
+class ConfigDiffers(SlotsError):
+    """A registration would take away what another configuration file declared."""
+
+    registered_from: str
+    read: str
+    differences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        read = "no configuration file" if self.read == "defaults" else self.read
+        return (
+            f"this machine was registered from {self.registered_from}, and this command reads {read}: "
+            f"{'; '.join(self.differences)}. Nothing was changed. Name the file (`--config FILE`, or "
+            "PREFECT_SLOTS_CONFIG), or run `prefect-slots register --yes` to register this all the same."
+        )
+
+
+class NameDiffers(SlotsError):
+    """A machine's name was given that is not the registered one."""
+
+    registered: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return (
+            f"this machine is registered as '{self.registered}', and `--name`, `worker` or WORKER_ID says "
+            f"'{self.wanted}'. Leave that out, rename the machine (`prefect-slots register --rename`) while nothing is "
+            "held, or give a second machine a state folder of its own (PREFECT_SLOTS_STATE_DIR)."
+        )
+
+
+class RenameRefused(SlotsError):
+    """A machine that holds anything cannot be renamed: its leases carry its name."""
+
+    machine: str
+    held: int
+
+    def __str__(self) -> str:
+        return (
+            f"'{self.machine}' cannot be renamed now: {self.held} grants or leases carry its name. Let them end "
+            "(`prefect-slots status` names the holders), then try again."
+        )
+
+
 class TaskDied(SlotsError):
     """The process of a pool's task ended without an answer; other tasks go on.
 

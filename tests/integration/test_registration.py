@@ -232,8 +232,8 @@ def test_names_that_differ_only_in_case_are_two_machines(prefect_server: Prefect
     asyncio.run(scenario())
 
 
-def fleet(seats: int, feature: str) -> Stock:
-    return Stock(resource=f"license.{feature}", scope=Scope.FLEET, cells=((0, seats),))
+def fleet(seats: int, feature: str, *, declared: bool = False) -> Stock:
+    return Stock(resource=f"license.{feature}", scope=Scope.FLEET, cells=((0, seats),), declared=declared)
 
 
 def test_an_outdated_machine_does_not_undo_the_fleet_s_number(prefect_server: PrefectServer) -> None:
@@ -244,12 +244,52 @@ def test_an_outdated_machine_does_not_undo_the_fleet_s_number(prefect_server: Pr
             joined = await b.register(fleet(2, feature))
             assert {entry.name: str(entry.action) for entry in joined.entries}[f"license:{feature}"] == "unchanged"
             await a.register(fleet(3, feature))
-            with pytest.raises(LimitConflict, match="another machine"):
-                await b.register(fleet(2, feature))
+            outdated = await b.register(fleet(2, feature))
+            (told,) = [entry for entry in outdated.entries if entry.name == f"license:{feature}"]
+            assert "--adopt" in told.problem
+            assert (await read_all(b.server))[f"license:{feature}"].limit == 3
             updated = await b.register(fleet(3, feature))
             assert updated.claim == "changed"
             mirror = (await read_all(b.server))[mirror_of(f"license:{feature}", b.ledger)]
             assert mirror.limit == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_declared_number_of_the_fleet_has_one_owner_and_nobody_is_refused_for_it(
+    prefect_server: PrefectServer,
+) -> None:
+    async def scenario() -> None:
+        async with machine(prefect_server) as a, machine(prefect_server) as b:
+            feature = f"o{a.ledger}"
+            name, resource = f"license:{feature}", f"license.{feature}"
+
+            async def number() -> int:
+                return (await read_all(a.server))[name].limit
+
+            assert (await a.register(fleet(2, feature, declared=True))).notes == {}
+            # Another number of another machine: it runs on the owner's, and says whose.
+            joined = await b.register(fleet(3, feature, declared=True))
+            assert joined.fleet == {resource: 2}
+            assert f"declared by '{a.name}'" in joined.notes[name]
+            assert await number() == 2
+            assert (await read_all(b.server))[mirror_of(name, b.ledger)].limit == 2
+            # The owner's edit counts at once; the newest adoption makes another owner.
+            assert (await a.register(fleet(4, feature, declared=True))).notes == {}
+            assert await number() == 4
+            assert (await b.register(fleet(3, feature, declared=True))).fleet == {resource: 4}
+            adopted = await b.register(fleet(3, feature, declared=True), adopt=True)
+            assert (adopted.fleet, adopted.notes) == ({resource: 3}, {})
+            assert await number() == 3
+            assert f"declared by '{b.name}'" in (await a.register(fleet(4, feature, declared=True))).notes[name]
+            assert await number() == 3
+            # A person's number: the owner puts back what is too high, and keeps what is low.
+            for theirs, after in ((9, 3), (1, 1)):
+                await a.client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(limit=theirs))
+                await a.register(fleet(4, feature, declared=True))
+                assert await number() == theirs
+                await b.register(fleet(3, feature, declared=True))
+                assert await number() == after
 
     asyncio.run(scenario())
 

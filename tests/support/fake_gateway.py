@@ -59,7 +59,7 @@ class FakeServer:
 
     def create(self, name: str, limit: int) -> None:
         """Make a limit."""
-        self._limits[name] = ExistingLimit(limit=limit, active=True, active_slots=0)
+        self._limits[name] = ExistingLimit(limit=limit, active=True, active_slots=0, id=uuid4())
 
     def delete(self, name: str) -> None:
         """Remove a limit."""
@@ -186,8 +186,10 @@ class FakeGateway(Gateway):
         if missing:
             self._fake.give_back(lease)
             raise LimitMissing(names=tuple(missing))
-        limits = tuple(TakenLimit(id=uuid4(), name=name, limit=slots) for name in names)
-        return OccupiedLease(id=lease, seconds=life - 0.01, limits=limits)
+        found = {name: self._fake.read(name) for name in asked}
+        taken = [TakenLimit(id=each.id, name=name, limit=slots) for name, each in found.items() if each and each.id]
+        limits, mirrors = tuple(taken[: len(names)]), tuple(taken[len(names) :])
+        return OccupiedLease(id=lease, seconds=life - 0.01, limits=limits, mirrors=mirrors)
 
     async def release(self, lease_id: UUID, *, late: Late[None] | None = None) -> None:
         await self._fly(self._fake.answer("release", lambda: self._fake.give_back(lease_id)), late)
@@ -204,6 +206,9 @@ class FakeGateway(Gateway):
 
     async def read(self, name: str) -> ExistingLimit | None:
         return await self._fake.answer("read", lambda: self._fake.read(name))
+
+    async def last_change(self, name: str, found: ExistingLimit) -> tuple[float, str] | None:  # noqa: ARG002
+        return None
 
     async def subtract(self, limit: str, slots: int, *, late: Late[None] | None = None) -> None:
         def apply() -> None:

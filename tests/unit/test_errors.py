@@ -32,15 +32,18 @@ KINDS = sorted(
 )
 
 REMEDIES = {
+    "ConfigDiffers": "run `prefect-slots register --yes`",
     "GrantClosed": "keep the outer `requires` open",
     "GpuTaken": "Let both share one ledger",
     "GpusShared": "Let both share one ledger",
     "Impossible": "Ask for less",
     "LimitMissing": "`prefect-slots register` makes it",
+    "NameDiffers": "`prefect-slots register --rename`",
     "NameTaken": "Give this machine its own name",
     "NotFoundYet": "See `prefect-slots detect --explain`",
     "NotRegistered": "Run `prefect-slots register`",
     "OutOfOrder": "Ask for everything in the outer `requires`",
+    "RenameRefused": "Let them end",
     "ServerRefused": "Set PREFECT_API_KEY",
     "ServerUnreachable": "Start it with `prefect server start`",
     "StateFolderUnsuitable": "Set PREFECT_SLOTS_STATE_DIR",

@@ -109,11 +109,12 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._registered = registry.Known()
         self._first_use: asyncio.Task[registry.Registered] | None = None
+        self._restoring: asyncio.Task[None] | None = None
         self._server: ServerSession | None = None
         self._met = False
         self._monitor = Monitor(self.ledger, settings)
         self._monitoring = self._loop.create_task(self._monitor.run())
-        self.tickets = Tickets(self.ledger, self._registered)
+        self.tickets = Tickets(self.ledger, self._registered, self._restore)
         self.upkeep = Upkeep(self.ledger, self.tickets)
         self.tickets.on_unfinished = self.upkeep.start
         self.tickets.before_release = self._monitor.before_release
@@ -126,6 +127,11 @@ class Session:
         """The owner's locked file: a child process that inherits it keeps this owner's grants alive."""
         return self._owner.descriptor
 
+    def use(self, settings: Settings) -> None:
+        """Follow other declarations from now on."""
+        self._settings = settings
+        self._monitor.use(settings)
+
     async def use_server(self, url: str) -> None:
         """Occupy limits on that server for every grant from now on."""
         if self._server is None:
@@ -133,6 +139,7 @@ class Session:
             from prefect_slots.leases.session import ServerSession
 
             self._server = await ServerSession.open(self.ledger, self._registered, self._settings, url)
+            self._server.look.restore = self._restore
             self._monitor.server = self.tickets.server = self._server
             self.upkeep.tend()
 
@@ -182,8 +189,22 @@ class Session:
         from prefect_slots.acquire import registration
 
         if url is None:
-            return (await registration.register_here(self.ledger, self._settings)).registered
+            return (await registration.register_here(self.ledger, self._settings, first_use=True)).registered
         return (await registration.register_everywhere(self.ledger, self._settings, url=url)).registered
+
+    async def _restore(self) -> bool:
+        """Make this machine's limits on the server again, where the settings allow that."""
+        if not self._settings.auto_register or self._server is None:
+            return False
+        if self._restoring is None or self._restoring.done():
+            from prefect_slots.acquire import registration
+
+            self._restoring = self._loop.create_task(
+                registration.restore(self.ledger, self._settings, self._server.url)
+            )
+        # One attempt for all requests that come meanwhile.
+        await asyncio.shield(self._restoring)
+        return True
 
     async def close(self) -> None:
         """Give back everything, leave the ledger, then let go of the lock."""
@@ -192,6 +213,8 @@ class Session:
         self._monitoring.cancel()
         if self._first_use is not None:
             self._first_use.cancel()
+        if self._restoring is not None:
+            self._restoring.cancel()
         self._loop.remove_reader(self._socket.socket)
         forgotten = False
         # This may be the last process: nobody would clear up after owners that died meanwhile.

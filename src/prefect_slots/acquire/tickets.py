@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,12 +69,16 @@ class Tickets:
         on_unfinished: Called when a ticket waits or could not be ended, and must be looked after from now on.
         before_release: Called before cells come free for others.
         server: Session with the server whose limits grants occupy; `None` without one.
+        restore: Makes limits that were deleted again where the settings allow; returns whether they are there now.
     """
 
-    def __init__(self, ledger: store.Ledger, registered: registry.Known) -> None:
+    def __init__(
+        self, ledger: store.Ledger, registered: registry.Known, restore: Callable[[], Awaitable[bool]]
+    ) -> None:
         self.on_unfinished: Callable[[], None] = lambda: None
         self.before_release: Callable[[], None] = lambda: None
         self.server: ServerSession | None = None
+        self.restore = restore
         self._ledger = ledger
         self._registered = registered
         self._pid = os.getpid()
@@ -229,7 +233,7 @@ class Tickets:
         # A draw lies within its root grant, whose leases count it already.
         on_server = self.server if grant.shape.pool is None else None
         until = None if request.timeout is None else started + request.timeout
-        if on_server is not None and not await on_server.occupy(grant, registered, there, until):
+        if on_server is not None and not await self._occupy(on_server, grant, registered, there, until):
             return None
         self._wakes.pop(request.id, None)
         held = Held(
@@ -246,6 +250,22 @@ class Tickets:
         dropped.atexit = False
         self._finalizers[grant.id] = dropped
         return held
+
+    async def _occupy(
+        self,
+        server: "ServerSession",
+        grant: Grant,
+        registered: registry.Registered,
+        there: list[leases.LeaseRow],
+        until: float | None,
+    ) -> bool:
+        try:
+            return await server.occupy(grant, registered, there, until)
+        except errors.LimitMissing:
+            if not await self.restore():
+                raise
+        there = self._ledger.read(lambda tx: leases.of_grant(tx, grant.id))
+        return await server.occupy(grant, registered, there, until)
 
     def _stand(self, tx: transaction.Transaction, ticket: str) -> _Standing:
         state = tx.state(ticket)

@@ -16,7 +16,7 @@ from prefect_slots.doctor.facts import Facts
 from prefect_slots.doctor.fix import mend
 from prefect_slots.errors import SlotsError
 from prefect_slots.model import Finding
-from prefect_slots.settings import load_settings
+from prefect_slots.settings import load_readable
 
 
 def doctor(
@@ -69,7 +69,8 @@ def _mend(facts: Facts, config: Path | None) -> tuple[Finding, ...]:
     if facts.ledger is None or facts.folder is None:
         return ()
     try:
-        settings = load_settings(config)
+        # A wrong line must not keep the slots of the dead from being given back.
+        settings, _ = load_readable(config)
         # Without the name's claim, another machine's limits could be changed.
         url = coordinate(settings.coordination, os.environ).url if facts.claimed else None
         asyncio.run(mend(Path(facts.folder.path), settings, url, facts.mirrors))

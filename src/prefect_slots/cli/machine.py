@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from prefect_slots.acquire.coordination import coordinate
+from prefect_slots.acquire.differences import changes
 from prefect_slots.acquire.registration import Registration, register_everywhere, register_here
 from prefect_slots.cli import app, tables
 from prefect_slots.detect.survey import survey
@@ -24,10 +25,9 @@ from prefect_slots.ledger import registry, store
 from prefect_slots.ledger.folder import find_folder
 from prefect_slots.observe.status import machine_status
 from prefect_slots.scheduling.decide import decide
-from prefect_slots.settings import Settings, load_settings
+from prefect_slots.settings import Settings, load_readable, load_settings
 from prefect_slots.usage.holders import holders_now
 from prefect_slots.usage.snapshot import others_now
-from prefect_slots.worker.refresh import changes
 
 # Often enough for a person who watches, seldom enough for the processes that use the ledger.
 _REFRESH_SECONDS = 0.5
@@ -97,7 +97,13 @@ def detect(
 
 def register(
     *,
-    name: Annotated[str | None, Parameter(help="What to call this machine in limit names; fixed at first use.")] = None,
+    name: Annotated[str | None, Parameter(help="What to call this machine in limit names; then fixed.")] = None,
+    rename: Annotated[
+        bool, Parameter(negative="", help="Give a registered machine another name; nothing may be held.")
+    ] = False,
+    yes: Annotated[
+        bool, Parameter(negative="", help="Register from another file than before, whatever that takes away.")
+    ] = False,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would change.")] = False,
     prune: Annotated[
         bool,
@@ -119,6 +125,8 @@ def register(
         prefect-slots register --dry-run
 
         prefect-slots register --name gpu-1 --prune
+
+        prefect-slots register --rename --name gpu-2
     """
     settings = load_settings(config)
     coordination = coordinate(settings.coordination, os.environ)
@@ -126,10 +134,18 @@ def register(
         before = ledger.read(registry.registered)
         with redirect_stdout(sys.stderr):
             if coordination.url is None:
-                work = register_here(ledger, settings, name, dry_run=dry_run)
+                work = register_here(ledger, settings, name, dry_run=dry_run, yes=yes, rename=rename)
             else:
                 work = register_everywhere(
-                    ledger, settings, url=coordination.url, name=name, adopt=adopt, prune=prune, dry_run=dry_run
+                    ledger,
+                    settings,
+                    url=coordination.url,
+                    name=name,
+                    adopt=adopt,
+                    prune=prune,
+                    dry_run=dry_run,
+                    yes=yes,
+                    rename=rename,
                 )
             done = asyncio.run(work)
     if json:
@@ -177,7 +193,10 @@ def status(
 
         prefect-slots status --json | jq .waiting
     """
-    with closing(open_ledger(load_settings(config))) as ledger:
+    settings, mistake = load_readable(config)
+    if mistake is not None:
+        Console(stderr=True).print(Text(f"Warning: {mistake}", style="yellow"), soft_wrap=True)
+    with closing(open_ledger(settings)) as ledger:
         if json:
             app.print_json(machine_status(ledger).to_data())
         elif watch:

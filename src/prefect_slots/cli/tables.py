@@ -182,13 +182,14 @@ def status_view(status: MachineStatus, now: float | None = None) -> Group:
             first = ("",) * len(first)
         if not cell.holders:
             table.add_row(*first)
+    lowered = [Text(str(each), style="yellow") for each in status.changed]
     if not status.waiting:
-        return Group(table, Text("nobody waits", style="dim"))
+        return Group(table, *lowered, Text("nobody waits", style="dim"))
     title = f"{len(status.waiting)} waiting"
     waiting = titled(title, folded("who", ratio=1), number("for"), folded("why", ratio=2))
     for waiter in status.waiting:
         waiting.add_row(waiter.label, ago(waiter.since, now), waiter.reason)
-    return Group(table, waiting)
+    return Group(table, *lowered, waiting)
 
 
 def _others(cell: CellStatus, now: float | None) -> Text:

@@ -268,12 +268,15 @@ def _judge_number(limit: LimitFacts) -> Iterator[Finding]:
         problem, _, remedy = limit.problem.partition("; ")
         number = "" if limit.old == limit.new else f"is {limit.old} on the server and {limit.new} here: "
         yield _error(about, number + problem, remedy)
+    elif limit.action in ("lowered", "switched off"):
+        problem, _, remedy = limit.problem.partition("; ")
+        yield _warning(about, problem, remedy)
     elif limit.action == "change":
         yield _warning(about, f"is {limit.old} on the server, this machine has {limit.new}", _REGISTER)
     elif limit.action == "orphaned":
         yield _note(about, "belongs to nothing that this machine has", "run `prefect-slots register --prune`")
     # Each call names limit and mirror (rule 16), and a missing name fails it.
-    if limit.action in ("unchanged", "change") and limit.mirror is None:
+    if limit.action in ("unchanged", "change", "lowered", "switched off") and limit.mirror is None:
         yield _error(about, "has no mirror for this ledger on the server, so requests for it fail", _REGISTER)
 
 

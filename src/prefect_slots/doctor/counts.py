@@ -2,16 +2,19 @@
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-from prefect_slots.acquire.registration import cards
+from prefect_slots.acquire.registration import cards, own_stocks
 from prefect_slots.detect.survey import Survey
 from prefect_slots.doctor.facts import LimitFacts, MirrorFacts
+from prefect_slots.errors import SlotsError
 from prefect_slots.leases.reconcile import held, snapshot
-from prefect_slots.ledger import registry, store
+from prefect_slots.ledger import changed, registry, store
 from prefect_slots.limits import client, gateway, naming, outcome, plan
 from prefect_slots.limits.claim import Claim
+from prefect_slots.limits.history import last_change
 from prefect_slots.limits.registration import read_all, register
 from prefect_slots.system import clock
 
@@ -27,6 +30,7 @@ class Comparison:
 
     Attributes:
         claim: Claim of the machine's name by this ledger.
+        declared_in: The configuration file that the survey kept to.
     """
 
     server: client.Server
@@ -34,6 +38,7 @@ class Comparison:
     machine: str
     seen: Survey
     claim: Claim | None
+    declared_in: str
 
     async def run(self) -> tuple[tuple[LimitFacts, ...], tuple[MirrorFacts, ...]]:
         """Return this machine's limits, and other ledgers' mirrors of them.
@@ -59,7 +64,7 @@ class Comparison:
             machine=self.machine,
             ledger_id=self.ledger.id,
             host=socket.gethostname(),
-            stocks=registered.stocks,
+            stocks=own_stocks(registered, self.seen, self.declared_in),
             cards=cards(registered),
             boot=clock.boot_id(),
             dry_run=True,
@@ -77,11 +82,25 @@ class Comparison:
         for entry in entries:
             if naming.split_mirror(entry.name) is None:
                 least, most = held(entry.name, before, after)
-                found.append(_facts(entry, least=least, most=most, **self._counts(entry.name, existing)))
+                found.append(
+                    _facts(await self._dated(entry), least=least, most=most, **self._counts(entry.name, existing))
+                )
             # A mirror is this ledger's own, unless somebody has made a limit of its name.
             elif entry.action is plan.Action.CONFLICT:
                 found.append(_facts(entry))
         return tuple(found), existing
+
+    async def _dated(self, entry: plan.Entry) -> plan.Entry:
+        """Return an entry; that of a limit that a person changed with time and author, as far as the server tells."""
+        if entry.action not in (plan.Action.LOWERED, plan.Action.SWITCHED_OFF):
+            return entry
+        active = entry.action is plan.Action.LOWERED
+        with suppress(SlotsError):
+            last = await last_change(self.server, entry.name, entry.old or 0, active=active)
+            problem, _, remedy = entry.problem.partition("; ")
+            when = changed.told(*last) if last else " (the server does not tell when and by whom)"
+            return replace(entry, problem=f"{problem}{when}; {remedy}")
+        return entry
 
     def _counts(self, name: str, existing: dict[str, outcome.ExistingLimit]) -> dict[str, Any]:
         ours = self.ledger.id

@@ -29,7 +29,7 @@ from prefect_slots.limits.registration import read_all
 from prefect_slots.limits.removal import find_gone
 from prefect_slots.model import GPU_MEM, Finding, format_amount
 from prefect_slots.scheduling import decide, explain
-from prefect_slots.settings import Settings, load_settings
+from prefect_slots.settings import Settings, load_readable
 from prefect_slots.system.clock import boot_id
 from prefect_slots.system.mounts import file_system, query_mounts
 from prefect_slots.system.processes import pid_namespace
@@ -108,25 +108,26 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
         env: Environment that tasks will run in.
     """
     look = _Look()
-    settings: Settings | None = None
     coordination: Coordination | None = None
     ledger: store.Ledger | None = None
-    with look.at("settings"):
-        settings = load_settings(config, env=env)
+    readable, mistake = load_readable(config, env=env)
+    # With a mistake, nothing that the file declares can be compared; the rest is examined all the same.
+    settings = readable if mistake is None else None
+    if settings is not None:
         look.seen |= {"settings": settings.source}
     with look.at("settings"):
-        coordination = coordinate(settings.coordination if settings else "auto", env)
+        if mistake is not None:
+            raise mistake
+    with look.at("settings"):
+        coordination = coordinate(readable.coordination, env)
         look.seen |= {"mode": coordination.mode}
     seen = _survey(look, settings, env)
     with look.at("state folder"):
-        if settings is not None:
-            folder = find_folder(
-                settings.state_dir, env, trusted=settings.trust_file_system, partition=settings.partition
-            )
-            look.seen |= {"folder": _folder(folder)}
-            with look.at("ledger"):
-                if (folder / schema.FILE).exists():
-                    ledger = store.Ledger(folder, partial(decide.decide, max_overtakes=settings.max_overtakes))
+        folder = find_folder(readable.state_dir, env, trusted=readable.trust_file_system, partition=readable.partition)
+        look.seen |= {"folder": _folder(folder)}
+        with look.at("ledger"):
+            if (folder / schema.FILE).exists():
+                ledger = store.Ledger(folder, partial(decide.decide, max_overtakes=readable.max_overtakes))
     try:
         registered: registry.Registered | None = None
         with look.at("ledger"):
@@ -141,7 +142,7 @@ async def examine(config: Path | None, env: Mapping[str, str]) -> facts.Facts:
         url = coordination.url if coordination else None
         if url is not None:
             with look.at("server"):
-                await _look_at_server(look, url, settings, ledger, seen)
+                await _look_at_server(look, url, readable, ledger, seen)
     finally:
         if ledger is not None:
             ledger.close()
@@ -270,15 +271,12 @@ def _stranded(tx: transaction.Transaction) -> tuple[str, ...]:
 
 
 async def _look_at_server(
-    look: _Look, url: str, settings: Settings | None, ledger: store.Ledger | None, seen: Survey | None
+    look: _Look, url: str, settings: Settings, ledger: store.Ledger | None, seen: Survey | None
 ) -> None:
     server = await Server.open(url, request_seconds=_ANSWER_SECONDS)
     try:
         info = await server.info()
         look.seen |= {"server": info}
-        # Without settings this machine has no name to ask for; the server alone is told.
-        if settings is None:
-            return
         named = ledger.read(lambda tx: tx.meta("machine")) if ledger is not None else None
         machine = named or machine_name(settings)
         ours = ledger.id if ledger is not None else "none yet"
@@ -296,7 +294,9 @@ async def _look_at_server(
         look.seen |= {"claimed": exists}
         # Limits are compared only if all three sides are known: else each would seem an orphan.
         if ledger is not None and named is not None and seen is not None:
-            limits, mirrors = await counts.Comparison(server, ledger, machine, seen, claim).run()
+            limits, mirrors = await counts.Comparison(
+                server, ledger, machine, seen, claim, settings.declarations.source
+            ).run()
             look.seen |= {"limits": limits, "mirrors": mirrors}
     finally:
         await server.close()

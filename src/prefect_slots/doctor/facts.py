@@ -103,7 +103,7 @@ class LimitFacts(Count):
     """A limit of this machine on the server, with its counts.
 
     Attributes:
-        action: The change that a registration would make: `create`, `change`, `unchanged`, `orphaned` or `conflict`.
+        action: The change that a registration would make, or the reason why it makes none; see `limits.plan.Action`.
         old: Number on the server; `None` if the limit is missing.
         new: Number that is right; `None` if nothing here needs the limit.
         problem: Obstacle to a registration, with its remedy.

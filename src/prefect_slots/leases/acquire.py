@@ -13,7 +13,7 @@ from uuid import UUID
 
 from prefect_slots.errors import ServerUnreachable
 from prefect_slots.leases.release import Releaser
-from prefect_slots.ledger import failpoints, leases, registry, store, transaction
+from prefect_slots.ledger import changed, failpoints, leases, registry, store, transaction
 from prefect_slots.ledger.leases import Call, LeaseRow, LeaseState
 from prefect_slots.limits import events, naming, outcome
 from prefect_slots.limits.gateway import Gateway
@@ -155,7 +155,16 @@ class Acquirer:
     def _record(self, holder: UUID, call: Call, taken: outcome.OccupiedLease) -> bool:
         failpoints.reached(failpoints.Point.LEASE_TAKEN)
         deadline = clock.boot_clock() + taken.seconds
-        wanted = self._ledger.transact(lambda tx: leases.write_lease(tx, holder, taken.id, deadline))
+        ids = {limit.name: str(limit.id) for limit in taken.limits}
+        ids |= {f"@{parts[0]}": str(limit.id) for limit in taken.mirrors if (parts := naming.split_mirror(limit.name))}
+
+        def write(tx: transaction.Transaction) -> tuple[bool, bool]:
+            anew = changed.note_ids(tx, ids)
+            return leases.write_lease(tx, holder, taken.id, deadline), anew
+
+        wanted, anew = self._ledger.transact(write)
+        if anew:
+            self._releaser.sweep()
         failpoints.reached(failpoints.Point.LEASE_WRITTEN)
         self._announcer.acquired(taken, call.weight)
         return wanted

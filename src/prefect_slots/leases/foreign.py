@@ -1,21 +1,30 @@
 """Foreign use: slots of this machine's limits that others occupy, and tickets that were refused because of them.
 
-Foreign use of the machine's own limits becomes a fact in the ledger, which then grants no more than is left. Use of the
-fleet's limits is noted only where the ledger needs it: people outside use seats too, which the server does not count,
-or a refused ticket has alternatives. A refused ticket waits aside until its limit has room, then takes its place in the
-queue again.
+Foreign use of the machine's own limits becomes a fact in the ledger, which then grants no more than is left. A limit
+that a person lowered or switched off leaves as little as foreign use of the difference would. Use of the fleet's limits
+is noted only where the ledger needs it: people outside use seats too, which the server does not count, a refused ticket
+has alternatives, or a person lowered the limit. A refused ticket waits aside until its limit has room, then takes its
+place in the queue again.
 """
 
+import time
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
+from prefect_slots.errors import SlotsError
 from prefect_slots.leases.reconcile import Count
-from prefect_slots.ledger import queries, registry, store, transaction
+from prefect_slots.ledger import changed, queries, registry, store, transaction
+from prefect_slots.ledger.changed import ChangedLimit
 from prefect_slots.limits import naming
 from prefect_slots.limits.gateway import Gateway
+from prefect_slots.limits.outcome import ExistingLimit
 from prefect_slots.model import CellId, Changed, LimitUnit, Scope, Stock
 from prefect_slots.scheduling.placement import CellUse, spread
+
+# Prefect's server writes events in batches, every few seconds.
+_EVENTS_LATE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +32,30 @@ class LimitUse:
     """One limit as the server counts it.
 
     Attributes:
-        limit: Slots in all.
+        name: Its name.
+        found: The limit.
         foreign: Slots occupied by others than this ledger, at least.
     """
 
-    limit: int
+    name: str
+    found: ExistingLimit
     foreign: int
+
+    def taken(self, capacity: int) -> int:
+        """Return the part of a capacity that is not this ledger's to grant."""
+        return max(0, capacity - self.found.room + self.foreign)
 
 
 async def read(gateway: Gateway, name: str) -> LimitUse | None:
-    """Read a limit and this ledger's part of it; `None` if it is missing or switched off, so that it counts nothing."""
+    """Read a limit and this ledger's part of it; `None` if one of them is missing."""
     before = await gateway.read(gateway.mirror(name))
     limit = await gateway.read(name)
     after = await gateway.read(gateway.mirror(name))
-    if limit is None or not limit.active or before is None or after is None:
+    if limit is None or before is None or after is None:
         return None
     # Our own calls go on meanwhile, and a slot that may be ours must not be called foreign.
     count = Count(active=limit.active_slots, mirror=max(before.active_slots, after.active_slots))
-    return LimitUse(limit=limit.limit, foreign=count.foreign)
+    return LimitUse(name=name, found=limit, foreign=count.foreign)
 
 
 def resources_behind(registered: registry.Registered, names: Collection[str]) -> set[str]:
@@ -52,10 +67,10 @@ def resources_behind(registered: registry.Registered, names: Collection[str]) ->
     }
 
 
-async def _read_cell(gateway: Gateway, machine: registry.Registered, stock: Stock, cell: int | None) -> LimitUse | None:
-    # An equal limit of the machine stands behind a fleet's one; only the first counts other machines too.
+async def _read_cell(gateway: Gateway, machine: registry.Registered, stock: Stock, cell: int | None) -> list[LimitUse]:
     unit = LimitUnit(scope=stock.scope, resource=stock.resource, cell=cell, weight=1)
-    return await read(gateway, naming.names_of(unit, machine.machine or "")[0])
+    read_now = [await read(gateway, name) for name in naming.names_of(unit, machine.machine or "")]
+    return [use for use in read_now if use is not None]
 
 
 async def read_fleet(ledger: store.Ledger, gateway: Gateway, resources: Collection[str]) -> dict[str, int]:
@@ -68,9 +83,9 @@ async def read_fleet(ledger: store.Ledger, gateway: Gateway, resources: Collecti
     found: dict[str, int] = {}
     for stock in registered.stocks:
         if stock.resource in resources and stock.scope is Scope.FLEET:
-            reading = await _read_cell(gateway, registered, stock, None)
-            if reading is not None:
-                found[stock.resource] = _taken(reading, sum(capacity for _, capacity in stock.cells))
+            uses = await _read_cell(gateway, registered, stock, None)
+            if uses:
+                found[stock.resource] = _taken(uses, sum(capacity for _, capacity in stock.cells))
     return found
 
 
@@ -91,45 +106,76 @@ async def note_foreign_use(
     registered = ledger.read(registry.registered)
     per_cell = naming.cells_counted(registered.stocks)
     known = {*_used_by_others(registered), *shared}
-    facts: dict[tuple[str, int | None], LimitUse] = {}
+    facts: dict[tuple[str, int | None], list[LimitUse]] = {}
     for stock in registered.stocks:
         if stock.resource in resources and (stock.scope is Scope.WORKER or stock.resource in known):
             numbers = [number for number, _ in stock.cells] if stock.resource in per_cell else []
             for number in [None, *numbers]:
-                if (reading := await _read_cell(gateway, registered, stock, number)) is not None:
-                    facts[stock.resource, number] = reading
-    return ledger.transact(lambda tx: _write(tx, registered, facts))
+                facts[stock.resource, number] = await _read_cell(gateway, registered, stock, number)
+    lowered = await _lowered(ledger, gateway, registered, facts)
+    return ledger.transact(lambda tx: _write(tx, registered, facts, lowered))
+
+
+async def _lowered(
+    ledger: store.Ledger,
+    gateway: Gateway,
+    registered: registry.Registered,
+    facts: dict[tuple[str, int | None], list[LimitUse]],
+) -> dict[str, ChangedLimit | None]:
+    """Return the limits that were read: those that leave this machine less than it has, and `None` for the others."""
+    ours = {spec.name: spec.limit for spec in naming.specs(registered.machine or "", registered.stocks)}
+    known = {each.limit: each for each in ledger.read(changed.read)}
+    judged: dict[str, ChangedLimit | None] = {}
+    for (resource, _), uses in facts.items():
+        for use in uses:
+            found = use.found
+            if found.room >= ours.get(use.name, 0):
+                judged[use.name] = None
+                continue
+            now = ChangedLimit(
+                limit=use.name, resource=resource, ours=ours[use.name], theirs=found.limit, active=found.active
+            )
+            before = known.get(use.name)
+            # The server stores its events late, and an old one or a bare one never: it is asked for a while.
+            if before is None or (before.since is None and time.time() - before.seen_at < _EVENTS_LATE_SECONDS):
+                with suppress(SlotsError):
+                    if (last := await gateway.last_change(use.name, found)) is not None:
+                        now = replace(now, since=last[0], by=last[1])
+            judged[use.name] = now
+    return judged
 
 
 def _write(
-    tx: transaction.Transaction, registered: registry.Registered, facts: dict[tuple[str, int | None], LimitUse]
+    tx: transaction.Transaction,
+    registered: registry.Registered,
+    facts: dict[tuple[str, int | None], list[LimitUse]],
+    lowered: dict[str, ChangedLimit | None],
 ) -> bool:
+    changed.note(tx, lowered)
     held: Counter[CellId] = Counter()
     for part in queries.holdings(tx):
         if part.source is None:
             held[part.cell] += part.declared
-    changed = 0
+    news = 0
     for stock in registered.stocks:
-        total = facts.get((stock.resource, None))
-        if total is None:
+        if (stock.resource, None) not in facts:
             continue
-        # A lowered limit leaves as little as foreign use of the difference would.
         cells = [
             CellUse(
                 number=number,
                 capacity=capacity,
                 held=held[CellId(stock.resource, number)],
-                foreign=_taken(facts.get((stock.resource, number)), capacity),
+                foreign=_taken(facts.get((stock.resource, number), []), capacity),
             )
             for number, capacity in stock.cells
         ]
-        in_all = _taken(total, sum(capacity for _, capacity in stock.cells))
+        in_all = _taken(facts[stock.resource, None], sum(capacity for _, capacity in stock.cells))
         for number, foreign in spread(cells, in_all).items():
-            changed += registry.note_counted(tx, CellId(stock.resource, number), foreign)
-    if changed:
+            news += registry.note_counted(tx, CellId(stock.resource, number), foreign)
+    if news:
         registry.note_change(tx)
         tx.apply(Changed())
-    return changed > 0
+    return news > 0
 
 
 def _used_by_others(registered: registry.Registered) -> set[str]:
@@ -143,8 +189,8 @@ def watched(tx: transaction.Transaction) -> set[str]:
     return fleet | {cell.resource for cell in registry.counted(tx)}
 
 
-def _taken(reading: LimitUse | None, capacity: int) -> int:
-    return 0 if reading is None else max(0, capacity - reading.limit + reading.foreign)
+def _taken(uses: Iterable[LimitUse], capacity: int) -> int:
+    return max((use.taken(capacity) for use in uses), default=0)
 
 
 async def resume_refused(ledger: store.Ledger, gateway: Gateway) -> bool:
@@ -159,8 +205,8 @@ async def resume_refused(ledger: store.Ledger, gateway: Gateway) -> bool:
     names = ledger.read(lambda tx: tx.blocked_limits())
     for name in names:
         limit = await gateway.read(name)
-        # A missing or inactive limit counts nothing: the next attempt gets the server's own error.
-        room = None if limit is None or not limit.active else limit.limit - limit.active_slots
+        # A missing limit counts nothing: the next attempt gets the server's own error.
+        room = None if limit is None else limit.room - limit.active_slots
         ledger.transact(lambda tx, on=name, left=room: _resume(tx, on, left))
     return bool(names)
 

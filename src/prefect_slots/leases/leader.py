@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from prefect_slots.errors import ServerUnreachable, SlotsError
-from prefect_slots.leases import foreign, reconcile, renew
+from prefect_slots.leases import foreign, look, reconcile, renew
 from prefect_slots.ledger import elected, leases, registry, store, transaction
 from prefect_slots.limits import events, naming
 from prefect_slots.limits.gateway import Gateway
@@ -25,6 +25,7 @@ class Leader:
 
     Attributes:
         nudge: Called to look for work at once.
+        look: Its looks at limits that people may have changed.
 
     Args:
         refresh_seconds: Seconds between two comparisons of all counts; suspicious ones are compared at once.
@@ -36,6 +37,7 @@ class Leader:
         self._ledger = ledger
         self._gateway = gateway
         self._renewal = renewal
+        self.look = look.Look(ledger, gateway)
         renewal.forgotten = self._suspect
         self._releases = events.Releases(url, lambda: self._heeded)
         self._heeded: frozenset[str] = frozenset()
@@ -64,6 +66,7 @@ class Leader:
             "back": self._renewal.back,
             "resume": partial(foreign.resume_refused, self._ledger, self._gateway),
             "compare": self._compare,
+            "look": self.look.look,
         }
 
     def _note_error(self, error: SlotsError) -> None:

@@ -6,10 +6,12 @@ lease whose id was lost with its answer is looked up by our holder id on the mir
 
 import asyncio
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable, SlotsError
-from prefect_slots.ledger import failpoints, leases, store
+from prefect_slots.ledger import changed, failpoints, leases, store
 from prefect_slots.limits import events, outcome
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.system import clock
@@ -18,6 +20,8 @@ from prefect_slots.system import clock
 SETTLED_SECONDS = 15.0
 # Shorter than a repair takes, so that a release waits for little more than the repair itself.
 _LATCHED_PAUSE_SECONDS = 0.02
+# A limit is switched off by a person, for minutes or hours.
+_OFF_PAUSE_SECONDS = 0.5
 _log = logging.getLogger("prefect_slots")
 
 
@@ -57,9 +61,14 @@ class Releaser:
             try:
                 if row.lease_id is None:
                     return await self._settled(row)
-                if self._ledger.read(lambda tx: leases.are_latched(tx, row.names, clock.boot_clock())):
+                if self._ledger.read(lambda tx, names=row.names: leases.are_latched(tx, names, clock.boot_clock())):
                     # A release while the count is repaired would be subtracted twice.
                     await asyncio.sleep(clock.around(_LATCHED_PAUSE_SECONDS))
+                    continue
+                if self._ledger.read(lambda tx, names=row.names: changed.are_off(tx, names)):
+                    # A limit that is switched off would count the slots for ever after.
+                    row = await self._kept(row)
+                    await asyncio.sleep(clock.around(_OFF_PAUSE_SECONDS))
                     continue
                 await self._gateway.release(row.lease_id)
                 failpoints.reached(failpoints.Point.LEASE_RELEASED)
@@ -73,9 +82,23 @@ class Releaser:
                 if not complained:
                     _log.warning("slots of %s are not taken back yet: %s", ", ".join(row.names), refused)
                 complained = True
+                # Prefect refuses a release on a limit of 0, by which it divides.
+                with suppress(SlotsError):
+                    row = await self._kept(row)
             await asyncio.sleep(clock.around(pause))
             pause = min(pause * 2, 5.0)
         return False
+
+    async def _kept(self, row: leases.LeaseRow) -> leases.LeaseRow:
+        """Return a row whose release must wait, with its lease renewed when it is due."""
+        now = clock.boot_clock()
+        if row.lease_id is None or row.deadline is None or row.deadline - now > leases.LEASE_SECONDS / 2:
+            return row
+        if not await self._gateway.renew(row.lease_id, leases.LEASE_SECONDS):
+            return row
+        row = replace(row, deadline=now + leases.LEASE_SECONDS)
+        self._ledger.transact(lambda tx: leases.extend_releasing(tx, row.id, now + leases.LEASE_SECONDS))
+        return row
 
     async def _settled(self, row: leases.LeaseRow) -> bool:
         """Settle a call whose answer was lost, and give back its slots.

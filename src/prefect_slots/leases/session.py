@@ -34,9 +34,16 @@ _log = logging.getLogger("prefect_slots")
 
 
 class ServerSession:
-    """One process at one server; made by `ServerSession.open`."""
+    """One process at one server; made by `ServerSession.open`.
+
+    Attributes:
+        url: Address of the Prefect API.
+        look: The leader's looks at limits that people may have changed.
+        sweep: Starts releasing the leases that are this process's to release.
+    """
 
     def __init__(self, ledger: store.Ledger, gateway: Gateway, settings: Settings, url: str) -> None:
+        self.url = url
         self._ledger = ledger
         self._gateway = gateway
         self._when_away = settings.when_server_is_away
@@ -49,7 +56,8 @@ class ServerSession:
         self._leader = leader.Leader(
             ledger, gateway, Renewal(ledger, gateway, self._acquirer), url, refresh_seconds=settings.refresh_seconds
         )
-        self.sweep = self._releaser.sweep
+        self.look = self._leader.look
+        self.sweep = self.look.sweep = self._releaser.sweep
 
     @classmethod
     async def open(cls, ledger: store.Ledger, registered: registry.Known, settings: Settings, url: str) -> Self:

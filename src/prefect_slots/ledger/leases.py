@@ -211,6 +211,11 @@ def extend(tables: Tables, holder: uuid.UUID, deadline: float) -> None:
     tables.run("UPDATE lease SET deadline=? WHERE id=? AND state='lease'", deadline, str(holder))
 
 
+def extend_releasing(tables: Tables, holder: uuid.UUID, deadline: float) -> None:
+    """Record a renewal of a lease whose release must wait."""
+    tables.run("UPDATE lease SET deadline=? WHERE id=? AND state='releasing'", deadline, str(holder))
+
+
 def become_ghost(tables: Tables, holder: uuid.UUID) -> None:
     """Record that the server has lost a lease and still counts its slots, if a grant still wants it."""
     sql = "UPDATE lease SET state='ghost', lease_id=NULL, deadline=NULL WHERE id=? AND state='lease'"

@@ -6,6 +6,7 @@ A resource that a survey could not read stays as it was: unknown is not zero.
 
 import json
 import uuid
+from collections.abc import Mapping
 
 from prefect_slots.ledger.transaction import Transaction
 from prefect_slots.model import (
@@ -25,6 +26,9 @@ _EDITION = "edition"
 _UNIFIED = "of_host_memory"
 # Key in `meta` of the resources by their further names, as JSON.
 _POOLS = "pools"
+# Key in `meta` of a name that a first use gave and no registration has fixed yet.
+_PROVISIONAL = "provisional_name"
+_FLEET = "fleet_numbers"
 
 
 class Known:
@@ -112,12 +116,44 @@ def is_claimed_at(transaction: Transaction, url: str) -> bool:
     return transaction.meta("claimed_at") == url
 
 
-def name_machine(transaction: Transaction, name: str) -> str:
-    """Return the machine's name: that of its first registration, else `name` from now on."""
-    if transaction.meta("machine") is None:
-        transaction.set_meta("machine", name)
-        note_change(transaction)
-    return transaction.meta("machine") or name
+def name_machine(transaction: Transaction, name: str, *, fix: bool = True) -> None:
+    """Name the machine, unless its name is fixed.
+
+    Args:
+        transaction: To write in.
+        name: A sanitised machine name.
+        fix: Keep the name from now on; a first use without a server only needs some name.
+    """
+    if not is_named(transaction) and (fix or transaction.meta("machine") is None):
+        rename_machine(transaction, name)
+        transaction.run("DELETE FROM meta WHERE key=?" if fix else "INSERT INTO meta VALUES (?, '1')", _PROVISIONAL)
+
+
+def rename_machine(transaction: Transaction, name: str) -> None:
+    """Give the machine another name."""
+    transaction.set_meta("machine", name)
+    note_change(transaction)
+
+
+def is_named(transaction: Transaction) -> bool:
+    """Return whether the machine has a name that a registration has fixed."""
+    return transaction.meta("machine") is not None and transaction.meta(_PROVISIONAL) is None
+
+
+def in_use(transaction: Transaction) -> int:
+    """Return the number of grants and leases, which carry the machine's name."""
+    return transaction.value("SELECT (SELECT count(*) FROM held) + (SELECT count(*) FROM lease)")
+
+
+def note_config(transaction: Transaction, source: str, digest: str) -> None:
+    """Record the configuration file of a registration, with a digest of its content; `defaults` without a file."""
+    transaction.set_meta("config", f"{digest} {source}")
+
+
+def config(transaction: Transaction) -> tuple[str, str] | None:
+    """Return the file of the last registration and its digest; `None` before one that recorded it."""
+    digest, _, source = (transaction.meta("config") or "").partition(" ")
+    return (source, digest) if source else None
 
 
 def register(transaction: Transaction, inventory: Inventory) -> Registered:
@@ -165,7 +201,23 @@ def register(transaction: Transaction, inventory: Inventory) -> Registered:
     pools = {also: name for also, name in registered(transaction).pools.items() if name in inventory.unknown}
     pools |= {also: resource.name for resource in inventory.resources for also in resource.also}
     transaction.set_meta(_POOLS, json.dumps(pools))
+    _keep_to_fleet(transaction)
     note_change(transaction)
     # New or larger cells may fit tickets that wait now.
     transaction.apply(book.Changed())
     return registered(transaction)
+
+
+def note_fleet(transaction: Transaction, numbers: Mapping[str, int]) -> None:
+    """Record the fleet's numbers in force, by declared resource, and make the cells equal them."""
+    if numbers != json.loads(transaction.meta(_FLEET) or "{}"):
+        transaction.set_meta(_FLEET, json.dumps(numbers))
+        _keep_to_fleet(transaction)
+        note_change(transaction)
+        transaction.apply(book.Changed())
+
+
+def _keep_to_fleet(transaction: Transaction) -> None:
+    # Another machine may own the number of a fleet's resource; each has one cell.
+    for resource, number in json.loads(transaction.meta(_FLEET) or "{}").items():
+        transaction.run("UPDATE cell SET capacity=? WHERE resource=? AND present", number, resource)

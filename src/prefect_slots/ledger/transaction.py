@@ -178,6 +178,10 @@ class Transaction(sql.Tables):
             limit,
         )
 
+    def waits(self) -> bool:
+        """Return whether any ticket waits."""
+        return self.one("SELECT 1 FROM ticket") is not None
+
     def blocked_limits(self) -> list[str]:
         """Return the limits on which tickets wait aside."""
         return self.column("SELECT DISTINCT blocked_on FROM ticket WHERE blocked_on IS NOT NULL")

@@ -7,7 +7,7 @@ import re
 import time
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -34,6 +34,8 @@ class Claim:
         former: Ledgers that owned the name before and may have left mirrors.
         version: The release of prefect-slots that registered them.
         limits: The limits registered, with their numbers, without mirrors.
+        giving: The numbers that a registration under way is giving, or one that was broken off.
+        owned: Fleet limits whose number this machine declares for all, with the time of the declaration (ISO 8601).
         cards: UUIDs by the GPU's number in limit names.
     """
 
@@ -47,6 +49,8 @@ class Claim:
     boot: str = ""
     heartbeat: float = 0.0
     refused: tuple[str, ...] = ()
+    giving: Mapping[str, int] = field(default_factory=dict[str, int])
+    owned: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def shares(self, gpus: Collection[str], boot: str) -> tuple[str, ...]:
         """Return those of `gpus`, of a machine in boot `boot`, that are GPUs of this claim.
@@ -99,6 +103,10 @@ def encode(claim: Claim) -> dict[str, Any]:
         "heartbeat": claim.heartbeat,
         "refused": list(claim.refused),
     }
+    if claim.giving:
+        plain["giving"] = dict(sorted(claim.giving.items()))
+    if claim.owned:
+        plain["owned"] = dict(sorted(claim.owned.items()))
     text = json.dumps(plain)
     if len(text) <= _LONGEST:
         return plain
@@ -129,6 +137,8 @@ def decode(value: object) -> Claim | None:
             boot=str(found.get("boot", "")),
             heartbeat=float(found.get("heartbeat", 0)),
             refused=tuple(str(gpu) for gpu in found.get("refused", ())),
+            giving={str(name): int(number) for name, number in found.get("giving", {}).items()},
+            owned={str(name): str(since) for name, since in found.get("owned", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, zlib.error):
         return None

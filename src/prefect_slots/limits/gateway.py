@@ -16,6 +16,7 @@ import httpx
 
 from prefect_slots.errors import LimitMissing, ServerUnreachable
 from prefect_slots.limits.client import REQUEST_SECONDS, Database, Server, detail_of
+from prefect_slots.limits.history import last_change
 from prefect_slots.limits.naming import mirror_of, tag_of
 from prefect_slots.limits.outcome import Busy, ExistingLimit, OccupiedLease, TakenLimit, TooLarge, UnknownOutcome
 
@@ -143,7 +144,9 @@ class Gateway:
             await self._undo(lease, missing)
             raise LimitMissing(names=tuple(missing))
         seconds = lease_seconds - (time.monotonic() - sent)
-        return OccupiedLease(id=lease, seconds=seconds, limits=tuple(limit for limit in granted if limit.name in names))
+        limits = tuple(limit for limit in granted if limit.name in names)
+        mirrors = tuple(limit for limit in granted if limit.name not in names)
+        return OccupiedLease(id=lease, seconds=seconds, limits=limits, mirrors=mirrors)
 
     async def _undo(self, lease: UUID, missing: list[str]) -> None:
         try:
@@ -247,6 +250,10 @@ class Gateway:
         """
         return await read_limit(self.server, name)
 
+    async def last_change(self, name: str, found: ExistingLimit) -> tuple[float, str] | None:
+        """Return the time and the author of the change to what was found; see `history.last_change`."""
+        return await last_change(self.server, name, found.limit, active=found.active)
+
     def mirror(self, limit: str) -> str:
         """Return the name of this ledger's mirror of `limit`."""
         return mirror_of(limit, self._ledger_id)
@@ -331,4 +338,5 @@ def existing_limit(found: GlobalConcurrencyLimitResponse) -> ExistingLimit:
         active_slots=found.active_slots,
         decay=found.slot_decay_per_second,
         changed_at=found.updated.timestamp() if found.updated else 0.0,
+        id=found.id,
     )

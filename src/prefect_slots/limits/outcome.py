@@ -67,11 +67,13 @@ class OccupiedLease:
         seconds: Life left when the answer came, counted from before the request was sent: our deadline is never
             later than the server's.
         limits: The occupied limits, without mirrors.
+        mirrors: Their mirrors.
     """
 
     id: UUID
     seconds: float
     limits: tuple[TakenLimit, ...]
+    mirrors: tuple[TakenLimit, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class ExistingLimit:
         active: A limit that is not active grants everything and counts nothing.
         decay: Slots given back per second by themselves; above zero the limit is a rate limit.
         changed_at: Time of the last change of number or slots, by the server's clock (Unix seconds).
+        id: The server's id of it: another one after it was deleted and made again.
     """
 
     limit: int
@@ -89,3 +92,9 @@ class ExistingLimit:
     active_slots: int
     decay: float = 0.0
     changed_at: float = field(default=0.0, compare=False)
+    id: UUID | None = None
+
+    @property
+    def room(self) -> int:
+        """Slots that may be occupied at once; none while it is switched off."""
+        return self.limit if self.active else 0

@@ -1,7 +1,8 @@
 """The plan of a registration: limits to create, change or leave on the server. Pure: no server, no clock.
 
-A limit's number is changed only by its maker. A fleet's limit is made by several machines; the one that last saw its
-present number may change it. So a machine with an outdated file is refused, and does not undo another's change.
+A limit's number is changed only by its maker. A number that the maker did not give is a person's: one below what the
+machine has stays, one above it is put back, and a deleted limit is made again. A fleet's limit is changed by the
+machine that owns its number (`limits.fleet`), or, where none does, by one that last saw its present number.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,6 +22,8 @@ class Action(StrEnum):
     ORPHANED = "orphaned"
     PRUNED = "pruned"
     CONFLICT = "conflict"
+    LOWERED = "lowered"
+    SWITCHED_OFF = "switched off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Entry:
         old: Its number on the server, or `None` where it does not exist.
         new: Its number as it should be, or `None` where nothing here needs it any more.
         held: Slots that are occupied now; a change of the number leaves them occupied.
-        problem: The fault of a limit in conflict, and its remedy.
+        problem: The fault of a limit in conflict, or the change that others made of it, and its remedy.
     """
 
     name: str
@@ -74,13 +77,23 @@ def numbers_of(existing: Mapping[str, outcome.ExistingLimit], ledgers: Collectio
     return {limit: existing[name].limit for name, limit, ledger in mirrors_in(existing) if ledger in ledgers}
 
 
+def given_numbers(*numbers: Mapping[str, int]) -> dict[str, frozenset[int]]:
+    """Return the limits of several accounts of a machine's numbers, each with all numbers that it was given.
+
+    A registration that was broken off leaves a limit with the number of one account, and of another one behind it.
+    """
+    names = {name for each in numbers for name in each}
+    return {name: frozenset(each[name] for each in numbers if name in each) for name in names}
+
+
 def plan(
     wanted: Iterable[LimitSpec],
     existing: Mapping[str, outcome.ExistingLimit],
-    ours: Mapping[str, int],
+    ours: Mapping[str, Collection[int]],
     *,
     ledger_id: str,
     former: Collection[str] = (),
+    owners: Mapping[str, str] | None = None,
     adopt: bool = False,
 ) -> RegistrationPlan:
     """Compare the limits that a machine needs with those of the server.
@@ -88,13 +101,25 @@ def plan(
     Args:
         wanted: The limits that the server should have, without mirrors.
         existing: All limits of the server, mirrors of all ledgers included.
-        ours: Limits that this machine made, with the numbers it last gave them.
+        ours: Limits that this machine made, with the numbers it last gave them; see `given_numbers`.
         ledger_id: The ledger to make mirrors for.
         former: Ledgers that had this machine's name before; their mirrors are orphaned.
+        owners: The ledgers that own the numbers of fleet limits.
         adopt: Take over limits that this machine did not make.
     """
+    owners = owners or {}
     specs = {spec.name: spec for spec in wanted}
-    limits = [_judge(spec, existing.get(name), ours.get(name), adopt=adopt) for name, spec in specs.items()]
+    limits = [
+        _judge(
+            spec,
+            existing.get(name),
+            ours.get(name, ()),
+            ours=spec.scope is Scope.WORKER or owners.get(name, ledger_id) == ledger_id,
+            owned=owners.get(name) == ledger_id,
+            adopt=adopt,
+        )
+        for name, spec in specs.items()
+    ]
     # A limit that another machine mirrors is still in use there, though this one needs it no more.
     limits += [
         _orphan(name, existing[name])
@@ -103,7 +128,7 @@ def plan(
     ]
     # Nobody else makes a mirror of this ledger: its number is always ours to change.
     own = [replace(spec, name=naming.mirror_of(name, ledger_id), scope=Scope.WORKER) for name, spec in specs.items()]
-    mirrors = [_judge(spec, existing.get(spec.name), spec.limit, adopt=adopt) for spec in own]
+    mirrors = [_judge(spec, existing.get(spec.name), (), ours=True, owned=False, adopt=True) for spec in own]
     for name, limit, ledger in mirrors_in(existing):
         if ledger in former or (ledger == ledger_id and limit not in specs):
             mirrors.append(_orphan(name, existing[name]))
@@ -122,29 +147,47 @@ def _mirrored_by_others(name: str, existing: Mapping[str, outcome.ExistingLimit]
     return any(limit == name and ledger not in ledgers for _, limit, ledger in mirrors_in(existing))
 
 
-def _judge(spec: LimitSpec, found: outcome.ExistingLimit | None, last_given: int | None, *, adopt: bool) -> Entry:
+def _judge(
+    spec: LimitSpec,
+    found: outcome.ExistingLimit | None,
+    given: Collection[int],
+    *,
+    ours: bool,
+    owned: bool,
+    adopt: bool,
+) -> Entry:
     if found is None:
-        return Entry(name=spec.name, action=Action.CREATE, old=None, new=spec.limit)
-    problem = _defect(spec.name, found)
-    if problem:
-        action = Action.CONFLICT
-    elif found.limit == spec.limit:
-        action = Action.UNCHANGED
-    elif adopt or last_given == found.limit or (last_given is not None and spec.scope is Scope.WORKER):
-        action = Action.CHANGE
-    else:
-        action = Action.CONFLICT
-        why = "this machine did not make it" if last_given is None else "another machine or a person has changed it"
-        problem = f"{why}; `prefect-slots register --adopt` takes it over"
+        again = f"was deleted or renamed on the server; it is made again with {spec.limit}" if given else ""
+        return Entry(name=spec.name, action=Action.CREATE, old=None, new=spec.limit, problem=again)
+    action, problem = _verdict(spec, found, given, ours=ours, owned=owned, adopt=adopt)
     return Entry(
         name=spec.name, action=action, old=found.limit, new=spec.limit, held=found.active_slots, problem=problem
     )
 
 
-def _defect(name: str, found: outcome.ExistingLimit) -> str:
-    # Switched on again here, it would lose count: a lease granted meanwhile subtracts slots that it never took.
-    if not found.active:
-        return f"it is switched off, so it counts nothing; when nothing runs, `prefect gcl enable '{name}'`"
+def _verdict(
+    spec: LimitSpec, found: outcome.ExistingLimit, given: Collection[int], *, ours: bool, owned: bool, adopt: bool
+) -> tuple[Action, str]:
     if found.decay > 0:
-        return f"its slots decay, so it forgets who holds them; `prefect gcl update '{name}' --slot-decay-per-second 0`"
-    return ""
+        # It forgets who holds its slots, so that more would be given than there are.
+        return Action.CONFLICT, f"its slots decay; `prefect gcl update '{spec.name}' --slot-decay-per-second 0`"
+    if not found.active:
+        # Switched on by us it would lose count: a lease granted meanwhile subtracts slots that it never took.
+        remedy = f"when nothing runs, `prefect gcl enable '{spec.name}'`"
+        if given and not adopt:
+            return Action.SWITCHED_OFF, f"was switched off on the server, so nothing new starts on it; {remedy}"
+        return Action.CONFLICT, f"it is switched off, so it counts nothing; {remedy}"
+    if found.limit == spec.limit:
+        return Action.UNCHANGED, ""
+    if adopt or (ours and found.limit in given):
+        return Action.CHANGE, ""
+    if given or spec.scope is Scope.FLEET:
+        if found.limit > spec.limit and spec.scope is Scope.FLEET and not owned:
+            more = f"is {found.limit} on the server, more than the {spec.limit} that this machine knows of"
+            return Action.UNCHANGED, f"{more}; `prefect-slots register --adopt` makes this machine's number the fleet's"
+        if found.limit > spec.limit:
+            more = f"was set to {found.limit} on the server, more than the {spec.limit} that this machine has"
+            return Action.CHANGE, f"{more}; it is put back"
+        less = f"was lowered to {found.limit} on the server, this machine has {spec.limit}: no more is granted"
+        return Action.LOWERED, f"{less}; raise it there, or run `prefect-slots register --adopt`"
+    return Action.CONFLICT, "this machine did not make it; `prefect-slots register --adopt` takes it over"

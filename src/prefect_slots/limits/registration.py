@@ -9,16 +9,18 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from prefect_slots.errors import LimitConflict, ServerUnreachable
 from prefect_slots.limits import gateway, naming, outcome
-from prefect_slots.limits.claim import Claim, read_claims, variable_name, write_claim
+from prefect_slots.limits.claim import Claim, Standing, read_claims, variable_name, write_claim
 from prefect_slots.limits.client import Server
-from prefect_slots.limits.plan import Action, Entry, mirrors_in, numbers_of, plan
+from prefect_slots.limits.fleet import FleetNumbers, fleet_numbers
+from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, given_numbers, mirrors_in, numbers_of, plan
 from prefect_slots.limits.removal import GoneMachine, ReadAgain, find_gone, forget, orphans, prune_group, sure
 from prefect_slots.limits.rivals import Rival, find_rival
-from prefect_slots.model import LimitSpec, Stock
+from prefect_slots.model import Scope, Stock
 from prefect_slots.system import clock
 
 # Two workers that register at once lose a round each now and then; after so many, something else changes the limits.
@@ -43,6 +45,8 @@ class RegistrationReport:
         entries: Every limit of this machine; mirrors only where they are orphaned or in the way.
         claim: `"created"`, `"changed"`, `"unchanged"` or `"adopted"`.
         gone: Machines that have been silent for too long, with everything of theirs; only where pruning was asked for.
+        fleet: The number in force of each declared resource of the fleet.
+        notes: Fleet limits of which this machine declares another number, with words and a remedy.
     """
 
     machine: str
@@ -51,6 +55,8 @@ class RegistrationReport:
     entries: tuple[Entry, ...]
     dry_run: bool
     gone: tuple[GoneMachine, ...] = ()
+    fleet: Mapping[str, int] = field(default_factory=dict[str, int])
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class _Rivalled(Exception):
@@ -62,10 +68,10 @@ class _Rivalled(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Wish:
-    """The arguments of one registration; `claim` is the claim to write, without former ledgers."""
+    """The arguments of one registration; `claim` is the claim to write, without former ledgers and limits."""
 
     claim: Claim
-    wanted: tuple[LimitSpec, ...]
+    stocks: tuple[Stock, ...]
     adopt: bool
     prune: bool
     dry_run: bool
@@ -119,19 +125,19 @@ async def register(
         ServerUnreachable: the server did not answer, or others kept changing the same limits.
         ServerRefused: the server refused us.
     """
-    wanted = naming.specs(machine, stocks)
-    limits = {spec.name: spec.limit for spec in wanted}
     claim = Claim(
         machine=machine,
         ledger_id=ledger_id,
         host=host,
         version=_our_version(),
-        limits=limits,
+        limits={},
         cards=dict(cards),
         boot=boot,
         heartbeat=heartbeat,
     )
-    wish = _Wish(claim=claim, wanted=wanted, adopt=adopt, prune=prune, dry_run=dry_run, forget_after=forget_after)
+    wish = _Wish(
+        claim=claim, stocks=tuple(stocks), adopt=adopt, prune=prune, dry_run=dry_run, forget_after=forget_after
+    )
     progress = _Progress()
     heard: dict[str, float] = {}
     rounds = 0
@@ -154,14 +160,35 @@ async def _one_round(server: Server, wish: _Wish, progress: _Progress) -> Regist
     rival = await find_rival(server, wish.claim, standings, existing)
     if rival is not None:
         await _overcome(server, wish, rival, existing)
-    own = next((each for each in standings if each.variable == variable_name(machine)), None)
+    own = _own(standings, machine)
     found = own.claim if own is not None else None
     # A registration by hand keeps the heartbeat of the worker beside it.
     beat = found.heartbeat if found is not None and found.ledger_id == ledger_id else 0.0
     claim = replace(wish.claim, former=_former(found, existing, ledger_id), heartbeat=wish.claim.heartbeat or beat)
-    # The later of these say more: our own mirrors have the numbers of our last registration, even of a broken one.
-    made = numbers_of(existing, claim.former) | dict(found.limits if found else {}) | numbers_of(existing, {ledger_id})
-    todo = plan(wish.wanted, existing, made, ledger_id=ledger_id, former=claim.former, adopt=wish.adopt)
+    # Our own mirrors have the numbers of our last registration, even of a broken one.
+    made = given_numbers(
+        *(numbers_of(existing, {former}) for former in claim.former),
+        *((found.limits, found.giving) if found else ()),
+        numbers_of(existing, {ledger_id}),
+    )
+    fleet = fleet_numbers(
+        wish.stocks,
+        existing,
+        [each.claim for each in standings if each.claim is not None],
+        made,
+        machine=claim.machine,
+        ledger_id=ledger_id,
+        adopt=wish.adopt,
+    )
+    wanted = naming.specs(claim.machine, fleet.stocks)
+    todo = plan(wanted, existing, made, ledger_id=ledger_id, former=claim.former, owners=fleet.owners, adopt=wish.adopt)
+    limits = {spec.name: spec.limit for spec in wanted}
+    claim = replace(claim, limits=limits, owned=_owned(wish, fleet, todo, progress.done, found))
+    if any(entry.action is Action.LOWERED for entry in todo.limits):
+        again = _own(await sure(read_claims(server)), machine)
+        # Another process of this machine may be giving it a number at this moment.
+        if (again.claim if again is not None else None) != found:
+            raise ReadAgain
     if todo.conflicts and not wish.dry_run:
         first = todo.conflicts[0]
         if found is not None and found.ledger_id == ledger_id:
@@ -183,6 +210,11 @@ async def _one_round(server: Server, wish: _Wish, progress: _Progress) -> Regist
             rival = await find_rival(server, wish.claim, await sure(read_claims(server)), existing)
             if rival is not None:
                 await _overcome(server, wish, rival, existing)
+        numbers = {step.name: step.new for step in todo.steps() if step.action is Action.CHANGE and step.new}
+        if numbers and standing is not None:
+            # Before the limits: another process of this machine would take a number half-way for a person's.
+            standing = replace(standing, giving=numbers)
+            await sure(write_claim(server, standing, replace=True))
         for step in todo.steps():
             await _write(server, step)
             progress.done[step.name] = step
@@ -199,13 +231,45 @@ async def _one_round(server: Server, wish: _Wish, progress: _Progress) -> Regist
             await sure(write_claim(server, claim, replace=True))
     entries = (*todo.limits, *(entry for entry in todo.mirrors if entry.action in _SHOWN_MIRRORS))
     return RegistrationReport(
-        machine=machine,
+        machine=claim.machine,
         ledger_id=ledger_id,
         claim=next((word for word in progress.words if word != "unchanged"), "unchanged"),
         entries=tuple(progress.done.get(entry.name, entry) for entry in entries),
         dry_run=wish.dry_run,
         gone=tuple(progress.gone.values()),
+        fleet=fleet.numbers,
+        notes=fleet.notes,
     )
+
+
+def _own(standings: Iterable[Standing], machine: str) -> Standing | None:
+    return next((each for each in standings if each.variable == variable_name(machine)), None)
+
+
+def _owned(
+    wish: _Wish,
+    fleet: FleetNumbers,
+    todo: RegistrationPlan,
+    done: Mapping[str, Entry],
+    found: Claim | None,
+) -> dict[str, str]:
+    """Return the fleet limits whose number this machine owns after the registration, with the time of each."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = dict(found.owned) if found is not None else {}
+    ours = wish.claim.ledger_id
+    declared = {stock.resource for stock in wish.stocks if stock.declared}
+    changes = {entry.name for entry in (*todo.limits, *done.values()) if entry.action in (Action.CREATE, Action.CHANGE)}
+    owned: dict[str, str] = {}
+    for stock in fleet.stocks:
+        for spec in naming.specs(wish.claim.machine, [stock]) if stock.resource in declared else ():
+            if spec.scope is not Scope.FLEET:
+                continue
+            owner = fleet.owners.get(spec.name)
+            if owner == ours:
+                owned[spec.name] = before.get(spec.name, now)
+            elif wish.adopt or (owner is None and spec.name in changes):
+                owned[spec.name] = now
+    return owned
 
 
 async def _overcome(server: Server, wish: _Wish, rival: Rival, existing: Mapping[str, outcome.ExistingLimit]) -> None:

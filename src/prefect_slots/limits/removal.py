@@ -11,7 +11,7 @@ from prefect_slots.limits.claim import Claim, Standing, delete_claim, write_clai
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway, read_limit
 from prefect_slots.limits.outcome import ExistingLimit, UnknownOutcome
-from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, mirrors_in, numbers_of, plan
+from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, given_numbers, mirrors_in, numbers_of, plan
 from prefect_slots.limits.rivals import holds, silence
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ async def find_gone(
 
 def _everything_of(claim: Claim, existing: Mapping[str, ExistingLimit]) -> RegistrationPlan:
     """Return the plan that leaves nothing of a machine on the server but the limits that others use."""
-    made = numbers_of(existing, {claim.ledger_id, *claim.former}) | dict(claim.limits)
+    made = given_numbers(numbers_of(existing, {claim.ledger_id, *claim.former}), claim.limits)
     return plan((), existing, made, ledger_id=claim.ledger_id, former=claim.former)
 
 

@@ -41,11 +41,13 @@ class Stock:
 
     Attributes:
         cells: `(number, capacity)` pairs; a number is given once per cell key and never reused.
+        declared: The number is a person's, and not counted by a device or a license server.
     """
 
     resource: str
     scope: Scope
     cells: tuple[tuple[int, int], ...]
+    declared: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import time
 
-from prefect_slots.ledger import registry, transaction, usage
+from prefect_slots.ledger import changed, registry, transaction, usage
 from prefect_slots.model import GPU_MEM, MIB, Book, Requirement, format_amount
 from prefect_slots.scheduling.explain import is_stranded, shortages
 
@@ -16,7 +16,10 @@ def ago(since: float, now: float | None = None) -> str:
 
 def reason(tx: transaction.Transaction, book: Book, requirement: Requirement, ticket: str) -> str:
     """Return the reason for which a ticket of the queue waits now, in words for people."""
-    if is_stranded(book, requirement, ticket):
+    lowered = [str(each) for each in changed.read(tx) if each.resource in requirement.resources]
+    if lowered and is_stranded(book, requirement, ticket):
+        waits = f"waits for {requirement.describe()}: {'; '.join(lowered)}"
+    elif is_stranded(book, requirement, ticket):
         waits = f"waits for {requirement.describe()}: what others use, or is broken, leaves too little on every cell"
     else:
         missing = shortages(book, requirement, ticket)

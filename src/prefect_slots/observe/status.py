@@ -6,7 +6,8 @@ It is read from the ledger; the command line renders it.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect_slots.ledger import queries, registry, store, transaction, usage
+from prefect_slots.ledger import changed, queries, registry, store, transaction, usage
+from prefect_slots.ledger.changed import ChangedLimit
 from prefect_slots.model import CellId, Exclusive, Requirement
 from prefect_slots.observe.reason import reason
 
@@ -94,13 +95,14 @@ class WaiterStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineStatus:
-    """The status of one machine at one moment."""
+    """The status of one machine at one moment; `changed` are limits that a person lowered or switched off."""
 
     machine: str | None
     ledger: str
     state_dir: str
     cells: tuple[CellStatus, ...]
     waiting: tuple[WaiterStatus, ...]
+    changed: tuple[ChangedLimit, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return the status as plain values for JSON."""
@@ -157,7 +159,12 @@ def _status(tx: transaction.Transaction, ledger: store.Ledger) -> MachineStatus:
     ]
     folder = str(ledger.folder)
     return MachineStatus(
-        machine=known.machine, ledger=ledger.id, state_dir=folder, cells=tuple(cells), waiting=_waiting(tx)
+        machine=known.machine,
+        ledger=ledger.id,
+        state_dir=folder,
+        cells=tuple(cells),
+        waiting=_waiting(tx),
+        changed=changed.read(tx),
     )
 
 

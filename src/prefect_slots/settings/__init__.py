@@ -6,12 +6,13 @@ convert       from TOML values and text to the tables of the schema, without pyd
 mistakes      the pydantic schema, and the words and places of mistakes
 checks        contradictions between several keys
 lines         the line on which a key of a TOML text stands
+edits         differences between two texts of a file, key by key
 declarations  from the tables to plain declarations
 
 Only `mistakes` imports pydantic, and only a mistake or a doubtful value imports `mistakes`.
 """
 
-from prefect_slots.settings.file import load_settings
+from prefect_slots.settings.file import load_readable, load_settings
 from prefect_slots.settings.schema import Settings
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["Settings", "load_readable", "load_settings"]

@@ -7,6 +7,7 @@ valid values are converted here. A doubtful value raises `ValueError`; `mistakes
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,6 +48,32 @@ def convert(path: Path | None, raw: bytes, env: Mapping[str, str]) -> schema.Set
     texts = setting_texts(file, env)
     hints = {each.name: each.type for each in fields(schema.SettingsTable)}
     return settings_of(path, file, {name: _from_text(hints[name], text) for name, text in texts.items()})
+
+
+def readable(raw: bytes, env: Mapping[str, str], line: int | None) -> schema.SettingsTable:
+    """Return the keys of `[settings]` that are plainly valid in a file or in variables, whatever else is wrong there.
+
+    Args:
+        raw: The file's content.
+        env: The variables, which win.
+        line: The line of the mistake: of a text that is no TOML, the lines before it are read.
+    """
+    text = raw.decode("utf-8-sig", "replace")
+    document: dict[str, Any] = {}
+    for part in (text, "\n".join(text.split("\n")[: (line or 1) - 1])):
+        with suppress(ValueError, RecursionError):
+            document = tomllib.loads(part)
+            break
+    written = document.get("settings")
+    keys: dict[str, Any] = {}
+    for each in fields(schema.SettingsTable):
+        with suppress(ValueError):
+            if isinstance(written, dict) and each.name in written:
+                keys[each.name] = _value(each.type, written[each.name])
+        with suppress(ValueError):
+            if given := env.get(schema.ENV_PREFIX + each.name.upper()):
+                keys[each.name] = _from_text(each.type, given)
+    return schema.SettingsTable(**keys)
 
 
 def settings_of(path: Path | None, file: schema.ConfigFile, variables: Mapping[str, Any]) -> schema.Settings:

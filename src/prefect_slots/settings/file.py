@@ -1,11 +1,14 @@
 """Reading of settings: the file is found, read, and converted together with the variables."""
 
+import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from prefect_slots.errors import ConfigError
-from prefect_slots.settings.convert import convert
+from prefect_slots.settings.convert import convert, readable
 from prefect_slots.settings.schema import CONFIG_VARIABLE, Settings
 
 # A project's own file wins over the machine's.
@@ -33,12 +36,38 @@ def load_settings(
     path = choose_file(config, env, cwd or Path())
     raw = _read(path) if path is not None else b""
     try:
-        return convert(path, raw, env)
+        settings = convert(path, raw, env)
     except (ValueError, RecursionError):
         # Deferred: pydantic-settings takes longer to import than all the rest of a command's start.
         from prefect_slots.settings.mistakes import check
 
-        return check(path, raw, env)
+        settings = check(path, raw, env)
+    named = config is not None or bool(env.get(CONFIG_VARIABLE))
+    return replace(settings, digest=digest(raw) if path is not None else "", named=named)
+
+
+def load_readable(
+    config: Path | None = None, *, env: Mapping[str, str] | None = None
+) -> tuple[Settings, ConfigError | None]:
+    """Return the settings for a command that looks or gives back: one wrong line must not keep it from the ledger.
+
+    Returns:
+        The settings and `None`, or the keys of `[settings]` that can be read and the mistake.
+    """
+    env = os.environ if env is None else env
+    try:
+        return load_settings(config, env=env), None
+    except ConfigError as mistake:
+        raw = b""
+        with suppress(ConfigError):
+            path = choose_file(config, env, Path())
+            raw = _read(path) if path is not None else b""
+        return Settings(**vars(readable(raw, env, mistake.line))), mistake
+
+
+def digest(raw: bytes) -> str:
+    """Return a digest of a file's content."""
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def choose_file(config: Path | None, env: Mapping[str, str], cwd: Path, system: Path = SYSTEM_FILE) -> Path | None:

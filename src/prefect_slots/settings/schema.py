@@ -235,10 +235,14 @@ class Settings(SettingsTable):
 
     Attributes:
         source: Path of the file that was read, or `"defaults"`.
+        digest: Digest of the file's content; empty without a file.
+        named: The file was named by an option or a variable, and not found by its place.
         declarations: Rules of detection, declared licenses and resources.
     """
 
     source: str = "defaults"
+    digest: str = field(default="", compare=False)
+    named: bool = field(default=False, compare=False)
     declarations: Declarations = field(default_factory=Declarations)
 
 

@@ -29,7 +29,7 @@ class GpusNow:
 
     def __init__(self, ledger: store.Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._settings = settings
+        self.settings = settings
         self._registered = registry.Known()
         self._fresh_until = 0.0
         self._look: concurrent.futures.Future[_Note] | None = None
@@ -54,7 +54,7 @@ class GpusNow:
                 self._record(look)
 
     def _is_due(self) -> bool:
-        if not self._settings.declarations.gpus.detect or time.monotonic() < self._fresh_until:
+        if not self.settings.declarations.gpus.detect or time.monotonic() < self._fresh_until:
             return False
         looked_at = self._ledger.read(lambda tx: usage.oldest_look(tx, GPU_MEM))
         # Of GPUs that no driver tells of there is nothing to see.
@@ -74,8 +74,8 @@ class GpusNow:
             keys = frozenset(cell.key for cell in self._ledger.read(self._registered).cells(GPU_MEM))
 
             def look() -> _Note:
-                seen = look_at_gpus(keys, self._settings.detect_seconds)
-                return partial(note_gpus, seen=seen, settings=self._settings, between=True)
+                seen = look_at_gpus(keys, self.settings.detect_seconds)
+                return partial(note_gpus, seen=seen, settings=self.settings, between=True)
 
             self._look = threads.call_in_thread(look, "prefect-slots cards now")
         return self._look

@@ -55,9 +55,9 @@ class Monitor:
         self._rests: dict[int, float] = {}
         self._advised: set[str] = set()
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        now = gpus_now.GpusNow(ledger, settings)
-        self._before = before_grant.BeforeGrant(ledger, settings, self._servers, self._look, now)
-        self.before_release = now.before_release
+        self._now = gpus_now.GpusNow(ledger, settings)
+        self._before = before_grant.BeforeGrant(ledger, settings, self._servers, self._look, self._now)
+        self.before_release = self._now.before_release
         self._due_at = 0.0
         self._loop = elected.ElectedLoop(
             ledger,
@@ -66,6 +66,12 @@ class Monitor:
             beat_seconds=min(settings.use_seconds, 1.0),
             offers=lambda: bool(self._looks()),
         )
+
+    def use(self, settings: Settings) -> None:
+        """Look by other settings from now on."""
+        self._settings = self._now.settings = settings
+        self._servers = _by_question(settings.declarations.license_servers)
+        self._before = before_grant.BeforeGrant(self._ledger, settings, self._servers, self._look, self._now)
 
     async def round(self) -> None:
         """Make every look once, and record it."""

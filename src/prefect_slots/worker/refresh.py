@@ -9,17 +9,22 @@ import concurrent.futures
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 
 from prefect_slots.acquire.client import session_at
 from prefect_slots.acquire.coordination import coordinate
+from prefect_slots.acquire.differences import changes
 from prefect_slots.acquire.engine import engine
 from prefect_slots.acquire.registration import Registration, register_everywhere
+from prefect_slots.acquire.session import Session
 from prefect_slots.errors import ConfigError, SlotsError
+from prefect_slots.ledger import registry
 from prefect_slots.limits.client import Database
-from prefect_slots.model import Exclusive, Finding, Registered, RegisteredCell, RegisteredResource, format_amount
+from prefect_slots.model import Finding, Registered, sanitise_machine_name
 from prefect_slots.requiring.target import target_of
 from prefect_slots.settings import Settings
+from prefect_slots.worker.configuration import Configuration
 
 # Reports a text to a person; the number is a level of `logging`.
 Say = Callable[[int, str], None]
@@ -50,6 +55,7 @@ class Refresher:
             )
         self._url = coordination.url
         self._target = target_of(settings, coordination)
+        self._configuration = Configuration(settings, os.environ)
         self._name = name
         self._say = say
         self._running = engine()
@@ -87,7 +93,7 @@ class Refresher:
         session = session_at(self._running, self._target)
         settings = self._target.settings
         done = await register_everywhere(
-            session.ledger, settings, url=self._url, name=self._name, heartbeat=settings.refresh_seconds
+            session.ledger, settings, url=self._url, name=self._new_name(), heartbeat=settings.refresh_seconds
         )
         # Only a registered machine may take leases: before, its limits do not exist.
         await session.use_server(self._url)
@@ -98,15 +104,28 @@ class Refresher:
         self._keeping = self._running.submit(self._keep(done.database))
         return name
 
+    def _new_name(self) -> str | None:
+        """Return the name that the worker was given, for a machine that has none; several workers may be on one."""
+        named, known = session_at(self._running, self._target).ledger.read(
+            lambda tx: (registry.is_named(tx), tx.meta("machine"))
+        )
+        if not named:
+            return self._name
+        if self._name is not None and sanitise_machine_name(self._name) != known:
+            self._say(logging.WARNING, f"the worker is called '{self._name}'; this machine stays '{known}'")
+        return None
+
     async def _keep(self, database: Database | None) -> None:
-        settings = self._target.settings
         session = session_at(self._running, self._target)
         # On a machine without waiters, no other process reaps the grants of dead flow runs.
         reaping = asyncio.get_running_loop().create_task(session.upkeep.run())
         try:
             while True:
-                await asyncio.sleep(settings.refresh_seconds)
+                await asyncio.sleep(self._configuration.settings.refresh_seconds)
                 try:
+                    self._follow(session)
+                    # Named or not: a registration from another file, made meanwhile by a person, is not undone.
+                    settings = replace(self._configuration.settings, named=False)
                     self._tell(
                         await register_everywhere(
                             session.ledger,
@@ -124,12 +143,20 @@ class Refresher:
         finally:
             reaping.cancel()
 
+    def _follow(self, session: Session) -> None:
+        for words in self._configuration.reread():
+            self._say(logging.INFO, words)
+        session.use(self._configuration.settings)
+
     def _tell(self, done: Registration) -> None:
         if self._known is not None:
             for news in changes(self._known, done.registered):
                 self._say(logging.WARNING, news)
         self._known = done.registered
-        self._tell_new({_key(finding): _words(finding) for finding in done.findings if finding.severity != "info"})
+        told = {_key(finding): _words(finding) for finding in done.findings if finding.severity != "info"}
+        if (wrong := self._configuration.wrong) is not None:
+            told["configuration", str(wrong)] = f"the configuration stays as it was: {wrong}"
+        self._tell_new(told)
 
     def _tell_new(self, told: dict[tuple[str, str], str]) -> None:
         for key, words in told.items():
@@ -147,31 +174,6 @@ def _words(finding: Finding) -> str:
 
 
 def _key(finding: Finding) -> tuple[str, str]:
-    # Seconds that pass and seats that are taken do not make a new finding.
-    return finding.subject, _NUMBERS.sub("#", finding.problem)
-
-
-def changes(before: Registered, after: Registered) -> Iterator[str]:
-    """Yield the differences of each cell, in words for people."""
-    known = {cell.id: cell for resource in before.resources for cell in resource.cells}
-    for resource in after.resources:
-        for cell in resource.cells:
-            words = _change(known.get(cell.id), cell, resource)
-            if words:
-                yield f"{resource.name} {cell.id.number} ({cell.label or cell.key}) {words}"
-
-
-def _change(before: RegisteredCell | None, now: RegisteredCell, resource: RegisteredResource) -> str:
-    size = format_amount(now.capacity, resource.unit)
-    if isinstance(now.capacity, Exclusive):
-        size += ", for one holder at a time"
-    if not now.present:
-        return "is gone; nothing more is granted there" if before is not None and before.present else ""
-    if now.lost:
-        return "" if before is not None and before.lost else "is broken; nothing more is granted there"
-    if before is None:
-        return f"is new, with {size}"
-    if before.lost or not before.present:
-        return f"is back, with {size}"
-    same = before.capacity == now.capacity and type(before.capacity) is type(now.capacity)
-    return "" if same else f"now has {size}"
+    # Seconds that pass and seats that are taken do not make a new finding; a limit's other number does.
+    is_limit = finding.subject.startswith("limit ")
+    return finding.subject, finding.problem if is_limit else _NUMBERS.sub("#", finding.problem)

@@ -179,12 +179,13 @@ def test_on_an_exclusive_cell_whoever_asks_holds_it_whole(members: Pair) -> None
     assert [one.state(one.ask(matlab=1)) for _ in range(2)] == [TicketState.HELD] * 2
 
 
-def test_the_machine_is_called_what_it_was_called_first(members: Pair) -> None:
+def test_the_machine_is_called_what_a_registration_called_it_first(members: Pair) -> None:
     one, other = members
     assert one.ledger.read(registry.registered).machine is None
-    assert one.ledger.transact(lambda tx: registry.name_machine(tx, "gpu-1")) == "gpu-1"
-    assert other.ledger.transact(lambda tx: registry.name_machine(tx, "gpu-2")) == "gpu-1"
-    assert other.ledger.read(registry.registered).machine == "gpu-1"
+    for name, fix, called in (("a", False, "a"), ("b", False, "a"), ("c", True, "c"), ("d", True, "c")):
+        one.ledger.transact(lambda tx, now=name, last=fix: registry.name_machine(tx, now, fix=last))
+        assert other.ledger.read(registry.registered).machine == called
+        assert other.ledger.read(registry.is_named) is fix
 
 
 def test_foreign_use_survives_a_new_registration(members: Pair) -> None:

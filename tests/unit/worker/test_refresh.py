@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from prefect_slots.acquire.differences import changes
 from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import CellId
 from prefect_slots.model.registered import Registered, RegisteredCell, RegisteredResource
 from prefect_slots.model.resource import Scope
-from prefect_slots.worker.refresh import changes
 
 CARD = RegisteredCell(
     id=CellId("gpu_mem", 0), key="GPU-a", label="A100", position=0, capacity=24576, foreign=0, present=True, lost=False
