@@ -114,6 +114,7 @@ def test_a_mistake_in_a_probe_itself_is_told_and_leaves_its_resources_unknown(tm
         nvmlDeviceGetHandleByIndex=str,
         nvmlDeviceGetUUID=lambda _: "GPU-a",
         nvmlDeviceGetName=lambda _: 7,
+        nvmlDeviceGetCudaComputeCapability=lambda _: [8, 0],
         nvmlDeviceGetMigMode=lambda _: [0, 0],
         nvmlDeviceGetComputeMode=lambda _: 0,
         nvmlDeviceGetMemoryInfo=lambda *_, **__: SimpleNamespace(total=2**30, reserved=0, used=0),
