@@ -51,15 +51,18 @@ def test_c02_others_use_is_at_least_what_exceeds_all_grants(
 ):
     with ExitStack() as stack:
         other = stack.enter_context(stranger())
+        # The first process of a machine watches its card.
+        asks = stack.enter_context(Puppet(scene.machine, *watcher))
+        assert "granted" in asks.enter(cpus=1)
         task = stack.enter_context(Puppet(scene.machine, *holder))
         assert "granted" in task.enter(gpu_mem=1)
         ours = FakeProcess(pid=on_host(task, holder), memory=GIB)
         # 20.5 GiB in use, of which 1 GiB is ours.
         scene.on_card(ours, FakeProcess(pid=other, memory=39 * GIB // 2))
-        asks = stack.enter_context(Puppet(scene.machine, *watcher))
+        # A request in the second after a look believes that look.
+        scene.until_foreign(39 * 512)
         asks.ask(gpu_mem=16)
         scene.machine.waiting(1)
-        scene.until_foreign(39 * 512)
         assert asks.silent
         # It is released as soon as the stranger leaves.
         scene.on_card(ours)
