@@ -48,7 +48,7 @@ test-oldest: ## The same with the oldest versions that pyproject.toml allows
 	$(call ring,$(VENV)-oldest,--constraint constraints-oldest.txt)
 
 test-slow: $(STAMP) ## The slow suites: long stress, every example of the hang bars
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow
 
 test-gpu: $(STAMP) ## On a real NVIDIA card: what is true of every machine, and two processes' memory
 	$(BIN)/python -m pytest -q -m gpu tests/gpu

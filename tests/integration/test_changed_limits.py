@@ -25,7 +25,7 @@ from prefect_slots.observe.status import MachineStatus, machine_status
 from prefect_slots.requiring.decorator import requires
 from prefect_slots.settings import load_settings
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.xdist_group("server")]
 
 # Takes what its arguments say, prints "held", and lets go of it when told.
 HOLDER = """

@@ -16,7 +16,7 @@ from tests.support.polling import until
 from tests.support.prefect_server import PrefectServer
 from tests.support.workers import Worker, work_pool
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.xdist_group("server")]
 
 CONFIG = """
 [settings]

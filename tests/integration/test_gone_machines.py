@@ -22,7 +22,7 @@ from tests.support.workers import Worker, work_pool
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import mirror_of
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.xdist_group("server")]
 
 HOUR = 3600.0
 DAY = 86400.0

@@ -22,6 +22,7 @@ from prefect_slots.limits.registration import RegistrationReport, register
 from prefect_slots.model import Scope, Stock
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.server,
     pytest.mark.xdist_group("server"),
     pytest.mark.skipif(os.getuid() != 0, reason="only root can make namespaces"),
