@@ -202,10 +202,13 @@ def _note_users(
     own = holders.on(cell.id.number) | holders.members
     ignored = _ignored(seen, settings)
     strangers = {pid: used or 0 for pid, used in (device.processes or {}).items() if pid not in own | ignored}
-    drawing = device.drawing | processes.named(COMPOSITORS, seen.lineage)
+    # In another namespace the driver's number is another process here, and its name says nothing.
+    lineage = {} if seen.around.why_pids_mislead else seen.lineage
+    drawing = device.drawing | processes.named(COMPOSITORS, lineage)
     display = amount.bytes_used(sum(used for pid, used in strangers.items() if pid in drawing))
     # With ids of another namespace, processes of ours would be named.
-    shown = {} if own and seen.around.why_pids_mislead else strangers
+    granted, elsewhere = holders.granted(cell.id.number)
+    shown = {} if elsewhere or (granted and seen.around.why_pids_mislead) else strangers
     largest = sorted(shown, key=lambda pid: -shown[pid])[:_NAMED]
     words = ", ".join(_user(pid, strangers[pid], seen) for pid in largest)
     return registry.note_users(tx, cell.id, words, display if display <= settings.declarations.gpus.display_mib else 0)

@@ -28,6 +28,7 @@ from prefect_slots.usage.overuse import Noted
 
 GIB = 2**30
 STRANGER, COMMAND = 100, 200
+HERE = Surroundings()
 LINEAGE = {
     1: ProcessInfo(started=0.0, parent=0, name="init"),
     STRANGER: ProcessInfo(started=0.0, parent=1, name="train"),
@@ -54,11 +55,11 @@ class Card:
             lambda tx: tx.apply(Asked(shape=shape, ticket=Ticket(id=ticket, seq=tx.next_seq())), request)
         )
 
-    def told(self, *, between: bool = False, **gib: int) -> Noted:
+    def told(self, *, between: bool = False, around: Surroundings = HERE, **gib: int) -> Noted:
         used = {{"stranger": STRANGER, "command": COMMAND}[name]: amount * GIB for name, amount in gib.items()}
         device = DeviceUse(uuid="GPU-a", used=sum(used.values()), processes=used)
         seen = GpusSeen(
-            reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=Surroundings(), at=time.time()
+            reading=UseReading(devices=(device,)), lineage=LINEAGE, tokens={}, around=around, at=time.time()
         )
         return self.ledger.transact(lambda tx: note_gpus(tx, seen, self.settings, between=between))
 
@@ -89,6 +90,16 @@ def test_a_command_is_ended_only_for_what_two_looks_in_a_row_have_shown(card: Ca
     for used in (3, 1, 3, 3):
         ended += [excess.may_be_ended for excess in card.told(command=used).excesses]
     assert ended == [False, False, True]
+
+
+def test_c02_a_program_of_that_number_in_another_namespace_draws_nothing(card: Card, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(LINEAGE, STRANGER, ProcessInfo(started=0.0, parent=1, name="Xorg"))
+    card.settings = Settings(declarations=Declarations(gpus=GpuRules(display_mib=2048)))
+    display = "SELECT display FROM cell"
+    card.told(stranger=1)
+    assert card.ledger.read(lambda tx: tx.value(display)) == 1024
+    card.told(stranger=1, around=Surroundings(own_pids=True))
+    assert card.ledger.read(lambda tx: tx.value(display)) == 0
 
 
 def test_a_look_for_one_decision_makes_less_free_and_counts_no_overuse(card: Card):
