@@ -58,7 +58,8 @@ class Crowd:
     def stir(self, kill_every: float) -> None:
         """Kill and replace until the time is nearly up, then let everybody finish."""
         next_kill = clock() + kill_every
-        while clock() < self._until - 1:
+        # One is killed in any case: on a busy machine the start of all may take the whole time.
+        while not self.killed_at or clock() < self._until - 1:
             moment = min(next_kill, self._until - 1)
             until(lambda now=moment: clock() >= now, 60)
             self.kill_one()
@@ -134,7 +135,7 @@ def test_eight_processes_on_one_ledger_for_a_minute(tmp_path: Path):
 @pytest.mark.server
 @pytest.mark.xdist_group("server")
 def test_processes_on_one_ledger_and_a_server(prefect_server: PrefectServer, tmp_path: Path):
-    stress(Box(tmp_path, prefect_server.url), tmp_path, processes=4, seconds=8, kill_every=3)
+    stress(Box(tmp_path, prefect_server.url), tmp_path, processes=4, seconds=12, kill_every=3)
 
 
 @pytest.mark.slow

@@ -156,8 +156,13 @@ class Stage:
 
 
 def clean_env(folder: Path, url: str) -> dict[str, str]:
-    """Return the demo's environment: this process's own without the variables of the user's Prefect."""
+    """Return the demo's environment: this process's own without the variables of the user's Prefect.
+
+    An empty `CUDA_VISIBLE_DEVICES` is left out too: it hides all real GPUs, and would hide the cards that stand in.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "WORKER_ID"))}
+    if not kept.get("CUDA_VISIBLE_DEVICES"):
+        kept.pop("CUDA_VISIBLE_DEVICES", None)
     return {
         **kept,
         _MARK: str(folder / "state"),
