@@ -96,7 +96,7 @@ def measure(run: Run) -> list[Measured]:
 
 @contextmanager
 def _queue(state: Path, tickets: int, shapes: int, runs: int) -> Generator[Queue]:
-    folder = open_folder(state, {})
+    folder = open_folder(state)
     owner = Owner.start(folder)
     ledger = Ledger(folder, partial(decide, max_overtakes=20), owner.id)
     try:
