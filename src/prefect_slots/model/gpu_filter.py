@@ -39,8 +39,7 @@ class GpuFilter:
     def __post_init__(self) -> None:
         if self.name and not all(_words(option.replace("*", "")) for option in self.name.split("|")):
             raise ValueError('words of product names, alternatives joined by "|", such as "H100|A100 80GB"')
-        for _ in self._comparisons():
-            pass
+        tuple(self._comparisons())
 
     def __bool__(self) -> bool:
         return bool(self.name or self.capability)

@@ -1,6 +1,7 @@
 """License servers: a pure `parse_*` per vendor over one patient client.
 
-report    features as a server reports them (counted, unlimited, unknown), and the tools that the parsers share
+report    features as a server reports them (counted, unlimited, unknown)
+output    lines, blocks and days of expiry in the output of their tools, for all parsers
 vendors   the vendors' programs, their arguments and parsers
 flexnet   `lmutil lmstat`
 rlm       `rlmutil rlmstat`

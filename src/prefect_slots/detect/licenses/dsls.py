@@ -7,7 +7,8 @@ import csv
 import re
 from itertools import zip_longest
 
-from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading
+from prefect_slots.detect.licenses.output import Block, Output
+from prefect_slots.detect.licenses.report import Checkout, Reading
 
 _PROMPT = re.compile(r"(?:\s*admin\s?>)*\s*")
 _NEEDED = ("Feature", "Expiration Date", "Count", "Inuse")

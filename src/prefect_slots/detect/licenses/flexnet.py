@@ -8,7 +8,8 @@ servers of which one is dead still counts rightly, so the text alone is judged.
 import re
 from collections.abc import Iterator
 
-from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading, earliest
+from prefect_slots.detect.licenses.output import Block, Output
+from prefect_slots.detect.licenses.report import Checkout, Reading, earliest
 from prefect_slots.model import Finding
 
 # Letters of a server's error that a finding quotes: garbage may be long.

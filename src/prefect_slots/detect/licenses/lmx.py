@@ -2,7 +2,8 @@
 
 import re
 
-from prefect_slots.detect.licenses.report import Output, Reading
+from prefect_slots.detect.licenses.output import Output
+from prefect_slots.detect.licenses.report import Reading
 
 # The server's own number for a key without a limit.
 UNLIMITED = 2**31 - 1

@@ -2,7 +2,8 @@
 
 import re
 
-from prefect_slots.detect.licenses.report import Output, Reading
+from prefect_slots.detect.licenses.output import Output
+from prefect_slots.detect.licenses.report import Reading
 
 _PROGRAM = re.compile(
     r"(?P<name>\S+)\s+(?P<expires>\d+/\d+/\d+)\s+(?:\d+\s+(?=\S+\s+\d+\s+\d+\s))?"

@@ -2,7 +2,8 @@
 
 import re
 
-from prefect_slots.detect.licenses.report import Output, Reading
+from prefect_slots.detect.licenses.output import Output
+from prefect_slots.detect.licenses.report import Reading
 
 _MODULE = re.compile(r"\s*+(?P<name>[^;]*\S)\s*+;\s*(?P<kind>\w+)\s*;\s*(?P<total>\d+)\s*;\s*(?P<expires>[^;]*);?")
 _LOCKED = re.compile(r"\s*+(?P<used>\d+) FloatsLockedBy(?::| 'unknown clients':?)")

@@ -7,7 +7,8 @@ they count on top of it, within what there is.
 
 import re
 
-from prefect_slots.detect.licenses.report import Block, Output, Reading
+from prefect_slots.detect.licenses.output import Block, Output
+from prefect_slots.detect.licenses.report import Reading
 
 _POOL = re.compile(r"\s*+(?P<name>\S+) v\S+?(?:, pool: (?P<pool>\d+))?")
 _COUNT = re.compile(

@@ -7,7 +7,8 @@ inactive. Tokens that are reserved are nobody else's, used or not.
 import re
 from dataclasses import dataclass, field
 
-from prefect_slots.detect.licenses.report import Block, Checkout, Output, Reading
+from prefect_slots.detect.licenses.output import Block, Output
+from prefect_slots.detect.licenses.report import Checkout, Reading
 
 # Versions of the server print these numbers if there is no limit.
 INFINITE = frozenset({4294967294, 4294967295, 2097150})

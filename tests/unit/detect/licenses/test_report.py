@@ -6,6 +6,7 @@ from datetime import date
 
 import pytest
 
+from prefect_slots.detect.licenses.output import parse_expiry, shape
 from prefect_slots.detect.licenses.report import (
     Checkout,
     Counted,
@@ -15,8 +16,6 @@ from prefect_slots.detect.licenses.report import (
     Unlimited,
     Usage,
     combined,
-    parse_expiry,
-    shape,
 )
 
 FIVE = Counted(total=5, used=2, reserved=1, queued=3, expires=date(2027, 1, 2))
