@@ -6,7 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import timedelta
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,7 @@ from tests.support.lossy_proxy import lossy_proxy
 from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.errors import LimitConflict, NameTaken, ServerUnreachable
-from prefect_slots.limits.claim import Claim, read_claims
+from prefect_slots.limits.claim import Claim, read_claims, write_claim
 from prefect_slots.limits.client import Server
 from prefect_slots.limits.gateway import Gateway
 from prefect_slots.limits.naming import mirror_of
@@ -278,6 +279,11 @@ def test_a_declared_number_of_the_fleet_has_one_owner_and_nobody_is_refused_for_
             assert (await a.register(fleet(4, feature, declared=True))).notes == {}
             assert await number() == 4
             assert (await b.register(fleet(3, feature, declared=True))).fleet == {resource: 4}
+            # The clock of the owner's machine was a year ahead when it declared.
+            claim = await claim_of(a)
+            assert claim is not None
+            ahead = {name: claim.owned[name] + timedelta(days=365)}
+            await write_claim(a.server, replace(claim, owned=ahead), replace=True)
             adopted = await b.register(fleet(3, feature, declared=True), adopt=True)
             assert (adopted.fleet, adopted.notes) == ({resource: 3}, {})
             assert await number() == 3

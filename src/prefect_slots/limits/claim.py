@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
@@ -35,7 +35,8 @@ class Claim:
         version: The release of prefect-slots that registered them.
         limits: The limits registered, with their numbers, without mirrors.
         giving: The numbers that a registration under way is giving, or one that was broken off.
-        owned: Fleet limits whose number this machine declares for all, with the time of the declaration (ISO 8601).
+        owned: Fleet limits whose number this machine declares for all, with the time of the declaration. The latest
+            declaration counts, so each is later than those before it, whatever the machines' clocks show.
         cards: UUIDs by the GPU's number in limit names.
     """
 
@@ -50,7 +51,7 @@ class Claim:
     heartbeat: float = 0.0
     refused: tuple[str, ...] = ()
     giving: Mapping[str, int] = field(default_factory=dict[str, int])
-    owned: Mapping[str, str] = field(default_factory=dict[str, str])
+    owned: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
 
     def shares(self, gpus: Collection[str], boot: str) -> tuple[str, ...]:
         """Return those of `gpus`, of a machine in boot `boot`, that are GPUs of this claim.
@@ -106,7 +107,7 @@ def encode(claim: Claim) -> dict[str, Any]:
     if claim.giving:
         plain["giving"] = dict(sorted(claim.giving.items()))
     if claim.owned:
-        plain["owned"] = dict(sorted(claim.owned.items()))
+        plain["owned"] = {name: since.isoformat() for name, since in sorted(claim.owned.items())}
     text = json.dumps(plain)
     if len(text) <= _LONGEST:
         return plain
@@ -138,10 +139,16 @@ def decode(value: object) -> Claim | None:
             heartbeat=float(found.get("heartbeat", 0)),
             refused=tuple(str(gpu) for gpu in found.get("refused", ())),
             giving={str(name): int(number) for name, number in found.get("giving", {}).items()},
-            owned={str(name): str(since) for name, since in found.get("owned", {}).items()},
+            owned={str(name): _moment(since) for name, since in found.get("owned", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, zlib.error):
         return None
+
+
+def _moment(text: str) -> datetime:
+    since = datetime.fromisoformat(text)
+    # Without an offset it could not be compared with the others.
+    return since if since.tzinfo is not None else since.replace(tzinfo=UTC)
 
 
 async def read_claims(server: Server) -> list[Standing]:

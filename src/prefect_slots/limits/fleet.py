@@ -20,19 +20,21 @@ class FleetNumbers:
     Attributes:
         stocks: The machine's resources, with the fleet's numbers in place of its own.
         numbers: The number in force of each declared resource of the fleet.
-        owners: The ledger that owns each limit.
+        owners: The claim of the machine that owns each limit.
         notes: Differences from what this machine declares, by limit, in words with a remedy.
     """
 
     stocks: tuple[Stock, ...]
     numbers: Mapping[str, int] = field(default_factory=dict[str, int])
-    owners: Mapping[str, str] = field(default_factory=dict[str, str])
+    owners: Mapping[str, Claim] = field(default_factory=dict[str, Claim])
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def owner_of(name: str, claims: Iterable[Claim]) -> Claim | None:
     """Return the claim of the machine that declared the number of a limit last."""
-    return max((claim for claim in claims if name in claim.owned), key=lambda claim: claim.owned[name], default=None)
+    # Two that declare at the same moment are told apart alike by every machine.
+    owners = (claim for claim in claims if name in claim.owned)
+    return max(owners, key=lambda claim: (claim.owned[name], claim.ledger_id), default=None)
 
 
 def fleet_numbers(
@@ -58,7 +60,7 @@ def fleet_numbers(
     """
     kept: list[Stock] = []
     numbers: dict[str, int] = {}
-    owners: dict[str, str] = {}
+    owners: dict[str, Claim] = {}
     notes: dict[str, str] = {}
     for stock in stocks:
         name = next((spec.name for spec in specs(machine, [stock]) if spec.scope is Scope.FLEET), None)
@@ -69,14 +71,15 @@ def fleet_numbers(
         ((cell, own),) = stock.cells
         owner = owner_of(name, claims)
         if owner is not None:
-            owners[name] = owner.ledger_id
+            owners[name] = owner
         number = own
         if not adopt and owner is not None and owner.ledger_id != ledger_id:
             number = owner.limits.get(name, own)
         elif not adopt and owner is None and name in existing and existing[name].limit not in given.get(name, ()):
             number = existing[name].limit or own
         if number != own:
-            by = f"declared by '{owner.machine}' at {owner.owned[name]}" if owner else "which no machine has declared"
+            since = owner.owned[name].isoformat(" ", "seconds") if owner else ""
+            by = f"declared by '{owner.machine}' at {since}" if owner else "which no machine has declared"
             theirs = f"this machine declares {own}, and the fleet's number is {number}, {by}: that one counts"
             notes[name] = f"{theirs}; `prefect-slots register --adopt` makes this machine's number the fleet's"
         numbers[stock.resource] = number

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 
 from prefect_slots.errors import LimitConflict, ServerUnreachable
@@ -181,7 +181,8 @@ async def _one_round(server: Server, wish: _Wish, progress: _Progress) -> Regist
         adopt=wish.adopt,
     )
     wanted = naming.specs(claim.machine, fleet.stocks)
-    todo = plan(wanted, existing, made, ledger_id=ledger_id, former=claim.former, owners=fleet.owners, adopt=wish.adopt)
+    owners = {name: owner.ledger_id for name, owner in fleet.owners.items()}
+    todo = plan(wanted, existing, made, ledger_id=ledger_id, former=claim.former, owners=owners, adopt=wish.adopt)
     limits = {spec.name: spec.limit for spec in wanted}
     claim = replace(claim, limits=limits, owned=_owned(wish, fleet, todo, progress.done, found))
     if any(entry.action is Action.LOWERED for entry in todo.limits):
@@ -252,22 +253,25 @@ def _owned(
     todo: RegistrationPlan,
     done: Mapping[str, Entry],
     found: Claim | None,
-) -> dict[str, str]:
+) -> dict[str, datetime]:
     """Return the fleet limits whose number this machine owns after the registration, with the time of each."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC)
     before = dict(found.owned) if found is not None else {}
     ours = wish.claim.ledger_id
     declared = {stock.resource for stock in wish.stocks if stock.declared}
     changes = {entry.name for entry in (*todo.limits, *done.values()) if entry.action in (Action.CREATE, Action.CHANGE)}
-    owned: dict[str, str] = {}
+    owned: dict[str, datetime] = {}
     for stock in fleet.stocks:
         for spec in naming.specs(wish.claim.machine, [stock]) if stock.resource in declared else ():
             if spec.scope is not Scope.FLEET:
                 continue
             owner = fleet.owners.get(spec.name)
-            if owner == ours:
+            if owner is not None and owner.ledger_id == ours:
                 owned[spec.name] = before.get(spec.name, now)
-            elif wish.adopt or (owner is None and spec.name in changes):
+            elif owner is not None and wish.adopt:
+                # This machine's clock may be behind the former owner's, and both may have declared within a moment.
+                owned[spec.name] = max(now, owner.owned[spec.name] + timedelta(microseconds=1))
+            elif owner is None and (wish.adopt or spec.name in changes):
                 owned[spec.name] = now
     return owned
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -23,12 +24,21 @@ claims = st.builds(
     limits=st.dictionaries(machines, st.integers(0, 2**31 - 1), max_size=5),
     cards=st.dictionaries(st.integers(0, 99), st.uuids().map(str), max_size=5),
     former=st.lists(st.uuids().map(str), max_size=2).map(tuple),
+    owned=st.dictionaries(machines, st.datetimes(timezones=st.just(UTC)), max_size=2),
 )
 
 
 @given(claims)
 def test_a_claim_is_read_back_as_written(claim: Claim) -> None:
     assert decode(json.loads(json.dumps(encode(claim)))) == claim
+
+
+def test_a_declaration_without_an_offset_is_in_utc_and_one_that_is_no_time_is_nobody_s() -> None:
+    value = encode(_many(1))
+    claim = decode(value | {"owned": {"license:a": "2026-11-29T01:00:00"}})
+    assert claim is not None
+    assert claim.owned == {"license:a": datetime(2026, 11, 29, 1, tzinfo=UTC)}
+    assert decode(value | {"owned": {"license:a": "yesterday"}}) is None
 
 
 @given(machines, machines)
