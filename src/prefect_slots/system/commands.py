@@ -33,6 +33,7 @@ _LAST_START_SECONDS = 5.0
 # Programs that run now, each with the process that started it.
 _running: dict[int, int] = {}
 _starting = threading.Lock()
+_ending = threading.Event()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ def run_command(
         timeout: Seconds from its start after which it is killed.
         stdin: Its whole input.
         limit: Bytes of output after which it is killed.
+
+    Raises:
+        SystemExit: in a daemon thread whose process ends meanwhile; the program was killed for that.
     """
     try:
         process = _start(argv, {**env, "LANG": "C", "LC_ALL": "C"})
@@ -75,6 +79,9 @@ def run_command(
     finally:
         _running.pop(process.pid, None)
         code = run.end()
+    if _ending.is_set():
+        # The end of this process is no failure of the program: written down, it would be believed by other processes.
+        raise SystemExit
     return Output(text=run.text(), code=code if failure is None else None, failure=failure)
 
 
@@ -112,6 +119,7 @@ def _start(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[byte
 def _end_all() -> None:
     # Their threads are daemons and end with this process, before they end the programs. A forked child has the list of
     # its parent, whose programs are not its own.
+    _ending.set()
     _starting.acquire(timeout=_LAST_START_SECONDS)
     for program, starter in list(_running.items()):
         if starter == os.getpid():
@@ -121,8 +129,9 @@ def _end_all() -> None:
 
 def _after_fork() -> None:
     # Another thread of the parent may have held the lock, and no thread of the child would release it.
-    global _starting
+    global _starting, _ending
     _starting = threading.Lock()
+    _ending = threading.Event()
 
 
 os.register_at_fork(after_in_child=_after_fork)

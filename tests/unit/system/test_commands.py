@@ -105,6 +105,22 @@ def test_a_program_that_runs_when_this_process_ends_is_killed(tmp_path: Path):
     until(lambda: not alive(int(said.read_text())), what="the end of the program")
 
 
+def test_a_program_killed_by_the_end_of_this_process_is_no_failure_that_anybody_is_told(tmp_path: Path):
+    code = (
+        "import atexit, os, sys, time\nfrom pathlib import Path\n"
+        # Registered first, so run last: the thread has all its time to tell.
+        "atexit.register(lambda: Path(sys.argv[2]).write_text(repr(looked.exception(60))))\n"
+        "from prefect_slots.system.commands import run_command\n"
+        "from prefect_slots.system.threads import call_in_thread\n"
+        "looked = call_in_thread(lambda: run_command(('/bin/sh', '-c', 'echo $$ > ' + sys.argv[1] + '; exec sleep 60'),"
+        " env=os.environ, timeout=60), 'licence server')\n"
+        "while not Path(sys.argv[1]).exists(): time.sleep(0.01)\n"
+    )
+    told = tmp_path / "told"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "pid"), str(told)], timeout=90, check=True)
+    assert told.read_text() == "SystemExit()"
+
+
 def test_a_program_that_is_not_there_is_told():
     said = run_command(("no-such-lmutil",), env=os.environ, timeout=5)
     assert said.failure == "there is no program 'no-such-lmutil': install it, or name its path with command"
