@@ -36,7 +36,9 @@ class Vendor:
         variable: Variable that lists the GPUs of a process; empty if the runtime has none.
         named: Pattern of the keys that `variable` may hold; other GPUs are listed by number.
         ascending: The runtime shows the listed GPUs in ascending order of their numbers, however they are listed.
-        beside: Variables that are set together with the list.
+        lists: Variables that leave a process some of the GPUs, in the order in which they apply, each counting what the
+            one before leaves; of several the first that is set counts.
+        beside: Variables that are set together with the list; without them the runtime orders several GPUs as it likes.
         dropped: Variables that are removed together with it.
     """
 
@@ -46,6 +48,7 @@ class Vendor:
     variable: str = ""
     named: re.Pattern[str] = re.compile(r"(?!)")
     ascending: bool = False
+    lists: tuple[tuple[str, ...], ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict[str, str])
     dropped: tuple[str, ...] = ()
 
@@ -72,6 +75,7 @@ VENDORS = (
         framework="cuda:{}",
         variable="ROCR_VISIBLE_DEVICES",
         named=_AMD_UUID,
+        lists=(("ROCR_VISIBLE_DEVICES",), ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")),
         # HIP takes only numbers, within what the runtime below it shows: an inherited list would hide the GPUs.
         dropped=("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
     ),
@@ -90,6 +94,7 @@ VENDORS = (
         framework="xpu:{}",
         variable="ZE_AFFINITY_MASK",
         ascending=True,
+        lists=(("ZE_AFFINITY_MASK",), ("ONEAPI_DEVICE_SELECTOR",)),
         # Without these the numbers follow an order of oneAPI's own, and count the tiles of a GPU.
         beside={"ZE_ENABLE_PCI_ID_DEVICE_ORDER": "1", "ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"},
         # Its numbers count only what the mask leaves.

@@ -13,7 +13,7 @@ from functools import cache
 from prefect_slots.detect.gpu.cuda_visible import ORDER_VARIABLE, VARIABLE, Device, Visible, interpret_visible
 from prefect_slots.errors import ConfigError
 from prefect_slots.model import GPU_MEM
-from prefect_slots.model.gpu import UNKNOWN, Gpu, is_lone, vendor_of
+from prefect_slots.model.gpu import UNKNOWN, Gpu, Vendor, is_lone, vendor_of
 
 _log = logging.getLogger("prefect_slots")
 
@@ -35,10 +35,11 @@ def device_name(gpu: Gpu, present: Collection[Gpu]) -> str:
     vendor = vendor_of(gpu.key)
     if vendor is UNKNOWN:
         raise _refused(gpu, "its vendor is unknown, so grant.device has no name for it; see grant.devices")
-    if vendor.name == "Apple":
+    if not vendor.variable:
         return vendor.framework
     peers = [peer for peer in present if vendor_of(peer.key) is vendor]
-    place = {"NVIDIA": _cuda_place, "AMD": _rocm_place, "Intel": _xpu_place}[vendor.name](gpu, peers)
+    # CUDA's own order and its MIG instances need the driver; the other runtimes number what their lists leave.
+    place = _cuda_place(gpu, peers) if vendor.variable == VARIABLE else _listed_place(vendor, gpu, peers)
     return vendor.framework.format(place)
 
 
@@ -129,27 +130,25 @@ def _fix_order(gpu: Gpu, peers: Collection[Gpu]) -> tuple[str, ...] | None:
     return _visible(gpu, peers).order
 
 
-def _rocm_place(gpu: Gpu, peers: Collection[Gpu]) -> int:
+def _listed_place(vendor: Vendor, gpu: Gpu, peers: Collection[Gpu]) -> int:
+    """Return the place of a GPU among those that a runtime shows, by the lists in this process's environment."""
     place = gpu.number if gpu.number is not None or len(peers) > 1 else 0
-    # HIP reads the first of its two variables; its numbers count what the runtime below it leaves.
-    hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in os.environ else VARIABLE
-    for variable in ("ROCR_VISIBLE_DEVICES", hip):
-        if variable in os.environ:
-            entries = [entry.strip().lower() for entry in os.environ[variable].split(",")]
-            place = next((n for n, entry in enumerate(entries) if entry in (gpu.key.lower(), str(place))), None)
-            if place is None:
-                raise _refused(gpu, f"{variable}={os.environ[variable]!r} hides it from this process; {_PINNED}")
+    lists = [next((name for name in names if name in os.environ), "") for names in vendor.lists]
+    for variable in filter(None, lists):
+        text = os.environ[variable]
+        # oneAPI's entries name a backend before the numbers; `*` and `gpu` leave all.
+        entries = [entry.strip().lower() for entry in text.split(";")[0].rpartition(":")[2].split(",")]
+        if entries in (["*"], ["gpu"]):
+            continue
+        if vendor.ascending:
+            entries = sorted(filter(str.isdecimal, entries), key=int)
+        place = next((n for n, entry in enumerate(entries) if entry in (gpu.key.lower(), str(place))), None)
+        if place is None:
+            raise _refused(gpu, f"{variable}={text!r} hides it from this process; {_PINNED}")
     if place is None:
         raise _refused(gpu, f"the number of a declared GPU is not known; {_PINNED}")
-    return place
-
-
-def _xpu_place(gpu: Gpu, peers: Collection[Gpu]) -> int:
-    mask = os.environ.get("ZE_AFFINITY_MASK")
-    if mask is None and len(peers) == 1:
-        return 0
-    listed = sorted(int(entry) for entry in (mask or "").split(",") if entry.strip().isdecimal())
-    if gpu.number not in listed:
-        why = "oneAPI guesses the order of several GPUs" if mask is None else f"ZE_AFFINITY_MASK={mask!r} hides it"
-        raise _refused(gpu, f"{why}; {_PINNED}")
-    return listed.index(gpu.number)
+    if any(lists) or all(os.environ.get(name) == value for name, value in vendor.beside.items()):
+        return place
+    if len(peers) > 1:
+        raise _refused(gpu, f"{vendor.name}'s runtime guesses the order of several GPUs; {_PINNED}")
+    return 0

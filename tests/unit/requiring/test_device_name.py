@@ -24,7 +24,11 @@ VARIABLES = (
     "ROCR_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES",
     "ZE_AFFINITY_MASK",
+    "ZE_ENABLE_PCI_ID_DEVICE_ORDER",
+    "ZE_FLAT_DEVICE_HIERARCHY",
+    "ONEAPI_DEVICE_SELECTOR",
 )
+BY_BUS = {"ZE_ENABLE_PCI_ID_DEVICE_ORDER": "1", "ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"}
 T400, A6000 = "99999999-0000-0000-0000-000000000000", "99999999-0000-0000-0000-000000000001"
 MIXED = Machine(
     cards=(
@@ -152,6 +156,9 @@ INTEL, INTEL_2 = Gpu(gpu.intel_key("0000:03:00.0"), 1), Gpu(gpu.intel_key("0000:
         (AMD_2, {"CUDA_VISIBLE_DEVICES": "2,1"}, "cuda:0"),
         (OLD_AMD, {"ROCR_VISIBLE_DEVICES": "2"}, "cuda:0"),
         (INTEL_2, {"ZE_AFFINITY_MASK": "2,1"}, "xpu:1"),
+        (INTEL_2, {"ZE_AFFINITY_MASK": "2,1", "ONEAPI_DEVICE_SELECTOR": "level_zero:1"}, "xpu:0"),
+        (INTEL_2, {"ZE_AFFINITY_MASK": "1,2", "ONEAPI_DEVICE_SELECTOR": "level_zero:gpu"}, "xpu:1"),
+        (INTEL_2, BY_BUS, "xpu:2"),
         (Gpu(gpu.APPLE_KEY, 0), {"CUDA_VISIBLE_DEVICES": "7"}, "mps"),
         (Gpu("GPU-test-1", 1), {}, "cuda:1"),
         (Gpu("GPU-test-1", 1), {"CUDA_VISIBLE_DEVICES": "1,0"}, "cuda:0"),
@@ -173,6 +180,7 @@ def test_each_runtime_s_own_lists_decide(
         (AMD_2, {"HIP_VISIBLE_DEVICES": "0"}),
         (INTEL_2, {}),
         (INTEL_2, {"ZE_AFFINITY_MASK": "1"}),
+        (INTEL_2, BY_BUS | {"ONEAPI_DEVICE_SELECTOR": "level_zero:0,1"}),
         (Gpu("GPU-test-1", 1), {"CUDA_VISIBLE_DEVICES": "0"}),
         (Gpu("GPU-test-1", 1), {"CUDA_VISIBLE_DEVICES": ""}),
         (Gpu("TPX-7", 0), {}),
