@@ -37,8 +37,11 @@ class Fleet:
 
 
 def remembered(counted: Samples, now: float, amount: int, seconds: float) -> Samples:
-    """Add the server's present count, and drop samples that no question about the last `seconds` needs."""
-    samples = (*((time, each) for time, each in counted if time < now), (now, amount))
+    """Add the server's present count if it has changed, and drop samples that no question about `seconds` needs."""
+    samples = tuple((time, each) for time, each in counted if time < now)
+    # An amount stands until the next one: with one more sample each second, the list would cost more than the look.
+    if not samples or samples[-1][1] != amount:
+        samples = (*samples, (now, amount))
     # The last of the old samples stays: it is the count at the beginning of the period.
     old = [sample for sample in samples if sample[0] <= now - seconds]
     return (*old[-1:], *samples[len(old) :])

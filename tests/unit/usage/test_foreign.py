@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +36,8 @@ def test_settled_is_what_was_counted_all_the_time_since_and_nothing_before_that_
     expected = min([old[-1], *(amount for time, amount in all_of_it if time > since)]) if old else 0
     assert settled(samples, since) == expected
     assert len([time for time, _ in samples if time <= since]) <= 1
+    amounts = [amount for _, amount in samples]
+    assert all(before != after for before, after in pairwise(amounts))
 
 
 @given(
