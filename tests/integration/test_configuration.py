@@ -72,7 +72,9 @@ def folders(tmp_path: Path) -> Folders:
     return Folders(tmp_path)
 
 
-@pytest.mark.parametrize("other", [None, '[gpus]\ndetect = false\n[host]\ncpus = 2\nmem = "1GiB"\n'])
+@pytest.mark.parametrize(
+    "other", [None, pytest.param('[gpus]\ndetect = false\n[host]\ncpus = 2\nmem = "1GiB"\n', marks=pytest.mark.slow)]
+)
 def test_a_registration_in_another_folder_takes_away_nothing_unless_told(folders: Folders, other: str | None) -> None:
     first, second = folders.at("first", FILE), folders.at("second", other)
     assert folders.run(first, "register").returncode == 0
@@ -104,7 +106,14 @@ def test_a_file_that_only_adds_or_is_edited_in_its_place_is_no_question(folders:
     assert folders.offered()["plotter"] == 1
 
 
-@pytest.mark.parametrize("wrong", ["[settings]\nrefresh_seconds = 0\n", "[license.solver\n", "[gpus]\ncards = 1\n"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "[settings]\nrefresh_seconds = 0\n",
+        pytest.param("[license.solver\n", marks=pytest.mark.slow),
+        pytest.param("[gpus]\ncards = 1\n", marks=pytest.mark.slow),
+    ],
+)
 def test_one_wrong_line_fails_only_the_commands_that_need_it(folders: Folders, wrong: str) -> None:
     """The state folder is the file's own, which must still be found."""
     del folders.env["PREFECT_SLOTS_STATE_DIR"]
@@ -156,7 +165,10 @@ def test_a_first_use_without_a_server_fixes_no_name(folders: Folders) -> None:
     assert folders.name() == "chosen"
 
 
-@pytest.mark.parametrize("way", ["option", "variable", "file", "worker id"])
+@pytest.mark.parametrize(
+    "way",
+    ["file", *(pytest.param(way, marks=pytest.mark.slow) for way in ("option", "variable", "worker id"))],
+)
 def test_another_name_is_an_error_or_a_rename_and_never_ignored(folders: Folders, way: str) -> None:
     here = folders.at("here", FILE)
     assert folders.run(here, "register", "--name", "one").returncode == 0

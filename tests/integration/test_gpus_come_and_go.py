@@ -108,11 +108,12 @@ def registered(box: Box) -> list[str]:
 @pytest.mark.parametrize(
     ("broken", "word"),
     [
-        ((A, FakeDevice(uuid="GPU-b", v2_error=fake.GPU_IS_LOST)), "broken"),
-        ((A, FakeDevice(handle_error=fake.GPU_IS_LOST)), "broken"),
-        ((A,), "gone"),
+        pytest.param((A, FakeDevice(uuid="GPU-b", v2_error=fake.GPU_IS_LOST)), "broken", id="lost"),
+        pytest.param(
+            (A, FakeDevice(handle_error=fake.GPU_IS_LOST)), "broken", id="lost without a name", marks=pytest.mark.slow
+        ),
+        pytest.param((A,), "gone", id="taken out", marks=pytest.mark.slow),
     ],
-    ids=["lost", "lost without a name", "taken out"],
 )
 def test_a_card_that_is_lost_is_granted_no_more_and_its_holder_is_named(
     box: Box, broken: tuple[FakeDevice, ...], word: str

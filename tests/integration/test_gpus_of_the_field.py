@@ -95,6 +95,7 @@ def test_one_process_gets_one_mig_instance_at_most(place: Place) -> None:
     assert "2 of its 2 cards are MIG instances, and a process can use one of these at most" in told
 
 
+@pytest.mark.slow
 def test_memory_of_the_host_and_of_a_gpu_that_shares_it_are_one_pool(
     place: Place, holding: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -121,6 +121,7 @@ def local(box: Box) -> Box:
     return box
 
 
+@pytest.mark.slow
 def test_eight_processes_on_one_ledger(tmp_path: Path):
     stress(local(Box(tmp_path, None)), tmp_path, processes=8, seconds=8, kill_every=0.5)
 

@@ -116,7 +116,7 @@ MACHINES = {
     "two cells of the first": cells(a=[1, 1], b=[1], c=[3]),
 }
 # The number of parts shares no factor with the numbers of choices, so that every part has some of everything.
-PARTS = 17
+PARTS = 37
 QUICK = 1
 
 

@@ -67,6 +67,7 @@ def nobody(tmp_path: Path) -> Nobody:
     return Nobody(tmp_path)
 
 
+@pytest.mark.slow
 def test_c06_every_look_ends_with_its_numbers(nobody: Nobody):
     assert "the server has 3 seats, 2 in use" in nobody.command("detect", "--explain")
     (begun, *_) = nobody.tool.noted("begins")
