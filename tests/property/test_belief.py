@@ -1,15 +1,17 @@
 """Law 11, belief: nothing is offered beyond what there is, whatever the driver leaves untold.
 
-Machines, strangers and holders are drawn; NVML tells of them over its double, and a real ledger grants. The truth is
-kept beside it as the draw has it: the sum of grants on a GPU and of strangers' use of it is never more than it has.
+Machines, strangers and holders are drawn; NVML tells of them over its double, AMD's and Intel's drivers by trees of
+sysfs and /proc, and a real ledger grants. The truth is kept beside it as the draw has it: grants on a GPU and others'
+use of it are together never more than it has.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,12 +24,18 @@ from tests.property.effort import effort
 from tests.support.nvml_stub.double import NvmlDouble
 from tests.support.nvml_stub.machines import GIB, MIB, NOT_SUPPORTED, UNTOLD, FakeDevice, FakeProcess, Machine
 from tests.support.processes import member
+from tests.unit.detect.gpu.test_intel import plug
+from tests.unit.system.test_container import link, put
 
+from prefect_slots.detect.detector import Answer, Scene
+from prefect_slots.detect.gpu.amd import AMD, AmdDetector
+from prefect_slots.detect.gpu.drm_usage import query_drm_use
+from prefect_slots.detect.gpu.intel import INTEL, IntelDetector
 from prefect_slots.detect.gpu.nvidia import interpret_nvml, query_nvml
-from prefect_slots.detect.gpu.usage import query_use
+from prefect_slots.detect.gpu.usage import UseReading, query_use
 from prefect_slots.ledger import registry
 from prefect_slots.ledger.store import Ledger
-from prefect_slots.model import Asked, GpuRules, Inventory, Request, Shape, Ticket, declare
+from prefect_slots.model import Asked, GpuRules, Inventory, Request, Shape, Ticket, amd_key, declare, intel_key
 from prefect_slots.model.book import Ended, Left
 from prefect_slots.scheduling.explain import is_possible
 from prefect_slots.settings import load_settings
@@ -100,6 +108,105 @@ def machines(draw: st.DrawFn) -> list[list[Gpu]]:
     return cards
 
 
+class NvidiaDriver:
+    """NVIDIA's GPUs, of which NVML tells over its double."""
+
+    told = True
+
+    def __init__(self, cards: list[list[Gpu]]) -> None:
+        self.gpus = [gpu for parts in cards for gpu in parts]
+        self._cards = cards
+
+    def offer(self, around: Surroundings) -> Answer:
+        """Return what detection finds."""
+        with self._nvml({}):
+            return interpret_nvml(query_nvml(), GpuRules(), {}, lambda: 65536, around)
+
+    def use(self, pids: dict[str, int]) -> UseReading:
+        """Return what a look finds, the processes having these ids."""
+        with self._nvml(pids):
+            return query_use()
+
+    @contextmanager
+    def _nvml(self, pids: dict[str, int]) -> Generator[None]:
+        cards = tuple(self._card(parts, pids) for parts in self._cards)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pynvml, "nvmlLib", NvmlDouble(Machine(cards=cards)))
+            patch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+            yield
+
+    def _card(self, parts: list[Gpu], pids: dict[str, int]) -> FakeDevice:
+        told = tuple(part.tell(pids) for part in parts)
+        if parts[0].card is None:
+            return told[0]
+        return FakeDevice(uuid=parts[0].card, mig=1, pending=1, slots=7, instances=told)
+
+
+class KernelDriver:
+    """GPUs of which `amdgpu`, `i915` or `xe` tells by files under a root of its own.
+
+    Args:
+        told: Its memory in use is told, and not only that of each process.
+    """
+
+    def __init__(self, driver: str, gpus: list[Gpu], *, told: bool, root: Path) -> None:
+        self.gpus = gpus
+        self.told = told
+        self._driver, self._root = driver, root
+        for number, gpu in enumerate(gpus):
+            total = {"i915": "lmem_total_bytes", "xe": "tile0__physical_vram_size_bytes"}
+            file = total.get(driver, "mem_info_vram_total")
+            vendor = AMD if driver == "amdgpu" else INTEL
+            plug(root, number, _address(number), driver, vendor=vendor, **{file: str(gpu.device.total)})
+
+    def offer(self, _: Surroundings) -> Answer:
+        """Return what detection finds."""
+        found = AmdDetector() if self._driver == "amdgpu" else IntelDetector()
+        return found.detect(Scene(root=self._root))
+
+    def use(self, pids: dict[str, int]) -> UseReading:
+        """Return what a look finds, the processes having these ids."""
+        shutil.rmtree(self._root / "proc", ignore_errors=True)
+        (self._root / "proc").mkdir()
+        for number, gpu in enumerate(self.gpus):
+            now = gpu.tell(pids)
+            if self.told and self._driver == "amdgpu":
+                put(self._root / "sys/devices" / _address(number), {"mem_info_vram_used": str(now.used)})
+            elif self.told and self._driver == "i915":
+                card = {"lmem_total_bytes": str(now.total), "lmem_avail_bytes": str(now.total - now.used)}
+                put(self._root / f"sys/class/drm/card{number}", card)
+            for process in now.processes:
+                text = f"drm-driver:\t{self._driver}\ndrm-client-id:\t{number}{process.pid}\n"
+                if process.memory != UNTOLD:
+                    text += f"drm-resident-{_REGIONS[self._driver]}:\t{-(-process.memory // 1024)} KiB\n"
+                link(self._root / f"proc/{process.pid}/fd/{number}", f"/dev/dri/card{number}")
+                put(self._root, {f"proc/{process.pid}/fdinfo/{number}": text})
+        return UseReading(devices=query_drm_use(self._root, {gpu.device.uuid for gpu in self.gpus}))
+
+
+_REGIONS = {"amdgpu": "vram", "i915": "local0", "xe": "vram0"}
+
+
+def _address(number: int) -> str:
+    return f"0000:{number + 3:02x}:00.0"
+
+
+@st.composite
+def kernel_drivers(draw: st.DrawFn) -> Callable[[Path], KernelDriver]:
+    """Return the making of one or two GPUs of AMD's or Intel's under a root."""
+    driver = draw(st.sampled_from(sorted(_REGIONS)))
+    # `xe` has no count, `i915` in one build only; where that of a process is missing too, nothing at all is known.
+    told = driver == "amdgpu" or (driver == "i915" and draw(st.booleans()))
+    gpus: list[Gpu] = []
+    for number in range(draw(st.integers(1, 2))):
+        key = amd_key("", _address(number)) if driver == "amdgpu" else intel_key(_address(number))
+        total = draw(st.integers(2, 24)) * GIB + draw(st.integers(0, MIB))
+        device = FakeDevice(uuid=key, total=total, reserved=0)
+        strangers = int(total * draw(st.sampled_from([0.0, 0.2, 0.7])))
+        gpus.append(Gpu(device, None, hides=told and draw(st.booleans()), strangers=strangers))
+    return lambda root: KernelDriver(driver, gpus, told=told, root=root)
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.integers(1, 24), st.sampled_from([0.25, 1.0]), st.booleans()),
@@ -114,9 +221,11 @@ steps = st.lists(
 class Host:
     """The drawn machine, with a member of its ledger here and one in another pid namespace."""
 
-    def __init__(self, cards: list[list[Gpu]], here: Ledger, elsewhere: Ledger, around: Surroundings) -> None:
-        self.cards = cards
-        self.gpus = [gpu for parts in cards for gpu in parts]
+    def __init__(
+        self, driver: NvidiaDriver | KernelDriver, here: Ledger, elsewhere: Ledger, around: Surroundings
+    ) -> None:
+        self.driver = driver
+        self.gpus = driver.gpus
         self.members = (here, elsewhere)
         self.around = around
         self.pids: dict[str, int] = {}
@@ -124,25 +233,9 @@ class Host:
         # For two seconds after its end a grant may still have its memory, and a stranger that takes as much is not told
         # from it where process ids are hidden. Looks here come later than that.
         self.now = time.time() + 3600
-        with self.nvml():
-            offer = interpret_nvml(query_nvml(), GpuRules(), {}, lambda: 65536, around)
+        offer = driver.offer(around)
         inventory = Inventory(resources=offer.resources, unknown=offer.unknown, unknown_cells=offer.unknown_cells)
         self.registered = here.transact(lambda tx: registry.register(tx, inventory))
-
-    @contextmanager
-    def nvml(self) -> Generator[None]:
-        """Let the driver tell of the machine as it is now."""
-        cards = tuple(self._card(parts) for parts in self.cards)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pynvml, "nvmlLib", NvmlDouble(Machine(cards=cards)))
-            patch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-            yield
-
-    def _card(self, parts: list[Gpu]) -> FakeDevice:
-        told = tuple(part.tell(self.pids) for part in parts)
-        if parts[0].card is None:
-            return told[0]
-        return FakeDevice(uuid=parts[0].card, mig=1, pending=1, slots=7, instances=told)
 
     def look(self) -> None:
         """Look as before a grant: all that the driver tells is written into the ledger."""
@@ -152,8 +245,7 @@ class Host:
         for grant, (ledger, _, _) in self.granted.items():
             if ledger is self.members[0]:
                 lineage[self.pids[grant]] = ProcessInfo(started=0.0, parent=os.getpid(), name="train")
-        with self.nvml():
-            seen = GpusSeen(reading=query_use(), lineage=lineage, around=self.around, at=self.now)
+        seen = GpusSeen(reading=self.driver.use(self.pids), lineage=lineage, around=self.around, at=self.now)
         self.members[0].transact(lambda tx: note_gpus(tx, seen, SETTINGS))
 
     def ask(self, gib: int, share: float, elsewhere: bool) -> None:
@@ -205,18 +297,18 @@ class Host:
         gpu.strangers = 0 if share == 0 else gpu.strangers + int(gpu.room * share)
 
 
-@effort(120)
-@given(cards=machines(), plays=steps, own_pids=st.booleans())
-def test_what_is_granted_and_what_strangers_use_fit_into_what_there_is(
-    cards: list[list[Gpu]], plays: list[tuple[str, int, float, bool]], own_pids: bool
-):
+def play(
+    make: Callable[[Path], NvidiaDriver | KernelDriver], plays: list[tuple[str, int, float, bool]], own_pids: bool
+) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        member(Path(folder)) as (here, _),
-        member(Path(folder)) as (elsewhere, owner),
+        member(Path(folder) / "state") as (here, _),
+        member(Path(folder) / "state") as (elsewhere, owner),
     ):
         here.transact(lambda tx: tx.run("UPDATE owner SET namespace='pid:[7]' WHERE id=?", owner.id))
-        host = Host(cards, here, elsewhere, Surroundings(own_pids=own_pids))
+        driver = make(Path(folder))
+        # Without a count and in a pid namespace of its own nothing at all is known of strangers.
+        host = Host(driver, here, elsewhere, Surroundings(own_pids=own_pids and driver.told))
         for kind, which, share, flag in plays:
             if kind == "ask":
                 host.ask(which, share, flag)
@@ -224,3 +316,19 @@ def test_what_is_granted_and_what_strangers_use_fit_into_what_there_is(
                 host.stranger(which, share)
             else:
                 host.end(which)
+
+
+@effort(120)
+@given(cards=machines(), plays=steps, own_pids=st.booleans())
+def test_what_is_granted_and_what_strangers_use_fit_into_what_there_is(
+    cards: list[list[Gpu]], plays: list[tuple[str, int, float, bool]], own_pids: bool
+):
+    play(lambda _: NvidiaDriver(cards), plays, own_pids)
+
+
+@effort(60)
+@given(make=kernel_drivers(), plays=steps, own_pids=st.booleans())
+def test_of_other_vendors_too(
+    make: Callable[[Path], KernelDriver], plays: list[tuple[str, int, float, bool]], own_pids: bool
+):
+    play(make, plays, own_pids)
