@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 from tests.support.boxes import Box
 from tests.support.nvml_stub.library import build, environment
 from tests.support.nvml_stub.machines import FakeDevice, Machine
 from tests.support.prefect_server import PrefectServer
 
 from prefect_slots.errors import GpuTaken
+from prefect_slots.limits.claim import read_claims
 from prefect_slots.limits.client import Server
-from prefect_slots.limits.registration import RegistrationReport, register
+from prefect_slots.limits.plan import mirrors_in
+from prefect_slots.limits.registration import RegistrationReport, read_all, register
 from prefect_slots.model import Scope, Stock
 
+T = TypeVar("T")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.server,
@@ -162,3 +168,72 @@ def test_of_ledgers_that_register_a_gpu_at_once_one_gets_it(prefect_server: Pref
     outcomes = asyncio.run(scenario())
     assert sum(isinstance(each, RegistrationReport) for each in outcomes) == 1
     assert sum(isinstance(each, GpuTaken) for each in outcomes) == 3
+
+
+class Sleepy(Server):
+    """A connection of a machine that falls asleep before its nth request, until it is woken."""
+
+    async def lie_down(self, nth: int) -> None:
+        self._left, self.asleep, self.awake = nth, asyncio.Event(), asyncio.Event()
+
+    async def ask(self, call: Callable[[PrefectClient], Awaitable[T]], *, expected: Collection[int] = ()) -> T:
+        self._left -= 1
+        if self._left == 0:
+            self.asleep.set()
+            await self.awake.wait()
+        return await super().ask(call, expected=expected)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["its first", "a later"])
+def test_at_whichever_point_of_a_registration_a_ledger_sleeps_no_gpu_has_two(
+    prefect_server: PrefectServer, known: bool
+):
+    stocks = [Stock(resource="gpu_mem", scope=Scope.WORKER, cells=((0, 24),))]
+
+    async def registers(server: Server, name: str, gpu: str) -> None:
+        with contextlib.suppress(GpuTaken):
+            await register(
+                server, machine=name, ledger_id=f"ledger-{name}", host=name, stocks=stocks, cards={0: gpu},
+                boot="one", heartbeat=30,
+            )  # fmt: skip
+
+    async def sleeps(nth: int) -> bool:
+        name, gpu = f"sleeper-{known}-{nth}".lower(), f"GPU-sleep-{known}-{nth}"
+        sleeper, other = await Sleepy.open(prefect_server.url), await Server.open(prefect_server.url)
+        try:
+            await sleeper.lie_down(0)
+            if known:
+                await registers(sleeper, name, gpu)
+            await sleeper.lie_down(nth)
+            registering = asyncio.create_task(registers(sleeper, name, gpu))
+            falling = asyncio.create_task(sleeper.asleep.wait())
+            await asyncio.wait((registering, falling), return_when=asyncio.FIRST_COMPLETED)
+            fell = sleeper.asleep.is_set()
+            if fell:
+                prefect_server.grow_old(name, 3600)
+                await registers(other, f"other-{name}", gpu)
+                sleeper.awake.set()
+            else:
+                await registering
+            while not registering.done():
+                # The sign of life of the other's worker.
+                await registers(other, f"other-{name}", gpu)
+            await registering
+            falling.cancel()
+            claims = [each.claim for each in await read_claims(other) if each.claim is not None]
+            owners = {claim.ledger_id for claim in claims if gpu in claim.cards.values()}
+            counted = {ledger for _, limit, ledger in mirrors_in(await read_all(other)) if limit.endswith(f"{name}:0")}
+            assert len(owners) == 1, (nth, owners)
+            assert counted <= owners, (nth, counted, owners)
+        finally:
+            await sleeper.close()
+            await other.close()
+        return fell
+
+    async def scenario() -> int:
+        nth = 1
+        while await sleeps(nth):
+            nth += 1
+        return nth
+
+    assert asyncio.run(scenario()) > 3

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
+import httpx
+
 from prefect_slots.errors import ConfigError
 from prefect_slots.limits.client import Server
 
@@ -191,14 +193,20 @@ async def write_claim(server: Server, claim: Claim, *, replace: bool) -> None:
 
     Raises:
         prefect.exceptions.ObjectAlreadyExists: if it is to be created and another process was faster.
+        prefect.exceptions.ObjectNotFound: if it is to be overwritten and is gone.
         UnknownOutcome: it may have been written; read it again.
     """
     from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+    from prefect.exceptions import ObjectNotFound
 
     name, value = variable_name(claim.machine), encode(claim)
     if replace:
         update = VariableUpdate(name=name, value=value)
-        await server.ask(lambda client: client.update_variable(update))
+        try:
+            await server.ask(lambda client: client.update_variable(update), expected=(404,))
+        except httpx.HTTPStatusError as error:
+            # Prefect's client has no error of its own for it: another ledger took the claim over meanwhile.
+            raise ObjectNotFound(error) from error
     else:
         create = VariableCreate(name=name, value=value, tags=[_TAG])
         await server.ask(lambda client: client.create_variable(create))

@@ -12,7 +12,8 @@ from prefect_slots.model import GPU_MEM, LICENSE_PREFIX, LimitSpec, LimitUnit, S
 _MIRROR_PREFIX = "tag:"
 
 
-def _base(resource: str) -> str:
+def base(resource: str) -> str:
+    """Return the first part of the names of a resource's limits."""
     if resource.startswith(LICENSE_PREFIX):
         return f"license:{resource.removeprefix(LICENSE_PREFIX)}"
     return resource.replace("_", "-")
@@ -29,11 +30,11 @@ def names_of(unit: LimitUnit, machine: str) -> tuple[str, ...]:
     """
     if sanitise_machine_name(machine) != machine:
         raise ValueError(f"'{machine}' is not a sanitised machine name")
-    base = _base(unit.resource)
+    name = base(unit.resource)
     if unit.cell is not None:
-        return (f"{base}:{machine}:{unit.cell}",)
-    part = f"{base}:{machine}"
-    return (base, part) if unit.scope is Scope.FLEET else (part,)
+        return (f"{name}:{machine}:{unit.cell}",)
+    part = f"{name}:{machine}"
+    return (name, part) if unit.scope is Scope.FLEET else (part,)
 
 
 def cells_counted(stocks: Iterable[Stock]) -> frozenset[str]:

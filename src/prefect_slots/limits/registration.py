@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,7 @@ from prefect_slots.limits.fleet import FleetNumbers, fleet_numbers
 from prefect_slots.limits.plan import Action, Entry, RegistrationPlan, given_numbers, mirrors_in, numbers_of, plan
 from prefect_slots.limits.removal import GoneMachine, ReadAgain, find_gone, forget, orphans, prune_group, sure
 from prefect_slots.limits.rivals import Rival, find_rival
-from prefect_slots.model import Scope, Stock
+from prefect_slots.model import GPU_MEM, Scope, Stock
 from prefect_slots.system import clock
 
 # Two workers that register at once lose a round each now and then; after so many, something else changes the limits.
@@ -301,12 +302,28 @@ async def _outwait(server: Server, wish: _Wish, rival: Rival, heard: dict[str, f
     since = heard.setdefault(standing.variable, standing.written_at)
     kept = standing.claim is not None and standing.claim.heartbeat > 0
     if not kept or since != standing.written_at or rival.seconds_left > _LONGEST_WAIT_SECONDS or wish.dry_run:
-        if rival.gpus and not wish.dry_run:
-            await sure(_note_refusal(server, wish, rival.gpus))
+        if not wish.dry_run:
+            with suppress(ReadAgain):
+                await _withdraw(server, wish, rival)
+            if rival.gpus:
+                await sure(_note_refusal(server, wish, rival.gpus))
         raise rival.error(wish.claim)
     if fresh:
         _log.warning("waiting for a sign of life: %s", rival.error(wish.claim))
     await asyncio.sleep(min(rival.seconds_left, _LOOK_SECONDS))
+
+
+async def _withdraw(server: Server, wish: _Wish, rival: Rival) -> None:
+    """Delete our mirrors of limits that the rival has now, unless something is held.
+
+    They were deleted when it took over. A registration that slept at that moment would have made them again since, and
+    both ledgers would grant the same GPU.
+    """
+    numbers = {str(number) for number, gpu in wish.claim.cards.items() if gpu in rival.gpus}
+    cells = tuple(f"{naming.base(GPU_MEM)}:{wish.claim.machine}:{number}" for number in numbers)
+    for name, limit, ledger in mirrors_in(await read_all(server)):
+        if ledger == wish.claim.ledger_id and (limit in cells or not rival.gpus):
+            await prune_group(server, (Entry(name=name, action=Action.ORPHANED, old=None, new=None),), {})
 
 
 async def _note_refusal(server: Server, wish: _Wish, gpus: tuple[str, ...]) -> None:
