@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from prefect_slots.model.amount import Exclusive
 from prefect_slots.model.book import (
     Book,
     CellId,
@@ -28,7 +29,7 @@ from prefect_slots.model.book import (
     SteppedAside,
     Ticket,
 )
-from prefect_slots.model.requirement import Demand, Requirement
+from prefect_slots.model.requirement import WHOLE, Demand, Requirement, Share
 from prefect_slots.testing.play import Step, waiting
 
 
@@ -52,19 +53,35 @@ def _free(book: Book, source: str | None) -> dict[CellId, int]:
     return {cell: units - used[cell] for cell, units in _most(book, source).items()}
 
 
-def _has_room(book: Book, demand: Demand, amounts: Mapping[CellId, int]) -> bool:
-    nominal = {cell.id: cell.capacity for cell in book.cells if demand.gpu.accepts(cell.label, cell.compute_capability)}
+def _bases(book: Book, source: str | None) -> dict[CellId, int]:
+    """Return the base of shares of each cell: its capacity, or the part of a grant that was given the whole of it.
+
+    Capacities may have changed since that grant, and what draws on it can have no more.
+    """
+    bases = {cell.id: cell.capacity for cell in book.cells}
+    for grant in book.grants:
+        if grant.id == source:
+            whole = {demand.resource for demand in _demands(grant) if demand.amount == Share(WHOLE)}
+            for cell, amount in grant.holdings:
+                if cell.resource in whole:
+                    bases[cell] = Exclusive(amount) if isinstance(bases.get(cell), Exclusive) else amount
+    return bases
+
+
+def _has_room(book: Book, demand: Demand, amounts: Mapping[CellId, int], source: str | None) -> bool:
+    suiting = {cell.id for cell in book.cells if demand.gpu.accepts(cell.label, cell.compute_capability)}
+    bases = _bases(book, source)
     able = [
         cell
         for cell, units in amounts.items()
-        if cell.resource == demand.resource and cell in nominal and units >= demand.on(nominal[cell])
+        if cell.resource == demand.resource and cell in suiting and units >= demand.on(bases[cell])
     ]
     return len(able) >= demand.cells
 
 
-def _fits(book: Book, requirement: Requirement, amounts: Mapping[CellId, int]) -> bool:
+def _fits(book: Book, requirement: Requirement, amounts: Mapping[CellId, int], source: str | None) -> bool:
     return any(
-        all(_has_room(book, demand, amounts) for demand in alternative.demands)
+        all(_has_room(book, demand, amounts, source) for demand in alternative.demands)
         for alternative in requirement.alternatives
     )
 
@@ -75,7 +92,7 @@ def _demands(grant: Grant) -> tuple[Demand, ...]:
 
 def fits_idle(book: Book, shape: Shape) -> bool:
     """Tell whether `shape` would fit if nobody held anything where it looks for room."""
-    return _fits(book, shape.requirement, _most(book, shape.pool))
+    return _fits(book, shape.requirement, _most(book, shape.pool), shape.pool)
 
 
 def _granted(step: Step) -> list[Grant]:
@@ -123,16 +140,16 @@ def all_or_nothing(step: Step) -> None:
     """Law 2: a ticket holds everything it asked for, or nothing; and no ticket is ever lost."""
     ids = [*waiting(step.after), *(grant.id for grant in step.after.grants)]
     assert len(ids) == len(set(ids)), f"somebody waits for what is held already: {step}"
-    nominal = {cell.id: cell.capacity for cell in step.after.cells}
     for grant in step.after.grants:
         got = Counter(cell.resource for cell, _ in grant.holdings)
         asked = {demand.resource: demand.cells for demand in _demands(grant)}
         assert got == asked, f"{grant} holds not what it asked for: {step}"
     for grant in _granted(step):
+        bases = _bases(step.after, grant.shape.pool)
         for demand in _demands(grant):
             for cell, amount in grant.holdings:
                 if cell.resource == demand.resource:
-                    assert amount == demand.on(nominal[cell]), f"{grant} holds {amount} on {cell}: {step}"
+                    assert amount == demand.on(bases[cell]), f"{grant} holds {amount} on {cell}: {step}"
     gone = {change.ticket for change in step.changes if isinstance(change, (Dequeued, Refused))}
     gone |= {change.grant.id for change in step.changes if isinstance(change, SteppedAside)}
     known = {*waiting(step.before), *(change.ticket.id for change in step.changes if isinstance(change, Queued))}
@@ -141,14 +158,14 @@ def all_or_nothing(step: Step) -> None:
 
 def no_straddling(step: Step) -> None:
     """Law 3: the amount per cell lies whole on single cells, all different."""
-    nominal = {cell.id: cell.capacity for cell in step.after.cells}
     for grant in _granted(step):
+        bases = _bases(step.after, grant.shape.pool)
         for demand in _demands(grant):
             cells = [cell for cell, _ in grant.holdings if cell.resource == demand.resource]
             assert len(set(cells)) == len(cells) == demand.cells, f"{demand} lies on {cells}: {step}"
             for cell, amount in grant.holdings:
                 if cell.resource == demand.resource:
-                    assert amount >= demand.on(nominal[cell]), f"{demand} is split over {grant.holdings}: {step}"
+                    assert amount >= demand.on(bases[cell]), f"{demand} is split over {grant.holdings}: {step}"
 
 
 def _starts(
@@ -186,7 +203,7 @@ def _reservations(book: Book, source: str | None, free: Mapping[CellId, int]) ->
     found = [
         (ticket, line.shape)
         for line in book.lines
-        if line.shape.pool == source and _fits(book, line.shape.requirement, most)
+        if line.shape.pool == source and _fits(book, line.shape.requirement, most, source)
         for ticket in line.tickets
         if ticket.reserved
     ]
@@ -231,7 +248,7 @@ def work_conserving(step: Step, max_overtakes: int) -> None:
                     shut = {cell for other in late for cell, _ in other.reserved}
                     for reserver in reservations[:ahead]:
                         _set_aside(left, reserver, only=shut)
-                    held_up = not _fits(book, line.shape.requirement, left)
+                    held_up = not _fits(book, line.shape.requirement, left, source)
                     assert held_up, f"{line} waits, and {left} is free: {step}"
     written = {change.ticket for change in step.changes if isinstance(change, Reserved) and change.cells}
     for line in book.lines:
@@ -343,6 +360,6 @@ class Overtakes:
             return any(cell in lacking for cell, _ in grant.holdings)
         touched = {holding.cell.resource for holding in grant.holdings}
         return any(
-            demand.resource in touched and not _has_room(book, demand, amounts)
+            demand.resource in touched and not _has_room(book, demand, amounts, shape.pool)
             for demand in shape.requirement.all_demands
         )
