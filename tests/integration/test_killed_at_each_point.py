@@ -189,7 +189,7 @@ def test_who_repairs_a_count_is_killed(box: Box, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_killed_at_every_step_of_a_life_beside_a_worker(box: Box) -> None:
     watch(box)
     whole = Forked(box, several(box))
@@ -206,7 +206,7 @@ def test_killed_at_every_step_of_a_life_beside_a_worker(box: Box) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_killed_at_every_step_of_a_life_alone(prefect_server: PrefectServer, tmp_path: Path) -> None:
     machines: list[Box] = []
     with ExitStack() as registrations:
